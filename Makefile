@@ -1,0 +1,28 @@
+# Thin over uv: `make demo` and `make test` are all the set-up there is. ARGS= is passed on.
+UV ?= $(shell command -v uv || echo .uv/bin/uv)
+RUN = $(UV) run --locked
+export GRPC_VERBOSITY ?= NONE
+
+.PHONY: demo test lint bench format
+demo: $(UV)
+	@$(RUN) --extra demo certvoy demo $(ARGS)
+
+test: $(UV)
+	@$(RUN) python scripts/debian_programs.py
+	@$(RUN) pytest $(ARGS)
+
+lint: $(UV)
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(RUN) mypy
+
+format: $(UV)
+	@$(RUN) ruff check --fix .
+	@$(RUN) ruff format .
+
+bench: $(UV)
+	@$(RUN) python -m benchmarks $(ARGS)
+
+# Where there is no uv, one in a venv of its own; it brings everything else.
+.uv/bin/uv:
+	@python3 -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check 'uv>=0.9'

@@ -1,0 +1,99 @@
+"""Errors of the control plane, by who must act.
+
+CertvoyError
+├── CallerError          who asked must ask otherwise
+│   ├── BadName
+│   └── NotFound
+├── OperatorError        who runs certvoy must mend something
+│   ├── ConfigError
+│   ├── SchemaMismatch
+│   ├── Unavailable
+│   └── CustodyError
+├── GateRefused          what a CA or a person gave us must not leave
+├── StaleLease           another worker has the Rotation now: stop
+└── IllegalTransition    a bug
+"""
+
+from typing import ClassVar
+
+
+class CertvoyError(Exception):
+    """Something went wrong that certvoy can name. ``hint`` says the next step."""
+
+    hint: ClassVar[str] = "this is a bug in certvoy: please report it with the log"
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.next_step = hint or self.hint
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class CallerError(CertvoyError):
+    """Who asked must ask otherwise."""
+
+    hint = "correct the request and try again"
+
+
+class BadName(CallerError):
+    """A name that cannot be used: what is wrong with it, and where."""
+
+    hint = "use a DNS name such as www.example.com, in A-labels, at most 253 bytes"
+
+
+class NotFound(CallerError):
+    """No such thing in the inventory."""
+
+    hint = "`certvoy ls` lists the secrets that exist"
+
+
+class OperatorError(CertvoyError):
+    """Who runs certvoy must mend something."""
+
+    hint = "mend the cause named above and start again"
+
+
+class ConfigError(OperatorError):
+    """The configuration file is wrong; the message holds every error, one a line."""
+
+    hint = "`certvoy config check FILE` shows all errors at once"
+
+
+class SchemaMismatch(OperatorError):
+    """The database's schema is not the one that this release works on."""
+
+    hint = "let one certvoy of this release migrate it, or run the release that did"
+
+
+class Unavailable(OperatorError):
+    """Something that we depend on cannot be reached or started: a database, a KMS, a port, a program."""
+
+    hint = "start it, or correct its address in the configuration"
+
+
+class CustodyError(OperatorError):
+    """A sealed key cannot be opened: wrong KEK, moved or damaged envelope. Never carries key material."""
+
+    hint = "restore the KEK that wrapped it; a damaged or moved row is replaced by a rotation"
+
+
+class GateRefused(CertvoyError):
+    """The content gate refused a pair; the message says which rule and what was found."""
+
+    hint = "the certificate served before stays in place; rotate again once the cause is mended"
+
+    def __init__(self, rule: str, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.rule = rule
+
+
+class StaleLease(CertvoyError):
+    """Another worker has the Rotation now; whoever gets this stops and writes nothing more."""
+
+    hint = "nothing: the worker that holds the lease goes on"
+
+
+class IllegalTransition(CertvoyError):
+    """An event that a Certificate's status does not allow."""

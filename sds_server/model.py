@@ -1,0 +1,178 @@
+"""The nouns of certvoy as immutable values; the words are those of docs/glossary.md."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, NewType
+from uuid import UUID
+
+SecretName = NewType("SecretName", str)
+CertificateId = NewType("CertificateId", UUID)
+KeyId = NewType("KeyId", UUID)
+RotationId = NewType("RotationId", int)
+LeaseNo = NewType("LeaseNo", int)
+TargetId = NewType("TargetId", int)
+
+Identity = NewType("Identity", str)
+"""Who a peer is, typed by its form: ``spiffe://trust-domain/path`` or ``dns:name``."""
+
+
+class Kind(StrEnum):
+    """What a Secret is, for ever: a changed kind can switch client verification off in Envoy."""
+
+    TLS_CERTIFICATE = "tls_certificate"
+    VALIDATION_CONTEXT = "validation_context"
+    SESSION_TICKET_KEYS = "session_ticket_keys"
+    GENERIC_SECRET = "generic_secret"  # noqa: S105 - the name of a kind
+
+
+class CertificateStatus(StrEnum):
+    """Where a Certificate is in its life; `lifecycle.states` holds the transitions."""
+
+    ISSUED = "issued"
+    ACTIVE = "active"
+    EXPIRING_SOON = "expiring_soon"
+    ROTATING = "rotating"
+    REPLACED = "replaced"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
+class Reason(StrEnum):
+    """Why a Rotation was opened."""
+
+    INITIAL = "initial"
+    RENEWAL = "renewal"
+    OPERATOR = "operator"
+    CHANGED = "changed"
+    REVOKED = "revoked"
+
+
+class Outcome(StrEnum):
+    """How a Rotation ended."""
+
+    COMPLETED = "completed"
+    COMPLETED_UNOBSERVED = "completed_unobserved"
+    SUPERSEDED = "superseded"
+
+
+class KeyType(StrEnum):
+    """Key pairs that both Envoy and public CAs take."""
+
+    ECDSA_P256 = "ecdsa-p256"
+    ECDSA_P384 = "ecdsa-p384"
+    RSA_2048 = "rsa-2048"
+    RSA_3072 = "rsa-3072"
+    RSA_4096 = "rsa-4096"
+
+
+class TargetKind(StrEnum):
+    """What kind of program serves the Secret."""
+
+    ENVOY = "envoy"
+    NGINX = "nginx"
+    HAPROXY = "haproxy"
+    TRAEFIK = "traefik"
+    FILES = "files"
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A named, long-lived thing that proxies subscribe to.
+
+    ``domains`` are normalised DNS names (A-labels, lower case), the primary first.
+    """
+
+    name: SecretName
+    kind: Kind
+    domains: tuple[str, ...]
+    issuer: str
+    key_type: KeyType
+
+
+@dataclass(frozen=True, slots=True)
+class SealedKey:
+    """A private key under its own DEK, the DEK wrapped by the KMS.
+
+    ``spki_sha256`` is the SHA-256 of the public half's DER SubjectPublicKeyInfo (32 bytes).
+    ``kek_uri`` names the wrapping key as ``<provider>:<kek>``.
+    """
+
+    key_id: KeyId
+    purpose: str
+    spki_sha256: bytes
+    suite: int
+    envelope: bytes = field(repr=False)
+    dek_wrapped: bytes = field(repr=False)
+    kek_uri: str
+    kek_version: int
+
+    @property
+    def key_ref(self) -> str:
+        """The pointer that a Certificate carries: ``cv1:<provider>:<kek>:<key-id>``."""
+        return f"cv1:{self.kek_uri}:{self.key_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """One immutable issuance for a Secret.
+
+    ``chain_pem`` is leaf first, without the root. ``fingerprint`` is the lower-case hex SHA-256 of the leaf's
+    DER; ``serial_number`` is lower-case hex without leading zeros, unique for its CA only.
+    """
+
+    id: CertificateId
+    secret: SecretName
+    generation: int
+    status: CertificateStatus
+    domains: tuple[str, ...]
+    issuer: str
+    serial_number: str
+    not_before: datetime
+    not_after: datetime
+    fingerprint: str
+    key_id: KeyId
+    key_ref: str
+    chain_pem: bytes = field(repr=False)
+    renew_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The exclusive right to work on a Rotation until ``until`` on the database's clock."""
+
+    rotation: RotationId
+    secret: SecretName
+    number: LeaseNo
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """One piece of work: give a Secret its next Certificate."""
+
+    id: RotationId
+    secret: SecretName
+    reason: Reason
+    cert_id: CertificateId | None
+    new_cert_id: CertificateId | None
+    attempts: int
+    triggered_at: datetime
+    completed_at: datetime | None
+    outcome: Outcome | None
+    next_attempt_at: datetime
+    last_error: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whatever serves a Secret. ``probe`` is ``host:port`` of a TLS listener, None where none is known."""
+
+    id: TargetId
+    name: str
+    kind: TargetKind
+    identity: Identity | None
+    node_id: str | None
+    probe: str | None
+    registered: bool

@@ -1,0 +1,134 @@
+"""A real program as our own child: it dies with us, answers before it counts as started, is stopped by pid."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+
+from sds_server.errors import Unavailable
+
+READY_POLL_S = 0.01
+STOP_TIMEOUT_S = 10.0
+LOG_TAIL_LINES = 15
+
+
+def die_with_parent(sig: str = "TERM") -> list[str]:
+    """Return the argument prefix that makes the kernel signal the child when its parent dies.
+
+    A prefix and not ``preexec_fn``, which crashes now and then in a process with gRPC threads. The signal
+    follows the thread that forked: start children from the main thread. Empty where util-linux is missing
+    (macOS).
+    """
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", sig] if setpriv else []
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a TCP port that nobody listens on now."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Child:
+    """A running program; output goes to ``log``, which is never a pipe that could fill."""
+
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str | Path],
+        *,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: str | Path = "/",
+        stop_signal: signal.Signals = signal.SIGTERM,
+        pdeathsig: str = "TERM",
+        launcher: Sequence[str] = (),
+    ) -> None:
+        """Start it; ``env`` is added to ours, ``launcher`` stands before all (``unshare ...``)."""
+        self.name = name
+        self.log = log
+        self._stop_signal = stop_signal
+        command = [*launcher, *die_with_parent(pdeathsig), *map(str, argv)]
+        try:
+            with log.open("ab") as output:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **(env or {})},
+                    cwd=cwd,
+                )
+        except OSError as e:
+            raise Unavailable(f"{name}: cannot start {command[0]}: {e.strerror}") from e
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """It has not ended."""
+        return self._process.poll() is None
+
+    async def ready(self, answers: Callable[[], Awaitable[bool]], *, timeout_s: float = 30.0) -> None:
+        """Wait until ``answers`` says True; an OSError from it means "not yet".
+
+        Raises:
+            Unavailable: it ended, or gave no answer in time; the message holds the end of its log.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            if not self.running:
+                code = self._process.returncode
+                raise Unavailable(f"{self.name} ended with code {code} while starting:\n{self.log_tail()}")
+            try:
+                if await answers():
+                    return
+            except (OSError, EOFError):
+                pass
+            if time.monotonic() > deadline:
+                raise Unavailable(f"{self.name} did not answer within {timeout_s:g} s:\n{self.log_tail()}")
+            await asyncio.sleep(READY_POLL_S)
+
+    def send_signal(self, sig: signal.Signals) -> None:
+        """Signal it, if it still runs."""
+        if self.running:
+            self._process.send_signal(sig)
+
+    def kill(self) -> None:
+        """End it at once and reap it."""
+        self.send_signal(signal.SIGKILL)
+        self._process.wait(STOP_TIMEOUT_S)
+
+    async def stop(self, *, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """Ask it to stop, kill it if it does not, and return its exit code."""
+        self.send_signal(self._stop_signal)
+        deadline = time.monotonic() + timeout_s
+        while self.running and time.monotonic() < deadline:
+            await asyncio.sleep(READY_POLL_S)
+        if self.running:
+            self.kill()
+        return self._process.wait(STOP_TIMEOUT_S)
+
+    async def wait(self) -> int:
+        """Wait until it ends by itself, and return its exit code."""
+        while self.running:
+            await asyncio.sleep(READY_POLL_S * 5)
+        return self._process.returncode
+
+    def log_tail(self) -> str:
+        """Return the last lines it printed."""
+        try:
+            lines = self.log.read_text(errors="replace").splitlines()
+        except OSError:
+            return "(no log)"
+        return "\n".join(lines[-LOG_TAIL_LINES:])

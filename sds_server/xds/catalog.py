@@ -1,0 +1,109 @@
+"""What this replica can serve now, and who waits for it.
+
+The view of a name has four values: a Resource; ABSENT (known not to exist: delta says so at once, and Envoy
+goes live in 0.4 s instead of waiting 15 s); PENDING (known, nothing issued yet); None (not loaded: the server
+stays silent, because an empty answer from a replica that has not read its inventory would take secrets from a
+whole fleet).
+
+Names are loaded when somebody watches them and kept in memory, so that serving needs neither database nor
+KMS. A name that nobody watches any more is kept for a while (a proxy that restarts while the database is down
+still gets its last version) and then forgotten, its key with it. There is no snapshot of all names: one
+Secret goes in a response, so no two names ever have to agree.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+
+class Missing(Enum):
+    """Why there is no Resource for a name."""
+
+    ABSENT = "absent"
+    PENDING = "pending"
+
+
+ABSENT: Final = Missing.ABSENT
+PENDING: Final = Missing.PENDING
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One Secret as it is sent: encoded once, shared by every stream.
+
+    ``body`` is the serialised Envoy ``Secret`` message; it holds a private key and is hidden from ``repr``.
+    ``generation`` is the Secret's generation that the content comes from.
+    """
+
+    name: str
+    version: str
+    generation: int
+    body: bytes = field(repr=False)
+
+
+Entry = Resource | Missing
+View = Callable[[str], Entry | None]
+"""What one peer may see of a name now; None: not loaded, say nothing."""
+
+Wake = Callable[[], None]
+
+
+class Catalog:
+    """Name -> Entry for the names that somebody watches, and the watchers of each.
+
+    All methods are quick and belong to one event loop. ``on_want`` is called with each name that gets its
+    first watcher and is not loaded; whoever loads it answers with `publish`.
+    """
+
+    def __init__(self, *, on_want: Callable[[str], None] | None = None) -> None:
+        self.on_want = on_want
+        self._entries: dict[str, Entry] = {}
+        self._watchers: dict[str, set[Wake]] = {}
+        self._idle_since: dict[str, float] = {}
+
+    def look(self, name: str) -> Entry | None:
+        """Return what is known of the name; None: not loaded."""
+        return self._entries.get(name)
+
+    def publish(self, entries: Mapping[str, Entry]) -> None:
+        """Take in new values and wake the streams that watch a name whose value changed."""
+        woken: set[Wake] = set()
+        for name, entry in entries.items():
+            if self._entries.get(name) != entry:
+                self._entries[name] = entry
+                woken |= self._watchers.get(name, set())
+        for wake in woken:
+            wake()
+
+    def watch(self, names: Iterable[str], wake: Wake) -> None:
+        """Call ``wake`` whenever one of the names changes, until `unwatch`."""
+        for name in names:
+            self._watchers.setdefault(name, set()).add(wake)
+            self._idle_since.pop(name, None)
+            if name not in self._entries and self.on_want is not None:
+                self.on_want(name)
+
+    def unwatch(self, names: Iterable[str], wake: Wake, *, now: float) -> None:
+        """Stop; ``now`` (monotonic seconds) is when a name without watchers starts to be idle."""
+        for name in names:
+            watchers = self._watchers.get(name)
+            if watchers is None:
+                continue
+            watchers.discard(wake)
+            if not watchers:
+                del self._watchers[name]
+                self._idle_since[name] = now
+
+    def forget_idle(self, *, before: float) -> list[str]:
+        """Forget the names that nobody has watched since ``before``, and say which."""
+        forgotten = [name for name, since in self._idle_since.items() if since < before]
+        for name in forgotten:
+            del self._idle_since[name]
+            self._entries.pop(name, None)
+        return forgotten
+
+    @property
+    def known(self) -> frozenset[str]:
+        """The names to keep up to date: watched now, or not yet forgotten."""
+        return frozenset(self._watchers) | frozenset(self._entries)
