@@ -1,0 +1,283 @@
+"""The configuration file: every error is told at once, with its line and a next step."""
+
+import re
+from datetime import timedelta
+
+import pytest
+import yaml
+
+from sds_server.config import Listen, load
+from sds_server.errors import ConfigError
+from sds_server.model import KeyType
+
+WHOLE = """\
+database: embedded
+state_dir: ./state
+replica: one
+kms: {provider: local, key_file: ./state/kek}
+issuers:
+  internal:
+    directory: https://ca.example.test/dir
+    ca_file: pem
+    roots_file: pem
+    contact: [mailto:ops@example.test]
+    terms_agreed: true
+    eab: {kid: x, hmac_key_file: pem}
+http01: {listen: "127.0.0.1:8080"}
+sds: {listen: "[::1]:8234", certificate: pem, key: pem, client_ca: pem}
+secrets:
+  www: {domains: [www.example.test], issuer: internal, key_type: ecdsa-p384}
+grants:
+  - {identity: spiffe://example.test/edge-1, names: [www, "team/*", "*.example.com"]}
+rotation: {seen_for: 1h30m, settle: 30s, lease: 60s, poll: 250ms}
+log: {level: debug}
+"""
+
+SMALL = """\
+database: postgresql://certvoy:hunter2@db/certvoy
+issuers: {internal: {directory: https://ca.example.test/dir}}
+http01: {listen: "127.0.0.1:0"}
+sds: {listen: "127.0.0.1:0", certificate: pem, key: pem, client_ca: pem}
+"""
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Load a text from a file beside which ``pem`` lies."""
+    (tmp_path / "pem").write_text("something")
+
+    def read(text):
+        (tmp_path / "certvoy.yaml").write_text(text)
+        return load(tmp_path / "certvoy.yaml")
+
+    return read
+
+
+@pytest.fixture
+def errors(read):
+    """The lines of the error that a text gives."""
+
+    def errors(text):
+        with pytest.raises(ConfigError) as refused:
+            read(text)
+        return refused.value.message.splitlines()
+
+    return errors
+
+
+@pytest.fixture
+def with_value(errors):
+    """The one error of the whole file with one value changed."""
+
+    def with_value(place, value):
+        raw = yaml.safe_load(WHOLE)
+        parent = raw
+        for part in place[:-1]:
+            parent = parent[part]
+        parent[place[-1]] = value
+        (error,) = errors(yaml.safe_dump(raw, sort_keys=False))
+        return error
+
+    return with_value
+
+
+def test_whole_file(read, tmp_path):
+    config = read(WHOLE)
+
+    assert ("embedded", tmp_path / "state", "one") == (config.database, config.state_dir, config.replica)
+    assert tmp_path / "state" / "kek" == config.kms.key_file
+    assert tmp_path / "pem" == config.issuers["internal"].ca_file
+    assert Listen("::1", 8234) == config.sds.listen
+    assert config.secrets["www"].domains == ("www.example.test",)
+    assert config.secrets["www"].key_type == KeyType.ECDSA_P384
+    assert config.grants[0].names == ("www", "team/*", "*.example.com")
+    assert timedelta(minutes=90) == config.rotation.seen_for
+    assert timedelta(milliseconds=250) == config.rotation.poll
+
+
+def test_defaults(read, tmp_path):
+    config = read(SMALL)
+
+    assert tmp_path / "certvoy-state" == config.state_dir
+    assert tmp_path / "certvoy-state" / "kek" == config.kms.key_file
+    assert config.replica
+    assert config.secrets == {}
+    assert timedelta(minutes=10) == config.rotation.seen_for
+    assert config.log.level == "info"
+
+
+def test_kek_follows_the_state_dir(read, tmp_path):
+    assert tmp_path / "elsewhere" / "kek" == read("state_dir: elsewhere\n" + SMALL).kms.key_file
+
+
+def test_listen_address_is_written_as_it_is_read():
+    assert [str(Listen("::1", 80)), str(Listen("127.0.0.1", 80))] == ["[::1]:80", "127.0.0.1:80"]
+
+
+def test_password_of_the_database_is_not_shown(read):
+    assert "hunter2" not in repr(read(SMALL))
+
+
+def test_config_cannot_be_changed(read):
+    with pytest.raises(ValueError, match="frozen"):
+        read(SMALL).replica = "other"
+
+
+def test_names_are_normalised_and_repetitions_dropped(read):
+    text = WHOLE.replace("[www.example.test]", "[WWW.Example.test, bücher.example, www.example.test.]")
+
+    assert read(text).secrets["www"].domains == ("www.example.test", "xn--bcher-kva.example")
+
+
+def test_every_error_at_once_in_the_order_of_the_file(errors):
+    text = """\
+database: mysql://root:hunter2@db
+issuers:
+  internal: {directory: "http://ca.example.test/dir", contact: [ops@example.test]}
+http01: {listen: "127.0.0.1:8234"}
+sds:
+  listen: "127.0.0.1:8234"
+  certificate: pem
+  key: missing.key
+  client_ca: pem
+  cleint: x
+secrets:
+  www: {domains: ["*.example.test"], issuer: other}
+  www: {domains: [a.test], issuer: internal}
+"""
+
+    assert [(error.partition(": ")[0], re.findall(r"\(line \d+\)", error)[0]) for error in errors(text)] == [
+        ("database", "(line 1)"),
+        ("issuers.internal.contact[0]", "(line 3)"),
+        ("issuers.internal.directory", "(line 3)"),
+        ("sds.listen", "(line 6)"),
+        ("sds.key", "(line 8)"),
+        ("sds.cleint", "(line 10)"),
+        ("secrets.www.domains[0]", "(line 12)"),
+        ("secrets.www.issuer", "(line 12)"),
+        ("secrets.www", "(line 13)"),
+    ]
+
+
+def test_error_says_where_what_and_what_to_do(errors):
+    text = SMALL.replace("https:", "http:")
+
+    (error,) = errors(text)
+    assert error == (
+        'issuers.internal.directory: must be an https URL, got "http://ca.example.test/dir" (line 2); '
+        "use the CA's directory URL, e.g. https://..."
+    )
+
+
+def test_wildcard_is_refused_with_the_reason(errors):
+    (error,) = errors(WHOLE.replace("www.example.test", '"*.example.test"'))
+
+    assert "a wildcard needs DNS-01 (RFC 8555 section 7.1.3), which no configured solver offers" in error
+
+
+def test_unknown_key_names_the_nearest(errors):
+    (error,) = errors(SMALL.replace("client_ca: pem", "client_ca: pem, cleint_ca: pem"))
+
+    assert error == "sds.cleint_ca: unknown key (line 4); did you mean client_ca?"
+
+
+def test_same_key_twice_is_an_error(errors):
+    assert errors(SMALL + "database: embedded\n") == [
+        "database: is there twice (line 5); the first is on line 1"
+    ]
+
+
+def test_wrong_database_may_hold_a_password_and_is_not_repeated(errors):
+    (error,) = errors(SMALL.replace("postgresql:", "mysql:"))
+
+    assert "hunter2" not in error
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "error"),
+    [
+        (["replica"], "", "replica: is empty (line 3)"),
+        (["kms", "provider"], "vault", "kms.provider: must be 'local', got \"vault\""),
+        (["kms", "key_file"], 5, "kms.key_file: must be a path"),
+        (["issuers", "internal", "terms_agreed"], "yes", "terms_agreed: must be true or false"),
+        (["issuers", "internal", "directory"], "https:///dir", "directory: must be an https URL"),
+        (["issuers", "internal", "roots_file"], "nowhere", "issuers.internal.roots_file: cannot read"),
+        (["issuers", "internal", "eab", "kid"], 7, "issuers.internal.eab.kid: must be text, got 7"),
+        (["issuers", "internal", "eab", "key"], "x", "issuers.internal.eab.key: unknown key"),
+        (["issuers", "internal", "acme"], "x", "known here: ca_file, contact, directory, eab, roots_file"),
+        (["http01"], None, "http01: must hold keys and values, got null"),
+        (["http01", "listen"], 8080, "http01.listen: must be host:port, got 8080"),
+        (["http01", "listen"], ":8080", "http01.listen: must be host:port"),
+        (["http01", "listen"], "::1:8080", "http01.listen: must be host:port"),
+        (["http01", "listen"], "127.0.0.1:65536", "http01.listen: must be host:port"),
+        (["http01", "listen"], "0.0.0.0:8234", "sds.listen: [::1]:8234 is taken: 0.0.0.0:8234 is above"),
+        (["sds", "client_ca"], ".", "sds.client_ca: cannot read"),
+        (["secrets", "www", "domains"], [], "secrets.www.domains: is empty"),
+        (["secrets", "www", "domains"], "www.example.test", "secrets.www.domains: must be a list"),
+        (["secrets", "www", "domains"], ["a b"], 'secrets.www.domains[0]: "a b"'),
+        (["secrets", "www", "domains"], [".".join(["a" * 50] * 6)], "at most 253"),
+        (["secrets", "www", "domains"], ["127.0.0.1"], "IP address"),
+        (["secrets", "www", "key_type"], "dsa", "secrets.www.key_type: must be 'ecdsa-p256', "),
+        (["secrets", "w*"], {"domains": ["a.test"], "issuer": "internal"}, 'secrets["w*"]: holds \'*\''),
+        (["secrets", "w\n"], {"domains": ["a.test"], "issuer": "internal"}, "control character"),
+        (["secrets", "ü" * 257], {"domains": ["a.test"], "issuer": "internal"}, "has 514 bytes"),
+        (["grants", 0, "identity"], "edge-1", 'grants[0].identity: must be an identity, got "edge-1"'),
+        (["grants", 0, "identity"], "spiffe://example.test", "grants[0].identity: must be an identity"),
+        (["grants", 0, "names"], ["*"], 'grants[0].names[0]: cannot grant "*"'),
+        (["grants", 0, "names"], ["a*b"], 'grants[0].names[0]: cannot grant "a*b"'),
+        (["grants", 0, "name"], "www", "grants[0].name: unknown key"),
+        (["rotation", "lease"], 60, "rotation.lease: must be a duration, got 60"),
+        (["rotation", "lease"], "0s", "rotation.lease: must be a duration"),
+        (["rotation", "lease"], "1 hour", "rotation.lease: must be a duration"),
+        (["log", "level"], "loud", "log.level: must be 'debug', 'info', 'warning' or 'error', got \"loud\""),
+    ],
+)  # fmt: skip
+def test_one_wrong_value(with_value, place, value, error):
+    assert error in with_value(place, value)
+
+
+@pytest.mark.parametrize("key", ["database", "issuers", "http01", "sds"])
+def test_missing_key(errors, key):
+    raw = yaml.safe_load(SMALL)
+    del raw[key]
+
+    assert [f"{key}: is missing (line 1); add it"] == errors(yaml.safe_dump(raw))
+
+
+@pytest.mark.parametrize("identity", ["spiffe://example.test/edge-1", "dns:edge-1.example.test"])
+def test_identities(read, identity):
+    assert identity == read(WHOLE.replace("spiffe://example.test/edge-1", identity)).grants[0].identity
+
+
+def test_empty_file_that_must_hold_something(errors, tmp_path):
+    (tmp_path / "empty").touch()
+
+    (error,) = errors(SMALL.replace("client_ca: pem", "client_ca: empty"))
+    assert f"sds.client_ca: {tmp_path}/empty is empty (line 4)" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("a: [", "is not YAML: expected the node content, but found '<stream end>' (line 1)"),
+        ("a: &x 1\nb: *x\n", "aliases are not read here (line 2)"),
+        ("replica: 2026-13-01\n", "is not YAML: month must be in 1..12"),
+        ("a: !!python/name:os.system\n", "could not determine a constructor"),
+        ("", "must hold keys and values"),
+        ("- a\n", "must hold keys and values"),
+    ],
+)
+def test_what_is_no_configuration_at_all(errors, text, error):
+    assert error in errors(text)[0]
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        load(tmp_path / "certvoy.yaml")
+
+
+def test_hint_names_the_file(read, tmp_path):
+    with pytest.raises(ConfigError) as refused:
+        read("a: 1")
+
+    assert str(tmp_path / "certvoy.yaml") in refused.value.next_step
