@@ -182,9 +182,9 @@ def test_unknown_key_names_the_nearest(errors):
 
 
 def test_same_key_twice_is_an_error(errors):
-    assert errors(SMALL + "database: embedded\n") == [
-        "database: is there twice (line 5); the first is on line 1"
-    ]
+    (error,) = errors(SMALL + "database: embedded\n")
+
+    assert error == "database: is there twice (line 5); the first is on line 1"
 
 
 def test_wrong_database_may_hold_a_password_and_is_not_repeated(errors):

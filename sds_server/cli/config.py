@@ -1,0 +1,22 @@
+"""``certvoy config``: what can be said of a configuration without starting anything."""
+
+from pathlib import Path
+
+import click
+
+from sds_server.config import load
+
+
+@click.group()
+def config() -> None:
+    """Check the configuration."""
+
+
+@config.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def check(file: Path) -> None:
+    """Tell every error in FILE, or "ok" with what it configures. Exit code 2 when there are errors."""
+    found = load(file)
+    counts = {"issuer": len(found.issuers), "secret": len(found.secrets), "grant": len(found.grants)}
+    summary = ", ".join(f"{count} {noun}{'s' * (count != 1)}" for noun, count in counts.items())
+    click.echo(f"ok: {summary}; SDS on {found.sds.listen}, HTTP-01 on {found.http01.listen}")

@@ -1,0 +1,95 @@
+"""The command line: what is loaded, what is printed where, and the exit codes."""
+
+import subprocess
+import sys
+
+import click
+import pytest
+
+from sds_server.cli import main as cli
+from sds_server.errors import Unavailable
+from tests.unit.test_config import SMALL
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """A command that fails as commands do."""
+
+    @click.command()
+    def fail():
+        raise Unavailable("the database does not answer", hint="start it")
+
+    monkeypatch.setattr(cli, "fail", fail, raising=False)
+    monkeypatch.setitem(cli.COMMANDS, "fail", ("sds_server.cli.main:fail", "Fail."))
+
+
+@pytest.fixture
+def file(tmp_path):
+    (tmp_path / "pem").write_text("something")
+    path = tmp_path / "certvoy.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+def test_help_lists_every_command(capsys):
+    assert cli.main(["--help"]) == 0
+
+    shown = capsys.readouterr().out
+    assert [name for name in cli.COMMANDS if f"  {name} " not in shown] == []
+
+
+def test_help_loads_nothing_heavy():
+    """It answers at once, and also where the rest is broken."""
+    program = """
+import sys
+from sds_server.cli.main import main
+main(["--help"])
+heavy = {"grpc", "aiohttp", "asyncpg", "pydantic", "yaml", "cryptography"}
+print(*sorted(heavy & set(sys.modules)), file=sys.stderr)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert ended.stderr.strip() == ""
+
+
+def test_module_runs_as_the_command():
+    ended = subprocess.run(
+        [sys.executable, "-m", "sds_server", "--help"], capture_output=True, text=True, check=True
+    )
+
+    assert ended.stdout.startswith("Usage: certvoy")
+
+
+def test_unknown_command_is_a_usage_error(capsys):
+    assert cli.main(["sevre"]) == 2
+    assert "No such command 'sevre'" in capsys.readouterr().err
+
+
+def test_error_ends_as_a_message_and_a_hint(failing, capsys):
+    assert cli.main(["fail"]) == 1
+    assert capsys.readouterr().err == "certvoy: the database does not answer\nhint: start it\n"
+
+
+def test_good_configuration_is_summed_up(file, capsys):
+    assert cli.main(["config", "check", str(file)]) == 0
+    assert (
+        capsys.readouterr().out
+    ) == "ok: 1 issuer, 0 secrets, 0 grants; SDS on 127.0.0.1:0, HTTP-01 on 127.0.0.1:0\n"
+
+
+def test_wrong_configuration_gives_a_line_for_each_error(file, capsys):
+    file.write_text(SMALL.replace("https:", "http:") + "log: {level: loud}\n")
+
+    assert cli.main(["config", "check", str(file)]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert [line.partition(": ")[0] for line in shown.err.splitlines()] == [
+        "issuers.internal.directory",
+        "log.level",
+        "hint",
+    ]
+
+
+def test_missing_configuration_is_an_error_of_its_own(tmp_path, capsys):
+    assert cli.main(["config", "check", str(tmp_path / "nowhere.yaml")]) == 2
+    assert "No such file" in capsys.readouterr().err
