@@ -46,7 +46,8 @@ Entry = Resource | Missing
 View = Callable[[str], Entry | None]
 """What one peer may see of a name now; None: not loaded, say nothing."""
 
-Wake = Callable[[], None]
+Wake = Callable[[str], None]
+"""Told the name whose entry changed; quick, and never raises."""
 
 
 class Catalog:
@@ -68,13 +69,11 @@ class Catalog:
 
     def publish(self, entries: Mapping[str, Entry]) -> None:
         """Take in new values and wake the streams that watch a name whose value changed."""
-        woken: set[Wake] = set()
         for name, entry in entries.items():
             if self._entries.get(name) != entry:
                 self._entries[name] = entry
-                woken |= self._watchers.get(name, set())
-        for wake in woken:
-            wake()
+                for wake in tuple(self._watchers.get(name, ())):
+                    wake(name)
 
     def watch(self, names: Iterable[str], wake: Wake) -> None:
         """Call ``wake`` whenever one of the names changes, until `unwatch`."""
