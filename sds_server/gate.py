@@ -1,0 +1,61 @@
+"""The content gate: what a pair must be before it is stored, and again before it leaves. Pure.
+
+A CA can send anything, a row can be changed, and a proxy shows the world whatever it is given. So the same
+rules are asked twice, and what breaks one goes nowhere.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from cryptography.x509 import Certificate
+
+from acme_engine import chain as chains
+from acme_engine import keys
+from acme_engine.chain import Chain
+from acme_engine.errors import AcmeError, ChainError
+from sds_server.errors import GateRefused
+
+
+def check_pair(
+    *,
+    chain_pem: bytes,
+    key_pkcs8: bytes | None,
+    spki_sha256: bytes,
+    names: Sequence[str],
+    now: datetime,
+    roots: Sequence[Certificate] = (),
+    previous_not_after: datetime | None = None,
+) -> Chain:
+    """Return the chain, parsed, if the pair may be served.
+
+    ``spki_sha256`` is what the inventory stores of the public key; the leaf's and the private key's must equal
+    it. ``key_pkcs8`` is None while the private key stays sealed. ``names`` are all the DNS names wanted, in
+    normal form, and no more may be there. Without ``roots`` any root will do. ``previous_not_after`` is the
+    end of the Certificate that this one replaces: a successor does not end earlier. Give it while issuer and
+    profile stay the same; another issuer may have shorter lifetimes.
+
+    Raises:
+        GateRefused: ``rule`` is the first that is broken: pem, size, key, names, dates, usage, strength,
+            order or root.
+    """
+    try:
+        chain = chains.parse(chain_pem)
+        chains.check(chain, spki_sha256=spki_sha256, names=names, now=now, roots=roots)
+    except ChainError as e:
+        raise GateRefused("pem" if e.rule == "empty" else e.rule, str(e)) from e
+    if previous_not_after and chain.not_after < previous_not_after:
+        ends = f"{chain.not_after:%FT%TZ}, before {previous_not_after:%FT%TZ}"
+        raise GateRefused("dates", f"it ends at {ends}, when the one that it replaces ends")
+    if key_pkcs8 is not None:
+        _check_key(key_pkcs8, spki_sha256)
+    return chain
+
+
+def _check_key(key_pkcs8: bytes, spki_sha256: bytes) -> None:
+    try:
+        key = keys.load_pkcs8(key_pkcs8)
+    except (ValueError, TypeError, AcmeError):
+        # No cause: a parser's message about a key may quote it.
+        raise GateRefused("key", "the private key cannot be read") from None
+    if keys.spki_sha256(key.public_key()) != spki_sha256:
+        raise GateRefused("key", "the private key is not the leaf's")
