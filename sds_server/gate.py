@@ -28,8 +28,8 @@ def check_pair(
 ) -> Chain:
     """Return the chain, parsed, if the pair may be served.
 
-    ``spki_sha256`` is what the inventory stores of the public key; the leaf's and the private key's must equal
-    it. ``key_pkcs8`` is None while the private key stays sealed. ``names`` are all the DNS names wanted, in
+    ``spki_sha256`` is what the inventory stores of the public key; the leaf's and the private key's must be
+    the same. ``key_pkcs8`` is None while the private key stays sealed. ``names`` are all the DNS names wanted, in
     normal form, and no more may be there. Without ``roots`` any root will do. ``previous_not_after`` is the
     end of the Certificate that this one replaces: a successor does not end earlier. Give it while issuer and
     profile stay the same; another issuer may have shorter lifetimes.
@@ -44,8 +44,8 @@ def check_pair(
     except ChainError as e:
         raise GateRefused("pem" if e.rule == "empty" else e.rule, str(e)) from e
     if previous_not_after and chain.not_after < previous_not_after:
-        ends = f"{chain.not_after:%FT%TZ}, before {previous_not_after:%FT%TZ}"
-        raise GateRefused("dates", f"it ends at {ends}, when the one that it replaces ends")
+        ends = f"it ends at {chain.not_after:%FT%TZ}"
+        raise GateRefused("dates", f"{ends}, before the one that it replaces: {previous_not_after:%FT%TZ}")
     if key_pkcs8 is not None:
         _check_key(key_pkcs8, spki_sha256)
     return chain
