@@ -1,0 +1,227 @@
+-- certvoy's tables: PostgreSQL 15 and newer. This file is the sum of migrations/, proved by a test that compares two dumps.
+-- Invariants live here, as keys and indexes, each with its sentence above it; what a status may become is lifecycle/states.py.
+
+-- The one clock of leases, due dates and history: replicas whose clocks differ agree. Tests replace the function to turn it.
+CREATE FUNCTION certvoy_now() RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT clock_timestamp()';
+
+CREATE TABLE schema_migration (
+    version    integer PRIMARY KEY,
+    name       text NOT NULL,
+    checksum   bytea NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- One row: who we are (bound into every envelope), and the key of the content hashes, wrapped by the KMS.
+CREATE TABLE deployment (
+    singleton           boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    id                  uuid NOT NULL DEFAULT gen_random_uuid(),
+    version_key_wrapped bytea,
+    created_at          timestamptz NOT NULL DEFAULT certvoy_now()
+);
+INSERT INTO deployment DEFAULT VALUES;
+
+-- The named, long-lived thing that proxies subscribe to. domains: normalised, the primary first.
+CREATE TABLE secret (
+    name       text PRIMARY KEY CHECK (octet_length(name) BETWEEN 1 AND 512),
+    kind       text NOT NULL CHECK (kind IN ('tls_certificate', 'validation_context', 'session_ticket_keys', 'generic_secret')),
+    domains    text[] NOT NULL DEFAULT '{}',
+    issuer     text,
+    key_type   text,
+    created_at timestamptz NOT NULL DEFAULT certvoy_now(),
+    deleted_at timestamptz,
+    CHECK (kind <> 'tls_certificate' OR (cardinality(domains) > 0 AND issuer IS NOT NULL AND key_type IS NOT NULL))
+);
+
+-- A name has one kind for ever: a certificate in a CA's slot is ACKed by Envoy and switches client verification off.
+CREATE FUNCTION secret_kind_is_for_ever() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'secret %: its kind is % for ever', OLD.name, OLD.kind USING ERRCODE = 'integrity_constraint_violation';
+END $$;
+CREATE TRIGGER secret_kind BEFORE UPDATE ON secret FOR EACH ROW
+    WHEN (OLD.kind IS DISTINCT FROM NEW.kind) EXECUTE FUNCTION secret_kind_is_for_ever();
+
+-- Private keys, only ever as envelopes: the key under its own DEK, the DEK wrapped by the KMS.
+CREATE TABLE key_material (
+    id           uuid PRIMARY KEY,
+    purpose      text NOT NULL,
+    spki_sha256  bytea NOT NULL CHECK (octet_length(spki_sha256) = 32),
+    suite        smallint NOT NULL,
+    envelope     bytea,
+    dek_wrapped  bytea,
+    kek_uri      text NOT NULL,
+    kek_version  integer NOT NULL,
+    created_at   timestamptz NOT NULL DEFAULT certvoy_now(),
+    destroyed_at timestamptz,
+    UNIQUE (id, spki_sha256),
+    CHECK ((destroyed_at IS NULL) = (dek_wrapped IS NOT NULL))
+);
+
+-- One immutable issuance for a Secret. The first nine columns are the design document's.
+CREATE TABLE certificate (
+    id            uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    domain        text NOT NULL,
+    san_domains   jsonb NOT NULL DEFAULT '[]',
+    serial_number text NOT NULL,
+    not_before    timestamptz NOT NULL,
+    not_after     timestamptz NOT NULL,
+    status        text NOT NULL DEFAULT 'issued',
+    fingerprint   text NOT NULL,
+    key_ref       text NOT NULL,
+    secret        text NOT NULL REFERENCES secret,
+    generation    integer NOT NULL CHECK (generation > 0),
+    issuer        text NOT NULL,
+    key_id        uuid NOT NULL,
+    spki_sha256   bytea NOT NULL,
+    order_url     text,
+    renew_at      timestamptz NOT NULL,
+    renew_reason  text NOT NULL,
+    issued_at     timestamptz NOT NULL DEFAULT certvoy_now(),
+    replaced_at   timestamptz,
+    revoked_at    timestamptz,
+    CONSTRAINT chk_cert_status CHECK (
+        status IN ('issued', 'active', 'expiring_soon', 'rotating', 'replaced', 'rejected', 'expired', 'revoked')
+    ),
+    -- A Secret's issuances are counted.
+    UNIQUE (secret, generation),
+    -- A serial number is unique for its CA (RFC 5280 section 4.1.2.2), not in the world.
+    UNIQUE (issuer, serial_number),
+    -- A certificate cannot name a key with another public half.
+    FOREIGN KEY (key_id, spki_sha256) REFERENCES key_material (id, spki_sha256)
+);
+-- At most one Certificate of a Secret is current.
+CREATE UNIQUE INDEX certificate_one_current ON certificate (secret) WHERE status IN ('issued', 'active', 'expiring_soon');
+-- At most one Certificate of a Secret is on its way out.
+CREATE UNIQUE INDEX certificate_one_rotating ON certificate (secret) WHERE status = 'rotating';
+-- Renewals are found without looking at what is not due.
+CREATE INDEX certificate_renew_at ON certificate (renew_at) WHERE status IN ('issued', 'active');
+CREATE INDEX certificate_lapse_at ON certificate (not_after)
+    WHERE status IN ('issued', 'active', 'expiring_soon', 'rotating', 'replaced');
+CREATE INDEX idx_cert_domain ON certificate (domain);
+
+-- The chains, apart: the inventory's rows stay small, and listing it reads no PEM.
+CREATE TABLE certificate_chain (
+    cert_id   uuid PRIMARY KEY REFERENCES certificate,
+    chain_pem text NOT NULL
+);
+
+-- The work queue and its history in one row. cert_id is null for the first: there is nothing to replace.
+CREATE TABLE certrotation (
+    id              bigserial PRIMARY KEY,
+    cert_id         uuid REFERENCES certificate,
+    triggered_at    timestamptz NOT NULL DEFAULT certvoy_now(),
+    new_cert_id     uuid REFERENCES certificate,
+    completed_at    timestamptz,
+    secret          text NOT NULL REFERENCES secret,
+    reason          text NOT NULL CHECK (reason IN ('initial', 'renewal', 'operator', 'changed', 'revoked')),
+    outcome         text CHECK (outcome IN ('completed', 'completed_unobserved', 'superseded')),
+    lease_no        bigint NOT NULL DEFAULT 0,
+    leased_by       text,
+    leased_until    timestamptz,
+    attempts        integer NOT NULL DEFAULT 0,
+    next_attempt_at timestamptz NOT NULL DEFAULT certvoy_now(),
+    last_error      jsonb,
+    CHECK ((completed_at IS NULL) = (outcome IS NULL))
+);
+-- At most one open Rotation a Secret.
+CREATE UNIQUE INDEX certrotation_one_open ON certrotation (secret) WHERE completed_at IS NULL;
+CREATE INDEX certrotation_waiting ON certrotation (next_attempt_at) WHERE completed_at IS NULL AND new_cert_id IS NULL;
+CREATE INDEX certrotation_rolling_out ON certrotation (id) WHERE completed_at IS NULL AND new_cert_id IS NOT NULL;
+
+-- One account a directory, whichever replica comes first; its key is sealed like any other.
+CREATE TABLE acme_account (
+    directory_url text NOT NULL,
+    key_id        uuid NOT NULL REFERENCES key_material,
+    account_url   text,
+    status        text NOT NULL DEFAULT 'valid' CHECK (status IN ('valid', 'deactivated')),
+    created_at    timestamptz NOT NULL DEFAULT certvoy_now(),
+    PRIMARY KEY (directory_url, key_id)
+);
+-- At most one usable account a directory.
+CREATE UNIQUE INDEX acme_account_one ON acme_account (directory_url) WHERE status = 'valid';
+
+-- An order's steps, each committed before the next is taken; a crash resumes at the last one.
+CREATE TABLE acme_order (
+    id              bigserial PRIMARY KEY,
+    rotation_id     bigint NOT NULL REFERENCES certrotation,
+    issuer          text NOT NULL,
+    state           text NOT NULL DEFAULT 'planned'
+                    CHECK (state IN ('planned', 'ordered', 'finalizing', 'issued', 'stored', 'abandoned')),
+    domains         text[] NOT NULL,
+    csr             bytea NOT NULL,
+    key_id          uuid NOT NULL REFERENCES key_material,
+    url             text,
+    certificate_url text,
+    created_at      timestamptz NOT NULL DEFAULT certvoy_now(),
+    updated_at      timestamptz NOT NULL DEFAULT certvoy_now()
+);
+-- At most one order of a Rotation is under way.
+CREATE UNIQUE INDEX acme_order_one_open ON acme_order (rotation_id) WHERE state NOT IN ('stored', 'abandoned');
+
+-- HTTP-01: any replica answers for any other.
+CREATE TABLE challenge_token (
+    token             text PRIMARY KEY,
+    key_authorization text NOT NULL,
+    expires_at        timestamptz NOT NULL
+);
+
+-- Whatever serves a Secret. Keyed by (identity, node_id) once it has been seen; a registered one may not have been yet.
+CREATE TABLE target (
+    id         bigserial PRIMARY KEY,
+    name       text NOT NULL UNIQUE CHECK (octet_length(name) BETWEEN 1 AND 1024),
+    kind       text NOT NULL DEFAULT 'envoy' CHECK (kind IN ('envoy', 'nginx', 'haproxy', 'traefik', 'files')),
+    identity   text,
+    node_id    text,
+    probe      text,
+    registered boolean NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT certvoy_now(),
+    last_seen  timestamptz
+);
+-- One Target a peer: the same identity and node id are the same proxy.
+CREATE UNIQUE INDEX target_peer ON target (identity, node_id) WHERE identity IS NOT NULL;
+
+-- The present state of one Secret at one Target, each mark a generation; bounded, not a log. What is offered is derived.
+CREATE TABLE delivery (
+    target_id   bigint NOT NULL REFERENCES target ON DELETE CASCADE,
+    secret      text NOT NULL,
+    registered  boolean NOT NULL DEFAULT false,
+    sent        integer,
+    accepted    integer,
+    refused     integer,
+    proved      integer,
+    refusal     text,
+    probe_error text,
+    seen_until  timestamptz,
+    updated_at  timestamptz NOT NULL DEFAULT certvoy_now(),
+    PRIMARY KEY (target_id, secret)
+);
+CREATE INDEX delivery_secret ON delivery (secret);
+
+-- What a node has refused, by content: those bytes are never sent again nor, acknowledged later, believed.
+CREATE TABLE refused_content (
+    identity   text NOT NULL,
+    node_id    text NOT NULL,
+    secret     text NOT NULL,
+    version    text NOT NULL,
+    refused_at timestamptz NOT NULL DEFAULT certvoy_now(),
+    PRIMARY KEY (identity, node_id, secret, version)
+);
+
+-- Append-only facts, each written in the transaction of the change it tells of. payload is the exact canonical JSON.
+CREATE TABLE certaudit (
+    id        bigserial PRIMARY KEY,
+    cert_id   uuid REFERENCES certificate,
+    action    text NOT NULL,
+    actor     text NOT NULL,
+    timestamp timestamptz NOT NULL DEFAULT certvoy_now(),
+    xid       xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    subject   text NOT NULL,
+    payload   text NOT NULL
+);
+CREATE INDEX certaudit_subject ON certaudit (subject, id);
+
+CREATE FUNCTION certaudit_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'certaudit is append-only: % refused', TG_OP USING ERRCODE = 'insufficient_privilege';
+END $$;
+CREATE TRIGGER certaudit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON certaudit
+    FOR EACH STATEMENT EXECUTE FUNCTION certaudit_is_append_only();

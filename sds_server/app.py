@@ -1,0 +1,304 @@
+"""The composition root: builds every object, runs them in one TaskGroup, and stops them in order.
+
+Stopping: no new work, the streams end (Envoys keep serving what they have), the responder, the database last.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from random import SystemRandom
+from typing import Any, Final
+
+from cryptography import x509
+
+from acme_engine.http01 import Http01Responder
+from acme_engine.jws import Eab
+from acme_engine.solver import Http01Solver
+from sds_server.clock import Clock, SystemClock
+from sds_server.config import EMBEDDED, Config, EabConfig, IssuerConfig
+from sds_server.errors import ConfigError
+from sds_server.identity import Grant, Grants, server_credentials
+from sds_server.inventory import declarations, deployment
+from sds_server.inventory.database import Database, migrate, open_database
+from sds_server.inventory.feed import Feed
+from sds_server.inventory.tokens import Tokens
+from sds_server.keys.kms import PROVIDERS, Sealer
+from sds_server.lifecycle.accounts import Accounts, Issuer
+from sds_server.lifecycle.loop import Loop
+from sds_server.lifecycle.prover import Prover
+from sds_server.lifecycle.publisher import Publisher
+from sds_server.lifecycle.recorder import Recorder
+from sds_server.lifecycle.scheduler import Scheduler
+from sds_server.lifecycle.worker import Worker
+from sds_server.log import get
+from sds_server.model import Kind, Secret
+from sds_server.programs.postgres import EmbeddedPostgres
+from sds_server.xds.catalog import Catalog
+from sds_server.xds.server import SdsServer
+
+WORKERS: Final = 4
+"""Orders under way at once: a CA's answer takes seconds, ours microseconds."""
+
+STREAM_GRACE_S: Final = 5.0
+RECORD_EVERY: Final = timedelta(milliseconds=200)
+VERSION_KEY_BYTES: Final = 32
+
+_log = get("app")
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a running control plane listens."""
+
+    sds_port: int
+    http01_port: int
+
+
+def connect_arguments(config: Config) -> Mapping[str, Any]:
+    """Return how a command beside a running server reaches its database.
+
+    Raises:
+        Unavailable: ``database: embedded``, and no server runs.
+    """
+    if config.database == EMBEDDED:
+        return EmbeddedPostgres.connect_arguments(postgres_directory(config))
+    return {"dsn": config.database}
+
+
+def postgres_directory(config: Config) -> Path:
+    """Where the embedded PostgreSQL lives."""
+    return config.state_dir / "postgres"
+
+
+async def serve(config: Config, *, on_ready: Callable[[Addresses], None] | None = None) -> None:
+    """Run until SIGTERM or SIGINT, then stop in order.
+
+    Raises:
+        OperatorError: something that we depend on is not there; nothing is left running.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sig, stop.set)
+    try:
+        async with running(config) as addresses:
+            if on_ready is not None:
+                on_ready(addresses)
+            await stop.wait()
+            _log.info("app.stopping")
+    finally:
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(sig)
+    _log.info("app.stopped")
+
+
+@asynccontextmanager
+async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterator[Addresses]:
+    """Run a control plane for the length of the block."""
+    clock = clock or SystemClock()
+    async with AsyncExitStack() as stack:
+        config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        database = await _database(config, stack)
+        parts = await _Parts.build(config, database, clock)
+        http01_port = await parts.responder.start()
+        stack.push_async_callback(parts.responder.stop)
+        sds_port = await parts.sds.start()
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(loop.run(), name=loop.name) for loop in parts.loops]
+            _log.info("app.ready", replica=config.replica, sds_port=sds_port, http01_port=http01_port)
+            try:
+                yield Addresses(sds_port=sds_port, http01_port=http01_port)
+            finally:
+                await parts.sds.stop(STREAM_GRACE_S)
+                await parts.record_last()
+                for task in tasks:
+                    task.cancel()
+
+
+async def _database(config: Config, stack: AsyncExitStack) -> Database:
+    if config.database == EMBEDDED:
+        postgres = EmbeddedPostgres(postgres_directory(config))
+        await postgres.start()
+        stack.push_async_callback(postgres.stop)
+    database = await open_database(connect_arguments(config))
+    stack.push_async_callback(database.close)
+    applied = await migrate(database)
+    if applied:
+        _log.info("schema.migrated", migrations=applied)
+    return database
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What runs: two servers, and the loops around one database."""
+
+    sds: SdsServer
+    responder: Http01Responder
+    recorder: Recorder
+    loops: list[Loop]
+
+    @classmethod
+    async def build(cls, config: Config, database: Database, clock: Clock) -> "_Parts":
+        actor = f"replica:{config.replica}"
+        sealer, version_key = await _custody(config, database, clock)
+        await _declare(config, database)
+        catalog = Catalog()
+        grants = Grants(Grant(grant.identity, grant.names) for grant in config.grants)
+        tokens = Tokens(database)
+        prover = Prover(database=database, settle=config.rotation.settle, clock=clock, actor=actor)
+        publisher = Publisher(
+            database=database,
+            sealer=sealer,
+            catalog=catalog,
+            version_key=version_key,
+            clock=clock,
+            actor=actor,
+        )
+        scheduler = Scheduler(database=database, tokens=tokens, actor=actor)
+        accounts = Accounts(database=database, sealer=sealer, actor=actor)
+        worker = Worker(
+            database=database,
+            sealer=sealer,
+            issuers={name: _issuer(name, issuer) for name, issuer in config.issuers.items()},
+            accounts=accounts,
+            solver=Http01Solver(tokens),
+            lease_for=config.rotation.lease,
+            replica=config.replica,
+            clock=clock,
+            rng=SystemRandom(),
+        )
+        poll = config.rotation.poll
+        publishing = Loop("publisher", publisher.step, every=poll)
+        working = [Loop(f"worker-{number}", worker.step, every=poll) for number in range(WORKERS)]
+        proving = Loop("prover", prover.step, every=poll)
+        recorder = Recorder(
+            database=database,
+            authorize=grants.authorize,
+            seen_for=config.rotation.seen_for,
+            clock=clock,
+            actor=actor,
+            on_written=prover.accepted,
+        )
+        recording = Loop("recorder", recorder.step, every=RECORD_EVERY)
+        await recorder.load()
+
+        def want(name: str) -> None:
+            publisher.want(name)
+            publishing.wake()
+
+        def wake_workers() -> None:
+            for loop in working:
+                loop.wake()
+
+        def wake_all() -> None:
+            publishing.wake()
+            proving.wake()
+            wake_workers()
+
+        catalog.on_want = want
+        recorder.on_news = recording.wake
+        prover.on_hint = proving.wake
+        feed = Feed(
+            database,
+            clock=clock,
+            on_secret=lambda _name: publishing.wake(),
+            on_work=wake_workers,
+            on_gap=wake_all,
+        )
+        return cls(
+            sds=SdsServer(
+                catalog=catalog,
+                authorize=grants.authorize,
+                observer=recorder,
+                refused=recorder,
+                credentials=server_credentials(
+                    certificate=config.sds.certificate,
+                    private_key=config.sds.key,
+                    client_ca=config.sds.client_ca,
+                ),
+                host=config.sds.listen.host,
+                port=config.sds.listen.port,
+                identifier=config.replica,
+                clock=clock,
+            ),
+            responder=Http01Responder(tokens, host=config.http01.listen.host, port=config.http01.listen.port),
+            recorder=recorder,
+            loops=[
+                Loop("feed", feed.step, every=poll),
+                publishing,
+                recording,
+                proving,
+                Loop("scheduler", scheduler.step, every=poll),
+                *working,
+            ],
+        )
+
+    async def record_last(self) -> None:
+        """Write what the streams told last, if the database still answers."""
+        try:
+            async with asyncio.timeout(STREAM_GRACE_S):
+                await self.recorder.step()
+        except Exception as e:  # noqa: BLE001 - stopping goes on, whatever is broken
+            _log.warning("deliveries.unwritten", error=str(e))
+
+
+async def _custody(config: Config, database: Database, clock: Clock) -> tuple[Sealer, bytes]:
+    """Return the Sealer of this deployment and the key of its content hashes."""
+    kms = PROVIDERS[config.kms.provider](config.kms)
+    if kms.insecure:
+        _log.warning(
+            "kms.insecure", kek_uri=kms.kek_uri, hint="a local KEK is for trials: whoever has the disk has it"
+        )
+    identity, wrapped = await deployment.identify(database)
+    sealer = Sealer(kms, deployment=identity, clock=clock)
+    if wrapped is None:
+        fresh = await sealer.wrap_key(os.urandom(VERSION_KEY_BYTES), purpose="version")
+        wrapped = await deployment.keep_version_key(database, fresh)
+    return sealer, await sealer.unwrap_key(wrapped, purpose="version")
+
+
+async def _declare(config: Config, database: Database) -> None:
+    """Put what the configuration declares into the inventory; what it no longer names is left alone."""
+    for name, secret in config.secrets.items():
+        changed = await declarations.put(
+            database,
+            Secret(
+                name=name,
+                kind=Kind.TLS_CERTIFICATE,
+                domains=secret.domains,
+                issuer=secret.issuer,
+                key_type=secret.key_type,
+            ),
+            actor=f"config:{config.replica}",
+        )
+        if changed:
+            _log.info("secret.declared", secret=name, domains=secret.domains)
+
+
+def _issuer(name: str, issuer: IssuerConfig) -> Issuer:
+    return Issuer(
+        name=name,
+        directory_url=issuer.directory,
+        ca_file=issuer.ca_file,
+        roots=_roots(name, issuer.roots_file),
+        contact=issuer.contact,
+        terms_agreed=issuer.terms_agreed,
+        eab=None if issuer.eab is None else _eab(issuer.eab),
+    )
+
+
+def _eab(eab: EabConfig) -> Eab:
+    return Eab(key_id=eab.kid, hmac_key=eab.hmac_key_file.read_text().strip())
+
+
+def _roots(name: str, path: Path | None) -> tuple[x509.Certificate, ...]:
+    """Read the roots that an issuer's chains must build to; none: any will do."""
+    try:
+        return () if path is None else tuple(x509.load_pem_x509_certificates(path.read_bytes()))
+    except ValueError as e:
+        raise ConfigError(f"issuers.{name}.roots_file: {path} holds no PEM certificates: {e}") from e

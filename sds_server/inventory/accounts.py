@@ -1,0 +1,52 @@
+"""ACME accounts: one a directory, even when many replicas start together."""
+
+from dataclasses import dataclass
+
+import asyncpg
+
+from sds_server.inventory import audit, sealed_keys
+from sds_server.inventory.database import Database
+from sds_server.model import KeyId, SealedKey
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAccount:
+    """An account's key, and its URL once the CA has given one."""
+
+    key_id: KeyId
+    url: str | None
+
+
+async def get(database: Database, directory_url: str) -> StoredAccount | None:
+    """Return the directory's account; None: nobody has begun one."""
+    async with database.transaction() as tx:
+        row = await tx.row("account", directory_url)
+    return None if row is None else StoredAccount(key_id=KeyId(row["key_id"]), url=row["account_url"])
+
+
+async def begin(database: Database, directory_url: str, key: SealedKey) -> StoredAccount:
+    """Keep this key as the account's unless another replica was first, and return the account that was kept.
+
+    Whoever registers then does it with the same key, and the CA makes one account of it (RFC 8555 section
+    7.3.1).
+    """
+    try:
+        async with database.transaction() as tx:
+            await sealed_keys.insert(tx, key)
+            await tx.rows("insert_account", directory_url, key.key_id)
+    except asyncpg.UniqueViolationError:
+        kept = await get(database, directory_url)
+        assert kept is not None  # noqa: S101 - the index says that one is there
+        return kept
+    return StoredAccount(key_id=key.key_id, url=None)
+
+
+async def registered(
+    database: Database, directory_url: str, account: StoredAccount, *, url: str, actor: str
+) -> None:
+    """Write the URL that the CA knows the account by."""
+    async with database.transaction() as tx:
+        await tx.rows("account_registered", directory_url, account.key_id, url)
+        await audit.append(
+            tx, action="account.registered", actor=actor, subject=directory_url, detail={"account": url}
+        )

@@ -1,0 +1,103 @@
+"""Certificates: their one writer of status, and what is served under a name."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sds_server.errors import IllegalTransition, NotFound
+from sds_server.inventory import audit, sealed_keys
+from sds_server.inventory.database import Database, Row, Transaction
+from sds_server.lifecycle import states
+from sds_server.lifecycle.states import Event
+from sds_server.model import Certificate, CertificateId, CertificateStatus, KeyId, SealedKey, SecretName
+
+ACTIONS: Mapping[CertificateStatus, str] = {
+    CertificateStatus.ACTIVE: "certificate.activated",
+    CertificateStatus.EXPIRING_SOON: "certificate.due",
+    CertificateStatus.ROTATING: "certificate.rotating",
+    CertificateStatus.REPLACED: "certificate.replaced",
+    CertificateStatus.REJECTED: "certificate.rejected",
+    CertificateStatus.EXPIRED: "certificate.expired",
+    CertificateStatus.REVOKED: "certificate.revoked",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a Secret is served with now; ``cert_id`` None: nothing is issued yet."""
+
+    cert_id: CertificateId | None
+    generation: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A Certificate with its sealed key."""
+
+    certificate: Certificate
+    key: SealedKey
+
+
+async def move(tx: Transaction, cert_id: CertificateId, event: Event, *, actor: str, subject: str) -> bool:
+    """Let an event happen to a Certificate; the caller holds the Secret's lock.
+
+    Returns False where the event comes too late to mean anything (a second proof, a lapse after the lapse).
+
+    Raises:
+        NotFound: there is no such Certificate.
+        IllegalTransition: its status was changed by somebody who did not hold the lock.
+    """
+    current = await tx.value("certificate_status", cert_id)
+    if current is None:
+        raise NotFound(f"certificate {cert_id}: there is none of that id")
+    before = CertificateStatus(current)
+    if not states.allows(before, event):
+        return False
+    after = states.after(before, event)
+    if await tx.value("move_certificate", cert_id, before, after) is None:
+        raise IllegalTransition(f"certificate {cert_id}: it is no longer {before}")
+    await audit.append(
+        tx, action=ACTIONS[after], actor=actor, subject=subject, cert_id=cert_id, detail={"event": event}
+    )
+    return True
+
+
+async def lapse(database: Database, *, limit: int, actor: str) -> int:
+    """Mark as expired what has passed its notAfter, and say how many there were."""
+    async with database.transaction() as tx:
+        rows = await tx.rows("lapsed", limit)
+        for row in rows:
+            await move(tx, row["id"], Event.LAPSED, actor=actor, subject=str(row["id"]))
+    return len(rows)
+
+
+async def served(database: Database, names: Iterable[str]) -> Mapping[str, Served]:
+    """Return what each name is served with now; a name that is not there is missing in the result."""
+    async with database.transaction() as tx:
+        rows = await tx.rows("served", list(names))
+    return {row["name"]: Served(cert_id=row["id"], generation=row["generation"]) for row in rows}
+
+
+async def pairs(database: Database, cert_ids: Sequence[CertificateId]) -> Sequence[Pair]:
+    """Return these Certificates with their sealed keys; one whose key was destroyed is missing."""
+    async with database.transaction() as tx:
+        rows = await tx.rows("pairs", list(cert_ids))
+    return [Pair(certificate=_certificate(row), key=sealed_keys.from_row(row)) for row in rows]
+
+
+def _certificate(row: Row) -> Certificate:
+    return Certificate(
+        id=CertificateId(row["id"]),
+        secret=SecretName(row["secret"]),
+        generation=row["generation"],
+        status=CertificateStatus(row["status"]),
+        domains=(row["domain"], *row["san_domains"]),
+        issuer=row["issuer"],
+        serial_number=row["serial_number"],
+        not_before=row["not_before"],
+        not_after=row["not_after"],
+        fingerprint=row["fingerprint"],
+        key_id=KeyId(row["key_id"]),
+        key_ref=row["key_ref"],
+        chain_pem=row["chain_pem"].encode(),
+        renew_at=row["renew_at"],
+    )

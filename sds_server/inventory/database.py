@@ -1,0 +1,251 @@
+"""The one way to PostgreSQL: a pool with deadlines, named statements, transactions, migrations.
+
+asyncpg's errors end here: what cannot be reached or answers too late is `Unavailable`. A connection on which
+anything failed is terminated, because a half-dead one given back to the pool hangs whoever takes it next.
+"""
+
+import asyncio
+import hashlib
+import json
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+
+from sds_server.errors import SchemaMismatch, Unavailable
+
+COMMAND_TIMEOUT_S: Final = 10.0
+CONNECT_TIMEOUT_S: Final = 5.0
+POOL_SIZE: Final = 10
+SESSION_SETTINGS: Final[Mapping[str, str]] = {
+    "application_name": "certvoy",
+    "statement_timeout": "10s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "15s",
+    "timezone": "UTC",
+}
+
+_PACKAGE: Final = Path(__file__).resolve().parent
+_UNREACHABLE: Final = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError)
+_OUT_OF_ORDER: Final = (
+    asyncpg.CannotConnectNowError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.PostgresSystemError,
+    asyncpg.LockNotAvailableError,
+)
+
+Row = Mapping[str, Any]
+
+
+@cache
+def statements() -> Mapping[str, str]:
+    """Read queries.sql: the statement below each ``-- name: NAME``."""
+    text = (_PACKAGE / "queries.sql").read_text()
+    parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], (body.strip() for body in parts[1::2]), strict=True))
+
+
+def migrations() -> Sequence[tuple[int, str, str]]:
+    """Return (version, name, SQL) of every migration, in order; from the wheel or from the checkout."""
+    installed = _PACKAGE.parent / "migrations"
+    folder = installed if installed.is_dir() else _PACKAGE.parent.parent / "migrations"
+    return [
+        (int(path.name.split("_", 1)[0]), path.stem, path.read_text())
+        for path in sorted(folder.glob("*.sql"))
+    ]
+
+
+class Transaction:
+    """One transaction on one connection, speaking in statement names."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def rows(self, statement: str, *arguments: object) -> list[Row]:
+        """Run the statement and return every row."""
+        rows: list[Row] = await self._connection.fetch(statements()[statement], *arguments)
+        return rows
+
+    async def row(self, statement: str, *arguments: object) -> Row | None:
+        """Run the statement and return its first row."""
+        row: Row | None = await self._connection.fetchrow(statements()[statement], *arguments)
+        return row
+
+    async def value(self, statement: str, *arguments: object) -> Any:
+        """Run the statement and return the first column of its first row; None without one."""
+        return await self._connection.fetchval(statements()[statement], *arguments)
+
+    async def run_script(self, sql: str) -> None:
+        """Run a migration."""
+        await self._connection.execute(sql)
+
+
+class Database:
+    """A pool of connections. Open it with `open_database`."""
+
+    def __init__(self, pool: Any, connect: Mapping[str, Any]) -> None:
+        self._pool = pool
+        self._connect = connect
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """One transaction: committed at the end of the block, rolled back by any exception.
+
+        Nothing inside may wait for a network other than the database's.
+
+        Raises:
+            Unavailable: the database cannot be reached, is starting or stopping, or did not answer in time.
+        """
+        try:
+            connection = await self._pool.acquire(timeout=CONNECT_TIMEOUT_S)
+        except (*_UNREACHABLE, *_OUT_OF_ORDER) as e:
+            raise Unavailable(f"database: {_said(e)}") from e
+        try:
+            async with connection.transaction():
+                yield Transaction(connection)
+        except (*_UNREACHABLE, *_OUT_OF_ORDER) as e:
+            connection.terminate()
+            raise Unavailable(f"database: {_said(e)}") from e
+        except asyncio.CancelledError:
+            connection.terminate()
+            raise
+        finally:
+            await self._pool.release(connection, timeout=CONNECT_TIMEOUT_S)
+
+    async def listen(self) -> Any:
+        """Open a connection of its own for LISTEN; the caller closes it.
+
+        Raises:
+            Unavailable: the database cannot be reached.
+        """
+        return await _connect(self._connect)
+
+    async def close(self) -> None:
+        """Close every connection, by force where one does not end in time."""
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+
+
+async def open_database(connect: Mapping[str, Any], *, size: int = POOL_SIZE) -> Database:
+    """Open a pool; ``connect`` holds asyncpg's connection arguments (a ``dsn``, or host, user, ...).
+
+    Raises:
+        Unavailable: nobody answers there, or it lets us not in.
+    """
+    await (await _connect(connect)).close()  # one clear error before a pool's retries blur it
+    pool = await asyncpg.create_pool(
+        **connect,
+        min_size=1,
+        max_size=size,
+        command_timeout=COMMAND_TIMEOUT_S,
+        timeout=CONNECT_TIMEOUT_S,
+        server_settings=dict(SESSION_SETTINGS),
+        init=_speak_json,
+    )
+    return Database(pool, connect)
+
+
+async def migrate(database: Database) -> list[str]:
+    """Bring the schema up to this release and return the names of the migrations that were applied.
+
+    Replicas that start together take turns. Migrations only add, so that the release before runs on the
+    result.
+
+    Raises:
+        SchemaMismatch: the schema is newer than this release, was changed by hand, or holds somebody else's
+        tables.
+    """
+    applied = []
+    async with database.transaction() as tx:
+        await tx.rows("lock_migrations")
+        if await tx.value("schema_exists"):
+            present = {row["version"]: row for row in await tx.rows("migrations")}
+        elif await tx.value("is_empty"):
+            present = {}
+        else:
+            raise SchemaMismatch(
+                "database: it holds tables that are not certvoy's", hint="give certvoy a database of its own"
+            )
+        known = migrations()
+        _refuse_foreign(present, known)
+        for version, name, sql in known:
+            if version not in present:
+                await tx.run_script(sql)
+                await tx.rows("insert_migration", version, name, _checksum(sql))
+                applied.append(name)
+    return applied
+
+
+async def check_schema(database: Database) -> None:
+    """Make sure that the schema is this release's, without changing it: for commands beside a running server.
+
+    Raises:
+        SchemaMismatch: it is older, newer, changed by hand, or not there.
+    """
+    async with database.transaction() as tx:
+        if not await tx.value("schema_exists"):
+            hint = "start `certvoy serve` once"
+            raise SchemaMismatch("database: certvoy's tables are not there", hint=hint)
+        present = {row["version"]: row for row in await tx.rows("migrations")}
+    known = migrations()
+    _refuse_foreign(present, known)
+    missing = [name for version, name, _ in known if version not in present]
+    if missing:
+        raise SchemaMismatch(
+            f"database: its schema is old, {', '.join(missing)} is missing",
+            hint="start `certvoy serve` of this release: it migrates",
+        )
+
+
+def _refuse_foreign(present: Mapping[int, Row], known: Sequence[tuple[int, str, str]]) -> None:
+    newest = max((version for version, _, _ in known), default=0)
+    newer = [row["name"] for version, row in present.items() if version > newest]
+    if newer:
+        raise SchemaMismatch(
+            f"database: its schema is newer than this release, which does not know {', '.join(newer)}",
+            hint="run the release that migrated it, or a newer one",
+        )
+    for version, name, sql in known:
+        if version in present and present[version]["checksum"] != _checksum(sql):
+            raise SchemaMismatch(
+                f"database: migration {name} was applied in another form than this release's",
+                hint="restore the database or the release that it belongs to",
+            )
+
+
+def _checksum(sql: str) -> bytes:
+    return hashlib.sha256(sql.encode()).digest()
+
+
+async def _connect(connect: Mapping[str, Any]) -> Any:
+    try:
+        return await asyncpg.connect(
+            **connect,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=COMMAND_TIMEOUT_S,
+            server_settings=dict(SESSION_SETTINGS),
+        )
+    except (*_UNREACHABLE, *_OUT_OF_ORDER) as e:
+        raise Unavailable(
+            f"database: {_said(e)}", hint="start PostgreSQL, or correct `database:` in the configuration"
+        ) from e
+
+
+async def _speak_json(connection: Any) -> None:
+    await connection.set_type_codec(
+        "jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads, format="text"
+    )
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or f"no answer in time ({type(error).__name__})"

@@ -1,0 +1,122 @@
+"""Deliveries: the present state of each Secret at each Target, written in batches."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sds_server.inventory import audit
+from sds_server.inventory.database import Database, Transaction
+from sds_server.model import Identity, TargetId
+
+SEEN_TARGETS_PER_IDENTITY = 1000
+"""One identity's proxies may name themselves as they like (node.id); this bounds the rows they can make."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What is new of one Secret at one peer; None: nothing of that kind.
+
+    ``seen_for``: how long the peer counts from now on; None: it no longer wants the Secret.
+    """
+
+    identity: Identity
+    node_id: str
+    secret: str
+    sent: int | None
+    accepted: int | None
+    refused: int | None
+    refusal: str | None
+    refused_version: str | None
+    seen_for: timedelta | None
+
+
+async def write(database: Database, news: Sequence[News], *, actor: str) -> None:
+    """Write a batch in one transaction; the first acceptance and refusal of each generation is audited."""
+    async with database.transaction() as tx:
+        peers = sorted({(item.identity, item.node_id) for item in news})
+        targets = {peer: await _target_of(tx, *peer) for peer in peers}
+        batch = sorted(
+            ((target, item) for item in news if (target := targets[item.identity, item.node_id]) is not None),
+            key=lambda pair: (pair[0], pair[1].secret),
+        )
+        ids = [target for target, _ in batch]
+        names = [item.secret for _, item in batch]
+        before = {
+            (row["target_id"], row["secret"]): row for row in await tx.rows("deliveries_before", ids, names)
+        }
+        await tx.rows(
+            "write_deliveries",
+            ids,
+            names,
+            [item.sent for _, item in batch],
+            [item.accepted for _, item in batch],
+            [item.refused for _, item in batch],
+            [item.refusal for _, item in batch],
+            [item.seen_for for _, item in batch],
+        )
+        await tx.rows("touch_targets", sorted(set(ids)))
+        refused = [item for item in news if item.refused_version is not None]
+        await tx.rows(
+            "refuse_content",
+            [item.identity for item in refused],
+            [item.node_id for item in refused],
+            [item.secret for item in refused],
+            [item.refused_version for item in refused],
+        )
+        for target, item in batch:
+            row = before.get((target, item.secret))
+            for mark in ("accepted", "refused"):
+                generation = getattr(item, mark)
+                if generation is not None and (row is None or row[mark] != generation):
+                    await audit.append(
+                        tx,
+                        action=f"delivery.{mark}",
+                        actor=actor,
+                        subject=item.secret,
+                        detail={
+                            "target": target,
+                            "identity": item.identity,
+                            "node_id": item.node_id,
+                            "generation": generation,
+                            "refusal": item.refusal if mark == "refused" else None,
+                        },
+                    )
+
+
+async def deny(database: Database, denials: Iterable[tuple[Identity, str, str]], *, actor: str) -> None:
+    """Audit that peers asked for names that they may not see: (identity, node id, name) each."""
+    async with database.transaction() as tx:
+        for identity, node_id, name in denials:
+            await audit.append(
+                tx,
+                action="delivery.denied",
+                actor=actor,
+                subject=name,
+                detail={"identity": identity, "node_id": node_id},
+            )
+
+
+async def note_probe_error(database: Database, target: TargetId, secret: str, error: str) -> None:
+    """Write why a Target could not be proved to serve the Secret."""
+    async with database.transaction() as tx:
+        await tx.rows("note_probe_error", target, secret, error)
+
+
+async def refused_content(database: Database) -> Sequence[tuple[Identity, str, str, str]]:
+    """Return all that was ever refused: (identity, node id, secret, version) each."""
+    async with database.transaction() as tx:
+        return [
+            (Identity(row["identity"]), row["node_id"], row["secret"], row["version"])
+            for row in await tx.rows("refused_content")
+        ]
+
+
+async def _target_of(tx: Transaction, identity: Identity, node_id: str) -> TargetId | None:
+    """Return the peer's Target: known, waiting for it, or made now; None: the identity has too many."""
+    known = await tx.value("target_of_peer", identity, node_id)
+    if known is None:
+        known = await tx.value("bind_target", identity, node_id)
+    for name in (node_id, f"{node_id} ({identity})"):
+        if known is None:
+            known = await tx.value("see_target", identity, node_id, name, SEEN_TARGETS_PER_IDENTITY)
+    return None if known is None else TargetId(known)

@@ -1,0 +1,72 @@
+"""What changed, as a hint: NOTIFY tells at once, and who listens polls anyway, because a NOTIFY can be lost.
+
+A message is ``secret:NAME`` (what is served under the name may have changed) or ``work`` (a Rotation wants a
+worker).
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import asyncpg
+
+from sds_server.clock import Clock
+from sds_server.errors import Unavailable
+from sds_server.inventory.database import Database, Transaction
+
+CHANNEL: Final = "certvoy"
+HEARTBEAT_S: Final = 10.0
+"""A black-holed LISTEN connection looks alive for ever; a query on it now and then tells."""
+
+
+async def tell_secret(tx: Transaction, secret: str) -> None:
+    """Tell every replica, at commit, that what is served under the name may have changed."""
+    await tx.rows("notify", f"secret:{secret}")
+
+
+async def tell_work(tx: Transaction) -> None:
+    """Tell every replica, at commit, that there is work."""
+    await tx.rows("notify", "work")
+
+
+class Feed:
+    """Calls ``on_secret(name)`` and ``on_work()`` for what is told, ``on_gap()`` after a silence."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        clock: Clock,
+        on_secret: Callable[[str], None],
+        on_work: Callable[[], None],
+        on_gap: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._on_secret = on_secret
+        self._on_work = on_work
+        self._on_gap = on_gap
+
+    async def step(self) -> None:
+        """Listen until the connection is lost.
+
+        Raises:
+            Unavailable: it was lost, or cannot be made.
+        """
+        connection = await self._database.listen()
+        try:
+            await connection.add_listener(CHANNEL, self._heard)
+            self._on_gap()
+            while True:
+                await self._clock.sleep(HEARTBEAT_S)
+                await connection.execute("SELECT 1")
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
+            raise Unavailable(f"database: the feed was lost: {e}") from e
+        finally:
+            connection.terminate()
+
+    def _heard(self, _connection: Any, _pid: int, _channel: str, message: object) -> None:
+        kind, _, name = str(message).partition(":")
+        if kind == "secret":
+            self._on_secret(name)
+        else:
+            self._on_work()

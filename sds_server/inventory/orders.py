@@ -1,0 +1,100 @@
+"""ACME orders: every step committed before the next is taken, so that a crash resumes it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sds_server.inventory import rotations, sealed_keys
+from sds_server.inventory.database import Database
+from sds_server.model import KeyId, Lease, SealedKey, Secret
+
+
+class OrderState(StrEnum):
+    """How far an order has come; each is written before the next step begins."""
+
+    PLANNED = "planned"
+    ORDERED = "ordered"
+    FINALIZING = "finalizing"
+    ISSUED = "issued"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order under way: the key is sealed and the CSR made before the CA is asked."""
+
+    id: int
+    issuer: str
+    domains: tuple[str, ...]
+    csr: bytes
+    key_id: KeyId
+    url: str | None
+    certificate_url: str | None
+
+
+async def plan(database: Database, lease: Lease, secret: Secret, *, csr: bytes, key: SealedKey) -> Order:
+    """Store the sealed key and the CSR of a new order, before the CA hears of it.
+
+    Raises:
+        StaleLease: another worker has the Rotation; nothing was written.
+    """
+    async with database.transaction() as tx:
+        await rotations.hold(tx, lease)
+        await sealed_keys.insert(tx, key)
+        order_id = await tx.value(
+            "insert_order", lease.rotation, secret.issuer, list(secret.domains), csr, key.key_id
+        )
+    return Order(
+        id=order_id,
+        issuer=secret.issuer,
+        domains=secret.domains,
+        csr=csr,
+        key_id=key.key_id,
+        url=None,
+        certificate_url=None,
+    )
+
+
+async def under_way(database: Database, lease: Lease) -> Order | None:
+    """Return the Rotation's order that an earlier attempt left behind."""
+    async with database.transaction() as tx:
+        row = await tx.row("order_under_way", lease.rotation)
+    if row is None:
+        return None
+    return Order(
+        id=row["id"],
+        issuer=row["issuer"],
+        domains=tuple(row["domains"]),
+        csr=row["csr"],
+        key_id=KeyId(row["key_id"]),
+        url=row["url"],
+        certificate_url=row["certificate_url"],
+    )
+
+
+async def step(
+    database: Database,
+    lease: Lease,
+    order: Order,
+    state: OrderState,
+    *,
+    url: str | None = None,
+    certificate_url: str | None = None,
+) -> None:
+    """Write how far the order has come.
+
+    Raises:
+        StaleLease: another worker has the Rotation; nothing was written.
+    """
+    async with database.transaction() as tx:
+        await rotations.hold(tx, lease)
+        await tx.rows("order_step", order.id, state, url, certificate_url)
+
+
+async def abandon(database: Database, lease: Lease) -> None:
+    """Give up the Rotation's order: its names are no longer wanted, or the CA will not go on with it.
+
+    Raises:
+        StaleLease: another worker has the Rotation; nothing was written.
+    """
+    async with database.transaction() as tx:
+        await rotations.hold(tx, lease)
+        await tx.rows("abandon_orders", lease.rotation)

@@ -1,0 +1,328 @@
+-- Every SQL statement of certvoy, named. A lifecycle transaction locks the Secret's row first (lock_secret), so that no two of
+-- them can meet in another order. Time is certvoy_now(); a status changes in move_certificate alone, by compare-and-set.
+
+-- ---------------------------------------------------------------- deployment and secrets
+
+-- name: deployment
+SELECT id, version_key_wrapped FROM deployment;
+
+-- name: keep_version_key
+-- Whoever comes first gives the deployment its key; the others read it.
+UPDATE deployment SET version_key_wrapped = $1 WHERE version_key_wrapped IS NULL;
+
+-- name: lock_secret
+SELECT name, kind, domains, issuer, key_type FROM secret WHERE name = $1 AND deleted_at IS NULL FOR UPDATE;
+
+-- name: secret
+SELECT name, kind, domains, issuer, key_type FROM secret WHERE name = $1 AND deleted_at IS NULL;
+
+-- name: secrets
+SELECT name, kind, domains, issuer, key_type FROM secret WHERE deleted_at IS NULL ORDER BY name;
+
+-- name: insert_secret
+-- Nothing happens where the name exists: the caller reads it and compares.
+INSERT INTO secret (name, kind, domains, issuer, key_type) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (name) DO NOTHING RETURNING name;
+
+-- name: update_secret
+UPDATE secret SET domains = $2, issuer = $3, key_type = $4, deleted_at = NULL WHERE name = $1;
+
+-- ---------------------------------------------------------------- certificates
+
+-- name: move_certificate
+-- The one place where a status changes: from $2 to $3, only if it is still $2.
+UPDATE certificate SET status = $3, replaced_at = CASE WHEN $3 = 'replaced' THEN certvoy_now() ELSE replaced_at END,
+       revoked_at = CASE WHEN $3 = 'revoked' THEN certvoy_now() ELSE revoked_at END
+ WHERE id = $1 AND status = $2 RETURNING id;
+
+-- name: certificate_status
+SELECT status FROM certificate WHERE id = $1;
+
+-- name: current_certificate
+-- The one that is neither on its way out nor over.
+SELECT id, status FROM certificate WHERE secret = $1 AND status IN ('issued', 'active', 'expiring_soon');
+
+-- name: insert_certificate
+INSERT INTO certificate (id, domain, san_domains, serial_number, not_before, not_after, fingerprint, key_ref, secret,
+                         generation, issuer, key_id, spki_sha256, order_url, renew_at, renew_reason)
+SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, coalesce(max(c.generation), 0) + 1, $10, $11, $12, $13, $14, $15
+  FROM certificate c WHERE c.secret = $9
+RETURNING generation;
+
+-- name: insert_chain
+INSERT INTO certificate_chain (cert_id, chain_pem) VALUES ($1, $2);
+
+-- name: served
+-- Which Certificate each name's Secret is served with: the highest generation that is not over.
+SELECT s.name, c.id, c.generation
+  FROM secret s
+  LEFT JOIN LATERAL (
+        SELECT id, generation FROM certificate
+         WHERE secret = s.name AND status NOT IN ('replaced', 'rejected', 'revoked')
+         ORDER BY generation DESC LIMIT 1) c ON true
+ WHERE s.name = ANY ($1::text[]) AND s.deleted_at IS NULL;
+
+-- name: pairs
+-- All that is needed to serve these Certificates: chain and sealed key.
+SELECT c.id, c.secret, c.generation, c.status, c.domain, c.san_domains, c.issuer, c.serial_number, c.not_before, c.not_after,
+       c.fingerprint, c.key_ref, c.renew_at, p.chain_pem,
+       k.id AS key_id, k.purpose, k.spki_sha256, k.suite, k.envelope, k.dek_wrapped, k.kek_uri, k.kek_version
+  FROM certificate c
+  JOIN certificate_chain p ON p.cert_id = c.id
+  JOIN key_material k ON k.id = c.key_id
+ WHERE c.id = ANY ($1::uuid[]) AND k.destroyed_at IS NULL;
+
+-- name: due_renewals
+-- Nearest expiry first; a Secret that somebody else is at is passed over.
+SELECT c.id, c.secret FROM certificate c JOIN secret s ON s.name = c.secret
+ WHERE c.status IN ('issued', 'active') AND c.renew_at <= certvoy_now() AND s.deleted_at IS NULL
+ ORDER BY c.not_after LIMIT $1 FOR UPDATE OF s SKIP LOCKED;
+
+-- name: still_due
+SELECT 1 FROM certificate WHERE id = $1 AND status IN ('issued', 'active') AND renew_at <= certvoy_now();
+
+-- name: lapsed
+SELECT c.id, c.status FROM certificate c JOIN secret s ON s.name = c.secret
+ WHERE c.status IN ('issued', 'active', 'expiring_soon', 'rotating', 'replaced') AND c.not_after <= certvoy_now()
+ ORDER BY c.not_after LIMIT $1 FOR UPDATE OF s SKIP LOCKED;
+
+-- ---------------------------------------------------------------- rotations
+
+-- name: open_rotation
+SELECT id, cert_id, new_cert_id FROM certrotation WHERE secret = $1 AND completed_at IS NULL;
+
+-- name: insert_rotation
+INSERT INTO certrotation (secret, cert_id, reason) VALUES ($1, $2, $3) RETURNING id;
+
+-- name: hasten_rotation
+-- An open Rotation that waits for its next attempt is tried now.
+UPDATE certrotation SET next_attempt_at = certvoy_now() WHERE id = $1 AND completed_at IS NULL AND new_cert_id IS NULL;
+
+-- name: end_rotation
+UPDATE certrotation SET completed_at = certvoy_now(), outcome = $2, leased_until = NULL
+ WHERE id = $1 AND completed_at IS NULL RETURNING id;
+
+-- name: claimable
+-- One Rotation that wants a worker, nearest expiry first; a first issuance has no date and comes when nothing is urgent.
+SELECT r.id, r.secret FROM certrotation r JOIN secret s ON s.name = r.secret LEFT JOIN certificate c ON c.id = r.cert_id
+ WHERE r.completed_at IS NULL AND r.new_cert_id IS NULL AND r.next_attempt_at <= certvoy_now()
+   AND (r.leased_until IS NULL OR r.leased_until < certvoy_now()) AND s.deleted_at IS NULL
+ ORDER BY c.not_after NULLS LAST, r.triggered_at LIMIT 1 FOR UPDATE OF s SKIP LOCKED;
+
+-- name: claim
+-- The lease number grows with every claim; the condition is repeated because the row was not locked when it was found.
+UPDATE certrotation
+   SET lease_no = lease_no + 1, leased_by = $2, leased_until = certvoy_now() + $3::interval, attempts = attempts + 1
+ WHERE id = $1 AND completed_at IS NULL AND new_cert_id IS NULL AND next_attempt_at <= certvoy_now()
+   AND (leased_until IS NULL OR leased_until < certvoy_now())
+RETURNING id, secret, cert_id, lease_no, leased_until, attempts;
+
+-- name: extend_lease
+UPDATE certrotation SET leased_until = certvoy_now() + $3::interval
+ WHERE id = $1 AND lease_no = $2 AND leased_until > certvoy_now() AND completed_at IS NULL RETURNING leased_until;
+
+-- name: hold_lease
+-- Every write of a worker begins here: no row, no right.
+SELECT id, cert_id FROM certrotation
+ WHERE id = $1 AND lease_no = $2 AND leased_until > certvoy_now() AND completed_at IS NULL AND new_cert_id IS NULL
+   FOR UPDATE;
+
+-- name: rotation_stored
+UPDATE certrotation SET new_cert_id = $2, leased_until = NULL, last_error = NULL WHERE id = $1;
+
+-- name: rotation_failed
+-- Back into the queue with the reason, due again after $3.
+UPDATE certrotation SET leased_until = NULL, next_attempt_at = certvoy_now() + $3::interval, last_error = $2
+ WHERE id = $1;
+
+-- name: rotation_of_new
+SELECT id, cert_id, attempts FROM certrotation WHERE new_cert_id = $1 AND completed_at IS NULL FOR UPDATE;
+
+-- name: rotation_rejected
+-- Its new Certificate was refused: the same Rotation tries again.
+UPDATE certrotation SET new_cert_id = NULL, next_attempt_at = certvoy_now() + $3::interval, last_error = $2 WHERE id = $1;
+
+-- name: rotation
+SELECT id, secret, reason, cert_id, new_cert_id, attempts, triggered_at, completed_at, outcome, next_attempt_at, last_error
+  FROM certrotation WHERE id = $1;
+
+-- name: latest_rotation
+SELECT id, secret, reason, cert_id, new_cert_id, attempts, triggered_at, completed_at, outcome, next_attempt_at, last_error
+  FROM certrotation WHERE secret = $1 ORDER BY id DESC LIMIT 1;
+
+-- name: rolling_out
+-- Rotations whose new Certificate is stored and not yet proved everywhere.
+SELECT secret FROM certrotation WHERE completed_at IS NULL AND new_cert_id IS NOT NULL ORDER BY id LIMIT $1;
+
+-- ---------------------------------------------------------------- keys, accounts, orders, tokens
+
+-- name: insert_key
+INSERT INTO key_material (id, purpose, spki_sha256, suite, envelope, dek_wrapped, kek_uri, kek_version)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+
+-- name: key
+SELECT id AS key_id, purpose, spki_sha256, suite, envelope, dek_wrapped, kek_uri, kek_version
+  FROM key_material WHERE id = $1 AND destroyed_at IS NULL;
+
+-- name: account
+SELECT key_id, account_url FROM acme_account WHERE directory_url = $1 AND status = 'valid';
+
+-- name: insert_account
+INSERT INTO acme_account (directory_url, key_id) VALUES ($1, $2);
+
+-- name: account_registered
+UPDATE acme_account SET account_url = $3 WHERE directory_url = $1 AND key_id = $2;
+
+-- name: order_under_way
+SELECT id, state, csr, key_id, url, certificate_url, domains, issuer FROM acme_order
+ WHERE rotation_id = $1 AND state NOT IN ('stored', 'abandoned');
+
+-- name: insert_order
+INSERT INTO acme_order (rotation_id, issuer, domains, csr, key_id) VALUES ($1, $2, $3, $4, $5) RETURNING id;
+
+-- name: order_step
+-- planned -> ordered -> finalizing -> issued; a step that is repeated after a crash changes nothing.
+UPDATE acme_order SET state = $2, url = coalesce($3, url), certificate_url = coalesce($4, certificate_url),
+       updated_at = certvoy_now()
+ WHERE id = $1;
+
+-- name: orders_stored
+UPDATE acme_order SET state = 'stored', updated_at = certvoy_now()
+ WHERE rotation_id = $1 AND state NOT IN ('stored', 'abandoned');
+
+-- name: abandon_orders
+UPDATE acme_order SET state = 'abandoned', updated_at = certvoy_now()
+ WHERE rotation_id = $1 AND state NOT IN ('stored', 'abandoned');
+
+-- name: put_token
+INSERT INTO challenge_token (token, key_authorization, expires_at) VALUES ($1, $2, certvoy_now() + $3::interval)
+ON CONFLICT (token) DO UPDATE SET key_authorization = excluded.key_authorization, expires_at = excluded.expires_at;
+
+-- name: token
+SELECT key_authorization FROM challenge_token WHERE token = $1 AND expires_at > certvoy_now();
+
+-- name: delete_token
+DELETE FROM challenge_token WHERE token = $1;
+
+-- name: sweep_tokens
+DELETE FROM challenge_token WHERE expires_at <= certvoy_now();
+
+-- ---------------------------------------------------------------- targets and deliveries
+
+-- name: register_target
+-- A Target that was only seen until now becomes a registered one.
+INSERT INTO target (name, kind, identity, node_id, probe, registered) VALUES ($1, $2, $3, $4, $5, true)
+ON CONFLICT (name) DO UPDATE
+   SET registered = true, probe = excluded.probe, identity = coalesce(excluded.identity, target.identity),
+       node_id = coalesce(excluded.node_id, target.node_id)
+RETURNING id;
+
+-- name: remove_target
+DELETE FROM target WHERE name = $1 RETURNING id;
+
+-- name: targets
+SELECT id, name, kind, identity, node_id, probe, registered, last_seen FROM target ORDER BY name;
+
+-- name: target_of_peer
+SELECT id FROM target WHERE identity = $1 AND node_id = $2;
+
+-- name: bind_target
+-- A registered Target that was not seen yet is bound to the first peer that fits: its identity if it names one, its node id
+-- if it names one, and its name where it names no node id.
+UPDATE target SET identity = $1, node_id = $2, last_seen = certvoy_now()
+ WHERE id = (SELECT id FROM target
+              WHERE registered AND last_seen IS NULL AND coalesce(identity, $1) = $1
+                AND coalesce(node_id, CASE WHEN identity IS NULL THEN name ELSE $2 END) = $2
+              ORDER BY (identity IS NOT NULL) DESC, (node_id IS NOT NULL) DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED)
+RETURNING id;
+
+-- name: see_target
+-- A peer that nobody registered: a Target of its own, at most $4 an identity.
+INSERT INTO target (name, identity, node_id, registered, last_seen)
+SELECT $3, $1, $2, false, certvoy_now() WHERE (SELECT count(*) FROM target WHERE identity = $1 AND NOT registered) < $4
+ON CONFLICT DO NOTHING RETURNING id;
+
+-- name: touch_targets
+UPDATE target SET last_seen = certvoy_now() WHERE id = ANY ($1::bigint[]);
+
+-- name: register_delivery
+INSERT INTO delivery (target_id, secret, registered) VALUES ($1, $2, true)
+ON CONFLICT (target_id, secret) DO UPDATE SET registered = true;
+
+-- name: deliveries_before
+-- What is recorded of these before they are written: the first of each kind is audited.
+SELECT target_id, secret, accepted, refused FROM delivery
+ WHERE (target_id, secret) IN (SELECT * FROM unnest($1::bigint[], $2::text[])) ORDER BY target_id, secret FOR UPDATE;
+
+-- name: write_deliveries
+-- One row a (Target, Secret). An acceptance takes back an older refusal; null means nothing new; seen_for null: no longer
+-- subscribed, so no longer of the live set unless registered. A name that is nobody's Secret makes no row.
+INSERT INTO delivery AS d (target_id, secret, sent, accepted, refused, refusal, seen_until, updated_at)
+SELECT w.target_id, w.secret, w.sent, w.accepted, w.refused, w.refusal, certvoy_now() + w.seen_for, certvoy_now()
+  FROM unnest($1::bigint[], $2::text[], $3::int[], $4::int[], $5::int[], $6::text[], $7::interval[])
+       AS w (target_id, secret, sent, accepted, refused, refusal, seen_for)
+ WHERE EXISTS (SELECT FROM secret s WHERE s.name = w.secret)
+ ORDER BY 1, 2
+ON CONFLICT (target_id, secret) DO UPDATE
+   SET sent = coalesce(excluded.sent, d.sent), accepted = coalesce(excluded.accepted, d.accepted),
+       refused = coalesce(excluded.refused, d.refused), refusal = coalesce(excluded.refusal, d.refusal),
+       seen_until = coalesce(excluded.seen_until, certvoy_now()), updated_at = certvoy_now();
+
+-- name: refuse_content
+INSERT INTO refused_content (identity, node_id, secret, version)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) ON CONFLICT DO NOTHING;
+
+-- name: refused_content
+SELECT identity, node_id, secret, version FROM refused_content;
+
+-- name: live_set
+-- Every Target that counts for a Secret now, with what is known of it.
+SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.registered, d.sent, d.accepted, d.refused, d.proved,
+       d.refusal, d.probe_error
+  FROM delivery d JOIN target t ON t.id = d.target_id
+ WHERE d.secret = $1 AND (d.registered OR d.seen_until > certvoy_now()) ORDER BY t.name;
+
+-- name: roll_out
+-- The open Rotation of a Secret and the Certificate that its Targets must be proved to serve.
+SELECT r.id, r.cert_id, r.triggered_at, c.id AS new_cert_id, c.generation, c.fingerprint, c.status, s.domains
+  FROM certrotation r JOIN certificate c ON c.id = r.new_cert_id JOIN secret s ON s.name = r.secret
+ WHERE r.secret = $1 AND r.completed_at IS NULL;
+
+-- name: prove_delivery
+UPDATE delivery SET proved = $3, probe_error = NULL, updated_at = certvoy_now()
+ WHERE target_id = $1 AND secret = $2 AND coalesce(proved, 0) < $3 RETURNING target_id;
+
+-- name: note_probe_error
+UPDATE delivery SET probe_error = $3, updated_at = certvoy_now()
+ WHERE target_id = $1 AND secret = $2 AND probe_error IS DISTINCT FROM $3;
+
+-- ---------------------------------------------------------------- audit and feed
+
+-- name: append_audit
+INSERT INTO certaudit (cert_id, action, actor, subject, payload) VALUES ($1, $2, $3, $4, $5);
+
+-- name: audit_of
+SELECT id, cert_id, action, actor, timestamp, subject, payload FROM certaudit WHERE subject = $1 ORDER BY id;
+
+-- name: notify
+SELECT pg_notify('certvoy', $1);
+
+-- ---------------------------------------------------------------- migrations
+
+-- name: schema_exists
+SELECT to_regclass('schema_migration') IS NOT NULL;
+
+-- name: lock_migrations
+-- Replicas that start together migrate one after the other.
+SELECT pg_advisory_xact_lock(4951760157);
+
+-- name: migrations
+SELECT version, name, checksum FROM schema_migration ORDER BY version;
+
+-- name: insert_migration
+INSERT INTO schema_migration (version, name, checksum) VALUES ($1, $2, $3);
+
+-- name: is_empty
+-- Whether the schema holds nothing at all, ours or anybody's.
+SELECT NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                    WHERE n.nspname = current_schema() AND c.relkind = 'r');

@@ -1,0 +1,414 @@
+"""Rotations: opened, claimed under a Lease, stored or failed, rolled out, complete.
+
+Every transaction locks the Secret's row first. Every write of a worker quotes its Lease; without one it is
+`StaleLease`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sds_server.errors import NotFound, StaleLease
+from sds_server.inventory import audit, certificates, feed, secrets
+from sds_server.inventory.database import Database, Row, Transaction
+from sds_server.lifecycle.states import Event
+from sds_server.model import (
+    Certificate,
+    CertificateId,
+    CertificateStatus,
+    Lease,
+    LeaseNo,
+    Outcome,
+    Reason,
+    Rotation,
+    RotationId,
+    SecretName,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A Rotation that this worker may work on."""
+
+    lease: Lease
+    replaces: CertificateId | None
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class RollOut:
+    """An open Rotation whose new Certificate is stored: what its Targets must be proved to serve."""
+
+    rotation: RotationId
+    secret: SecretName
+    cert_id: CertificateId | None
+    new_cert_id: CertificateId
+    status: CertificateStatus
+    generation: int
+    fingerprint: str
+    domains: tuple[str, ...]
+    triggered_at: datetime
+
+
+async def open_for(database: Database, secret: str, *, reason: Reason, actor: str) -> RotationId:
+    """Open a Rotation for the Secret, or hasten the one that waits for its next attempt.
+
+    Raises:
+        NotFound: there is no such Secret.
+    """
+    async with database.transaction() as tx:
+        await secrets.lock(tx, secret)
+        return await open_in(tx, secret, reason=reason, actor=actor)
+
+
+async def open_in(tx: Transaction, secret: str, *, reason: Reason, actor: str) -> RotationId:
+    """As `open_for`, in a transaction that holds the Secret's lock.
+
+    One that is being rolled out is superseded: its new Certificate, not proved everywhere yet, is replaced in
+    its turn.
+    """
+    under_way = await tx.row("open_rotation", secret)
+    if under_way is not None and under_way["new_cert_id"] is None:
+        await tx.rows("hasten_rotation", under_way["id"])
+        await feed.tell_work(tx)
+        return RotationId(under_way["id"])
+    if under_way is not None:
+        await _end(tx, under_way, Outcome.SUPERSEDED, Event.SUPERSEDED, actor=actor, secret=secret)
+    current = await tx.row("current_certificate", secret)
+    cert_id = None if current is None else CertificateId(current["id"])
+    if cert_id is not None:
+        await certificates.move(tx, cert_id, Event.DUE, actor=actor, subject=secret)
+    rotation = RotationId(await tx.value("insert_rotation", secret, cert_id, reason))
+    await audit.append(
+        tx,
+        action="rotation.opened",
+        actor=actor,
+        subject=secret,
+        cert_id=cert_id,
+        detail={"rotation": rotation, "reason": reason},
+    )
+    await feed.tell_work(tx)
+    return rotation
+
+
+async def open_due(database: Database, *, limit: int, actor: str) -> int:
+    """Open a Rotation for each Certificate whose renewal is due, nearest expiry first; say for how many."""
+    opened = 0
+    async with database.transaction() as tx:
+        for row in await tx.rows("due_renewals", limit):
+            # The row was read before its Secret was locked: somebody may have been at it since.
+            if await tx.value("still_due", row["id"]):
+                await open_in(tx, row["secret"], reason=Reason.RENEWAL, actor=actor)
+                opened += 1
+    return opened
+
+
+async def claim(database: Database, *, replica: str, lease_for: timedelta) -> Claim | None:
+    """Take the most urgent Rotation that wants a worker; None: there is none."""
+    async with database.transaction() as tx:
+        found = await tx.row("claimable")
+        row = found and await tx.row("claim", found["id"], replica, lease_for)
+        if not row:
+            return None
+        if row["cert_id"] is not None:
+            await certificates.move(
+                tx, row["cert_id"], Event.CLAIMED, actor=f"replica:{replica}", subject=row["secret"]
+            )
+    lease = Lease(
+        rotation=RotationId(row["id"]),
+        secret=SecretName(row["secret"]),
+        number=LeaseNo(row["lease_no"]),
+        until=row["leased_until"],
+    )
+    return Claim(lease=lease, replaces=row["cert_id"], attempts=row["attempts"])
+
+
+async def extend(database: Database, lease: Lease, *, lease_for: timedelta) -> None:
+    """Keep the Lease for longer.
+
+    Raises:
+        StaleLease: it has run out, or another worker has it.
+    """
+    async with database.transaction() as tx:
+        if await tx.value("extend_lease", lease.rotation, lease.number, lease_for) is None:
+            raise _stale(lease)
+
+
+async def hold(tx: Transaction, lease: Lease) -> Row:
+    """Lock the Secret and the Rotation for a write under the Lease; returns the Rotation's id and cert_id.
+
+    Raises:
+        StaleLease: the Lease has run out, or another worker has it.
+    """
+    await secrets.lock(tx, lease.secret)
+    row = await tx.row("hold_lease", lease.rotation, lease.number)
+    if row is None:
+        raise _stale(lease)
+    return row
+
+
+async def store(
+    database: Database,
+    lease: Lease,
+    certificate: Certificate,
+    *,
+    spki_sha256: bytes,
+    order_url: str | None,
+    renew_reason: str,
+    actor: str,
+) -> int:
+    """Store the Rotation's new Certificate in one transaction, and return the generation that it became.
+
+    Its ``generation`` and ``status`` are given by the inventory.
+
+    Raises:
+        StaleLease: another worker has the Rotation; nothing was written.
+    """
+    async with database.transaction() as tx:
+        secret = await secrets.lock(tx, lease.secret)
+        await hold(tx, lease)
+        if secret.domains != certificate.domains:
+            raise StaleLease(f"secret {secret.name}: its names changed while the order was under way")
+        generation: int = await tx.value(
+            "insert_certificate",
+            certificate.id,
+            certificate.domains[0],
+            list(certificate.domains[1:]),
+            certificate.serial_number,
+            certificate.not_before,
+            certificate.not_after,
+            certificate.fingerprint,
+            certificate.key_ref,
+            certificate.secret,
+            certificate.issuer,
+            certificate.key_id,
+            spki_sha256,
+            order_url,
+            certificate.renew_at,
+            renew_reason,
+        )
+        await tx.rows("insert_chain", certificate.id, certificate.chain_pem.decode())
+        await tx.rows("rotation_stored", lease.rotation, certificate.id)
+        await tx.rows("orders_stored", lease.rotation)
+        await audit.append(
+            tx,
+            action="certificate.issued",
+            actor=actor,
+            subject=lease.secret,
+            cert_id=certificate.id,
+            detail={
+                "rotation": lease.rotation,
+                "generation": generation,
+                "serial_number": certificate.serial_number,
+                "fingerprint": certificate.fingerprint,
+                "not_after": certificate.not_after.isoformat(),
+                "issuer": certificate.issuer,
+            },
+        )
+        await feed.tell_secret(tx, lease.secret)
+    return generation
+
+
+async def fail(
+    database: Database,
+    lease: Lease,
+    *,
+    error: Mapping[str, Any],
+    pause: timedelta,
+    abandon_order: bool,
+    actor: str,
+) -> None:
+    """Put the Rotation back with its reason.
+
+    The next attempt comes after ``pause``. ``abandon_order``: it will begin with a new order and a new key.
+
+    Raises:
+        StaleLease: another worker has the Rotation; nothing was written.
+    """
+    async with database.transaction() as tx:
+        row = await hold(tx, lease)
+        await tx.rows("rotation_failed", lease.rotation, dict(error), pause)
+        if abandon_order:
+            await tx.rows("abandon_orders", lease.rotation)
+        if row["cert_id"] is not None:
+            await certificates.move(tx, row["cert_id"], Event.FAILED, actor=actor, subject=lease.secret)
+        await audit.append(
+            tx,
+            action="rotation.failed",
+            actor=actor,
+            subject=lease.secret,
+            cert_id=row["cert_id"],
+            detail={"rotation": lease.rotation, "error": error},
+        )
+
+
+async def reject(
+    database: Database, secret: str, cert_id: CertificateId, *, error: Mapping[str, Any], actor: str
+) -> bool:
+    """Give a Certificate up that must not be served.
+
+    The one before is current again, and the Rotation tries once more. Returns False where the Certificate is
+    no longer being rolled out.
+    """
+    async with database.transaction() as tx:
+        await secrets.lock(tx, secret)
+        row = await tx.row("rotation_of_new", cert_id)
+        if row is None:
+            return False
+        await certificates.move(tx, cert_id, Event.REJECTED, actor=actor, subject=secret)
+        if row["cert_id"] is not None:
+            await certificates.move(tx, row["cert_id"], Event.FAILED, actor=actor, subject=secret)
+        pause = REJECTED_PAUSE * max(row["attempts"], 1)
+        await tx.rows("rotation_rejected", row["id"], dict(error), pause)
+        await audit.append(
+            tx,
+            action="rotation.failed",
+            actor=actor,
+            subject=secret,
+            cert_id=cert_id,
+            detail={"rotation": row["id"], "error": error},
+        )
+        await feed.tell_secret(tx, secret)
+        await feed.tell_work(tx)
+    return True
+
+
+REJECTED_PAUSE = timedelta(minutes=1)
+"""A rejected Certificate cost the CA an order: the next attempt waits, longer each time."""
+
+
+async def rolling_out(database: Database, *, limit: int) -> Sequence[SecretName]:
+    """Return the Secrets whose new Certificate is not yet proved everywhere, oldest Rotation first."""
+    async with database.transaction() as tx:
+        return [SecretName(row["secret"]) for row in await tx.rows("rolling_out", limit)]
+
+
+async def roll_out(database: Database, secret: str) -> RollOut | None:
+    """Return what the Secret's Targets must be proved to serve; None: nothing is being rolled out."""
+    async with database.transaction() as tx:
+        row = await tx.row("roll_out", secret)
+    return None if row is None else _roll_out(secret, row)
+
+
+async def confirm(
+    database: Database, roll_out: RollOut, *, proved: Iterable[int], actor: str, unobserved: bool = False
+) -> Outcome | None:
+    """Write that these Targets are proved to serve the new Certificate; complete if none is missing.
+
+    ``unobserved`` says that an empty live set may be believed: the Rotation is then complete, but nobody saw
+    it. The live set is read in this transaction, so a Target that came meanwhile keeps the Rotation open.
+    Returns the outcome, or None while the Rotation stays open.
+    """
+    secret = roll_out.secret
+    async with database.transaction() as tx:
+        await secrets.lock(tx, secret)
+        now = await tx.row("roll_out", secret)
+        if now is None or now["new_cert_id"] != roll_out.new_cert_id:
+            return None
+        for target in proved:
+            if await tx.value("prove_delivery", target, secret, roll_out.generation):
+                await certificates.move(
+                    tx, roll_out.new_cert_id, Event.CONFIRMED, actor=actor, subject=secret
+                )
+                await audit.append(
+                    tx,
+                    action="delivery.proved",
+                    actor=actor,
+                    subject=secret,
+                    cert_id=roll_out.new_cert_id,
+                    detail={"target": target, "generation": roll_out.generation, "by": "handshake"},
+                )
+        live = await tx.rows("live_set", secret)
+        if any((row["proved"] or 0) < roll_out.generation for row in live):
+            return None
+        if not live and not unobserved:
+            return None
+        outcome = Outcome.COMPLETED if live else Outcome.COMPLETED_UNOBSERVED
+        await certificates.move(tx, roll_out.new_cert_id, Event.CONFIRMED, actor=actor, subject=secret)
+        await _end(
+            tx,
+            {"id": roll_out.rotation, "cert_id": roll_out.cert_id, "new_cert_id": roll_out.new_cert_id},
+            outcome,
+            Event.COMPLETED,
+            actor=actor,
+            secret=secret,
+        )
+        await feed.tell_secret(tx, secret)
+    return outcome
+
+
+async def latest(database: Database, secret: str) -> Rotation:
+    """Return the Secret's newest Rotation.
+
+    Raises:
+        NotFound: it has none.
+    """
+    async with database.transaction() as tx:
+        row = await tx.row("latest_rotation", secret)
+    if row is None:
+        raise NotFound(f"secret {secret}: it has no rotation")
+    return _rotation(row)
+
+
+async def get(database: Database, rotation: RotationId) -> Rotation:
+    """Return a Rotation.
+
+    Raises:
+        NotFound: there is none of that id.
+    """
+    async with database.transaction() as tx:
+        row = await tx.row("rotation", rotation)
+    if row is None:
+        raise NotFound(f"rotation {rotation}: there is none of that id")
+    return _rotation(row)
+
+
+async def _end(
+    tx: Transaction, rotation: Row, outcome: Outcome, event: Event, *, actor: str, secret: str
+) -> None:
+    await tx.rows("end_rotation", rotation["id"], outcome)
+    if rotation["cert_id"] is not None:
+        await certificates.move(tx, rotation["cert_id"], event, actor=actor, subject=secret)
+    await audit.append(
+        tx,
+        action=f"rotation.{outcome}",
+        actor=actor,
+        subject=secret,
+        cert_id=rotation["new_cert_id"],
+        detail={"rotation": rotation["id"]},
+    )
+
+
+def _stale(lease: Lease) -> StaleLease:
+    return StaleLease(f"rotation {lease.rotation}: lease {lease.number} is over")
+
+
+def _roll_out(secret: str, row: Row) -> RollOut:
+    return RollOut(
+        rotation=RotationId(row["id"]),
+        secret=SecretName(secret),
+        cert_id=row["cert_id"],
+        new_cert_id=CertificateId(row["new_cert_id"]),
+        status=CertificateStatus(row["status"]),
+        generation=row["generation"],
+        fingerprint=row["fingerprint"],
+        domains=tuple(row["domains"]),
+        triggered_at=row["triggered_at"],
+    )
+
+
+def _rotation(row: Row) -> Rotation:
+    return Rotation(
+        id=RotationId(row["id"]),
+        secret=SecretName(row["secret"]),
+        reason=Reason(row["reason"]),
+        cert_id=row["cert_id"],
+        new_cert_id=row["new_cert_id"],
+        attempts=row["attempts"],
+        triggered_at=row["triggered_at"],
+        completed_at=row["completed_at"],
+        outcome=Outcome(row["outcome"]) if row["outcome"] else None,
+        next_attempt_at=row["next_attempt_at"],
+        last_error=row["last_error"],
+    )

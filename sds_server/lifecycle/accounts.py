@@ -1,0 +1,102 @@
+"""ACME accounts of this deployment: one a directory, its key sealed like any other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from cryptography import x509
+
+from acme_engine import keys
+from acme_engine.client import Client
+from acme_engine.jws import Eab
+from sds_server.inventory import accounts, sealed_keys
+from sds_server.inventory.accounts import StoredAccount
+from sds_server.inventory.database import Database
+from sds_server.keys.kms import Sealer
+from sds_server.log import get
+from sds_server.model import KeyId, SealedKey
+
+ACCOUNT_PURPOSE: Final = "account"
+
+_log = get("account")
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """An ACME directory and how we are known there; ``roots`` empty: any root will do."""
+
+    name: str
+    directory_url: str
+    ca_file: Path | None
+    roots: Sequence[x509.Certificate]
+    contact: Sequence[str]
+    terms_agreed: bool
+    eab: Eab | None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A registered account with its opened key."""
+
+    url: str
+    key: keys.PrivateKey
+
+
+class Accounts:
+    """Registers accounts once and opens clients on them."""
+
+    def __init__(self, *, database: Database, sealer: Sealer, actor: str) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._actor = actor
+        self._ready: dict[str, Account] = {}
+
+    async def ensure(self, issuer: Issuer) -> Account:
+        """Return the issuer's account, registered.
+
+        Replicas that come here together agree on one key first; the CA then makes one account of it.
+
+        Raises:
+            AcmeError: the CA cannot be reached, or refuses the account.
+        """
+        ready = self._ready.get(issuer.directory_url)
+        if ready is not None:
+            return ready
+        stored = await accounts.get(self._database, issuer.directory_url) or await self._begin(issuer)
+        key = keys.load_pkcs8(await self._sealer.open(await self.sealed(stored.key_id)))
+        url = stored.url
+        if url is None:
+            async with self._open(issuer, key, None) as client:
+                registered = await client.register(
+                    contact=issuer.contact, terms_agreed=issuer.terms_agreed, eab=issuer.eab
+                )
+            url = registered.url
+            await accounts.registered(
+                self._database, issuer.directory_url, stored, url=url, actor=self._actor
+            )
+            _log.info("account.registered", issuer=issuer.name, account=url)
+        account = self._ready[issuer.directory_url] = Account(url=url, key=key)
+        return account
+
+    def client(self, issuer: Issuer, account: Account) -> Client:
+        """Return a client that speaks for the account; the caller opens and closes it."""
+        return self._open(issuer, account.key, account.url)
+
+    async def sealed(self, key_id: KeyId) -> SealedKey:
+        """Return a sealed key."""
+        return await sealed_keys.get(self._database, key_id)
+
+    async def _begin(self, issuer: Issuer) -> StoredAccount:
+        key = keys.generate(keys.KeyType.ECDSA_P256)
+        sealed = await self._sealer.seal(
+            keys.pkcs8(key),
+            key_id=KeyId(uuid4()),
+            purpose=ACCOUNT_PURPOSE,
+            spki_sha256=keys.spki_sha256(key.public_key()),
+        )
+        return await accounts.begin(self._database, issuer.directory_url, sealed)
+
+    def _open(self, issuer: Issuer, key: keys.PrivateKey, url: str | None) -> Client:
+        return Client(issuer.directory_url, account_key=key, account_url=url, ca_file=issuer.ca_file)

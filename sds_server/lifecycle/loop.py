@@ -1,0 +1,64 @@
+"""A step that is taken for ever: at once when woken, else after a pause.
+
+A failure is logged and ends nothing.
+What each loop does is repeatable, so whatever broke (database, CA, KMS) is simply tried again: that is how
+serving goes on and everything resumes by itself.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Final
+
+from sds_server.errors import CertvoyError
+from sds_server.log import get
+
+LONGEST_PAUSE: Final = timedelta(seconds=5)
+"""Between tries of a step that fails: everything is back within 10 s of healing."""
+
+_log = get("loop")
+
+
+class Loop:
+    """Calls ``step`` for ever. `wake` may be called at any time from the same event loop."""
+
+    def __init__(self, name: str, step: Callable[[], Awaitable[object]], *, every: timedelta) -> None:
+        self.name = name
+        self._step = step
+        self._every = every
+        self._woken = asyncio.Event()
+        self.failures = 0
+
+    def wake(self) -> None:
+        """Take the next step now."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Go on until cancelled."""
+        while True:
+            self._woken.clear()
+            try:
+                await self._step()
+            except CertvoyError as e:
+                self._failed(e)
+            except Exception as e:  # noqa: BLE001 - a bug in one loop must not stop the others from serving
+                self._failed(e)
+                _log.exception("loop.crashed", loop=self.name)
+            else:
+                if self.failures:
+                    _log.info("loop.recovered", loop=self.name, failures=self.failures)
+                self.failures = 0
+            await self._pause()
+
+    def _failed(self, error: Exception) -> None:
+        self.failures += 1
+        _log.warning("loop.failed", loop=self.name, failures=self.failures, error=str(error))
+
+    async def _pause(self) -> None:
+        if self.failures:
+            await asyncio.sleep(min(self._every * 2 ** min(self.failures, 8), LONGEST_PAUSE).total_seconds())
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._every.total_seconds()):
+                await self._woken.wait()

@@ -1,0 +1,130 @@
+"""The prover: a Rotation is complete when a handshake at each Target of the live set shows the new leaf.
+
+An ACK is a reason to look, never a proof. A Target that cannot be reached, or serves something else, keeps
+the Rotation open and is named.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Final
+
+from sds_server.clock import Clock
+from sds_server.inventory import deliveries, rotations, targets
+from sds_server.inventory.database import Database
+from sds_server.inventory.rotations import RollOut
+from sds_server.inventory.targets import Live
+from sds_server.log import get
+from sds_server.model import Outcome, TargetId
+from sds_server.targets.probe import ProbeFailed, served_fingerprint
+
+AT_ONCE: Final = 64
+"""Probes in flight; each is a full handshake."""
+
+SECRETS_A_STEP: Final = 100
+
+SOON_S: Final = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
+"""After an ACK Envoy's workers take some milliseconds to switch: look again so soon before the next step."""
+
+NO_ADDRESS: Final = "no address to probe: `certvoy targets add NAME --probe HOST:PORT`"
+
+_log = get("prover")
+
+
+class Prover:
+    """Probes what is being rolled out and completes what is proved."""
+
+    def __init__(self, *, database: Database, settle: timedelta, clock: Clock, actor: str) -> None:
+        self._database = database
+        self._settle_s = settle.total_seconds()
+        self._clock = clock
+        self._actor = actor
+        self._started = clock.monotonic()
+        self._probes = asyncio.Semaphore(AT_ONCE)
+        self._accepted: set[str] = set()
+        self.on_hint: Callable[[], None] = lambda: None
+
+    def accepted(self, secret: str) -> None:
+        """Some Target has accepted a new Certificate: look at once."""
+        self._accepted.add(secret)
+        self.on_hint()
+
+    async def step(self) -> None:
+        """Look at every Rotation that is being rolled out.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        accepted, self._accepted = self._accepted, set()
+        for secret in sorted(accepted):
+            await self.prove(secret, soon=True)
+        for secret in await rotations.rolling_out(self._database, limit=SECRETS_A_STEP):
+            if secret not in accepted:
+                await self.prove(secret)
+
+    async def prove(self, secret: str, *, soon: bool = False) -> Outcome | None:
+        """Probe the Targets of one Secret that are not proved yet; None: its Rotation stays open.
+
+        ``soon``: a Target has just accepted, so that one which still shows the old leaf is worth another look
+        at once.
+        """
+        roll_out = await rotations.roll_out(self._database, secret)
+        if roll_out is None:
+            return None
+        live = await targets.live_set(self._database, secret)
+        missing = [target for target in live if (target.proved or 0) < roll_out.generation]
+        async with asyncio.TaskGroup() as group:
+            looks = {
+                item.target.id: group.create_task(self._look(roll_out, item, soon=soon)) for item in missing
+            }
+        errors = {target: error for target, look in looks.items() if (error := look.result()) is not None}
+        await self._note(roll_out, errors)
+        outcome = await rotations.confirm(
+            self._database,
+            roll_out,
+            proved=[target for target in looks if target not in errors],
+            actor=self._actor,
+            unobserved=self._settled,
+        )
+        if outcome is not None:
+            _log.info(
+                f"rotation.{outcome}",
+                secret=secret,
+                rotation=roll_out.rotation,
+                generation=roll_out.generation,
+            )
+        return outcome
+
+    @property
+    def _settled(self) -> bool:
+        """Whether a live set that is empty may be believed: proxies have had time to come back to us."""
+        return self._clock.monotonic() - self._started >= self._settle_s
+
+    async def _look(self, roll_out: RollOut, item: Live, *, soon: bool) -> str | None:
+        """Return why the Target is not proved; None: it is."""
+        if item.target.probe is None:
+            return NO_ADDRESS
+        error: str | None = None
+        for pause_s in (*(SOON_S if soon else ()), None):
+            async with self._probes:
+                error = await self._handshakes(roll_out, item.target.probe)
+            if error is None or pause_s is None:
+                break
+            await self._clock.sleep(pause_s)
+        return error
+
+    async def _handshakes(self, roll_out: RollOut, address: str) -> str | None:
+        for domain in roll_out.domains:
+            try:
+                fingerprint = await served_fingerprint(address, domain)
+            except ProbeFailed as e:
+                return str(e)
+            if fingerprint != roll_out.fingerprint:
+                served, wanted = fingerprint[:16], roll_out.fingerprint[:16]
+                return f"{address} serves {served}... for {domain}, not {wanted}..."
+        return None
+
+    async def _note(self, roll_out: RollOut, errors: Mapping[TargetId, str]) -> None:
+        for target, error in errors.items():
+            await deliveries.note_probe_error(self._database, target, roll_out.secret, error)
+            _log.debug("delivery.unproved", secret=roll_out.secret, target=target, error=error)

@@ -1,0 +1,169 @@
+"""The recorder: what the streams tell, merged in memory and written to the inventory in batches.
+
+It never makes a stream wait. While the database is down the newest state of each (peer, name) is kept, which
+is bounded by what is subscribed, and written when it is back.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Final
+
+from sds_server.clock import Clock
+from sds_server.inventory import deliveries
+from sds_server.inventory.database import Database
+from sds_server.inventory.deliveries import News
+from sds_server.model import Identity
+from sds_server.xds.catalog import Resource
+from sds_server.xds.session import PeerNode
+
+BATCH: Final = 500
+MAX_DENIALS: Final = 1000
+"""Denials kept while the database is down; more tell nothing new."""
+
+REFRESHES: Final = 3
+"""How often a living subscription is written within ``seen_for``, so that one lost write does not end it."""
+
+Key = tuple[PeerNode, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Note:
+    """What is not yet written of one (peer, name)."""
+
+    wanted: bool = True
+    sent: int | None = None
+    accepted: int | None = None
+    refused: int | None = None
+    refusal: str | None = None
+    refused_version: str | None = None
+
+
+class Recorder:
+    """The SDS server's Observer and its memory of refused content."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        authorize: Callable[[Identity, str], bool],
+        seen_for: timedelta,
+        clock: Clock,
+        actor: str,
+        on_written: Callable[[str], None],
+    ) -> None:
+        self._database = database
+        self._authorize = authorize
+        self._seen_for = seen_for
+        self._clock = clock
+        self._actor = actor
+        self.on_news: Callable[[], None] = lambda: None
+        self._on_written = on_written
+        self._notes: dict[Key, _Note] = {}
+        self._denials: list[tuple[Identity, str, str]] = []
+        self._streams: dict[Key, int] = {}
+        self._refused: dict[PeerNode, set[tuple[str, str]]] = {}
+        self._refreshed_at = clock.monotonic()
+
+    async def load(self) -> None:
+        """Read what was refused before this start."""
+        for identity, node_id, secret, version in await deliveries.refused_content(self._database):
+            self._refused.setdefault(PeerNode(identity, node_id), set()).add((secret, version))
+
+    # The Observer: quick, never blocks, never raises
+
+    def subscribed(self, peer: PeerNode, name: str) -> None:
+        """The peer wants the name; a name that it may not see makes it no Target."""
+        if self._authorize(peer.identity, name):
+            self._streams[peer, name] = self._streams.get((peer, name), 0) + 1
+            self._note(peer, name)
+
+    def unsubscribed(self, peer: PeerNode, name: str) -> None:
+        """The peer does not want the name any more."""
+        if self._left(peer, name):
+            self._note(peer, name, wanted=False)
+
+    def disconnected(self, peer: PeerNode, name: str) -> None:
+        """Its stream ended: it serves on with what it has, and counts for ``seen_for``."""
+        self._left(peer, name)
+
+    def sent(self, peer: PeerNode, resource: Resource) -> None:
+        """The Resource was written to the peer's stream."""
+        self._note(peer, resource.name, sent=resource.generation)
+
+    def accepted(self, peer: PeerNode, name: str, version: str, generation: int) -> None:  # noqa: ARG002
+        """The peer said yes."""
+        self._note(peer, name, accepted=generation)
+
+    def refused(self, peer: PeerNode, name: str, version: str, generation: int, detail: str) -> None:
+        """The peer said no; the content is never sent to it again."""
+        self._refused.setdefault(peer, set()).add((name, version))
+        self._note(peer, name, refused=generation, refusal=detail, refused_version=version)
+
+    def denied(self, peer: PeerNode, name: str) -> None:
+        """The peer wants a name that it may not see."""
+        if len(self._denials) < MAX_DENIALS:
+            self._denials.append((peer.identity, peer.node_id, name))
+            self.on_news()
+
+    def of(self, peer: PeerNode) -> frozenset[tuple[str, str]]:
+        """Return (name, version) of each content that this peer refused."""
+        return frozenset(self._refused.get(peer, ()))
+
+    # The writer
+
+    async def step(self) -> None:
+        """Write all that is new.
+
+        Raises:
+            Unavailable: the database does not answer; nothing is lost.
+        """
+        self._refresh()
+        while self._denials:
+            denials = self._denials[:BATCH]
+            await deliveries.deny(self._database, denials, actor=self._actor)
+            del self._denials[: len(denials)]
+        while self._notes:
+            batch = dict(list(self._notes.items())[:BATCH])
+            await deliveries.write(
+                self._database, [self._news(key, note) for key, note in batch.items()], actor=self._actor
+            )
+            for key, note in batch.items():
+                if self._notes.get(key) == note:
+                    del self._notes[key]
+                if note.accepted is not None:
+                    self._on_written(key[1])
+
+    def _refresh(self) -> None:
+        """Let living subscriptions count for another ``seen_for``."""
+        now = self._clock.monotonic()
+        if now - self._refreshed_at >= self._seen_for.total_seconds() / REFRESHES:
+            self._refreshed_at = now
+            for peer, name in self._streams:
+                self._notes.setdefault((peer, name), _Note())
+
+    def _news(self, key: Key, note: _Note) -> News:
+        peer, name = key
+        return News(
+            identity=peer.identity,
+            node_id=peer.node_id,
+            secret=name,
+            sent=note.sent,
+            accepted=note.accepted,
+            refused=note.refused,
+            refusal=note.refusal,
+            refused_version=note.refused_version,
+            seen_for=self._seen_for if note.wanted else None,
+        )
+
+    def _note(self, peer: PeerNode, name: str, *, wanted: bool = True, **news: int | str) -> None:
+        before = self._notes.get((peer, name), _Note())
+        self._notes[peer, name] = replace(before, wanted=wanted, **news)  # type: ignore[arg-type]
+        self.on_news()
+
+    def _left(self, peer: PeerNode, name: str) -> bool:
+        """Count one stream less; True when it was the last one."""
+        streams = self._streams.pop((peer, name), 0) - 1
+        if streams > 0:
+            self._streams[peer, name] = streams
+        return streams == 0

@@ -1,0 +1,37 @@
+"""The scheduler: what time brings. Renewals that are due, Certificates that lapsed, tokens left behind."""
+
+from typing import Final
+
+from sds_server.inventory import certificates, rotations
+from sds_server.inventory.database import Database
+from sds_server.inventory.tokens import Tokens
+from sds_server.log import get
+
+BATCH: Final = 100
+
+_log = get("scheduler")
+
+
+class Scheduler:
+    """Any number of replicas may run one: rows that another holds are passed over."""
+
+    def __init__(self, *, database: Database, tokens: Tokens, actor: str) -> None:
+        self._database = database
+        self._tokens = tokens
+        self._actor = actor
+
+    async def step(self) -> None:
+        """Do all that is due now, nearest expiry first.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        while opened := await rotations.open_due(self._database, limit=BATCH, actor=self._actor):
+            _log.info("renewals.opened", count=opened)
+            if opened < BATCH:
+                break
+        while lapsed := await certificates.lapse(self._database, limit=BATCH, actor=self._actor):
+            _log.info("certificates.lapsed", count=lapsed)
+            if lapsed < BATCH:
+                break
+        await self._tokens.sweep()

@@ -1,0 +1,339 @@
+"""The worker: takes a Rotation under a Lease and brings it its next Certificate, or says why not.
+
+The order in which things become durable is the promise: the sealed key and the CSR before the CA is asked,
+the order's URL before anything is proved, the intent before finalize. Killed between any two lines, the next
+worker resumes the same order, so no second certificate is bought.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from random import Random
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from acme_engine import backoff, keys, renewal
+from acme_engine.chain import Chain
+from acme_engine.errors import AcmeError, BadIdentifier, OrderFailed, Problem
+from acme_engine.errors import ChainError as BadChain
+from acme_engine.issue import obtain
+from acme_engine.solver import Solver
+from sds_server.clock import Clock
+from sds_server.crashpoint import crashpoint
+from sds_server.errors import CertvoyError, GateRefused, StaleLease
+from sds_server.gate import check_pair
+from sds_server.inventory import certificates, orders, rotations, secrets
+from sds_server.inventory.database import Database
+from sds_server.inventory.orders import Order, OrderState
+from sds_server.inventory.rotations import Claim
+from sds_server.keys.kms import Sealer
+from sds_server.lifecycle.accounts import Accounts, Issuer
+from sds_server.log import get
+from sds_server.model import Certificate, CertificateId, CertificateStatus, KeyId, Lease, Secret
+
+ORDER_DEADLINE_S: Final = 300.0
+"""After that the order is parked and resumed later: a CA may take days (RFC 8555 section 7.4)."""
+
+EXTENSIONS: Final = 3
+"""How often a Lease is extended within its life, so that one lost write does not end it."""
+
+LEAF_PURPOSE: Final = "leaf"
+
+_log = get("worker")
+
+
+class Worker:
+    """Works on one Rotation at a time; run several for more."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        sealer: Sealer,
+        issuers: Mapping[str, Issuer],
+        accounts: Accounts,
+        solver: Solver,
+        lease_for: timedelta,
+        replica: str,
+        clock: Clock,
+        rng: Random,
+    ) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._issuers = issuers
+        self._accounts = accounts
+        self._solver = solver
+        self._lease_for = lease_for
+        self._replica = replica
+        self._actor = f"replica:{replica}"
+        self._clock = clock
+        self._rng = rng
+
+    async def step(self) -> None:
+        """Work until nothing is due.
+
+        Raises:
+            Unavailable: the database or the KMS does not answer; the Rotation is free again when its Lease
+            ends.
+        """
+        while claim := await rotations.claim(
+            self._database, replica=self._replica, lease_for=self._lease_for
+        ):
+            await self._work(claim)
+
+    async def _work(self, claim: Claim) -> None:
+        lease = claim.lease
+        log = _log.bind(secret=lease.secret, rotation=lease.rotation, lease_no=lease.number)
+        log.info("rotation.claimed", attempts=claim.attempts)
+        crashpoint("rotation.claimed")
+        started = self._clock.monotonic()
+        try:
+            async with self._keeping(lease):
+                secret = await secrets.get(self._database, lease.secret)
+                generation = await self._issue(claim, secret)
+        except StaleLease as e:
+            log.warning("lease.lost", error=e.message)
+        except (AcmeError, GateRefused) as e:
+            await self._put_back(claim, e)
+            log.warning("rotation.failed", error=str(e), hint=_hint(e))
+        else:
+            seconds = round(self._clock.monotonic() - started, 3)
+            log.info("certificate.issued", generation=generation, seconds=seconds)
+
+    async def _issue(self, claim: Claim, secret: Secret) -> int:
+        lease = claim.lease
+        issuer = self._issuers.get(secret.issuer)
+        if issuer is None:
+            raise GateRefused(
+                "issuer",
+                f"secret {secret.name}: the issuer {secret.issuer} is not in this replica's configuration",
+                hint="declare it under `issuers:`",
+            )
+        order = await self._order(lease, secret)
+        account = await self._accounts.ensure(issuer)
+        crashpoint("account.ready")
+        async with self._accounts.client(issuer, account) as client:
+            chain = await obtain(
+                client,
+                names=secret.domains,
+                csr=order.csr,
+                solver=self._solver,
+                journal=_Journal(self._database, lease, order),
+                order_url=order.url,
+                deadline_s=ORDER_DEADLINE_S,
+                on_step=lambda name, fields: self._stepped(lease, name, fields),
+            )
+        crashpoint("chain.downloaded")
+        return await self._store(claim, secret, issuer, order, chain)
+
+    async def _order(self, lease: Lease, secret: Secret) -> Order:
+        """Return the order that an earlier attempt left behind, or plan one: key, seal, CSR, commit."""
+        order = await orders.under_way(self._database, lease)
+        if order is not None:
+            if (order.domains, order.issuer) == (secret.domains, secret.issuer):
+                return order
+            await orders.abandon(self._database, lease)
+        # RSA takes tens of milliseconds: not in the loop that serves.
+        key = await asyncio.to_thread(keys.generate, keys.KeyType(secret.key_type))
+        crashpoint("key.generated")
+        sealed = await self._sealer.seal(
+            keys.pkcs8(key),
+            key_id=KeyId(uuid4()),
+            purpose=LEAF_PURPOSE,
+            spki_sha256=keys.spki_sha256(key.public_key()),
+        )
+        csr = keys.csr(key, secret.domains)
+        crashpoint("key.sealed")
+        order = await orders.plan(self._database, lease, secret, csr=csr, key=sealed)
+        crashpoint("order.planned")
+        return order
+
+    async def _store(self, claim: Claim, secret: Secret, issuer: Issuer, order: Order, chain: Chain) -> int:
+        pair = await self._pair(order)
+        previous = await self._previous(claim.replaces, secret)
+        check_pair(
+            chain_pem=chain.pem,
+            key_pkcs8=pair.pkcs8,
+            spki_sha256=pair.spki_sha256,
+            names=secret.domains,
+            now=self._clock.now(),
+            roots=issuer.roots,
+            previous_not_after=None if previous is None else previous.not_after,
+        )
+        cert_id = CertificateId(uuid4())
+        decision = renewal.decide(
+            not_before=chain.not_before, not_after=chain.not_after, jitter=_jitter(cert_id)
+        )
+        crashpoint("certificate.checked")
+        generation = await rotations.store(
+            self._database,
+            claim.lease,
+            Certificate(
+                id=cert_id,
+                secret=secret.name,
+                generation=0,
+                status=CertificateStatus.ISSUED,
+                domains=secret.domains,
+                issuer=secret.issuer,
+                serial_number=chain.serial_number,
+                not_before=chain.not_before,
+                not_after=chain.not_after,
+                fingerprint=chain.fingerprint,
+                key_id=order.key_id,
+                key_ref=pair.key_ref,
+                chain_pem=chain.pem,
+                renew_at=decision.at,
+            ),
+            spki_sha256=pair.spki_sha256,
+            order_url=order.url,
+            renew_reason=decision.reason,
+            actor=self._actor,
+        )
+        crashpoint("certificate.stored")
+        return generation
+
+    async def _pair(self, order: Order) -> "_Key":
+        sealed = await self._accounts.sealed(order.key_id)
+        return _Key(
+            pkcs8=await self._sealer.open(sealed), spki_sha256=sealed.spki_sha256, key_ref=sealed.key_ref
+        )
+
+    async def _previous(self, cert_id: CertificateId | None, secret: Secret) -> Certificate | None:
+        """Return the Certificate that is replaced, where the new one must not end before it."""
+        if cert_id is None:
+            return None
+        found = await certificates.pairs(self._database, [cert_id])
+        same_issuer = [pair.certificate for pair in found if pair.certificate.issuer == secret.issuer]
+        return same_issuer[0] if same_issuer else None
+
+    async def _put_back(self, claim: Claim, error: AcmeError | GateRefused) -> None:
+        secret = await secrets.get(self._database, claim.lease.secret)
+        previous = await self._previous(claim.replaces, secret)
+        retry_after = getattr(error, "retry_after", None)
+        now = self._clock.now()
+        at = backoff.next_attempt(
+            attempts=claim.attempts,
+            now=now,
+            not_after=None if previous is None else previous.not_after,
+            retry_after=retry_after,
+            rng=self._rng,
+        )
+        try:
+            await rotations.fail(
+                self._database,
+                claim.lease,
+                error=_told(error),
+                # The pause, and not the moment: replicas' clocks may differ from the database's.
+                pause=at - now,
+                abandon_order=isinstance(error, OrderFailed | BadChain | GateRefused | BadIdentifier),
+                actor=self._actor,
+            )
+        except StaleLease as e:
+            _log.warning("lease.lost", secret=claim.lease.secret, error=e.message)
+
+    @asynccontextmanager
+    async def _keeping(self, lease: Lease) -> AsyncIterator[None]:
+        """Extend the Lease while the block runs; end the block when the Lease is lost."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - we run in one
+        lost: list[StaleLease] = []
+
+        async def keep() -> None:
+            while True:
+                await self._clock.sleep(self._lease_for.total_seconds() / EXTENSIONS)
+                try:
+                    await rotations.extend(self._database, lease, lease_for=self._lease_for)
+                except StaleLease as e:
+                    lost.append(e)
+                    task.cancel()
+                    return
+                except CertvoyError as e:
+                    _log.warning("lease.unextended", secret=lease.secret, error=e.message)
+
+        keeper = asyncio.create_task(keep())
+        try:
+            yield
+        except asyncio.CancelledError:
+            if lost and task.uncancel() == 0:
+                raise lost[0] from None
+            raise
+        finally:
+            keeper.cancel()
+
+    def _stepped(self, lease: Lease, name: str, fields: Mapping[str, object]) -> None:
+        _log.info(name, secret=lease.secret, rotation=lease.rotation, **fields)
+        crashpoint(name)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Key:
+    """An opened key on its way through the gate."""
+
+    pkcs8: bytes
+    spki_sha256: bytes
+    key_ref: str
+
+
+class _Journal:
+    """The engine's Journal: each step committed under the Lease."""
+
+    def __init__(self, database: Database, lease: Lease, order: Order) -> None:
+        self._database = database
+        self._lease = lease
+        self._order = order
+
+    async def ordered(self, order_url: str) -> None:
+        crashpoint("order.answered")
+        await orders.step(self._database, self._lease, self._order, OrderState.ORDERED, url=order_url)
+        crashpoint("order.saved")
+
+    async def finalizing(self) -> None:
+        await orders.step(self._database, self._lease, self._order, OrderState.FINALIZING)
+        crashpoint("finalize.saved")
+
+    async def issued(self, certificate_url: str) -> None:
+        crashpoint("finalize.answered")
+        await orders.step(
+            self._database, self._lease, self._order, OrderState.ISSUED, certificate_url=certificate_url
+        )
+        crashpoint("issued.saved")
+
+
+def _jitter(cert_id: UUID) -> float:
+    """A share that every replica computes alike: what was issued together is not renewed together."""
+    return cert_id.int % 1_000_000 / 1_000_000
+
+
+def _hint(error: AcmeError | GateRefused) -> str:
+    return error.next_step if isinstance(error, GateRefused) else error.hint
+
+
+def _told(error: AcmeError | GateRefused) -> dict[str, Any]:
+    """What the operator is told: in our words and, whole, in the CA's."""
+    problems = _problems(error)
+    return {
+        "what": str(error),
+        "hint": _hint(error),
+        "actor": None if isinstance(error, GateRefused) else error.actor,
+        "problems": [_document(problem) for problem in problems],
+    }
+
+
+def _problems(error: AcmeError | GateRefused) -> Sequence[Problem]:
+    if isinstance(error, OrderFailed):
+        return error.problems
+    problem = getattr(error, "problem", None)
+    return [] if problem is None else [problem]
+
+
+def _document(problem: Problem) -> dict[str, Any]:
+    return {
+        "type": problem.type,
+        "detail": problem.detail,
+        "status": problem.status,
+        "identifier": problem.identifier,
+        "instance": problem.instance,
+        "subproblems": [_document(sub) for sub in problem.subproblems],
+    }
