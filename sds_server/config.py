@@ -82,10 +82,10 @@ class _File:
     listens: list[Listen] = field(default_factory=list)
 
 
-def _path(text: Any, info: ValidationInfo) -> Path:
+def _path(text: Any, info: ValidationInfo[_File]) -> Path:
     if not isinstance(text, str) or not text:
         raise _Wrong("must be a path", "relative paths begin at the directory of this file")
-    file: _File = info.context
+    file = info.context
     return Path(os.path.normpath(file.directory / Path(text).expanduser()))
 
 
@@ -109,7 +109,7 @@ def _duration(text: Any) -> timedelta:
     return timedelta(milliseconds=milliseconds)
 
 
-def _listen(text: Any, info: ValidationInfo) -> Listen:
+def _listen(text: Any, info: ValidationInfo[_File]) -> Listen:
     host, colon, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
     bare = host.removeprefix("[").removesuffix("]")
     bracketed = host == f"[{bare}]"
@@ -119,7 +119,7 @@ def _listen(text: Any, info: ValidationInfo) -> Listen:
             'quote it: "0.0.0.0:8080", or "[::]:8080" for IPv6',
         )
     listen = Listen(bare, int(port))
-    file: _File = info.context
+    file = info.context
     for other in file.listens:
         same_host = listen.host == other.host or _EVERY_HOST & {listen.host, other.host}
         if listen.port and listen.port == other.port and same_host:
@@ -269,8 +269,8 @@ class SecretConfig(_Model):
 
     @field_validator("issuer")
     @classmethod
-    def _exists(cls, name: str, info: ValidationInfo) -> str:
-        file: _File = info.context
+    def _exists(cls, name: str, info: ValidationInfo[_File]) -> str:
+        file = info.context
         if name not in file.issuers:
             declared = ", ".join(file.issuers) or "none"
             raise _Wrong(f"no issuer has the name {_shown(name)}", f"declared are: {declared}")

@@ -29,10 +29,11 @@ def check_pair(
     """Return the chain, parsed, if the pair may be served.
 
     ``spki_sha256`` is what the inventory stores of the public key; the leaf's and the private key's must be
-    the same. ``key_pkcs8`` is None while the private key stays sealed. ``names`` are all the DNS names wanted, in
-    normal form, and no more may be there. Without ``roots`` any root will do. ``previous_not_after`` is the
-    end of the Certificate that this one replaces: a successor does not end earlier. Give it while issuer and
-    profile stay the same; another issuer may have shorter lifetimes.
+    the same. ``key_pkcs8`` is None while the private key stays sealed. ``names`` are all the DNS names
+    wanted, in normal form, and no more may be there. Without ``roots`` any root will do.
+
+    ``previous_not_after`` is the end of the Certificate that this one replaces: a successor does not end
+    earlier. Give it while issuer and profile stay the same; another issuer may have shorter lifetimes.
 
     Raises:
         GateRefused: ``rule`` is the first that is broken: pem, size, key, names, dates, usage, strength,
