@@ -1,0 +1,60 @@
+"""An asyncio ACME client (RFC 8555): orders that survive a crash, and answers to HTTP-01.
+
+    async with Client(directory_url, account_key=keys.generate(KeyType.ECDSA_P256)) as client:
+        await client.register(terms_agreed=True)
+        key = keys.generate(KeyType.ECDSA_P256)
+        chain = await obtain(
+            client, names=names, csr=keys.csr(key, names), solver=Http01Solver(store), journal=journal
+        )
+
+`obtain` does the whole of it; `Client` has one coroutine for each operation. `chain`, `renewal` and `backoff`
+judge what was issued, say when the next one is due, and how long to wait after a failure. It knows no
+database: a `Journal` keeps an order's steps, a `TokenStore` what the `Http01Responder` serves.
+"""
+
+from acme_engine import backoff, chain, errors, keys, renewal
+from acme_engine.chain import Chain
+from acme_engine.client import Client
+from acme_engine.errors import AcmeError, Actor, ChainError, OrderFailed, Problem, Refused, Unfinished
+from acme_engine.http01 import Http01Responder
+from acme_engine.issue import Journal, obtain
+from acme_engine.jws import Eab
+from acme_engine.keys import KeyType, PrivateKey
+from acme_engine.messages import Account, Authorization, Challenge, Directory, Identifier, Order
+from acme_engine.names import normalise, normalise_all
+from acme_engine.solver import Http01Solver, Solver, TokenReader, TokenStore
+
+__all__ = [
+    "Account",
+    "AcmeError",
+    "Actor",
+    "Authorization",
+    "Chain",
+    "ChainError",
+    "Challenge",
+    "Client",
+    "Directory",
+    "Eab",
+    "Http01Responder",
+    "Http01Solver",
+    "Identifier",
+    "Journal",
+    "KeyType",
+    "Order",
+    "OrderFailed",
+    "PrivateKey",
+    "Problem",
+    "Refused",
+    "Solver",
+    "TokenReader",
+    "TokenStore",
+    "Unfinished",
+    "backoff",
+    "chain",
+    "errors",
+    "keys",
+    "normalise",
+    "normalise_all",
+    "obtain",
+    "renewal",
+]

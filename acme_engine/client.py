@@ -1,0 +1,188 @@
+"""One coroutine for each operation of the protocol (RFC 8555 section 7); the order of them is `issue`'s."""
+
+import asyncio
+from collections.abc import Sequence
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from josepy.b64 import b64encode
+
+from acme_engine import backoff, transport
+from acme_engine.errors import (
+    AccountUnusable,
+    BadReply,
+    BindingRequired,
+    Misconfigured,
+    TermsNotAgreed,
+)
+from acme_engine.jws import Eab, Signer
+from acme_engine.keys import PrivateKey
+from acme_engine.messages import Account, Authorization, Challenge, Directory, Identifier, Order
+
+USER_AGENT = "certvoy/0.1 (acme_engine)"
+
+
+class Client:
+    """An account at a CA. Used in ``async with``; many coroutines may share it."""
+
+    def __init__(
+        self,
+        directory_url: str,
+        *,
+        account_key: PrivateKey,
+        account_url: str | None = None,
+        ca_file: Path | None = None,
+        user_agent: str = USER_AGENT,
+        allow_http: bool = False,
+        clock: transport.Clock = transport.utc_now,
+        sleep: transport.Sleep = asyncio.sleep,
+        rng: backoff.Rng | None = None,
+    ) -> None:
+        """Speak to the CA at ``directory_url``; nothing is sent yet.
+
+        With ``ca_file`` the server's certificate must build to that file, without one to the system's CAs.
+        ``account_url`` is what `register` returned before. ``allow_http`` is for tests, on loopback only.
+        """
+        self.account_url = account_url
+        self.clock = clock
+        self.sleep = sleep
+        self._directory_url = directory_url
+        self._directory: Directory | None = None
+        self._reading = asyncio.Lock()
+        self._signer = Signer(account_key)
+        self._transport = transport.Transport(
+            directory_url,
+            user_agent=user_agent,
+            ca_file=ca_file,
+            allow_http=allow_http,
+            clock=clock,
+            sleep=sleep,
+            rng=rng,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._transport.__aexit__(kind, error, trace)
+
+    async def directory(self) -> Directory:
+        """Return the CA's directory, read once (section 7.1.1)."""
+        async with self._reading:
+            if self._directory is None:
+                reply = await self._transport.get(self._directory_url)
+                self._directory = Directory.parse(reply.json())
+        return self._directory
+
+    async def register(
+        self, *, contact: Sequence[str] = (), terms_agreed: bool, eab: Eab | None = None
+    ) -> Account:
+        """Create the account of our key, or find the one that the CA has for it (section 7.3).
+
+        Raises:
+            TermsNotAgreed, BindingRequired: before anything is sent that the CA would refuse.
+            AccountUnusable: the CA knows the key, but not as a valid account.
+        """
+        directory = await self.directory()
+        if directory.terms_of_service and not terms_agreed:
+            raise TermsNotAgreed(f"{self._directory_url} has terms of service: {directory.terms_of_service}")
+        if directory.external_account_required and eab is None:
+            raise BindingRequired(f"{self._directory_url} wants an external account binding")
+        payload: dict[str, object] = {}
+        if terms_agreed:
+            payload["termsOfServiceAgreed"] = True
+        if contact:
+            payload["contact"] = list(contact)
+        if eab is not None:
+            payload["externalAccountBinding"] = self._signer.bind(eab, url=directory.new_account)
+        return await self._new_account(directory, payload)
+
+    async def find_account(self) -> Account:
+        """Find the account of our key and create none (section 7.3.1).
+
+        Raises:
+            Refused: with ``accountDoesNotExist``.
+        """
+        return await self._new_account(await self.directory(), {"onlyReturnExisting": True})
+
+    async def _new_account(self, directory: Directory, payload: dict[str, object]) -> Account:
+        # Two newAccount requests for one key are one account: it may be sent again.
+        reply = await self._transport.post(
+            directory.new_account,
+            payload,
+            signer=self._signer,
+            account_url=None,
+            new_nonce_url=directory.new_nonce,
+            repeat=True,
+        )
+        account = Account.parse(
+            reply.json(), url=reply.location(), created=reply.status == HTTPStatus.CREATED
+        )
+        if account.status != "valid":
+            raise AccountUnusable(f"the account {account.url} is {account.status}")
+        self.account_url = account.url
+        return account
+
+    async def new_order(self, names: Sequence[str]) -> Order:
+        """Ask for a certificate for normalised DNS names (section 7.4).
+
+        A cut connection leaves open whether an order was made; it is not repeated, for orders are counted.
+        """
+        wanted = [Identifier("dns", name) for name in names]
+        directory = await self.directory()
+        reply = await self._post(
+            directory.new_order, {"identifiers": [i.to_json() for i in wanted]}, repeat=False
+        )
+        return Order.parse(reply.json(), url=reply.location(), retry_after=reply.retry_after)
+
+    async def order(self, url: str) -> Order:
+        """Read an order."""
+        reply = await self._read(url)
+        return Order.parse(reply.json(), url=url, retry_after=reply.retry_after)
+
+    async def authorization(self, url: str) -> Authorization:
+        """Read an authorization (section 7.5)."""
+        reply = await self._read(url)
+        return Authorization.parse(reply.json(), url=url, retry_after=reply.retry_after)
+
+    async def answer(self, challenge: Challenge) -> Challenge:
+        """Tell the CA that the challenge can be validated now (section 7.5.1)."""
+        reply = await self._post(challenge.url, {}, repeat=True)
+        return Challenge.parse(reply.json())
+
+    async def finalize(self, order: Order, csr: bytes) -> Order:
+        """Hand in the signing request, DER, of an order that is ready (section 7.4)."""
+        payload: dict[str, object] = {"csr": b64encode(csr).decode("ascii")}
+        reply = await self._post(order.finalize, payload, repeat=False)
+        return Order.parse(reply.json(), url=order.url, retry_after=reply.retry_after)
+
+    async def certificate(self, url: str) -> bytes:
+        """Download a chain as PEM (section 7.4.2), as the CA sent it: `chain.parse` judges it."""
+        return (await self._read(url)).body
+
+    def key_authorization(self, challenge: Challenge) -> str:
+        """Return what the CA must find (section 8.1)."""
+        if challenge.token is None:
+            raise BadReply(f"the {challenge.type} challenge has no usable token")
+        return self._signer.key_authorization(challenge.token)
+
+    async def _read(self, url: str) -> transport.Reply:
+        return await self._post(url, None, repeat=True)
+
+    async def _post(self, url: str, payload: dict[str, object] | None, *, repeat: bool) -> transport.Reply:
+        if self.account_url is None:
+            raise Misconfigured("no account is known", hint="register first, or give the account's URL")
+        directory = await self.directory()
+        return await self._transport.post(
+            url,
+            payload,
+            signer=self._signer,
+            account_url=self.account_url,
+            new_nonce_url=directory.new_nonce,
+            repeat=repeat,
+        )

@@ -1,0 +1,394 @@
+"""Everything that can go wrong between us and a CA, by who must act.
+
+AcmeError
+├── CallerError            who asked must ask otherwise
+│   ├── BadIdentifier      a name that no CA could certify
+│   └── Unsolvable         no challenge that this solver can answer
+├── OperatorError          who runs us must mend something
+│   ├── Misconfigured      a URL, a file, a port
+│   ├── CannotListen       (also an OSError) the responder's address
+│   ├── TermsNotAgreed     the CA has terms of service
+│   ├── BindingRequired    the CA wants an external account binding
+│   └── AccountUnusable    deactivated or revoked
+├── CaError                the CA, or the way to it
+│   ├── Unreachable        no connection, no answer in time, a cut answer
+│   ├── Untrusted          its TLS certificate does not verify
+│   ├── BadReply           an answer that breaks RFC 8555, or a hostile one
+│   ├── Refused            an answer with a Problem
+│   └── Unfinished         the order is under way, the time is up: resume it later
+├── OrderFailed            this order is dead, and why; a new one may be started
+└── ChainError             what the CA issued must not be used
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from types import MappingProxyType
+
+PREFIX = "urn:ietf:params:acme:error:"
+
+MAX_DETAIL = 2000
+"""Characters of a CA's text that we keep: it ends in logs and tables."""
+
+MAX_SUBPROBLEMS = 100
+"""The most identifiers that any known CA takes in one order."""
+
+
+class Actor(StrEnum):
+    """Who must act before the next try can succeed."""
+
+    NOBODY = "nobody"
+    """It passes by itself: wait."""
+    CALLER = "caller"
+    OPERATOR = "operator"
+    OWNER = "owner"
+    """Whoever runs the name: its DNS, its routing to the responder, its CAA record."""
+    CA = "ca"
+    US = "us"
+    """A bug in this library, or a request that only a bug can make."""
+
+
+class Action(StrEnum):
+    """What the machinery does next."""
+
+    RESIGN = "resign"
+    """Sign anew with the nonce of the refusal and send again, at once."""
+    REREAD = "reread"
+    """Read the order again; its state decides."""
+    WAIT = "wait"
+    """Try again in place after Retry-After, or later by the back-off."""
+    RETRY = "retry"
+    """A new order later, by the back-off."""
+    REREGISTER = "reregister"
+    """The CA forgot the account: register the same key again, once."""
+    DONE = "done"
+    """What was asked for is so already."""
+    HOLD = "hold"
+    """Never again by itself: a person must act first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How one type of Problem is answered."""
+
+    action: Action
+    actor: Actor
+    hint: str
+
+    @property
+    def retryable(self) -> bool:
+        """A later try may succeed although nobody changed our request."""
+        return self.action not in {Action.HOLD, Action.DONE}
+
+
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        # RFC 8555 section 6.7: what happened to the request
+        "badNonce": Rule(Action.RESIGN, Actor.NOBODY, "the CA keeps refusing fresh nonces: try again later"),
+        "orderNotReady": Rule(Action.REREAD, Actor.NOBODY, "the order is resumed from the state it is in"),
+        "rateLimited": Rule(Action.WAIT, Actor.NOBODY, "wait for the CA's limit; see its rate limit page"),
+        "serverInternal": Rule(Action.WAIT, Actor.CA, "the CA has a fault; it is tried again"),
+        # ... to the validation of a name
+        "caa": Rule(Action.RETRY, Actor.OWNER, "let the name's CAA record allow this CA"),
+        "connection": Rule(Action.RETRY, Actor.OWNER, "let the CA reach port 80 of the name"),
+        "dns": Rule(Action.RETRY, Actor.OWNER, "make the name resolve for the CA"),
+        "incorrectResponse": Rule(
+            Action.RETRY, Actor.OWNER, "route /.well-known/acme-challenge/ of the name to the responder"
+        ),
+        "tls": Rule(Action.RETRY, Actor.OWNER, "mend the TLS listener of the name"),
+        "unauthorized": Rule(
+            Action.RETRY, Actor.OWNER, "route /.well-known/acme-challenge/ of the name to the responder"
+        ),
+        "compound": Rule(Action.RETRY, Actor.OWNER, "mend what the subproblems name"),
+        # ... to the names
+        "rejectedIdentifier": Rule(Action.HOLD, Actor.CALLER, "this CA does not certify the name: drop it"),
+        "unsupportedIdentifier": Rule(Action.HOLD, Actor.CALLER, "this CA does not certify such names"),
+        # ... to the account
+        "accountDoesNotExist": Rule(
+            Action.REREGISTER, Actor.NOBODY, "the CA does not know the account: register the same key again"
+        ),
+        "externalAccountRequired": Rule(
+            Action.HOLD, Actor.OPERATOR, "configure the key id and HMAC key that the CA gave you"
+        ),
+        "invalidContact": Rule(Action.HOLD, Actor.OPERATOR, "correct the account's contact addresses"),
+        "unsupportedContact": Rule(Action.HOLD, Actor.OPERATOR, "use mailto: contacts, or none"),
+        "userActionRequired": Rule(
+            Action.HOLD, Actor.OPERATOR, "visit the URL in the problem's instance, then try again"
+        ),
+        # ... to what only we choose
+        "badCSR": Rule(Action.HOLD, Actor.US, "another key type may be taken; else report this"),
+        "badPublicKey": Rule(Action.HOLD, Actor.OPERATOR, "choose another key type"),
+        "badSignatureAlgorithm": Rule(Action.HOLD, Actor.OPERATOR, "use an account key of another type"),
+        "malformed": Rule(Action.RETRY, Actor.US, "the CA did not understand us: report this with the log"),
+        "alreadyRevoked": Rule(Action.DONE, Actor.NOBODY, "nothing: it is revoked"),
+        "badRevocationReason": Rule(Action.HOLD, Actor.CALLER, "choose another reason"),
+        # RFC 9773 section 7.4
+        "alreadyReplaced": Rule(Action.RETRY, Actor.NOBODY, "order without naming a predecessor"),
+        # draft-aaron-acme-profiles
+        "invalidProfile": Rule(Action.HOLD, Actor.OPERATOR, "use a profile that the CA's directory lists"),
+    }
+)
+
+_BUSY = Rule(Action.WAIT, Actor.CA, "the CA is busy or has a fault; it is tried again")
+_UNKNOWN = Rule(Action.RETRY, Actor.OPERATOR, "read the CA's own words above")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A problem document (RFC 8555 section 6.7, RFC 7807), whole, with what only its headers said."""
+
+    type: str = "about:blank"
+    title: str | None = None
+    detail: str | None = None
+    status: int | None = None
+    instance: str | None = None
+    identifier: str | None = None
+    """The guilty name, in a subproblem (section 6.7.1)."""
+    subproblems: tuple["Problem", ...] = ()
+    retry_after: timedelta | None = None
+    links: tuple[tuple[str, str], ...] = field(default=())
+    """(relation, URL) of the Link header, such as ``terms-of-service``."""
+
+    @classmethod
+    def of(
+        cls,
+        document: object,
+        *,
+        status: int | None = None,
+        retry_after: timedelta | None = None,
+        links: Sequence[tuple[str, str]] = (),
+    ) -> "Problem":
+        """Read a problem document; what has the wrong shape is left out, for no error is worth a second."""
+        fields = document if isinstance(document, dict) else {}
+        return cls(
+            type=_text(fields.get("type")) or "about:blank",
+            title=_text(fields.get("title")),
+            detail=_text(fields.get("detail")),
+            status=status if status is not None else _number(fields.get("status")),
+            instance=_text(fields.get("instance")),
+            identifier=_identifier(fields.get("identifier")),
+            subproblems=_subproblems(fields.get("subproblems")),
+            retry_after=retry_after,
+            links=tuple(links),
+        )
+
+    @property
+    def code(self) -> str | None:
+        """The error type without ACME's prefix; None where it is not one of ACME's."""
+        return self.type.removeprefix(PREFIX) if self.type.startswith(PREFIX) else None
+
+    @property
+    def rule(self) -> Rule:
+        """What to do about it: by its type, else by its HTTP status."""
+        if self.code is not None and self.code in RULES:
+            return RULES[self.code]
+        busy = self.status is not None and (self.status == 429 or self.status >= 500)  # noqa: PLR2004
+        return _BUSY if busy else _UNKNOWN
+
+    def __str__(self) -> str:
+        words = self.detail or self.title or f"HTTP status {self.status}"
+        named = f"{self.identifier}: " if self.identifier else ""
+        kind = self.code or (self.type if self.type != "about:blank" else None)
+        parts = [f"{named}{words}" + (f" ({kind})" if kind else "")]
+        parts += [str(sub) for sub in self.subproblems]
+        return "; ".join(parts)
+
+
+def _text(value: object) -> str | None:
+    """Keep a CA's text on one line and short: it goes into logs."""
+    if not isinstance(value, str):
+        return None
+    return "".join(c if c.isprintable() else " " for c in value[:MAX_DETAIL])
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _identifier(value: object) -> str | None:
+    return _text(value.get("value")) if isinstance(value, dict) else None
+
+
+def _subproblems(value: object) -> tuple[Problem, ...]:
+    """Read one level: "Subproblems MUST NOT themselves contain a 'subproblems' field" is section 6.7.1."""
+    if not isinstance(value, list):
+        return ()
+    flat = [{**sub, "subproblems": None} for sub in value[:MAX_SUBPROBLEMS] if isinstance(sub, dict)]
+    return tuple(Problem.of(sub) for sub in flat)
+
+
+class AcmeError(Exception):
+    """Something went wrong that we can name.
+
+    ``hint`` says the next step, ``actor`` who takes it. ``retryable``: a later try may succeed although
+    nobody changed our request, not before ``retry_after`` where that is known.
+    """
+
+    hint: str = "report this with the log"
+    actor: Actor = Actor.US
+    retryable: bool = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        retry_after: timedelta | None = None,
+        problem: Problem | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint or type(self).hint
+        self.retry_after = retry_after
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class CallerError(AcmeError):
+    """Who asked must ask otherwise."""
+
+    actor = Actor.CALLER
+
+
+class BadIdentifier(CallerError):
+    """A name that no CA could certify; ``reason`` says what is wrong with it."""
+
+    hint = "use a DNS name such as www.example.com or *.example.com"
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name!r}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+class Unsolvable(CallerError):
+    """No challenge offered for a name is one that the solver can answer."""
+
+    hint = "choose a solver whose challenge the CA offers for this name"
+
+
+class OperatorError(AcmeError):
+    """Who runs us must mend something."""
+
+    actor = Actor.OPERATOR
+
+
+class Misconfigured(OperatorError):
+    """A URL or a file that cannot be used."""
+
+    hint = "correct the issuer's configuration"
+
+
+class CannotListen(OperatorError, OSError):
+    """The responder's address cannot be had."""
+
+    hint = "free the port, choose another, or let this user bind ports under 1024"
+
+
+class TermsNotAgreed(OperatorError):
+    """The CA has terms of service and nobody agreed to them."""
+
+    hint = "read the terms, then set the agreement in the issuer's configuration"
+
+
+class BindingRequired(OperatorError):
+    """The CA wants an external account binding (RFC 8555 section 7.3.4) and none is configured."""
+
+    hint = "configure the key id and HMAC key that the CA gave you"
+
+
+class AccountUnusable(OperatorError):
+    """The account is deactivated or revoked."""
+
+    hint = "register a new account key with the CA"
+
+
+class CaError(AcmeError):
+    """The CA, or the way to it."""
+
+    actor = Actor.CA
+    retryable = True
+
+
+class Unreachable(CaError):
+    """No connection, no answer in time, or an answer cut off: whether the CA acted is unknown."""
+
+    hint = "check the CA's URL, that it runs, and that the network lets us reach it"
+    actor = Actor.OPERATOR
+
+
+class Untrusted(CaError):
+    """The CA's TLS certificate does not verify."""
+
+    hint = "give the issuer the CA file that its server's certificate builds to"
+    actor = Actor.OPERATOR
+
+
+class BadReply(CaError):
+    """An answer that breaks RFC 8555, or a hostile one. Nothing in it was used."""
+
+    hint = "check that the URL is an ACME directory; else report it to the CA"
+
+
+class Refused(CaError):
+    """The CA answered with a Problem, or with an HTTP status that says no."""
+
+    problem: Problem
+
+    def __init__(self, what: str, problem: Problem) -> None:
+        rule = problem.rule
+        super().__init__(
+            f"{what}: {problem}", hint=rule.hint, retry_after=problem.retry_after, problem=problem
+        )
+        self.actor = rule.actor
+        self.retryable = rule.retryable
+
+
+class Unfinished(CaError):
+    """The time is up and the order is still under way: resume it by ``order_url``."""
+
+    hint = "nothing: the same order is resumed later"
+    actor = Actor.NOBODY
+
+    def __init__(self, message: str, *, order_url: str | None, retry_after: timedelta | None = None) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.order_url = order_url
+
+
+class OrderFailed(AcmeError):
+    """This order is dead: never resume it. ``problems`` hold the CA's words, each with its guilty name."""
+
+    hint = "start a new order"
+    actor = Actor.NOBODY
+    retryable = True
+
+    def __init__(self, message: str, *, order_url: str, problems: Sequence[Problem] = ()) -> None:
+        words = "; ".join(map(str, problems))
+        first = problems[0] if problems else None
+        super().__init__(
+            f"{message}: {words}" if words else message,
+            hint=first.rule.hint if first else None,
+            retry_after=max((p.retry_after for p in problems if p.retry_after), default=None),
+            problem=first,
+        )
+        self.order_url = order_url
+        self.problems = tuple(problems)
+        if first:
+            self.actor = first.rule.actor
+        # One name that needs a person holds the whole order back.
+        self.retryable = all(p.rule.retryable for p in problems)
+
+
+class ChainError(AcmeError):
+    """A chain broke a rule; ``rule`` is its name."""
+
+    hint = "the certificate served before stays in place; order again once the cause is mended"
+    actor = Actor.CA
+    retryable = True
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(message)
+        self.rule = rule

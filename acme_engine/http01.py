@@ -1,0 +1,228 @@
+"""The HTTP-01 responder (RFC 8555 section 8.3): answers one path and nothing else.
+
+It faces the Internet on port 80, so it is no web server: one request a connection, of a few hundred bytes,
+within seconds, matched by one expression. What it can say is the key authorization of a token it was asked
+for by name, or an empty refusal.
+"""
+
+import asyncio
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+
+from acme_engine.errors import CannotListen
+from acme_engine.solver import TokenReader
+
+DEADLINE_S = 5.0
+"""From the first moment of a connection to its end, however slowly either side goes."""
+
+MAX_REQUEST = 4096
+MAX_CONNECTIONS = 512
+MAX_KNOWN_UNKNOWN = 1024
+UNKNOWN_TTL_S = 1.0
+"""A token that is not there may be there soon: presented on another replica."""
+
+MISSES_PER_S = 50.0
+MISS_BURST = 200.0
+"""Look-ups that find nothing, and so can be had by guessing; the ones that find something cost nothing."""
+
+# Absolute-form too: "a server MUST accept the absolute-form in requests" (RFC 9112 section 3.2.2), and it is
+# how a validator behind HTTP_PROXY asks.
+_REQUEST = re.compile(
+    rb"(GET|HEAD) (?:http://[A-Za-z0-9.:\[\]-]{1,300})?/\.well-known/acme-challenge/([A-Za-z0-9_-]{22,256})"
+    rb" HTTP/1\.[01]"
+)
+_ANY_REQUEST = re.compile(rb"[A-Z]{1,20} [!-~]{1,3000} HTTP/1\.[01]")
+_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t -~\x80-\xff]*")
+_END = b"\r\n\r\n"
+
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    413: "Content Too Large",
+    503: "Service Unavailable",
+}
+
+_log = logging.getLogger(__name__)
+
+
+class Http01Responder:
+    """Serves the tokens of a store on one address."""
+
+    def __init__(self, store: TokenReader, *, host: str, port: int, deadline_s: float = DEADLINE_S) -> None:
+        """Serve ``store`` on ``host:port``; port 0 takes a free one."""
+        self._host = host
+        self._port = port
+        self._deadline_s = deadline_s
+        self._lookup = _Lookup(store)
+        self._connections: set[_Connection] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> int:
+        """Listen, and return the port.
+
+        Raises:
+            CannotListen: naming the address.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(self._connection, self._host, self._port)
+        except OSError as e:
+            raise CannotListen(
+                f"the HTTP-01 responder cannot listen on {self._host}:{self._port}: {e.strerror or e}"
+            ) from e
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def stop(self) -> None:
+        """Stop listening and cut what is open; safe to call twice."""
+        if self._server is None:
+            return
+        self._server.close()
+        for connection in tuple(self._connections):
+            connection.abort()
+        self._lookup.close()
+        await self._server.wait_closed()
+        self._server = None
+
+    def _connection(self) -> "_Connection":
+        return _Connection(self._lookup.get, self._connections, self._deadline_s)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection: collects a request head, answers, closes."""
+
+    def __init__(
+        self, lookup: Callable[[str], asyncio.Future[str | None]], all_: "set[_Connection]", deadline_s: float
+    ) -> None:
+        self._lookup = lookup
+        self._all = all_
+        self._deadline_s = deadline_s
+        self._head = bytearray()
+        self._answering: asyncio.Task[None] | None = None
+        self._heard = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a TCP server's transports are
+        self._transport = transport
+        if len(self._all) >= MAX_CONNECTIONS:
+            transport.abort()
+            return
+        self._all.add(self)
+        self._timer = asyncio.get_running_loop().call_later(self._deadline_s, self.abort)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        if self not in self._all:
+            return
+        self._all.discard(self)
+        self._timer.cancel()
+        if self._answering is not None:
+            self._answering.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if self._heard:
+            return  # what follows the first request is never read: the connection ends with its answer
+        self._head += data
+        end = self._head.find(_END)
+        if end < 0 and len(self._head) <= MAX_REQUEST:
+            return
+        self._heard = True
+        if end < 0 or end > MAX_REQUEST:
+            self._refuse(413)
+            return
+        self._handle(bytes(self._head[:end]))
+
+    def eof_received(self) -> bool:
+        """Keep our half open only where an answer is still to be sent."""
+        return self._answering is not None
+
+    def abort(self) -> None:
+        """Cut the connection at once."""
+        self._transport.abort()
+
+    def _handle(self, head: bytes) -> None:
+        line, *headers = head.split(b"\r\n")
+        names = [m.group(1).lower() if (m := _HEADER.fullmatch(header)) else b"" for header in headers]
+        # "A server MUST respond with a 400 to any request that lacks a Host header field and to any that
+        # contains more than one" (RFC 9112 section 3.2); what is no header line at all is none either.
+        if b"" in names or names.count(b"host") != 1 or not _ANY_REQUEST.fullmatch(line):
+            self._refuse(400)
+        elif wanted := _REQUEST.fullmatch(line):
+            method, token = wanted.groups()
+            self._answering = asyncio.create_task(self._answer(method, token.decode("ascii")))
+        else:
+            self._refuse(404)
+
+    async def _answer(self, method: bytes, token: str) -> None:
+        try:
+            found = await self._lookup(token)
+        except Exception as e:  # noqa: BLE001 - whatever the store raises, the Internet gets no more than a status
+            _log.debug("a token could not be looked up: %s", type(e).__name__)
+            self._refuse(503)
+            return
+        if found is None:
+            self._refuse(404)
+        else:
+            self._send(200, found.encode("ascii"), head_only=method == b"HEAD")
+
+    def _refuse(self, status: int) -> None:
+        self._send(status, b"", head_only=True)
+
+    def _send(self, status: int, body: bytes, *, head_only: bool) -> None:
+        head = (
+            f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: text/plain\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        self._transport.write(head.encode("ascii") + (b"" if head_only else body))
+        self._transport.close()
+
+
+class _Lookup:
+    """Reads the store for the Internet: one look-up a token at a time, and few in vain."""
+
+    def __init__(self, store: TokenReader) -> None:
+        self._store = store
+        self._running: dict[str, asyncio.Task[str | None]] = {}
+        self._unknown: OrderedDict[str, float] = OrderedDict()
+        self._misses_left = MISS_BURST
+        self._filled_at = 0.0
+
+    def get(self, token: str) -> asyncio.Future[str | None]:
+        """Return the look-up to wait for; cancelling the wait leaves it running for the others."""
+        task = self._running.get(token)
+        if task is None:
+            task = asyncio.create_task(self._find(token))
+            self._running[token] = task
+            task.add_done_callback(lambda done: self._done(token, done))
+        return asyncio.shield(task)
+
+    def close(self) -> None:
+        """End the look-ups under way."""
+        for task in self._running.values():
+            task.cancel()
+
+    def _done(self, token: str, task: asyncio.Task[str | None]) -> None:
+        del self._running[token]
+        if not task.cancelled():
+            task.exception()  # seen: whoever asked may be gone
+
+    async def _find(self, token: str) -> str | None:
+        now = asyncio.get_running_loop().time()
+        if self._unknown.get(token, 0.0) > now:
+            return None
+        self._misses_left = min(MISS_BURST, self._misses_left + (now - self._filled_at) * MISSES_PER_S)
+        self._filled_at = now
+        if self._misses_left < 1:
+            return None
+        self._misses_left -= 1
+        found = await self._store.get(token)
+        if found is not None:
+            self._misses_left += 1
+            return found
+        self._unknown[token] = asyncio.get_running_loop().time() + UNKNOWN_TTL_S
+        self._unknown.move_to_end(token)
+        if len(self._unknown) > MAX_KNOWN_UNKNOWN:
+            self._unknown.popitem(last=False)
+        return None

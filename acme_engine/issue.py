@@ -1,0 +1,394 @@
+"""From names and a signing request to a chain: order, authorizations, challenges, finalize, download.
+
+The order's state at the CA, and not a memory of ours, says what is next. So an order that a crash left
+behind is resumed from its URL alone, at any point, and is finalized once:
+
+| the order is | what is done                                            | committed before it  |
+|--------------|---------------------------------------------------------|----------------------|
+| (none)       | newOrder                                                |                      |
+| pending      | prove every name                                        | `Journal.ordered`    |
+| ready        | finalize                                                | `Journal.finalizing` |
+| processing   | wait                                                    |                      |
+| valid        | download                                                | `Journal.issued`     |
+| invalid      | fail, in the CA's words                                 |                      |
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Protocol, TypeVar
+
+from cryptography import x509
+
+from acme_engine import chain as chains
+from acme_engine import keys
+from acme_engine import names as dns_names
+from acme_engine.client import Client
+from acme_engine.errors import (
+    Action,
+    BadIdentifier,
+    BadReply,
+    OrderFailed,
+    Problem,
+    Refused,
+    Unfinished,
+    Unreachable,
+    Unsolvable,
+)
+from acme_engine.messages import Authorization, Challenge, Identifier, Order
+from acme_engine.solver import Solver
+
+PARALLEL = 8
+"""Requests of one order in flight: many names must not spend a CA's limit per second."""
+
+MAX_ANSWERS = 3
+"""How often a challenge is answered that the CA leaves pending with an error (Caddy and step-ca do)."""
+
+POLLS_S = (0.25, 0.5, 1.0, 2.0, 5.0)
+"""Between looks at what is under way, where the CA does not say by Retry-After; the last one repeats."""
+
+CLEANUP_TIMEOUT_S = 10.0
+
+S = TypeVar("S")
+T = TypeVar("T")
+Step = Callable[[str, Mapping[str, object]], None]
+
+
+class Journal(Protocol):
+    """Where the steps of one order are committed.
+
+    Each is awaited, and has committed, before the next step is taken. A resumed order may report a step
+    again. Raising stops the issuance there; nothing is lost by it.
+    """
+
+    async def ordered(self, order_url: str) -> None:
+        """Keep the URL: from here on a crash resumes this order instead of starting a second one."""
+        ...
+
+    async def finalizing(self) -> None:
+        """Note that the CA may issue from now on."""
+        ...
+
+    async def issued(self, certificate_url: str) -> None:
+        """Note where the certificate, now issued, can be had."""
+        ...
+
+
+async def obtain(
+    client: Client,
+    *,
+    names: Sequence[str],
+    csr: bytes,
+    solver: Solver,
+    journal: Journal,
+    order_url: str | None = None,
+    deadline_s: float = 300,
+    on_step: Step | None = None,
+) -> chains.Chain:
+    """Get a certificate for ``names`` and the key that signed ``csr`` (DER).
+
+    ``order_url`` resumes that order, whatever state it is in. ``on_step`` hears of each step by its dotted
+    name. The chain returned passed `chain.check` against key, names and dates; not against roots, which only
+    the caller knows.
+
+    Raises:
+        BadIdentifier, Unsolvable: before anything is sent.
+        OrderFailed: this order is dead; start a new one, with ``order_url`` None.
+        Unfinished: the time is up; the same call with the order's URL goes on.
+        ChainError: the CA issued something else than was asked for.
+        Refused, Unreachable, Untrusted, BadReply: as `Client`; ``retryable`` says whether to come back.
+    """
+    wanted = dns_names.normalise_all(names)
+    if not wanted:
+        raise BadIdentifier("", "no name was given")
+    _check_solvable(wanted, solver)
+    issuance = _Issuance(
+        client,
+        wanted,
+        csr,
+        solver=solver,
+        journal=journal,
+        on_step=on_step or (lambda _name, _fields: None),
+        deadline_s=deadline_s,
+    )
+    try:
+        async with asyncio.timeout(deadline_s) as limit:
+            return await issuance.run(order_url)
+    except TimeoutError as e:
+        if not limit.expired():
+            raise  # somebody else's: the journal's, say
+        raise issuance.unfinished() from e
+
+
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """A name to be proved, and how."""
+
+    authorization: Authorization
+    challenge: Challenge
+    key_authorization: str
+
+
+class _Issuance:
+    """One order on its way."""
+
+    def __init__(
+        self,
+        client: Client,
+        names: Sequence[str],
+        csr: bytes,
+        *,
+        solver: Solver,
+        journal: Journal,
+        on_step: Step,
+        deadline_s: float,
+    ) -> None:
+        self._order_url: str | None = None
+        self._state = "not yet created"
+        self._ends = asyncio.get_running_loop().time() + deadline_s
+        self._client = client
+        self._names = names
+        self._csr = csr
+        self._solver = solver
+        self._journal = journal
+        self._on_step = on_step
+
+    async def run(self, order_url: str | None) -> chains.Chain:
+        order = await (self._order() if order_url is None else self._resume(order_url))
+        polls = 0
+        while True:
+            if order.status != self._state:
+                polls = 0
+            self._note(order)
+            match order.status:
+                case "pending":
+                    # Authorizations may all be valid, and the order still on its way to "ready".
+                    if not await self._prove(order):
+                        await self._wait(polls, order.retry_after)
+                    order = await self._client.order(order.url)
+                case "ready":
+                    order = await self._finalize(order, polls)
+                case "valid":
+                    return await self._download(order)
+                case "invalid":
+                    raise await self._failure(order)
+                case _:  # "processing", or a state of tomorrow: both are waited for
+                    await self._wait(polls, order.retry_after)
+                    order = await self._client.order(order.url)
+            polls += 1
+
+    def unfinished(self, retry_after: timedelta | None = None) -> Unfinished:
+        """Say where the order stands, for whoever resumes it."""
+        return Unfinished(
+            f"the order for {self._names[0]} is {self._state}",
+            order_url=self._order_url,
+            retry_after=retry_after,
+        )
+
+    async def _order(self) -> Order:
+        order = await self._client.new_order(self._names)
+        await self._journal.ordered(order.url)
+        self._on_step("order.created", {"order": order.url})
+        self._check_identifiers(order)
+        return order
+
+    async def _resume(self, url: str) -> Order:
+        self._order_url = url
+        try:
+            order = await self._client.order(url)
+        except Refused as e:
+            # Gone, or another account's since the CA was reset: no later try will find it. CAs word that
+            # differently (404, 401, "malformed"); what is not our turn to mend is told by its rule.
+            if e.problem.rule.action is Action.RETRY:
+                raise OrderFailed(
+                    "the CA does not have the order any more", order_url=url, problems=[e.problem]
+                ) from e
+            raise
+        self._on_step("order.resumed", {"order": url, "status": order.status})
+        self._check_identifiers(order)
+        return order
+
+    def _check_identifiers(self, order: Order) -> None:
+        """Abandon an order for other names than ours: its certificate would be of no use, or a trick."""
+        have = {i.value for i in order.identifiers if i.type == "dns"}
+        if have != set(self._names) or len(order.identifiers) != len(have):
+            theirs = ", ".join(sorted(i.value for i in order.identifiers))
+            raise OrderFailed(
+                f"the order is for {theirs}, not for {', '.join(sorted(self._names))}", order_url=order.url
+            )
+
+    async def _prove(self, order: Order) -> bool:
+        """Prove every name that is not proved yet; False says that there was none."""
+        authorizations = await _together(self._client.authorization, order.authorizations)
+        problems = [_death(a) for a in authorizations if a.status not in {"pending", "valid"}]
+        if problems:
+            raise OrderFailed("a name could not be proved", order_url=order.url, problems=problems)
+        proofs = [self._choose(a) for a in authorizations if a.status == "pending"]
+        if not proofs:
+            return False
+        try:
+            # Present all, then wait for all, then answer: a slow zone is waited for once and not per name.
+            await _together(self._present, proofs)
+            await _together(self._ready, proofs)
+            outcomes = await _together(self._answer, proofs)
+        finally:
+            await self._cleanup(proofs)
+        failures = [problem for problem in outcomes if problem is not None]
+        if failures:
+            raise OrderFailed("a name could not be proved", order_url=order.url, problems=failures)
+        return True
+
+    def _choose(self, authorization: Authorization) -> _Proof:
+        challenge = authorization.challenge(self._solver.challenge_type)
+        if challenge is None:
+            offered = ", ".join(c.type for c in authorization.challenges)
+            raise Unsolvable(
+                f"{authorization.identifier.value}: no {self._solver.challenge_type} challenge that can be"
+                f" answered; the CA offers {offered or 'none'}"
+            )
+        return _Proof(authorization, challenge, self._client.key_authorization(challenge))
+
+    async def _present(self, proof: _Proof) -> None:
+        identifier = proof.authorization.identifier
+        await self._solver.present(identifier, proof.challenge, proof.key_authorization)
+        self._on_step("challenge.presented", {"identifier": identifier.value, "type": proof.challenge.type})
+
+    async def _ready(self, proof: _Proof) -> None:
+        await self._solver.ready(proof.authorization.identifier, proof.challenge, proof.key_authorization)
+
+    async def _answer(self, proof: _Proof) -> Problem | None:
+        """Have the CA validate one name; return its Problem if it could not."""
+        identifier = proof.authorization.identifier
+        last: Problem | None = None
+        for answers in range(1, MAX_ANSWERS + 1):
+            await self._client.answer(proof.challenge)
+            self._on_step("challenge.answered", {"identifier": identifier.value, "answers": answers})
+            authorization, last = await self._verdict(proof)
+            if authorization.status == "valid":
+                self._on_step("authorization.valid", {"identifier": identifier.value})
+                return None
+            if authorization.status != "pending":
+                return _death(authorization)
+            # Still pending, with an error: the CA waits to be asked again once the cause is mended.
+            self._on_step("challenge.refused", {"identifier": identifier.value, "problem": str(last)})
+            if answers < MAX_ANSWERS:
+                await self._wait(answers, authorization.retry_after)
+        return _naming(identifier, last)
+
+    async def _verdict(self, proof: _Proof) -> tuple[Authorization, Problem | None]:
+        """Wait until the authorization is decided, or its challenge shows an error while it stays pending."""
+        polls = 0
+        while True:
+            authorization = await self._client.authorization(proof.authorization.url)
+            now = next((c for c in authorization.challenges if c.url == proof.challenge.url), None)
+            error = now.error if now else None
+            # "processing" with an error is the server's own retry (RFC 8555 section 8.2): waited for.
+            asks_again = error is not None and now is not None and now.status == "pending"
+            if authorization.status != "pending" or asks_again:
+                return authorization, error
+            await self._wait(polls, authorization.retry_after)
+            polls += 1
+
+    async def _cleanup(self, proofs: Sequence[_Proof]) -> None:
+        """Take every answer away. What fails here is told and left to its time limit: it decides nothing."""
+
+        async def one(proof: _Proof) -> None:
+            identifier = proof.authorization.identifier
+            try:
+                async with asyncio.timeout(CLEANUP_TIMEOUT_S):
+                    await self._solver.cleanup(identifier, proof.challenge, proof.key_authorization)
+            except Exception as e:  # noqa: BLE001 - a solver may raise anything
+                self._on_step("challenge.left", {"identifier": identifier.value, "error": str(e)})
+
+        await _together(one, proofs)
+
+    async def _finalize(self, order: Order, polls: int) -> Order:
+        await self._journal.finalizing()
+        self._on_step("order.finalizing", {"order": order.url})
+        try:
+            return await self._client.finalize(order, self._csr)
+        except (Refused, Unreachable) as e:
+            # Whether the CA acted, or found the order not ready after all: only the order itself knows.
+            if isinstance(e, Refused) and not _undecided(e.problem):
+                raise
+            await self._wait(polls, e.retry_after)
+            return await self._client.order(order.url)
+
+    async def _download(self, order: Order) -> chains.Chain:
+        if order.certificate is None:
+            raise BadReply(f"the order {order.url} is valid and names no certificate")
+        await self._journal.issued(order.certificate)
+        chain = chains.parse(await self._client.certificate(order.certificate))
+        chains.check(
+            chain,
+            spki_sha256=keys.spki_sha256(x509.load_der_x509_csr(self._csr).public_key()),
+            names=self._names,
+            now=self._client.clock(),
+        )
+        self._on_step("certificate.downloaded", {"fingerprint": chain.fingerprint})
+        return chain
+
+    async def _failure(self, order: Order) -> OrderFailed:
+        """Collect the CA's words: the order's own, and those of each name that could not be proved."""
+        authorizations = await _together(self._client.authorization, order.authorizations)
+        problems = [_death(a) for a in authorizations if a.status not in {"pending", "valid"}]
+        if order.error is not None:
+            problems.append(order.error)
+        return OrderFailed("the order is invalid", order_url=order.url, problems=problems)
+
+    async def _wait(self, polls: int, retry_after: timedelta | None) -> None:
+        """Wait as long as the CA says, or as `POLLS_S` does; not at all for what is beyond our time."""
+        pause_s = POLLS_S[min(polls, len(POLLS_S) - 1)]
+        if retry_after is not None:
+            pause_s = max(pause_s, retry_after.total_seconds())
+        if pause_s > self._ends - asyncio.get_running_loop().time():
+            raise self.unfinished(retry_after)
+        await self._client.sleep(pause_s)
+
+    def _note(self, order: Order) -> None:
+        self._order_url, self._state = order.url, order.status
+
+
+def _check_solvable(names: Iterable[str], solver: Solver) -> None:
+    """Refuse what no CA offers: "wildcard ... MUST NOT" be proved by HTTP (Baseline Requirements 3.2.2.4)."""
+    for name in names:
+        if name.startswith("*.") and not solver.challenge_type.startswith("dns-"):
+            raise Unsolvable(
+                f"{name}: a wildcard cannot be proved by {solver.challenge_type}",
+                hint="use a DNS-01 solver for it, or name the hosts one by one",
+            )
+
+
+def _undecided(problem: Problem) -> bool:
+    busy = problem.status is not None and problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    return busy or problem.code == "orderNotReady"
+
+
+def _death(authorization: Authorization) -> Problem:
+    """Say why an authorization is of no use: its challenge's words, else its state."""
+    said = next((c.error for c in authorization.challenges if c.error is not None), None)
+    return _naming(
+        authorization.identifier, said or Problem(detail=f"the authorization is {authorization.status}")
+    )
+
+
+def _naming(identifier: Identifier, problem: Problem | None) -> Problem:
+    return replace(problem or Problem(), identifier=identifier.value)
+
+
+async def _together(do: Callable[[S], Awaitable[T]], subjects: Iterable[S]) -> list[T]:
+    """Do it to all, a few at a time; the first failure cancels the others and is raised as itself."""
+    slots = asyncio.Semaphore(PARALLEL)
+
+    async def one(subject: S) -> T:
+        async with slots:
+            return await do(subject)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(one(subject)) for subject in subjects]
+    except BaseExceptionGroup as e:
+        raise e.exceptions[0] from e
+    return [task.result() for task in running]

@@ -1,0 +1,83 @@
+"""Signing of requests (RFC 8555 section 6.2) and external account binding (section 7.3.4).
+
+Requests are not signed with the `acme` library's JWS: it decodes and re-encodes the nonce, so that one it
+finds odd is changed ("AB" becomes "AA") or refused. A nonce is the server's own and goes back as it came.
+"""
+
+import json
+from dataclasses import dataclass, field
+
+from acme.jws import JWS as Jws  # noqa: N811 - named as other classes are
+from cryptography.hazmat.primitives.asymmetric import ec
+from josepy import b64, jwa, jwk
+from josepy.util import ComparableECKey, ComparableRSAKey
+
+from acme_engine.errors import Misconfigured
+from acme_engine.keys import PrivateKey
+
+_ES = {"secp256r1": jwa.ES256, "secp384r1": jwa.ES384}
+
+
+@dataclass(frozen=True, slots=True)
+class Eab:
+    """What a CA hands out to bind an ACME account to one of its own (section 7.3.4).
+
+    ``hmac_key`` is base64url, with or without padding.
+    """
+
+    key_id: str
+    hmac_key: str = field(repr=False)
+
+
+class Signer:
+    """Signs with an account's key. It has no ``repr`` of its own, and so shows no key."""
+
+    def __init__(self, key: PrivateKey) -> None:
+        if isinstance(key, ec.EllipticCurvePrivateKey):
+            if key.curve.name not in _ES:
+                raise Misconfigured(f"an account key on curve {key.curve.name}: use P-256, P-384 or RSA")
+            self._jwk: jwk.JWK = jwk.JWKEC(key=ComparableECKey(key))
+            self._algorithm = _ES[key.curve.name]
+        else:
+            self._jwk = jwk.JWKRSA(key=ComparableRSAKey(key))
+            self._algorithm = jwa.RS256
+        self._thumbprint = b64.b64encode(self._jwk.thumbprint()).decode("ascii")
+
+    def sign(self, payload: bytes, *, url: str, nonce: str, account_url: str | None) -> bytes:
+        """Return the body of one request: a flattened JWS, as JSON.
+
+        The account's URL goes in as ``kid``; only without one, for newAccount, the public key itself:
+        "the "jwk" and "kid" fields are mutually exclusive".
+        """
+        header: dict[str, object] = {"alg": self._algorithm.name, "nonce": nonce, "url": url}
+        if account_url is None:
+            header["jwk"] = self._jwk.public_key().to_json()
+        else:
+            header["kid"] = account_url
+        protected = b64.b64encode(json.dumps(header).encode())
+        content = b64.b64encode(payload)
+        signature = b64.b64encode(self._algorithm.sign(self._jwk.key, protected + b"." + content))
+        return json.dumps(
+            {
+                "protected": protected.decode("ascii"),
+                "payload": content.decode("ascii"),
+                "signature": signature.decode("ascii"),
+            }
+        ).encode()
+
+    def bind(self, eab: Eab, *, url: str) -> dict[str, object]:
+        """Return ``externalAccountBinding``: our public key, signed HS256 with the CA's MAC key."""
+        try:
+            mac_key = b64.b64decode(eab.hmac_key.rstrip("="))
+        except (ValueError, TypeError) as e:
+            raise Misconfigured(
+                f"EAB key {eab.key_id!r}: its HMAC key is not base64url", hint="copy it from the CA as it is"
+            ) from e
+        public_key = self._jwk.public_key().json_dumps().encode()
+        bound = Jws.sign(public_key, jwk.JWKOct(key=mac_key), jwa.HS256, None, url, eab.key_id)
+        document: dict[str, object] = bound.to_json()
+        return document
+
+    def key_authorization(self, token: str) -> str:
+        """Return the token with our key's thumbprint (section 8.1)."""
+        return f"{token}.{self._thumbprint}"

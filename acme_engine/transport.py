@@ -1,0 +1,321 @@
+"""One exchange with a CA: sign, send, keep the nonce, and send again only what may be sent again.
+
+What is sent again, always signed anew with a fresh nonce (RFC 8555 section 6.5):
+
+| the CA answered            | why that is safe                                  | how often           |
+|----------------------------|---------------------------------------------------|---------------------|
+| badNonce                   | the request was not looked at                     | `BAD_NONCE_TRIES`   |
+| 429, 503                   | "not now": it did not act                         | while `PATIENCE_S`  |
+| 500, 502, 504, or nothing  | unknown: only if the request may be repeated      | while `PATIENCE_S`  |
+| anything else              | it is an answer                                   | never               |
+
+The CA is taken for hostile: one origin, no redirects, no compression, a cap on every body and every wait.
+"""
+
+import asyncio
+import email.utils
+import ipaddress
+import json
+import random
+import re
+import ssl
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from acme_engine import backoff
+from acme_engine.errors import BadReply, Misconfigured, Problem, Refused, Unreachable, Untrusted
+from acme_engine.jws import Signer
+
+MAX_BODY = 1024 * 1024
+CONNECT_TIMEOUT_S = 10.0
+REQUEST_TIMEOUT_S = 45.0
+"""For one sending, its answer's last byte included. A CA may think for half a minute over a finalize."""
+
+PATIENCE_S = 120.0
+"""How long one request may wait in place, all its pauses together; then the error says when to come back."""
+
+BAD_NONCE_TRIES = 10
+"""Of a CA that refuses every second nonce, one request in a thousand comes back."""
+
+MAX_NONCES = 32
+MAX_NONCE_LENGTH = 1024
+MAX_CONNECTIONS = 16
+
+_NONCE = re.compile(r"[A-Za-z0-9_-]+")
+_NOT_NOW = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+_UNKNOWN = {
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.GATEWAY_TIMEOUT,
+}
+_LINK = re.compile(r'<([^>]*)>[^,<]*?;\s*rel="?([^",;]+)"?')
+
+Sleep = Callable[[float], Awaitable[object]]
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """Return the time, aware."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer that does not say no."""
+
+    url: str
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+    retry_after: timedelta | None
+
+    def json(self) -> object:
+        """Read the body as JSON."""
+        try:
+            document: object = json.loads(self.body)
+        except (ValueError, RecursionError) as e:  # a megabyte of "[" is a hostile answer too
+            raise BadReply(f"{self.url} answered with something else than JSON") from e
+        return document
+
+    def location(self) -> str:
+        """Return the URL of what was created."""
+        location = self.headers.get("Location")
+        if not location:
+            raise BadReply(f"{self.url} answered without a Location")
+        return str(URL(self.url).join(URL(location)))
+
+
+class Transport:
+    """All requests to one CA. Safe for many coroutines at once: each takes its own nonce."""
+
+    def __init__(
+        self,
+        directory_url: str,
+        *,
+        user_agent: str,
+        ca_file: Path | None = None,
+        allow_http: bool = False,
+        clock: Clock = utc_now,
+        sleep: Sleep = asyncio.sleep,
+        rng: backoff.Rng | None = None,
+    ) -> None:
+        """Pin the origin of ``directory_url``; with ``ca_file`` only that file's CAs are trusted."""
+        self._origin = _checked(directory_url, allow_http=allow_http).origin()
+        self._user_agent = user_agent
+        self._ca_file = ca_file
+        self._clock = clock
+        self._sleep = sleep
+        self._rng = rng or random.SystemRandom()
+        self._nonces: deque[str] = deque(maxlen=MAX_NONCES)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=_tls(self._ca_file), limit=MAX_CONNECTIONS),
+            timeout=timeout,
+            # Unasked, nobody compresses; a bomb that comes all the same is never opened.
+            headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity"},
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=True,  # HTTPS_PROXY and NO_PROXY are how many networks reach a public CA
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def get(self, url: str) -> Reply:
+        """Read something that needs no signature: the directory."""
+
+        async def send() -> Reply:
+            return await self._exchange("GET", url)
+
+        return await self._persist(send, repeat=True)
+
+    async def post(
+        self,
+        url: str,
+        payload: Mapping[str, object] | None,
+        *,
+        signer: Signer,
+        account_url: str | None,
+        new_nonce_url: str,
+        repeat: bool,
+    ) -> Reply:
+        """Sign and send; ``payload`` None is a POST-as-GET (section 6.3).
+
+        ``repeat``: sending it twice does no harm, so it may be sent again when nobody knows whether the CA
+        acted on it.
+
+        Raises:
+            Refused: the CA said no; its Problem is kept whole.
+            Unreachable: no answer: whether it acted is unknown.
+            BadReply: an answer that cannot be used.
+        """
+        body = b"" if payload is None else json.dumps(payload).encode()
+
+        async def send() -> Reply:
+            for _ in range(BAD_NONCE_TRIES - 1):
+                try:
+                    return await sign_and_send()
+                except Refused as e:
+                    if e.problem.code != "badNonce":
+                        raise
+            return await sign_and_send()
+
+        async def sign_and_send() -> Reply:
+            # The refusal of a nonce brings the next one: newest first makes it the one that is taken.
+            nonce = self._nonces.pop() if self._nonces else await self._new_nonce(new_nonce_url)
+            signed = signer.sign(body, url=url, nonce=nonce, account_url=account_url)
+            return await self._exchange("POST", url, signed)
+
+        return await self._persist(send, repeat=repeat)
+
+    async def _persist(self, send: Callable[[], Awaitable[Reply]], *, repeat: bool) -> Reply:
+        waited_s = 0.0
+        tries = 0
+        while True:
+            try:
+                return await send()
+            except (Refused, Unreachable) as e:
+                status = e.problem.status if isinstance(e, Refused) else None
+                again = status in _NOT_NOW or (repeat and (status in _UNKNOWN or isinstance(e, Unreachable)))
+                tries += 1
+                pause_s = backoff.pause_s(tries, self._rng)
+                if e.retry_after is not None:
+                    pause_s = max(pause_s, e.retry_after.total_seconds())
+                if not again or waited_s + pause_s > PATIENCE_S:
+                    raise
+            waited_s += pause_s
+            await self._sleep(pause_s)
+
+    async def _new_nonce(self, url: str) -> str:
+        await self._exchange("HEAD", url)
+        if not self._nonces:
+            raise BadReply(f"{url} answered without a Replay-Nonce that can be used")
+        return self._nonces.pop()
+
+    async def _exchange(self, method: str, url: str, body: bytes | None = None) -> Reply:
+        if self._session is None:
+            raise RuntimeError("use the client in `async with`")
+        target = self._pinned(url)
+        headers = {"Content-Type": "application/jose+json"} if body is not None else {}
+        try:
+            async with self._session.request(
+                method, target, data=body, headers=headers, allow_redirects=False
+            ) as response:
+                self._keep_nonce(response.headers.getall("Replay-Nonce", []))
+                content = await _read(response)
+        except aiohttp.ClientConnectorCertificateError as e:
+            raise Untrusted(f"{self._origin}: its TLS certificate does not verify: {_reason(e)}") from e
+        except TimeoutError as e:
+            raise Unreachable(f"{target}: no whole answer within {REQUEST_TIMEOUT_S:g} s") from e
+        except (aiohttp.ClientError, OSError) as e:
+            raise Unreachable(f"{target}: {_reason(e)}") from e
+        retry_after = parse_retry_after(response.headers.get("Retry-After"), now=self._clock())
+        if HTTPStatus(200) <= response.status < HTTPStatus.MULTIPLE_CHOICES:
+            return Reply(str(target), response.status, response.headers, content, retry_after)
+        if response.status < HTTPStatus.BAD_REQUEST:
+            raise BadReply(
+                f"{target} redirects (status {response.status}): not followed",
+                hint="give the directory's final URL",
+            )
+        raise Refused(f"{target} refused", _problem(response, content, retry_after))
+
+    def _pinned(self, url: str) -> URL:
+        """Refuse a URL that leads away from the CA: it would make us its tool."""
+        try:
+            target = URL(url)
+            same = target.absolute and target.origin() == self._origin
+        except ValueError as e:
+            raise BadReply(f"the CA gave {url[:200]!r}, which is not a URL") from e
+        if not same:
+            raise BadReply(f"the CA at {self._origin} sent us elsewhere: {url[:200]!r}")
+        return target
+
+    def _keep_nonce(self, nonces: list[str]) -> None:
+        """Keep it as it is: "client MUST ignore invalid Replay-Nonce values" (section 6.5.1)."""
+        if len(nonces) == 1 and len(nonces[0]) <= MAX_NONCE_LENGTH and _NONCE.fullmatch(nonces[0]):
+            self._nonces.append(nonces[0])
+
+
+def parse_retry_after(value: str | None, *, now: datetime) -> timedelta | None:
+    """Read Retry-After, as seconds or as an HTTP-date (RFC 9110 section 10.2.3); the past is now."""
+    if value is None:
+        return None
+    try:
+        if value.strip().isdecimal():
+            return timedelta(seconds=int(value))
+        at = email.utils.parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    # An HTTP-date is in GMT, whatever the local zone is: `at` is aware, or naive for "-0000".
+    return max(at.replace(tzinfo=at.tzinfo or UTC) - now, timedelta(0))
+
+
+def _checked(directory_url: str, *, allow_http: bool) -> URL:
+    try:
+        url = URL(directory_url)
+    except ValueError as e:
+        raise Misconfigured(f"the directory {directory_url!r} is not a URL") from e
+    if url.host and (url.scheme == "https" or (allow_http and url.scheme == "http" and _loopback(url.host))):
+        return url
+    raise Misconfigured(
+        f"the directory must be an https URL, got {directory_url!r}",
+        hint="use the CA's directory URL, e.g. https://acme-v02.api.letsencrypt.org/directory",
+    )
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _tls(ca_file: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as e:  # ssl.SSLError is one, for a file without a certificate
+        raise Misconfigured(
+            f"the CA file {ca_file} cannot be used: {e.strerror or e}",
+            hint="give a PEM file with the CA certificates that the ACME server's certificate builds to",
+        ) from e
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    content = bytearray()
+    async for chunk in response.content.iter_any():
+        content += chunk
+        if len(content) > MAX_BODY:
+            response.close()  # not back into the pool: the rest of the body is still to come
+            raise BadReply(f"{response.url} answered with more than {MAX_BODY} bytes")
+    return bytes(content)
+
+
+def _problem(response: aiohttp.ClientResponse, content: bytes, retry_after: timedelta | None) -> Problem:
+    """Keep the problem document whole; a body that is none (a proxy's page) is quoted as the detail."""
+    links = tuple((rel, url) for url, rel in _LINK.findall(", ".join(response.headers.getall("Link", []))))
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        document = {"detail": content[:200].decode("utf-8", "replace").strip() or response.reason}
+    return Problem.of(document, status=response.status, retry_after=retry_after, links=links)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
