@@ -115,7 +115,7 @@ UPDATE certrotation
    SET lease_no = lease_no + 1, leased_by = $2, leased_until = certvoy_now() + $3::interval, attempts = attempts + 1
  WHERE id = $1 AND completed_at IS NULL AND new_cert_id IS NULL AND next_attempt_at <= certvoy_now()
    AND (leased_until IS NULL OR leased_until < certvoy_now())
-RETURNING id, secret, cert_id, lease_no, leased_until, attempts;
+RETURNING id, secret, reason, cert_id, lease_no, leased_until, attempts;
 
 -- name: extend_lease
 UPDATE certrotation SET leased_until = certvoy_now() + $3::interval
@@ -300,9 +300,6 @@ UPDATE delivery SET probe_error = $3, updated_at = certvoy_now()
 
 -- name: append_audit
 INSERT INTO certaudit (cert_id, action, actor, subject, payload) VALUES ($1, $2, $3, $4, $5);
-
--- name: audit_of
-SELECT id, cert_id, action, actor, timestamp, subject, payload FROM certaudit WHERE subject = $1 ORDER BY id;
 
 -- name: notify
 SELECT pg_notify('certvoy', $1);

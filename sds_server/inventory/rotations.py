@@ -32,6 +32,7 @@ class Claim:
     """A Rotation that this worker may work on."""
 
     lease: Lease
+    reason: Reason
     replaces: CertificateId | None
     attempts: int
 
@@ -121,7 +122,7 @@ async def claim(database: Database, *, replica: str, lease_for: timedelta) -> Cl
         number=LeaseNo(row["lease_no"]),
         until=row["leased_until"],
     )
-    return Claim(lease=lease, replaces=row["cert_id"], attempts=row["attempts"])
+    return Claim(lease=lease, reason=Reason(row["reason"]), replaces=row["cert_id"], attempts=row["attempts"])
 
 
 async def extend(database: Database, lease: Lease, *, lease_for: timedelta) -> None:

@@ -31,7 +31,7 @@ from sds_server.inventory.rotations import Claim
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.accounts import Accounts, Issuer
 from sds_server.log import get
-from sds_server.model import Certificate, CertificateId, CertificateStatus, KeyId, Lease, Secret
+from sds_server.model import Certificate, CertificateId, CertificateStatus, KeyId, Lease, Reason, Secret
 
 ORDER_DEADLINE_S: Final = 300.0
 """After that the order is parked and resumed later: a CA may take days (RFC 8555 section 7.4)."""
@@ -160,7 +160,8 @@ class Worker:
             names=secret.domains,
             now=self._clock.now(),
             roots=issuer.roots,
-            previous_not_after=None if previous is None else previous.not_after,
+            # An operator may go over to shorter lives; a renewal that gains no time is a CA's mistake.
+            previous_not_after=previous.not_after if previous and claim.reason is Reason.RENEWAL else None,
         )
         cert_id = CertificateId(uuid4())
         decision = renewal.decide(

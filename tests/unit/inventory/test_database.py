@@ -1,0 +1,110 @@
+"""The schema, its migrations, its statements, and a database that is not there."""
+
+import re
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from sds_server.errors import SchemaMismatch, Unavailable
+from sds_server.inventory import database as databases
+from sds_server.inventory.database import check_schema, migrate, open_database, statements
+
+ROOT = Path(__file__).parents[3]
+
+DUMP = """
+SELECT 'column', table_name || '.' || column_name, concat_ws(' ', data_type, is_nullable, column_default)
+  FROM information_schema.columns WHERE table_schema = 'public'
+UNION ALL SELECT 'index', indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
+UNION ALL SELECT 'constraint', conname || conrelid::regclass, pg_get_constraintdef(oid)
+  FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+UNION ALL SELECT 'function', proname, pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+UNION ALL SELECT 'trigger', tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+ORDER BY 1, 2, 3
+"""
+
+
+async def test_schema_sql_is_the_sum_of_the_migrations(connect, sql, postgres):
+    migrated = await sql.fetch(DUMP)
+    await sql.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    await sql.execute((ROOT / "schema.sql").read_text())
+
+    assert migrated == await sql.fetch(DUMP)
+
+
+async def test_every_statement_is_one_that_this_schema_understands(sql):
+    for name, statement in statements().items():
+        try:
+            await sql.prepare(statement)
+        except asyncpg.PostgresError as e:
+            pytest.fail(f"{name}: {e}")
+
+
+def test_every_statement_is_used_and_every_name_exists():
+    source = "".join(path.read_text() for path in (ROOT / "sds_server" / "inventory").glob("*.py"))
+    used = set(re.findall(r'tx\.(?:rows|row|value)\(\s*"(\w+)"', source))
+
+    assert used == set(statements())
+
+
+async def test_replicas_that_start_together_migrate_once(connect):
+    first, second = await open_database(connect, size=2), await open_database(connect, size=2)
+    import asyncio
+
+    applied = await asyncio.gather(migrate(first), migrate(second))
+    await first.close()
+    await second.close()
+
+    assert [0, len(databases.migrations())] == sorted(map(len, applied))
+
+
+async def test_an_old_schema_is_named_to_a_command(database, sql):
+    await sql.execute("DELETE FROM schema_migration")
+
+    with pytest.raises(SchemaMismatch, match="old, 0001_initial is missing") as raised:
+        await check_schema(database)
+    assert "certvoy serve" in raised.value.next_step
+
+
+async def test_a_newer_schema_is_refused(database, sql):
+    await sql.execute("INSERT INTO schema_migration VALUES (9999, '9999_tomorrow', 'x')")
+
+    with pytest.raises(SchemaMismatch, match="newer than this release, which does not know 9999_tomorrow"):
+        await migrate(database)
+
+
+async def test_a_migration_that_was_changed_is_refused(database, sql):
+    await sql.execute("UPDATE schema_migration SET checksum = 'other'")
+
+    with pytest.raises(SchemaMismatch, match="applied in another form"):
+        await migrate(database)
+
+
+async def test_somebody_elses_database_is_left_alone(connect):
+    admin = await asyncpg.connect(**connect)
+    await admin.execute("CREATE TABLE theirs (id int)")
+    await admin.close()
+    opened = await open_database(connect, size=1)
+
+    with pytest.raises(SchemaMismatch, match="not certvoy's"):
+        await migrate(opened)
+    await opened.close()
+
+
+async def test_a_database_that_is_not_there_is_unavailable(tmp_path):
+    with pytest.raises(Unavailable, match="database: ") as raised:
+        await open_database({"host": str(tmp_path), "user": "nobody", "database": "none"})
+    assert "start PostgreSQL" in raised.value.next_step
+
+
+async def test_a_connection_lost_in_a_transaction_is_unavailable_and_the_pool_goes_on(database, sql):
+    with pytest.raises(Unavailable):
+        async with database.transaction() as tx:
+            await sql.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            await tx.rows("deployment")
+
+    async with database.transaction() as tx:
+        assert await tx.row("deployment")
