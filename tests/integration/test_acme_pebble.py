@@ -1,0 +1,173 @@
+"""The engine against Pebble: strict, refusing every second nonce, sleeping, wanting an EAB."""
+
+import asyncio
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from acme_engine import Actor, Client, Eab, KeyType, OrderFailed, Refused, chain, errors, keys
+from tests.support import pki
+from tests.support.acme import Crash, MemoryJournal, Orderer, Tokens, responding
+from tests.support.pebble import start
+
+pytestmark = pytest.mark.debian
+
+EAB = Eab("kid-1", "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W")
+
+
+@pytest.fixture(scope="module")
+def pebble(tmp_path_factory):
+    running = start(tmp_path_factory.mktemp("pebble"), eab=EAB)
+    yield running
+    asyncio.run(running.stop())
+
+
+@asynccontextmanager
+async def account(pebble):
+    key = keys.generate(KeyType.ECDSA_P256)
+    async with Client(pebble.directory_url, account_key=key, ca_file=pebble.ca_file) as client:
+        await client.register(terms_agreed=True, eab=pebble.eab)
+        yield client
+
+
+async def test_a_certificate_is_obtained_over_http_01(pebble):
+    tokens = Tokens()
+    journal = MemoryJournal()
+    async with account(pebble) as client, responding(tokens, port=pebble.http_port):
+        orderer = Orderer(client, ["www.example.com", "example.com"], tokens)
+        got = await orderer.obtain(journal)
+
+    assert set(got.dns_names) == {"www.example.com", "example.com"}
+    assert got.spki_sha256 == keys.spki_sha256(orderer.key.public_key())
+    assert timedelta(days=89) < got.not_after - got.not_before < timedelta(days=91)
+    assert journal.steps == ["ordered", "finalizing", "issued"]
+    assert tokens == {}, "every token is taken away"
+
+
+async def test_the_chain_builds_to_the_ca_s_root(pebble):
+    tokens = Tokens()
+    async with account(pebble) as client, responding(tokens, port=pebble.http_port):
+        orderer = Orderer(client, ["root.example.com"], tokens)
+        got = await orderer.obtain(MemoryJournal())
+
+    chain.check(
+        got,
+        spki_sha256=keys.spki_sha256(orderer.key.public_key()),
+        names=orderer.names,
+        now=datetime.now(UTC),
+        roots=[await pebble.root()],
+    )
+
+
+@pytest.mark.parametrize("step", ["ordered", "finalizing", "issued"])
+async def test_an_order_that_a_crash_left_is_resumed_and_issued_once(pebble, step):
+    """Whatever the step, the second process gets one certificate from the first one's order."""
+    tokens = Tokens()
+    orders, issued = pebble.orders(), pebble.issued()
+    async with account(pebble) as client, responding(tokens, port=pebble.http_port):
+        orderer = Orderer(client, [f"{step}.example.com"], tokens)
+        crashed = MemoryJournal(crash_after=step)
+        with pytest.raises(Crash):
+            await orderer.obtain(crashed)
+        got = await orderer.obtain(MemoryJournal(), order_url=crashed.order_url)
+        again = await orderer.obtain(MemoryJournal(), order_url=crashed.order_url)
+
+    assert got.fingerprint == again.fingerprint
+    assert pebble.orders() - orders == 1
+    assert pebble.issued() - issued == 1
+
+
+async def test_a_cancelled_order_takes_its_tokens_away_and_is_resumed(pebble):
+    tokens = Tokens()
+    async with account(pebble) as client, responding(tokens, port=pebble.http_port):
+        orderer = Orderer(client, ["cancelled.example.com"], tokens)
+        journal = MemoryJournal()
+        task = asyncio.create_task(orderer.obtain(journal))
+        while not tokens:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+        assert tokens == {}
+        got = await orderer.obtain(MemoryJournal(), order_url=journal.order_url)
+
+    assert got.dns_names == ("cancelled.example.com",)
+
+
+async def test_a_name_that_cannot_be_proved_fails_in_the_ca_s_words(pebble):
+    """Nobody answers on the port: the error names the guilty name, and who must act."""
+    async with account(pebble) as client:
+        orderer = Orderer(client, ["dark.example.com"], Tokens())
+        journal = MemoryJournal()
+        with pytest.raises(OrderFailed) as failure:
+            await orderer.obtain(journal)
+        with pytest.raises(OrderFailed) as resumed:
+            await orderer.obtain(MemoryJournal(), order_url=journal.order_url)
+
+    assert failure.value.problem.code == "connection"
+    assert failure.value.problem.identifier == "dark.example.com"
+    assert failure.value.actor is Actor.OWNER
+    assert failure.value.retryable
+    assert "127.0.0.1" in str(failure.value), "the CA's own words"
+    assert resumed.value.problem.code == "connection", "a dead order says why again"
+
+
+async def test_an_order_that_the_ca_does_not_know_has_failed(pebble):
+    """A CA that was reset: the answer is a new order, not a retry of the old one."""
+    async with account(pebble) as client:
+        orderer = Orderer(client, ["gone.example.com"], Tokens())
+        gone = pebble.directory_url.replace("/dir", "/my-order/unknown")
+        with pytest.raises(OrderFailed, match="does not have the order"):
+            await orderer.obtain(MemoryJournal(), order_url=gone)
+
+
+async def test_registering_twice_finds_the_same_account(pebble):
+    key = keys.generate(KeyType.ECDSA_P384)
+    async with Client(pebble.directory_url, account_key=key, ca_file=pebble.ca_file) as client:
+        with pytest.raises(Refused) as unknown:
+            await client.find_account()
+        first = await client.register(terms_agreed=True, contact=["mailto:ops@example.com"], eab=EAB)
+        second = await client.register(terms_agreed=True, eab=EAB)
+        found = await client.find_account()
+
+    assert unknown.value.problem.code == "accountDoesNotExist"
+    assert first.created
+    assert not second.created
+    assert first.url == second.url == found.url
+
+
+async def test_what_the_ca_will_want_is_said_before_it_is_asked(pebble):
+    key = keys.generate(KeyType.ECDSA_P256)
+    async with Client(pebble.directory_url, account_key=key, ca_file=pebble.ca_file) as client:
+        with pytest.raises(errors.TermsNotAgreed, match="terms of service: "):
+            await client.register(terms_agreed=False)
+        with pytest.raises(errors.BindingRequired):
+            await client.register(terms_agreed=True)
+
+
+async def test_a_false_binding_is_refused_by_the_ca(pebble):
+    key = keys.generate(KeyType.ECDSA_P256)
+    async with Client(pebble.directory_url, account_key=key, ca_file=pebble.ca_file) as client:
+        with pytest.raises(Refused) as refusal:
+            await client.register(terms_agreed=True, eab=Eab("kid-1", "bm90IHRoZSBrZXk"))
+
+    assert refusal.value.problem.status in {401, 403}
+
+
+async def test_an_rsa_account_signs_too(pebble):
+    key = await asyncio.to_thread(keys.generate, KeyType.RSA_2048)
+    async with Client(pebble.directory_url, account_key=key, ca_file=pebble.ca_file) as client:
+        assert (await client.register(terms_agreed=True, eab=EAB)).status == "valid"
+
+
+async def test_a_ca_file_of_another_ca_is_a_clear_error(pebble, tmp_path):
+    other = pki.authority("Another").write(tmp_path / "other.pem")
+    key = keys.generate(KeyType.ECDSA_P256)
+    async with Client(pebble.directory_url, account_key=key, ca_file=other) as client:
+        with pytest.raises(errors.Untrusted) as refusal:
+            await client.directory()
+
+    assert refusal.value.actor is Actor.OPERATOR
+    assert "CA file" in refusal.value.hint

@@ -1,0 +1,88 @@
+"""What a test needs to order a certificate: tokens and a journal in memory, a key, a crash."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from acme_engine import Client, Http01Responder, Http01Solver, KeyType, keys, obtain
+
+
+class Tokens(dict[str, str]):
+    """A `TokenStore` of this process; ``reads`` holds every token asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads: list[str] = []
+
+    async def put(self, token: str, key_authorization: str, *, ttl_s: int) -> None:
+        assert ttl_s > 0
+        self[token] = key_authorization
+
+    async def get(self, token: str) -> str | None:  # type: ignore[override]
+        self.reads.append(token)
+        return dict.get(self, token)
+
+    async def delete(self, token: str) -> None:
+        self.pop(token, None)
+
+
+class Crash(BaseException):
+    """The process died: nothing catches it."""
+
+
+class MemoryJournal:
+    """Keeps the steps; ``crash_after`` names the one after whose commit the process dies."""
+
+    def __init__(self, *, crash_after: str | None = None) -> None:
+        self.steps: list[str] = []
+        self.order_url: str | None = None
+        self._crash_after = crash_after
+
+    async def ordered(self, order_url: str) -> None:
+        self.order_url = order_url
+        self._step("ordered")
+
+    async def finalizing(self) -> None:
+        self._step("finalizing")
+
+    async def issued(self, certificate_url: str) -> None:
+        assert certificate_url.startswith("http")
+        self._step("issued")
+
+    def _step(self, name: str) -> None:
+        self.steps.append(name)
+        if name == self._crash_after:
+            raise Crash
+
+
+class Orderer:
+    """Orders certificates for one list of names with one key, as often as asked."""
+
+    def __init__(self, client: Client, names: list[str], tokens: Tokens) -> None:
+        self.names = names
+        self.tokens = tokens
+        self.key = keys.generate(KeyType.ECDSA_P256)
+        self.steps: list[tuple[str, dict[str, object]]] = []
+        self._client = client
+
+    async def obtain(self, journal: MemoryJournal, *, order_url: str | None = None, deadline_s: float = 60):
+        return await obtain(
+            self._client,
+            names=self.names,
+            csr=keys.csr(self.key, self.names),
+            solver=Http01Solver(self.tokens),
+            journal=journal,
+            order_url=order_url,
+            deadline_s=deadline_s,
+            on_step=lambda name, fields: self.steps.append((name, dict(fields))),
+        )
+
+
+@asynccontextmanager
+async def responding(tokens: Tokens, *, port: int) -> AsyncIterator[None]:
+    """Answer HTTP-01 on loopback for a while."""
+    responder = Http01Responder(tokens, host="127.0.0.1", port=port)
+    await responder.start()
+    try:
+        yield
+    finally:
+        await responder.stop()

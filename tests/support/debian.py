@@ -1,0 +1,90 @@
+"""Programs that only Debian carries, unpacked into a cache and not installed.
+
+``apt-get download`` and ``dpkg-deb -x`` need no root and change nothing outside the cache. Where they cannot
+work (no Debian, no network) `Unavailable` says why, and the tests that want the program are skipped with it.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+PACKAGES = {"pebble": ("pebble",)}
+"""A program set and its packages; what Debian's base system has (libc6) is not unpacked again."""
+
+DOWNLOAD_TIMEOUT_S = 300
+
+
+class Unavailable(Exception):
+    """The program cannot be had here; the message says why, on one line."""
+
+
+def cache() -> Path:
+    """Return where programs are kept: ``$CERTVOY_TEST_CACHE``, or below the user's cache."""
+    return Path(os.environ.get("CERTVOY_TEST_CACHE") or Path.home() / ".cache" / "certvoy" / "debian")
+
+
+def program(name: str, *, of: str) -> Path:
+    """Return a program of a set: the system's own, or the one in the cache, unpacked now if need be."""
+    installed = shutil.which(name)
+    path = Path(installed) if installed else unpack(of) / "usr" / "bin" / name
+    if not path.is_file():
+        raise Unavailable(f"{of}: the package holds no program {name}")
+    return path
+
+
+def unpack(of: str) -> Path:
+    """Return the root of an unpacked set. Two at once do no harm: a whole set appears by one rename."""
+    root = cache() / of
+    if root.is_dir():
+        return root
+    if missing := [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]:
+        raise Unavailable(f"{of}: {missing[0]} is not here (only Debian and its children have it)")
+    try:
+        cache().mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise Unavailable(f"{of}: the cache {cache()} cannot be made: {e.strerror}") from e
+    with tempfile.TemporaryDirectory(dir=cache(), prefix=f".{of}-") as scratch:
+        new = Path(scratch) / "root"
+        new.mkdir()
+        for deb in _download(of, Path(scratch)):
+            _run(of, ["dpkg-deb", "-x", deb, new], cwd=scratch)
+        try:
+            new.rename(root)
+        except OSError:
+            if not root.is_dir():  # else somebody was faster, with the same
+                raise
+    return root
+
+
+def _download(of: str, scratch: Path) -> list[Path]:
+    """Download with the system's package lists, else with lists of our own, which need no root."""
+    own = scratch / "apt"
+    (own / "lists" / "partial").mkdir(parents=True)
+    options = ["-o", f"Dir::Cache={own}", "-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=20"]
+    own_lists = [*options, "-o", f"Dir::State::Lists={own / 'lists'}"]
+    try:
+        _run(of, ["apt-get", *options, "download", *PACKAGES[of]], cwd=scratch)
+    except Unavailable:
+        _run(of, ["apt-get", *own_lists, "update"], cwd=scratch)
+        _run(of, ["apt-get", *own_lists, "download", *PACKAGES[of]], cwd=scratch)
+    return sorted(scratch.glob("*.deb"))
+
+
+def _run(of: str, command: list[str | Path], *, cwd: str | Path) -> None:
+    try:
+        subprocess.run(
+            command,
+            cwd=cwd,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=DOWNLOAD_TIMEOUT_S,
+            env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
+        )
+    except subprocess.CalledProcessError as e:
+        errors = [line for line in e.stderr.splitlines() if line.startswith("E:")] or e.stderr.splitlines()
+        raise Unavailable(f"{of}: {command[0]} failed: {errors[0] if errors else e.returncode}") from e
+    except (OSError, subprocess.TimeoutExpired) as e:
+        raise Unavailable(f"{of}: {command[0]}: {e}") from e
