@@ -34,5 +34,5 @@ def configure(*, level: str = "info", stream: TextIO | None = None, **context: A
 
 def get(name: str) -> Logger:
     """Return the logger of a module's noun: ``get("rotation")``."""
-    logger: Logger = structlog.get_logger(logger=name)
+    logger: Logger = structlog.get_logger(component=name)
     return logger

@@ -109,13 +109,21 @@ async def claim(database: Database, *, replica: str, lease_for: timedelta) -> Cl
     """Take the most urgent Rotation that wants a worker; None: there is none."""
     async with database.transaction() as tx:
         found = await tx.row("claimable")
-        row = found and await tx.row("claim", found["id"], replica, lease_for)
-        if not row:
+        if found is None:
             return None
-        if row["cert_id"] is not None:
-            await certificates.move(
-                tx, row["cert_id"], Event.CLAIMED, actor=f"replica:{replica}", subject=row["secret"]
-            )
+        return await claim_in(tx, found["id"], replica=replica, lease_for=lease_for)
+
+
+async def claim_in(
+    tx: Transaction, rotation: RotationId, *, replica: str, lease_for: timedelta
+) -> Claim | None:
+    """Take this Rotation, in a transaction that holds its Secret's lock; None: it wants no worker now."""
+    row = await tx.row("claim", rotation, replica, lease_for)
+    if row is None:
+        return None
+    if row["cert_id"] is not None:
+        actor = f"replica:{replica}"
+        await certificates.move(tx, row["cert_id"], Event.CLAIMED, actor=actor, subject=row["secret"])
     lease = Lease(
         rotation=RotationId(row["id"]),
         secret=SecretName(row["secret"]),
