@@ -195,7 +195,7 @@ class _Files:
     def __init__(self, certificate: Path, private_key: Path, client_ca: Path) -> None:
         self._paths = {
             "sds.certificate": certificate,
-            "sds.private_key": private_key,
+            "sds.key": private_key,
             "sds.client_ca": client_ca,
         }
         self._contents: tuple[bytes, ...] = ()
@@ -207,9 +207,9 @@ class _Files:
         try:
             public_key = serialization.load_pem_private_key(key, password=None).public_key()
         except (ValueError, TypeError) as e:
-            raise self._error("sds.private_key", "holds no private key in PEM that can be read") from e
+            raise self._error("sds.key", "holds no private key in PEM that can be read") from e
         if public_key != leaf.public_key():
-            raise self._error("sds.private_key", "is not the key of sds.certificate")
+            raise self._error("sds.key", "is not the key of sds.certificate")
         self._contents = contents
         return grpc.ssl_server_certificate_configuration([(key, chain)], root_certificates=ca)
 

@@ -283,7 +283,7 @@ class Stream:
         return events
 
     def _claim(self, known: Iterable[str]) -> None:
-        """Remember what the client holds without wanting it; the versions are wrong after a NACK: not used."""
+        """Remember what the client holds unasked. Its versions are not used: after a NACK they lie."""
         for name in known:
             if name not in self._wanted and _is_name(name) and len(self._claimed) < MAX_NAMES:
                 self._claimed.add(name)

@@ -1,0 +1,310 @@
+"""One open stream around the core: the peer's rights, the Catalog's news, and the time.
+
+A stream has one reader and one writer. The reader feeds the core; the writer sleeps until the Catalog, the
+reader or the time has something for the core to answer, and the pace of its writes is the back-pressure.
+Whether the peer may see a name is asked at every single look, before the Catalog: a name that it may not see
+is ABSENT, is never loaded for it, and never ends the stream.
+
+Knows no gRPC: it takes an iterator of requests and a function that writes.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from random import Random
+from secrets import token_hex
+from typing import Final, Protocol
+
+from sds_server.clock import Clock
+from sds_server.log import Logger, get
+from sds_server.model import Identity
+from sds_server.xds import codec
+from sds_server.xds.catalog import ABSENT, Catalog, Entry, Resource
+from sds_server.xds.stream import (
+    CLOSE_UNANSWERED_S,
+    WARN_UNANSWERED_S,
+    Accepted,
+    Event,
+    Ignored,
+    Refused,
+    Stream,
+    Subscribed,
+    Unsubscribed,
+    Unverified,
+)
+
+WRITE_DEADLINE_S: Final = 30.0  # who does not read for so long is cut, and holds no key bytes here
+MAX_IGNORED_TYPES: Final = 16  # told of once a stream; Envoy has nine types
+
+_log = get("stream")
+
+
+@dataclass(frozen=True, slots=True)
+class PeerNode:
+    """One client: who it is, and what it calls itself."""
+
+    identity: Identity
+    node_id: str
+
+
+class Observer(Protocol):
+    """Told what happens on the streams. Quick, never blocks, never raises."""
+
+    def subscribed(self, peer: PeerNode, name: str) -> None:
+        """The peer wants the name now, whether it may see it or not."""
+
+    def unsubscribed(self, peer: PeerNode, name: str) -> None:
+        """The peer does not want the name any more, or its stream has ended."""
+
+    def sent(self, peer: PeerNode, resource: Resource) -> None:
+        """The Resource was written to the peer's stream."""
+
+    def accepted(self, peer: PeerNode, name: str, version: str, generation: int) -> None:
+        """The peer said yes, to content that it has never refused."""
+
+    def refused(self, peer: PeerNode, name: str, version: str, generation: int, detail: str) -> None:
+        """The peer said no; ``detail`` is scrubbed. To be kept: see `RefusedContent`."""
+
+    def denied(self, peer: PeerNode, name: str) -> None:
+        """The peer wants a name that it may not see; told once for as long as that is so."""
+
+
+class RefusedContent(Protocol):
+    """What peers refused on earlier streams, restarts of this server included."""
+
+    def of(self, peer: PeerNode) -> frozenset[tuple[str, str]]:
+        """Return (name, version) of each content that this peer refused. Quick, from memory."""
+
+
+class Status(StrEnum):
+    """Why we end a stream, by gRPC's names."""
+
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+class Ended(Exception):
+    """We end the stream, with this status."""
+
+    def __init__(self, status: Status, details: str) -> None:
+        super().__init__(details)
+        self.status = status
+        self.details = details
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What every stream of a server shares."""
+
+    catalog: Catalog
+    authorize: Callable[[Identity, str], bool]
+    observer: Observer
+    refused: RefusedContent
+    identifier: str
+    clock: Clock
+    rng: Random
+
+
+class Session:
+    """One open stream: its peer, its core, and what wakes them. ``expires`` is its certificate's notAfter."""
+
+    def __init__(
+        self,
+        service: Service,
+        write: Callable[[bytes], Awaitable[None]],
+        *,
+        identity: Identity,
+        expires: datetime,
+        delta: bool,
+        aggregated: bool,
+    ) -> None:
+        self._service = service
+        self._write_bytes = write
+        self._identity = identity
+        self._expires = expires
+        self._delta = delta
+        self._aggregated = aggregated
+        self._peer = PeerNode(self._identity, "")
+        self._stream: Stream | None = None
+        self._watched: set[str] = set()
+        self._denied: set[str] = set()
+        self._warned = False
+        self._stopping = False
+        self._wake = asyncio.Event()
+        self._log: Logger = _log.bind(identity=self._identity, delta=delta, aggregated=aggregated)
+
+    async def run(self, requests: AsyncIterator[bytes]) -> None:
+        """Read and write until the client leaves.
+
+        Raises:
+            Ended: we end it.
+        """
+        reader = asyncio.create_task(self._read(requests))
+        writer = asyncio.create_task(self._write())
+        try:
+            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (reader, writer):
+                task.cancel()
+            results = await asyncio.gather(reader, writer, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    def stop(self) -> None:
+        """End the stream: the server stops."""
+        self._stopping = True
+        self._wake.set()
+
+    def recheck(self) -> None:
+        """Look at every name again."""
+        if self._stream is not None:
+            self._stream.recheck()
+            self._wake.set()
+
+    def close(self) -> None:
+        """Leave nothing behind: no watcher, no subscription."""
+        self._service.catalog.unwatch(self._watched, self._changed, now=self._service.clock.monotonic())
+        if self._stream is not None:
+            for name in self._stream.wanted:
+                self._service.observer.unsubscribed(self._peer, name)
+            self._log.info("stream.closed", names=len(self._stream.wanted))
+
+    # The reader
+
+    async def _read(self, requests: AsyncIterator[bytes]) -> None:
+        ignored_types: set[str] = set()
+        async for data in requests:
+            try:
+                message = codec.decode(data, delta=self._delta)
+            except codec.Malformed as e:
+                raise Ended(Status.INVALID_ARGUMENT, str(e)) from None
+            stream = self._stream or self._open(message.node_id)
+            if message.node_id not in {"", self._peer.node_id}:
+                raise Ended(Status.INVALID_ARGUMENT, "node.id changed within a stream")
+            if self._is_for_us(message.type_url):
+                events = stream.receive(message.request, self._service.clock.monotonic())
+                for event in events:
+                    self._tell(event)
+                self._wake.set()
+            elif message.type_url not in ignored_types and len(ignored_types) < MAX_IGNORED_TYPES:
+                ignored_types.add(message.type_url)
+                self._log.info("type.ignored", type_url=message.type_url)
+
+    def _open(self, node_id: str) -> Stream:
+        """Start the core at the first message, whose node counts for the whole stream."""
+        if not node_id:
+            raise Ended(Status.INVALID_ARGUMENT, "node.id is required in the first request")
+        self._peer = PeerNode(self._identity, node_id)
+        self._log = self._log.bind(node=node_id)
+        self._stream = Stream(
+            delta=self._delta,
+            now=self._service.clock.monotonic(),
+            rng=self._service.rng,
+            refused=self._service.refused.of(self._peer),
+            nonce_prefix=f"{token_hex(4)}-",  # a nonce left over from another stream matches nothing here
+        )
+        self._log.info("stream.opened")
+        return self._stream
+
+    def _is_for_us(self, type_url: str) -> bool:
+        """Whether the message is about secrets.
+
+        ADS carries other types too. They get silence: an empty answer would take everything from the client.
+        """
+        if type_url == codec.TYPE_URL or (not type_url and not self._aggregated):
+            return True
+        if not type_url or not self._aggregated:
+            raise Ended(Status.INVALID_ARGUMENT, f"type_url must be {codec.TYPE_URL}")
+        return False
+
+    def _tell(self, event: Event) -> None:
+        peer, observer = self._peer, self._service.observer
+        match event:
+            case Subscribed(name):
+                observer.subscribed(peer, name)
+            case Unsubscribed(name):
+                self._unwatch(name)
+                self._denied.discard(name)
+                observer.unsubscribed(peer, name)
+            case Accepted(name, version, generation):
+                observer.accepted(peer, name, version, generation)
+            case Refused(name, version, generation, detail):
+                observer.refused(peer, name, version, generation, detail)
+                self._log.warning("secret.refused", secret=name, version=version, reason=detail)
+            case Unverified(name, version):
+                self._log.warning("acceptance.disbelieved", secret=name, version=version)
+            case Ignored(count):
+                self._log.warning("names.ignored", count=count)
+
+    # The writer
+
+    async def _write(self) -> None:
+        clock = self._service.clock
+        while True:
+            self._wake.clear()
+            if self._stopping:
+                raise Ended(Status.UNAVAILABLE, "the server stops")
+            left_s = (self._expires - clock.now()).total_seconds()
+            if left_s <= 0:
+                raise Ended(Status.UNAUTHENTICATED, "the client certificate has expired")
+            wake_at = None
+            if self._stream is not None:
+                await self._respond(self._stream)
+                self._watch_over(self._stream)
+                wake_at = self._stream.next_wake(clock.monotonic())
+            wait_s = left_s if wake_at is None else min(left_s, max(0.0, wake_at - clock.monotonic()))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
+
+    async def _respond(self, stream: Stream) -> None:
+        """Write all that the core has to say now."""
+        while response := stream.respond(self._look, self._service.clock.monotonic()):
+            data = codec.encode(response, delta=self._delta, identifier=self._service.identifier)
+            try:
+                async with asyncio.timeout(WRITE_DEADLINE_S):
+                    await self._write_bytes(data)
+            except TimeoutError:
+                raise Ended(Status.DEADLINE_EXCEEDED, "the client does not read its responses") from None
+            if response.resource is not None:
+                self._service.observer.sent(self._peer, response.resource)
+
+    def _watch_over(self, stream: Stream) -> None:
+        """End a stream whose client neither accepts nor refuses: a new one cures what a frozen one cannot."""
+        unanswered_s = stream.unanswered_s(self._service.clock.monotonic())
+        if unanswered_s >= CLOSE_UNANSWERED_S:
+            raise Ended(Status.UNAVAILABLE, f"no ACK or NACK within {CLOSE_UNANSWERED_S:g} s")
+        if unanswered_s >= WARN_UNANSWERED_S and not self._warned:
+            self._warned = True
+            self._log.warning("answer.overdue", unanswered_s=round(unanswered_s))
+
+    def _look(self, name: str) -> Entry | None:
+        """Return what the peer may see of the name now: this is the core's View."""
+        if not self._service.authorize(self._identity, name):
+            self._unwatch(name)
+            if name not in self._denied:
+                self._denied.add(name)
+                self._service.observer.denied(self._peer, name)
+            return ABSENT
+        self._denied.discard(name)
+        if name not in self._watched:
+            self._watched.add(name)
+            self._service.catalog.watch([name], self._changed)
+        return self._service.catalog.look(name)
+
+    def _unwatch(self, name: str) -> None:
+        if name in self._watched:
+            self._watched.discard(name)
+            self._service.catalog.unwatch([name], self._changed, now=self._service.clock.monotonic())
+
+    def _changed(self, name: str) -> None:
+        """Called by the Catalog."""
+        if self._stream is not None:
+            self._stream.changed(name)
+            self._wake.set()
