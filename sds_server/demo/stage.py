@@ -27,7 +27,7 @@ from sds_server.inventory.database import Database, open_database
 from sds_server.programs import envoy
 from sds_server.programs.caddy import Caddy
 from sds_server.programs.child import Child, free_port
-from sds_server.xds.bootstrap import Listener, bootstrap
+from sds_server.xds.bootstrap import ControlPlane, TlsListener, bootstrap
 
 HOST: Final = "127.0.0.1"
 SECRET: Final = "www"  # noqa: S105 - its name
@@ -109,12 +109,16 @@ class Stage:
         certificate, key = self._client
         configuration = bootstrap(
             node_id=NODE,
-            control_plane=(HOST, self.sds_port),
-            server_name=CONTROL_PLANE,
-            certificate=certificate,
-            key=key,
-            ca=self._client_ca,
-            listeners=[Listener(name="https", secret=SECRET, port=self.envoy_port)],
+            cluster="edge",
+            control_plane=ControlPlane(
+                host=HOST,
+                port=self.sds_port,
+                server_name=CONTROL_PLANE,
+                ca=self._client_ca,
+                certificate=certificate,
+                private_key=key,
+            ),
+            listeners=[TlsListener(name="https", secret=SECRET, port=self.envoy_port)],
         )
         self._envoy = await envoy.start(configuration, self.directory)
 
