@@ -57,7 +57,10 @@ class Observer(Protocol):
         """The peer wants the name now, whether it may see it or not."""
 
     def unsubscribed(self, peer: PeerNode, name: str) -> None:
-        """The peer does not want the name any more, or its stream has ended."""
+        """The peer does not want the name any more."""
+
+    def disconnected(self, peer: PeerNode, name: str) -> None:
+        """The stream on which the peer wanted the name has ended: it serves on with what it has."""
 
     def sent(self, peer: PeerNode, resource: Resource) -> None:
         """The Resource was written to the peer's stream."""
@@ -172,7 +175,7 @@ class Session:
         self._service.catalog.unwatch(self._watched, self._changed, now=self._service.clock.monotonic())
         if self._stream is not None:
             for name in self._stream.wanted:
-                self._service.observer.unsubscribed(self._peer, name)
+                self._service.observer.disconnected(self._peer, name)
             self._log.info("stream.closed", names=len(self._stream.wanted))
 
     # The reader
