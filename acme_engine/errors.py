@@ -180,7 +180,13 @@ class Problem:
 
     @property
     def rule(self) -> Rule:
-        """What to do about it: by its type, else by its HTTP status."""
+        """What to do about it: by its type, else by its HTTP status.
+
+        A "compound" is what the worst of its subproblems is (section 6.7.1).
+        """
+        if self.code == "compound":
+            held = (sub.rule for sub in self.subproblems if sub.rule.action is Action.HOLD)
+            return next(held, RULES["compound"])
         if self.code is not None and self.code in RULES:
             return RULES[self.code]
         busy = self.status is not None and (self.status == 429 or self.status >= 500)  # noqa: PLR2004

@@ -69,10 +69,10 @@ class Signer:
         """Return ``externalAccountBinding``: our public key, signed HS256 with the CA's MAC key."""
         try:
             mac_key = b64.b64decode(eab.hmac_key.rstrip("="))
-        except (ValueError, TypeError) as e:
+        except (ValueError, TypeError):
             raise Misconfigured(
                 f"EAB key {eab.key_id!r}: its HMAC key is not base64url", hint="copy it from the CA as it is"
-            ) from e
+            ) from None  # the cause quotes the key
         public_key = self._jwk.public_key().json_dumps().encode()
         bound = Jws.sign(public_key, jwk.JWKOct(key=mac_key), jwa.HS256, None, url, eab.key_id)
         document: dict[str, object] = bound.to_json()

@@ -37,7 +37,10 @@ def decide(*, not_before: datetime, not_after: datetime, jitter: float = 0.0) ->
     """
     life = not_after - not_before
     spread = min(life * float(JITTER_SHARE), MAX_JITTER) * jitter
-    at = min(due(not_before=not_before, not_after=not_after) + spread, floor(not_before, not_after))
+    at = min(
+        due(not_before=not_before, not_after=not_after) + spread,
+        floor(not_before=not_before, not_after=not_after),
+    )
     return Decision(at, "third-left" if life >= LONG_LIFE else "half-left")
 
 
@@ -47,7 +50,7 @@ def due(*, not_before: datetime, not_after: datetime) -> datetime:
     return not_after - _share(life, Fraction(1, 3) if life >= LONG_LIFE else Fraction(1, 2))
 
 
-def floor(not_before: datetime, not_after: datetime) -> datetime:
+def floor(*, not_before: datetime, not_after: datetime) -> datetime:
     """Return the moment that no reason may put a renewal off beyond; an alarm belongs here."""
     life = not_after - not_before
     return not_after - _share(life, Fraction(1, 6) if life >= LONG_LIFE else Fraction(1, 4))

@@ -139,12 +139,15 @@ class Transport:
             await self._session.close()
 
     async def get(self, url: str) -> Reply:
-        """Read something that needs no signature: the directory."""
+        """Read something that needs no signature: the directory.
+
+        It is what every use of a CA begins with: one that is not there is told at once, not after minutes.
+        """
 
         async def send() -> Reply:
             return await self._exchange("GET", url)
 
-        return await self._persist(send, repeat=True)
+        return await self._persist(send, repeat=False)
 
     async def post(
         self,

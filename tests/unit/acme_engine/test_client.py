@@ -1,0 +1,83 @@
+"""Accounts and the directory (RFC 8555 sections 7.1.1 and 7.3)."""
+
+import asyncio
+import json
+
+import pytest
+
+from acme_engine import Client, Eab, KeyType, errors, keys
+from tests.support.fake_ca import problem
+
+
+async def test_the_directory_is_read_once_whoever_asks(ca, client):
+    ca.next("/directory", 503, Retry_After="1")
+    first, second = await asyncio.gather(client.directory(), client.directory())
+
+    assert first is second
+
+
+async def test_terms_and_binding_are_wanted_before_anything_is_sent(ca, client):
+    ca.directory = {"meta": {"termsOfService": "https://ca.example/t", "externalAccountRequired": True}}
+    with pytest.raises(errors.TermsNotAgreed, match=r"https://ca\.example/t"):
+        await client.register(terms_agreed=False, eab=Eab("k", "YWJj"))
+    with pytest.raises(errors.BindingRequired):
+        await client.register(terms_agreed=True)
+
+    assert ca.requests == []
+
+
+async def test_terms_are_agreed_to_only_where_somebody_did(ca, client):
+    await client.register(terms_agreed=False)
+    await client.register(terms_agreed=True, contact=["mailto:ops@example.com"])
+
+    without, agreed = (r.payload for r in ca.posts("/account"))
+    assert without == {}
+    assert agreed == {"termsOfServiceAgreed": True, "contact": ["mailto:ops@example.com"]}
+
+
+async def test_a_new_account_and_a_known_one_are_both_fine(ca, client):
+    """Section 7.3.1: 200 with a Location is an account that exists."""
+    created = await client.register(terms_agreed=True)
+    ca.next("/account", 200, json.dumps({"status": "valid"}), Location=f"{ca.url}/account/9")
+    known = await client.find_account()
+
+    assert created.created
+    assert created.url == f"{ca.url}/account/1", "a relative Location is resolved"
+    assert not known.created
+    assert client.account_url == f"{ca.url}/account/9"
+    assert "jwk" in ca.requests[0].protected
+
+
+async def test_an_account_that_was_deactivated_is_unusable(ca, client):
+    ca.next("/account", 200, json.dumps({"status": "deactivated"}), Location=f"{ca.url}/account/9")
+    with pytest.raises(errors.AccountUnusable, match="deactivated"):
+        await client.register(terms_agreed=True)
+
+
+async def test_an_account_without_a_url_is_a_bad_reply(ca, client):
+    ca.next("/account", 201, json.dumps({"status": "valid"}))
+    with pytest.raises(errors.BadReply, match="Location"):
+        await client.register(terms_agreed=True)
+
+
+async def test_an_account_that_the_ca_forgot_is_to_be_registered_again(ca, client):
+    ca.next("/new-order", 400, problem("accountDoesNotExist"))
+    with pytest.raises(errors.Refused) as refusal:
+        await client.new_order(["www.example.com"])
+
+    assert refusal.value.problem.rule.action is errors.Action.REREGISTER
+
+
+async def test_reading_is_a_post_with_an_empty_payload(ca, client):
+    """Section 6.3: "a POST request with a JWS body ... where the payload is a zero-length octet string"."""
+    ca.names, ca.order = ["www.example.com"], {"status": "ready"}
+    await client.order(ca.order_url)
+
+    assert json.loads(ca.requests[-1].raw)["payload"] == ""
+    assert ca.requests[-1].protected["kid"] == f"{ca.url}/account/1"
+
+
+async def test_outside_its_context_a_client_says_how_it_is_used(ca):
+    outside = Client(ca.directory_url, account_key=keys.generate(KeyType.ECDSA_P256), allow_http=True)
+    with pytest.raises(RuntimeError, match="async with"):
+        await outside.directory()

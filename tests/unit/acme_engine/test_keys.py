@@ -1,0 +1,55 @@
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+from acme_engine import KeyType, keys
+from acme_engine.errors import Misconfigured
+from sds_server.model import KeyType as StoredKeyType
+
+
+@pytest.mark.parametrize("key_type", [KeyType.ECDSA_P256, KeyType.ECDSA_P384, KeyType.RSA_2048])
+def test_a_key_comes_back_as_it_was_sealed(key_type):
+    key = keys.generate(key_type)
+
+    assert keys.spki_sha256(keys.load_pkcs8(keys.pkcs8(key)).public_key()) == keys.spki_sha256(
+        key.public_key()
+    )
+
+
+def test_each_type_makes_the_key_that_it_names():
+    curves = [keys.generate(t).curve.name for t in (KeyType.ECDSA_P256, KeyType.ECDSA_P384)]
+
+    assert curves == ["secp256r1", "secp384r1"]
+    assert keys.generate(KeyType.RSA_3072).key_size == 3072
+
+
+def test_both_packages_spell_the_types_alike():
+    """The engine stands alone, so it cannot import the other's list."""
+    assert [t.value for t in KeyType] == [t.value for t in StoredKeyType]
+
+
+def test_a_signing_request_holds_the_names_as_sans_and_no_subject():
+    key = keys.generate(KeyType.ECDSA_P256)
+    request = x509.load_der_x509_csr(keys.csr(key, ["b.example", "*.a.example"]))
+    san = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+
+    assert san.get_values_for_type(x509.DNSName) == ["b.example", "*.a.example"]
+    assert list(request.subject) == []
+    assert request.is_signature_valid
+    assert len(request.extensions) == 1
+
+
+def test_pem_is_pkcs8():
+    key = keys.generate(KeyType.ECDSA_P256)
+
+    assert keys.pem(key).startswith(b"-----BEGIN PRIVATE KEY-----")
+    assert isinstance(serialization.load_pem_private_key(keys.pem(key), None), ec.EllipticCurvePrivateKey)
+
+
+def test_a_key_of_a_type_that_we_do_not_make_is_refused():
+    der = ed25519.Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    with pytest.raises(Misconfigured, match="Ed25519"):
+        keys.load_pkcs8(der)

@@ -1,0 +1,61 @@
+import pytest
+
+from acme_engine.errors import BadIdentifier
+from acme_engine.names import normalise, normalise_all
+
+LABEL = "a" * 63
+LONGEST = ".".join([LABEL, LABEL, LABEL, "b" * 61])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("example.com", "example.com"),
+        ("WWW.Example.COM.", "www.example.com"),
+        ("*.Example.com", "*.example.com"),
+        ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("*.Bücher.example", "*.xn--bcher-kva.example"),
+        ("faß.de", "xn--fa-hia.de"),  # IDNA 2008, where 2003 said "fass.de"
+        ("localhost", "localhost"),
+        (LONGEST, LONGEST),
+    ],
+)
+def test_a_name_is_written_in_one_way(given, expected):
+    assert normalise(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("", "empty"),
+        (".", "empty"),
+        ("a..b", "empty label"),
+        ("*", "letters, digits|wildcard"),
+        ("a" * 64 + ".com", "64 bytes"),
+        (LONGEST + "b", "254 bytes"),
+        ("foo.*.com", "wildcard"),
+        ("f*.com", "wildcard"),
+        ("*.*.com", "wildcard"),
+        ("under_score.com", "letters, digits"),
+        ("-a.com", "letters, digits"),
+        ("a-.com", "letters, digits"),
+        ("a b.com", "letters, digits"),
+        ("a.com\n", "letters, digits"),
+        ("127.0.0.1", "IP address"),
+        ("[::1]", "IP address"),
+        ("::1", "IP address"),
+        ("1.2.3.4.5", "number"),
+        ("xn--zzzzzz-.com", "letters, digits"),
+        ("xn--0.com", "A-label"),
+        ("a\u2024b.com", "A-labels|letters"),
+        ("☃☃.com", "A-labels"),
+    ],
+)
+def test_what_no_ca_could_certify_is_refused_with_the_reason(given, reason):
+    with pytest.raises(BadIdentifier, match=reason):
+        normalise(given)
+
+
+def test_repetitions_go_and_the_primary_stays_first():
+    assert normalise_all(["www.b.com", "a.com", "WWW.B.com.", "a.com"]) == ("www.b.com", "a.com")

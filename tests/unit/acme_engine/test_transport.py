@@ -1,0 +1,331 @@
+"""One exchange: nonces, what is sent again, Retry-After, and a CA taken for hostile (RFC 8555 section 6)."""
+
+import asyncio
+import gzip
+import json
+import os
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from acme_engine import Actor, Client, KeyType, Refused, keys
+from acme_engine.errors import BadReply, Misconfigured, Unreachable
+from acme_engine.transport import BAD_NONCE_TRIES, MAX_BODY, PATIENCE_S, parse_retry_after
+from sds_server.programs.child import free_port
+from tests.support import pki
+from tests.support.fake_ca import problem
+
+NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
+KEY = keys.generate(KeyType.ECDSA_P256)
+NAMES = ["www.example.com"]
+
+
+async def test_every_request_names_product_and_version(ca, client):
+    await client.new_order(NAMES)
+
+    assert "certvoy/" in ca.requests[0].headers["User-Agent"]
+    assert ca.requests[0].headers["Content-Type"] == "application/jose+json"
+
+
+async def test_a_refused_nonce_is_replaced_by_the_one_in_the_refusal(ca, client):
+    """RFC 8555 section 6.5: "the client SHOULD retry the request with the new nonce"; never the same body."""
+    for n in range(4):
+        ca.next("/new-order", 400, problem("badNonce"), Replay_Nonce=f"fresh-{n}")
+    order = await client.new_order(NAMES)
+
+    sent = ca.posts("/new-order")
+    assert order.status == "pending"
+    assert [r.protected["nonce"] for r in sent[1:]] == ["fresh-0", "fresh-1", "fresh-2", "fresh-3"]
+    assert len({r.raw for r in sent}) == 5
+    assert ca.heads == 0, "the directory brought a nonce, and each refusal the next"
+
+
+async def test_a_ca_that_refuses_every_nonce_is_given_up(ca, client, slept):
+    for _ in range(BAD_NONCE_TRIES + 1):
+        ca.next("/new-order", 400, problem("badNonce"))
+    with pytest.raises(Refused) as refusal:
+        await client.new_order(NAMES)
+
+    assert refusal.value.problem.code == "badNonce"
+    assert len(ca.posts("/new-order")) == BAD_NONCE_TRIES
+    assert slept == []
+
+
+async def test_a_nonce_is_opaque(ca, client):
+    """What is no canonical base64url ("AB"), or of length 4n+1, goes back as it came."""
+    ca.next(
+        "/directory",
+        200,
+        json.dumps({"newNonce": f"{ca.url}/n", "newAccount": "x", "newOrder": f"{ca.url}/new-order"}),
+        Replay_Nonce="AB",
+    )
+    await client.directory()
+    ca.next("/new-order", 400, problem("badNonce"), Replay_Nonce="ABCDE")
+    await client.new_order(NAMES)
+
+    assert [r.protected["nonce"] for r in ca.posts("/new-order")] == ["AB", "ABCDE"]
+
+
+@pytest.mark.parametrize("nonce", ["a b", "a+b=", "é", "n" * 2000])
+async def test_an_invalid_nonce_is_ignored(ca, client, nonce):
+    """RFC 8555 section 6.5.1: "Clients MUST ignore invalid Replay-Nonce values"."""
+    ca.next("/nonce", 200, Replay_Nonce=nonce)
+    await client.directory()
+    client._transport._nonces.clear()
+    with pytest.raises(BadReply, match="Replay-Nonce"):
+        await client.new_order(NAMES)
+
+
+async def test_a_nonce_is_asked_for_only_while_there_is_none(ca, client):
+    await client.directory()
+    client._transport._nonces.clear()
+    for _ in range(3):
+        await client.new_order(NAMES)
+
+    assert ca.heads == 1
+
+
+async def test_the_newest_nonce_is_taken_and_the_pool_is_bounded(ca, client):
+    await client.directory()
+    for n in range(40):
+        client._transport._keep_nonce([f"n{n}"])
+
+    assert len(client._transport._nonces) == 32
+    await client.new_order(NAMES)
+    assert ca.posts("/new-order")[0].protected["nonce"] == "n39"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_busy_ca_is_asked_again_after_its_retry_after(ca, client, slept, status):
+    ca.next("/new-order", status, problem("rateLimited"), Retry_After="7")
+    order = await client.new_order(NAMES)
+
+    assert order.status == "pending"
+    assert slept == [7]
+    first, second = ca.posts("/new-order")
+    assert first.raw != second.raw
+
+
+async def test_without_retry_after_the_pauses_grow(ca, client, slept):
+    for _ in range(3):
+        ca.next("/order", 502, "<html>")
+    ca.names, ca.order = NAMES, {"status": "ready"}
+    await client.order(ca.order_url)
+
+    assert [round(s) for s in slept] == pytest.approx([1, 2, 4], abs=1)
+
+
+async def test_a_limit_longer_than_our_patience_is_handed_up_at_once(ca, client, slept):
+    """A rate limit may last days: whoever schedules must know, and nothing may sit and wait."""
+    ca.next("/new-order", 429, problem("rateLimited"), Retry_After="93600")
+    with pytest.raises(Refused) as refusal:
+        await client.new_order(NAMES)
+
+    assert refusal.value.retry_after == timedelta(hours=26)
+    assert refusal.value.retryable
+    assert slept == []
+
+
+async def test_patience_ends(ca, client, slept):
+    for _ in range(20):
+        ca.next("/order", 500)
+    with pytest.raises(Refused):
+        await client.order(ca.order_url)
+
+    assert PATIENCE_S / 2 < sum(slept) <= PATIENCE_S
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+async def test_what_may_have_been_done_is_not_repeated(ca, client, slept, status):
+    """Orders are counted: a newOrder whose outcome is unknown is not sent twice."""
+    ca.next("/new-order", status)
+    with pytest.raises(Refused) as refusal:
+        await client.new_order(NAMES)
+
+    assert len(ca.posts("/new-order")) == 1
+    assert refusal.value.actor is Actor.CA
+    assert refusal.value.retryable
+    assert slept == []
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo", "UTC"])
+def test_retry_after_as_a_date_is_in_gmt_whatever_the_local_zone(zone, monkeypatch):
+    before = os.environ.get("TZ")
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        got = parse_retry_after("Tue, 24 Nov 2026 09:00:00 GMT", now=NOW)
+    finally:
+        monkeypatch.setenv("TZ", before) if before else monkeypatch.delenv("TZ")
+        time.tzset()
+
+    assert got == timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("120", timedelta(minutes=2)),
+        (" 0 ", timedelta(0)),
+        ("Tue, 24 Nov 2026 07:00:00 GMT", timedelta(0)),
+        ("Tue, 24 Nov 2026 08:00:30 -0000", timedelta(seconds=30)),
+        (None, None),
+        ("soon", None),
+        ("-5", None),
+        ("9" * 30, None),
+        ("²", None),
+    ],
+)
+def test_retry_after(value, expected):
+    assert parse_retry_after(value, now=NOW) == expected
+
+
+async def test_urls_of_another_origin_are_refused_unasked(ca, client):
+    """What the CA names is asked only where the CA is: it must not aim us at others."""
+    host = ca.url.removeprefix("http://")
+    for foreign in (
+        "https://evil.example/order",
+        f"https://{host}/order",
+        "http://127.0.0.1:1/order",
+        f"http://evil.example@127.0.0.1:{free_port()}/",
+        "/order",
+        "file:///etc/passwd",
+        "http://[",
+        "",
+    ):
+        ca.directory = {"newOrder": foreign} if foreign else {"newOrder": "x"}
+        client._directory = None
+        with pytest.raises(BadReply, match=r"elsewhere|not a URL"):
+            await client.new_order(NAMES)
+
+    assert ca.requests == []
+
+
+async def test_a_redirect_is_not_followed(ca, client):
+    ca.next("/new-order", 307, Location=f"{ca.url}/order")
+    with pytest.raises(BadReply, match="redirects"):
+        await client.new_order(NAMES)
+
+    assert ca.posts("/order") == []
+
+
+async def test_a_body_over_a_mebibyte_is_cut_off(ca, client):
+    ca.next("/order", 200, "x" * (2 * MAX_BODY))
+    with pytest.raises(BadReply, match=str(MAX_BODY)):
+        await client.order(ca.order_url)
+
+
+@pytest.mark.parametrize(
+    "body", ["", "<html>", "[]", "null", "[" * 100_000, '{"status": 5}', '{"status": "valid"}']
+)
+async def test_a_body_of_another_shape_is_a_bad_reply(ca, client, body):
+    ca.next("/order", 200, body)
+    with pytest.raises(BadReply):
+        await client.order(ca.order_url)
+
+
+async def test_a_compressed_answer_is_never_opened(ca, client):
+    """Nothing is asked to be compressed, so a bomb stays what it is: bytes that are no JSON."""
+    ca.next("/order", 200, gzip.compress(b"{}"), Content_Encoding="gzip")
+    with pytest.raises(BadReply, match="JSON"):
+        await client.order(ca.order_url)
+
+    assert ca.requests[-1].headers["Accept-Encoding"] == "identity"
+
+
+async def test_a_problem_is_kept_whole(ca, client):
+    ca.next(
+        "/new-order",
+        403,
+        problem(
+            "userActionRequired", instance="https://ca.example/terms/7", title="Terms changed", status=999
+        ),
+        Link='<https://ca.example/t>;rel="terms-of-service", <https://ca.example/d>; rel="index"',
+        Retry_After="60",
+    )
+    with pytest.raises(Refused) as refusal:
+        await client.new_order(NAMES)
+
+    got = refusal.value.problem
+    assert (got.code, got.title, got.status) == ("userActionRequired", "Terms changed", 403)
+    assert got.instance == "https://ca.example/terms/7"
+    assert got.links == (("terms-of-service", "https://ca.example/t"), ("index", "https://ca.example/d"))
+    assert got.retry_after == timedelta(minutes=1)
+    assert not refusal.value.retryable, "a person must act"
+
+
+async def test_a_conflict_keeps_its_problem(ca, client):
+    ca.next("/new-order", 409, problem("alreadyReplaced"))
+    with pytest.raises(Refused) as refusal:
+        await client.new_order(NAMES)
+
+    assert refusal.value.problem.code == "alreadyReplaced"
+
+
+async def test_a_ca_that_is_not_there_is_said_at_once(slept):
+    port = free_port()
+    async with Client(
+        f"http://127.0.0.1:{port}/dir", account_key=KEY, allow_http=True, sleep=slept
+    ) as client:
+        with pytest.raises(Unreachable, match=str(port)) as refusal:
+            await client.directory()
+
+    assert refusal.value.retryable
+    assert refusal.value.actor is Actor.OPERATOR
+    assert slept == []
+
+
+async def test_a_ca_that_hangs_up_is_a_clear_error(slept):
+    async def hang_up(_reader, writer):
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with (
+        server,
+        Client(f"http://127.0.0.1:{port}/", account_key=KEY, allow_http=True, sleep=slept) as client,
+    ):
+        with pytest.raises(Unreachable):
+            await client.directory()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/dir",
+        "http://ca.example/dir",
+        "ca.example",
+        "https://",
+        "ftp://ca.example",
+        "http://[",
+    ],
+)
+def test_only_https_is_spoken(url):
+    with pytest.raises(Misconfigured, match=r"https|not a URL"):
+        Client(url, account_key=KEY)
+
+
+def test_plain_http_is_for_loopback_only():
+    with pytest.raises(Misconfigured, match="https"):
+        Client("http://ca.example/dir", account_key=KEY, allow_http=True)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+async def test_a_ca_file_that_cannot_be_used_is_said_at_once(tmp_path, content):
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(Misconfigured, match=str(path)):
+        async with Client("https://ca.example/dir", account_key=KEY, ca_file=path):
+            pass
+
+
+async def test_a_ca_file_is_the_only_trust(tmp_path):
+    """An internal CA's clients must not believe the public ones."""
+    path = pki.authority("Ours").write(tmp_path / "ca.pem")
+    async with Client("https://ca.example/dir", account_key=KEY, ca_file=path) as client:
+        context = client._transport._session.connector._ssl
+
+    assert context.cert_store_stats()["x509_ca"] == 1
