@@ -156,12 +156,14 @@ CREATE TABLE acme_order (
 -- At most one order of a Rotation is under way.
 CREATE UNIQUE INDEX acme_order_one_open ON acme_order (rotation_id) WHERE state NOT IN ('stored', 'abandoned');
 
--- HTTP-01: any replica answers for any other.
+-- HTTP-01: any replica answers for any other. What a killed worker left behind goes when its Rotation's attempt ends.
 CREATE TABLE challenge_token (
     token             text PRIMARY KEY,
     key_authorization text NOT NULL,
+    rotation_id       bigint NOT NULL REFERENCES certrotation,
     expires_at        timestamptz NOT NULL
 );
+CREATE INDEX challenge_token_rotation ON challenge_token (rotation_id);
 
 -- Whatever serves a Secret. Keyed by (identity, node_id) once it has been seen; a registered one may not have been yet.
 CREATE TABLE target (

@@ -18,7 +18,6 @@ from cryptography import x509
 
 from acme_engine.http01 import Http01Responder
 from acme_engine.jws import Eab
-from acme_engine.solver import Http01Solver
 from sds_server.clock import Clock, SystemClock
 from sds_server.config import EMBEDDED, Config, EabConfig, IssuerConfig
 from sds_server.errors import ConfigError
@@ -166,7 +165,6 @@ class _Parts:
             sealer=sealer,
             issuers={name: _issuer(name, issuer) for name, issuer in config.issuers.items()},
             accounts=accounts,
-            solver=Http01Solver(tokens),
             lease_for=config.rotation.lease,
             replica=config.replica,
             clock=clock,

@@ -50,3 +50,12 @@ async def registered(
         await audit.append(
             tx, action="account.registered", actor=actor, subject=directory_url, detail={"account": url}
         )
+
+
+async def forgotten(database: Database, directory_url: str, *, url: str, actor: str) -> None:
+    """Take the URL back: the CA does not know it. The key stays, for the next registration."""
+    async with database.transaction() as tx:
+        if await tx.value("account_forgotten", directory_url, url) is not None:
+            await audit.append(
+                tx, action="account.forgotten", actor=actor, subject=directory_url, detail={"account": url}
+            )

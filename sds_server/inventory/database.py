@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +39,7 @@ _OUT_OF_ORDER: Final = (
     asyncpg.InsufficientResourcesError,
     asyncpg.PostgresSystemError,
     asyncpg.LockNotAvailableError,
+    asyncpg.DeadlockDetectedError,
 )
 
 Row = Mapping[str, Any]
@@ -111,10 +112,10 @@ class Database:
             async with connection.transaction():
                 yield Transaction(connection)
         except (*_UNREACHABLE, *_OUT_OF_ORDER) as e:
-            connection.terminate()
+            _terminate(connection)
             raise Unavailable(f"database: {_said(e)}") from e
         except asyncio.CancelledError:
-            connection.terminate()
+            _terminate(connection)
             raise
         finally:
             await self._pool.release(connection, timeout=CONNECT_TIMEOUT_S)
@@ -245,6 +246,12 @@ async def _speak_json(connection: Any) -> None:
     await connection.set_type_codec(
         "jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads, format="text"
     )
+
+
+def _terminate(connection: Any) -> None:
+    # A connection that the server closed may have left the pool already.
+    with suppress(asyncpg.InterfaceError):
+        connection.terminate()
 
 
 def _said(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Deliveries: the present state of each Secret at each Target, written in batches."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from sds_server.inventory import audit
@@ -10,6 +10,9 @@ from sds_server.model import Identity, TargetId
 
 SEEN_TARGETS_PER_IDENTITY = 1000
 """One identity's proxies may name themselves as they like (node.id); this bounds the rows they can make."""
+
+NODE_ID_CHARACTERS = 200
+"""Kept of a node id: the target's name, which is made of it, holds 1,024 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class News:
 
 async def write(database: Database, news: Sequence[News], *, actor: str) -> None:
     """Write a batch in one transaction; the first acceptance and refusal of each generation is audited."""
+    news = [replace(item, node_id=_label(item.node_id)) for item in news]
     async with database.transaction() as tx:
         peers = sorted({(item.identity, item.node_id) for item in news})
         targets = {peer: await _target_of(tx, *peer) for peer in peers}
@@ -40,6 +44,8 @@ async def write(database: Database, news: Sequence[News], *, actor: str) -> None
             key=lambda pair: (pair[0], pair[1].secret),
         )
         ids = [target for target, _ in batch]
+        # Targets before their Deliveries, as whoever registers or removes one locks them.
+        await tx.rows("touch_targets", sorted(set(ids)))
         names = [item.secret for _, item in batch]
         before = {
             (row["target_id"], row["secret"]): row for row in await tx.rows("deliveries_before", ids, names)
@@ -54,7 +60,6 @@ async def write(database: Database, news: Sequence[News], *, actor: str) -> None
             [item.refusal for _, item in batch],
             [item.seen_for for _, item in batch],
         )
-        await tx.rows("touch_targets", sorted(set(ids)))
         refused = [item for item in news if item.refused_version is not None]
         await tx.rows(
             "refuse_content",
@@ -109,6 +114,11 @@ async def refused_content(database: Database) -> Sequence[tuple[Identity, str, s
             (Identity(row["identity"]), row["node_id"], row["secret"], row["version"])
             for row in await tx.rows("refused_content")
         ]
+
+
+def _label(node_id: str) -> str:
+    """Return what is kept of a node id: one that no table takes would hold up everybody's news."""
+    return "".join(c if c.isprintable() else "?" for c in node_id[:NODE_ID_CHARACTERS])
 
 
 async def _target_of(tx: Transaction, identity: Identity, node_id: str) -> TargetId | None:

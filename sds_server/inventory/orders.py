@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sds_server.inventory import rotations, sealed_keys
+from sds_server.errors import StaleLease
+from sds_server.inventory import rotations, sealed_keys, secrets
 from sds_server.inventory.database import Database
 from sds_server.model import KeyId, Lease, SealedKey, Secret
 
@@ -34,9 +35,11 @@ async def plan(database: Database, lease: Lease, secret: Secret, *, csr: bytes, 
     """Store the sealed key and the CSR of a new order, before the CA hears of it.
 
     Raises:
-        StaleLease: another worker has the Rotation; nothing was written.
+        StaleLease: another worker has the Rotation, or the Secret was changed; nothing was written.
     """
     async with database.transaction() as tx:
+        if (await secrets.lock(tx, lease.secret)).domains != secret.domains:
+            raise StaleLease(f"secret {secret.name}: its names changed before they were ordered")
         await rotations.hold(tx, lease)
         await sealed_keys.insert(tx, key)
         order_id = await tx.value(

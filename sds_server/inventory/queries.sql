@@ -73,17 +73,30 @@ SELECT c.id, c.secret, c.generation, c.status, c.domain, c.san_domains, c.issuer
  WHERE c.id = ANY ($1::uuid[]) AND k.destroyed_at IS NULL;
 
 -- name: due_renewals
--- Nearest expiry first; a Secret that somebody else is at is passed over.
+-- Nearest expiry first; a Secret that somebody else is at is passed over. One that lapsed while it was rolled out, by
+-- Targets that nobody reaches, is due as well.
 SELECT c.id, c.secret FROM certificate c JOIN secret s ON s.name = c.secret
- WHERE c.status IN ('issued', 'active') AND c.renew_at <= certvoy_now() AND s.deleted_at IS NULL
+ WHERE c.id = ANY (ARRAY(
+        SELECT id FROM certificate WHERE status IN ('issued', 'active') AND renew_at <= certvoy_now()
+         UNION ALL
+        SELECT n.id FROM certrotation r JOIN certificate n ON n.id = r.new_cert_id
+         WHERE r.completed_at IS NULL AND n.status = 'expired'))
+   AND s.deleted_at IS NULL
  ORDER BY c.not_after LIMIT $1 FOR UPDATE OF s SKIP LOCKED;
 
 -- name: still_due
-SELECT 1 FROM certificate WHERE id = $1 AND status IN ('issued', 'active') AND renew_at <= certvoy_now();
+SELECT 1 FROM certificate c
+ WHERE c.id = $1 AND c.renew_at <= certvoy_now()
+   AND (c.status IN ('issued', 'active')
+        OR (c.status = 'expired' AND EXISTS (
+            SELECT FROM certrotation r WHERE r.new_cert_id = c.id AND r.completed_at IS NULL)));
 
 -- name: lapsed
+-- A current one whose renewal is not open yet waits until it is: once it is expired nothing would open one.
 SELECT c.id, c.status FROM certificate c JOIN secret s ON s.name = c.secret
  WHERE c.status IN ('issued', 'active', 'expiring_soon', 'rotating', 'replaced') AND c.not_after <= certvoy_now()
+   AND (c.status NOT IN ('issued', 'active') OR s.deleted_at IS NOT NULL
+        OR EXISTS (SELECT FROM certrotation r WHERE r.secret = c.secret AND r.completed_at IS NULL))
  ORDER BY c.not_after LIMIT $1 FOR UPDATE OF s SKIP LOCKED;
 
 -- ---------------------------------------------------------------- rotations
@@ -97,6 +110,11 @@ INSERT INTO certrotation (secret, cert_id, reason) VALUES ($1, $2, $3) RETURNING
 -- name: hasten_rotation
 -- An open Rotation that waits for its next attempt is tried now.
 UPDATE certrotation SET next_attempt_at = certvoy_now() WHERE id = $1 AND completed_at IS NULL AND new_cert_id IS NULL;
+
+-- name: take_rotation_back
+-- The Secret was changed: whoever holds the Lease has lost it, and the Rotation is claimed anew.
+UPDATE certrotation SET lease_no = lease_no + 1, leased_until = NULL, next_attempt_at = certvoy_now()
+ WHERE id = $1 AND completed_at IS NULL AND new_cert_id IS NULL;
 
 -- name: end_rotation
 UPDATE certrotation SET completed_at = certvoy_now(), outcome = $2, leased_until = NULL
@@ -151,8 +169,8 @@ SELECT id, secret, reason, cert_id, new_cert_id, attempts, triggered_at, complet
   FROM certrotation WHERE secret = $1 ORDER BY id DESC LIMIT 1;
 
 -- name: rolling_out
--- Rotations whose new Certificate is stored and not yet proved everywhere.
-SELECT secret FROM certrotation WHERE completed_at IS NULL AND new_cert_id IS NOT NULL ORDER BY id LIMIT $1;
+-- Rotations whose new Certificate is stored and not yet proved everywhere: those after $1, then again from the first.
+SELECT id, secret FROM certrotation WHERE completed_at IS NULL AND new_cert_id IS NOT NULL ORDER BY id <= $1, id LIMIT $2;
 
 -- ---------------------------------------------------------------- keys, accounts, orders, tokens
 
@@ -177,6 +195,10 @@ UPDATE acme_account SET account_url = $3 WHERE directory_url = $1 AND key_id = $
 SELECT id, state, csr, key_id, url, certificate_url, domains, issuer FROM acme_order
  WHERE rotation_id = $1 AND state NOT IN ('stored', 'abandoned');
 
+-- name: account_forgotten
+-- The CA lost it: back to the state before its registration, unless somebody has registered again already.
+UPDATE acme_account SET account_url = NULL WHERE directory_url = $1 AND account_url = $2 RETURNING key_id;
+
 -- name: insert_order
 INSERT INTO acme_order (rotation_id, issuer, domains, csr, key_id) VALUES ($1, $2, $3, $4, $5) RETURNING id;
 
@@ -195,7 +217,8 @@ UPDATE acme_order SET state = 'abandoned', updated_at = certvoy_now()
  WHERE rotation_id = $1 AND state NOT IN ('stored', 'abandoned');
 
 -- name: put_token
-INSERT INTO challenge_token (token, key_authorization, expires_at) VALUES ($1, $2, certvoy_now() + $3::interval)
+INSERT INTO challenge_token (token, key_authorization, rotation_id, expires_at)
+VALUES ($1, $2, $3, certvoy_now() + $4::interval)
 ON CONFLICT (token) DO UPDATE SET key_authorization = excluded.key_authorization, expires_at = excluded.expires_at;
 
 -- name: token
@@ -203,6 +226,10 @@ SELECT key_authorization FROM challenge_token WHERE token = $1 AND expires_at > 
 
 -- name: delete_token
 DELETE FROM challenge_token WHERE token = $1;
+
+-- name: clear_tokens
+-- A Rotation's attempt is over: whatever it asked to be answered is not asked any more.
+DELETE FROM challenge_token WHERE rotation_id = $1;
 
 -- name: sweep_tokens
 DELETE FROM challenge_token WHERE expires_at <= certvoy_now();
@@ -243,7 +270,8 @@ SELECT $3, $1, $2, false, certvoy_now() WHERE (SELECT count(*) FROM target WHERE
 ON CONFLICT DO NOTHING RETURNING id;
 
 -- name: touch_targets
-UPDATE target SET last_seen = certvoy_now() WHERE id = ANY ($1::bigint[]);
+UPDATE target SET last_seen = certvoy_now()
+ WHERE id IN (SELECT id FROM target WHERE id = ANY ($1::bigint[]) ORDER BY id FOR UPDATE);
 
 -- name: register_delivery
 INSERT INTO delivery (target_id, secret, registered) VALUES ($1, $2, true)

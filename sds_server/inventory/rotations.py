@@ -66,12 +66,18 @@ async def open_for(database: Database, secret: str, *, reason: Reason, actor: st
 async def open_in(tx: Transaction, secret: str, *, reason: Reason, actor: str) -> RotationId:
     """As `open_for`, in a transaction that holds the Secret's lock.
 
+    ``Reason.CHANGED`` takes the one that waits from its worker, with its order: the next begins anew.
     One that is being rolled out is superseded: its new Certificate, not proved everywhere yet, is replaced in
     its turn.
     """
     under_way = await tx.row("open_rotation", secret)
     if under_way is not None and under_way["new_cert_id"] is None:
-        await tx.rows("hasten_rotation", under_way["id"])
+        if reason is Reason.CHANGED:
+            # What a worker has under way is not what is wanted now: another issuer, another type of key.
+            await tx.rows("take_rotation_back", under_way["id"])
+            await tx.rows("abandon_orders", under_way["id"])
+        else:
+            await tx.rows("hasten_rotation", under_way["id"])
         await feed.tell_work(tx)
         return RotationId(under_way["id"])
     if under_way is not None:
@@ -176,9 +182,9 @@ async def store(
     """
     async with database.transaction() as tx:
         secret = await secrets.lock(tx, lease.secret)
-        await hold(tx, lease)
         if secret.domains != certificate.domains:
             raise StaleLease(f"secret {secret.name}: its names changed while the order was under way")
+        await hold(tx, lease)
         generation: int = await tx.value(
             "insert_certificate",
             certificate.id,
@@ -200,6 +206,7 @@ async def store(
         await tx.rows("insert_chain", certificate.id, certificate.chain_pem.decode())
         await tx.rows("rotation_stored", lease.rotation, certificate.id)
         await tx.rows("orders_stored", lease.rotation)
+        await tx.rows("clear_tokens", lease.rotation)
         await audit.append(
             tx,
             action="certificate.issued",
@@ -240,6 +247,7 @@ async def fail(
         await tx.rows("rotation_failed", lease.rotation, dict(error), pause)
         if abandon_order:
             await tx.rows("abandon_orders", lease.rotation)
+        await tx.rows("clear_tokens", lease.rotation)
         if row["cert_id"] is not None:
             await certificates.move(tx, row["cert_id"], Event.FAILED, actor=actor, subject=lease.secret)
         await audit.append(
@@ -287,10 +295,21 @@ REJECTED_PAUSE = timedelta(minutes=1)
 """A rejected Certificate cost the CA an order: the next attempt waits, longer each time."""
 
 
-async def rolling_out(database: Database, *, limit: int) -> Sequence[SecretName]:
-    """Return the Secrets whose new Certificate is not yet proved everywhere, oldest Rotation first."""
+@dataclass(frozen=True, slots=True)
+class RollingOut:
+    """A Rotation whose new Certificate is not yet proved everywhere."""
+
+    rotation: RotationId
+    secret: SecretName
+
+
+async def rolling_out(database: Database, *, after: RotationId, limit: int) -> Sequence[RollingOut]:
+    """Return what is being rolled out, oldest first, beginning behind a Rotation and then from the start."""
     async with database.transaction() as tx:
-        return [SecretName(row["secret"]) for row in await tx.rows("rolling_out", limit)]
+        return [
+            RollingOut(rotation=RotationId(row["id"]), secret=SecretName(row["secret"]))
+            for row in await tx.rows("rolling_out", after, limit)
+        ]
 
 
 async def roll_out(database: Database, secret: str) -> RollOut | None:
@@ -315,7 +334,7 @@ async def confirm(
         now = await tx.row("roll_out", secret)
         if now is None or now["new_cert_id"] != roll_out.new_cert_id:
             return None
-        for target in proved:
+        for target in sorted(proved):  # in the order in which `deliveries.write` locks the same rows
             if await tx.value("prove_delivery", target, secret, roll_out.generation):
                 await certificates.move(
                     tx, roll_out.new_cert_id, Event.CONFIRMED, actor=actor, subject=secret

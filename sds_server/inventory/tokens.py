@@ -3,18 +3,14 @@
 from datetime import timedelta
 
 from sds_server.inventory.database import Database
+from sds_server.model import RotationId
 
 
 class Tokens:
-    """The `acme_engine` TokenStore over the challenge_token table."""
+    """What the responder reads: the `acme_engine` TokenReader over the challenge_token table."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    async def put(self, token: str, key_authorization: str, *, ttl_s: float) -> None:
-        """Keep the answer to a token for ``ttl_s`` seconds."""
-        async with self._database.transaction() as tx:
-            await tx.rows("put_token", token, key_authorization, timedelta(seconds=ttl_s))
 
     async def get(self, token: str) -> str | None:
         """Return the answer to a token; None: nobody asked us to prove that."""
@@ -22,12 +18,25 @@ class Tokens:
             answer: str | None = await tx.value("token", token)
         return answer
 
-    async def delete(self, token: str) -> None:
-        """Forget a token."""
-        async with self._database.transaction() as tx:
-            await tx.rows("delete_token", token)
-
     async def sweep(self) -> None:
         """Forget the tokens that crashed orders left behind."""
         async with self._database.transaction() as tx:
             await tx.rows("sweep_tokens")
+
+
+class RotationTokens(Tokens):
+    """The TokenStore of one Rotation: what it leaves behind when killed is found by its id."""
+
+    def __init__(self, database: Database, rotation: RotationId) -> None:
+        super().__init__(database)
+        self._rotation = rotation
+
+    async def put(self, token: str, key_authorization: str, *, ttl_s: int) -> None:
+        """Keep the answer to a token for ``ttl_s`` seconds."""
+        async with self._database.transaction() as tx:
+            await tx.rows("put_token", token, key_authorization, self._rotation, timedelta(seconds=ttl_s))
+
+    async def delete(self, token: str) -> None:
+        """Forget a token."""
+        async with self._database.transaction() as tx:
+            await tx.rows("delete_token", token)

@@ -80,6 +80,12 @@ class Accounts:
         account = self._ready[issuer.directory_url] = Account(url=url, key=key)
         return account
 
+    async def forget(self, issuer: Issuer, account: Account) -> None:
+        """The CA does not know the account any more: the next `ensure` registers the same key again."""
+        self._ready.pop(issuer.directory_url, None)
+        await accounts.forgotten(self._database, issuer.directory_url, url=account.url, actor=self._actor)
+        _log.warning("account.forgotten", issuer=issuer.name, account=account.url)
+
     def client(self, issuer: Issuer, account: Account) -> Client:
         """Return a client that speaks for the account; the caller opens and closes it."""
         return self._open(issuer, account.key, account.url)

@@ -10,18 +10,22 @@ from datetime import timedelta
 from typing import Final
 
 from sds_server.clock import Clock
+from sds_server.errors import CallerError
 from sds_server.inventory import deliveries, rotations, targets
 from sds_server.inventory.database import Database
 from sds_server.inventory.rotations import RollOut
 from sds_server.inventory.targets import Live
 from sds_server.log import get
-from sds_server.model import Outcome, TargetId
+from sds_server.model import Outcome, RotationId, TargetId
 from sds_server.targets.probe import ProbeFailed, served_fingerprint
 
 AT_ONCE: Final = 64
 """Probes in flight; each is a full handshake."""
 
 SECRETS_A_STEP: Final = 100
+"""The next step begins behind the last of them, so that Rotations that stay open hide no later one."""
+
+NO_ROTATION: Final = RotationId(0)
 
 SOON_S: Final = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
 """After an ACK Envoy's workers take some milliseconds to switch: look again so soon before the next step."""
@@ -42,6 +46,7 @@ class Prover:
         self._started = clock.monotonic()
         self._probes = asyncio.Semaphore(AT_ONCE)
         self._accepted: set[str] = set()
+        self._after = NO_ROTATION
         self.on_hint: Callable[[], None] = lambda: None
 
     def accepted(self, secret: str) -> None:
@@ -56,11 +61,18 @@ class Prover:
             Unavailable: the database does not answer.
         """
         accepted, self._accepted = self._accepted, set()
-        for secret in sorted(accepted):
-            await self.prove(secret, soon=True)
-        for secret in await rotations.rolling_out(self._database, limit=SECRETS_A_STEP):
-            if secret not in accepted:
-                await self.prove(secret)
+        found = await rotations.rolling_out(self._database, after=self._after, limit=SECRETS_A_STEP)
+        self._after = found[-1].rotation if found else NO_ROTATION
+        others = [item.secret for item in found if item.secret not in accepted]
+        # All at once, and each to its end: a Target that answers nobody keeps no other Secret waiting.
+        results = await asyncio.gather(
+            *(self.prove(secret, soon=True) for secret in sorted(accepted)),
+            *(self.prove(secret) for secret in others),
+            return_exceptions=True,
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
 
     async def prove(self, secret: str, *, soon: bool = False) -> Outcome | None:
         """Probe the Targets of one Secret that are not proved yet; None: its Rotation stays open.
@@ -117,7 +129,7 @@ class Prover:
         for domain in roll_out.domains:
             try:
                 fingerprint = await served_fingerprint(address, domain)
-            except ProbeFailed as e:
+            except (ProbeFailed, CallerError) as e:
                 return str(e)
             if fingerprint != roll_out.fingerprint:
                 served, wanted = fingerprint[:16], roll_out.fingerprint[:16]

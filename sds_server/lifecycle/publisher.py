@@ -132,7 +132,6 @@ class Publisher:
 
     async def _refuse(self, pair: Pair, error: GateRefused) -> None:
         certificate = pair.certificate
-        self._refused[certificate.secret] = certificate.id
         taken_back = await rotations.reject(
             self._database,
             certificate.secret,
@@ -144,6 +143,8 @@ class Publisher:
             },
             actor=self._actor,
         )
+        # Only now: where the database did not take the refusal, the next step asks the gate again.
+        self._refused[certificate.secret] = certificate.id
         if not taken_back and self._catalog.look(certificate.secret) is None:
             self._catalog.publish({certificate.secret: PENDING})
         _log.error(

@@ -85,7 +85,8 @@ class Recorder:
 
     def disconnected(self, peer: PeerNode, name: str) -> None:
         """Its stream ended: it serves on with what it has, and counts for ``seen_for``."""
-        self._left(peer, name)
+        if self._left(peer, name):
+            self._note(peer, name)
 
     def sent(self, peer: PeerNode, resource: Resource) -> None:
         """The Resource was written to the peer's stream."""

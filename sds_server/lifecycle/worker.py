@@ -16,18 +16,19 @@ from uuid import UUID, uuid4
 
 from acme_engine import backoff, keys, renewal
 from acme_engine.chain import Chain
-from acme_engine.errors import AcmeError, BadIdentifier, OrderFailed, Problem
+from acme_engine.errors import AcmeError, Action, BadIdentifier, OrderFailed, Problem, Refused
 from acme_engine.errors import ChainError as BadChain
 from acme_engine.issue import obtain
-from acme_engine.solver import Solver
+from acme_engine.solver import Http01Solver
 from sds_server.clock import Clock
 from sds_server.crashpoint import crashpoint
-from sds_server.errors import CertvoyError, GateRefused, StaleLease
+from sds_server.errors import CertvoyError, CustodyError, GateRefused, StaleLease
 from sds_server.gate import check_pair
 from sds_server.inventory import certificates, orders, rotations, secrets
 from sds_server.inventory.database import Database
 from sds_server.inventory.orders import Order, OrderState
 from sds_server.inventory.rotations import Claim
+from sds_server.inventory.tokens import RotationTokens
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.accounts import Accounts, Issuer
 from sds_server.log import get
@@ -40,6 +41,9 @@ EXTENSIONS: Final = 3
 """How often a Lease is extended within its life, so that one lost write does not end it."""
 
 LEAF_PURPOSE: Final = "leaf"
+
+Failure = AcmeError | GateRefused | CustodyError
+"""Why an attempt ended that the Rotation is put back for, with its reason."""
 
 _log = get("worker")
 
@@ -54,7 +58,6 @@ class Worker:
         sealer: Sealer,
         issuers: Mapping[str, Issuer],
         accounts: Accounts,
-        solver: Solver,
         lease_for: timedelta,
         replica: str,
         clock: Clock,
@@ -64,7 +67,6 @@ class Worker:
         self._sealer = sealer
         self._issuers = issuers
         self._accounts = accounts
-        self._solver = solver
         self._lease_for = lease_for
         self._replica = replica
         self._actor = f"replica:{replica}"
@@ -95,7 +97,7 @@ class Worker:
                 generation = await self._issue(claim, secret)
         except StaleLease as e:
             log.warning("lease.lost", error=e.message)
-        except (AcmeError, GateRefused) as e:
+        except (AcmeError, GateRefused, CustodyError) as e:
             await self._put_back(claim, e)
             log.warning("rotation.failed", error=str(e), hint=_hint(e))
         else:
@@ -115,16 +117,21 @@ class Worker:
         account = await self._accounts.ensure(issuer)
         crashpoint("account.ready")
         async with self._accounts.client(issuer, account) as client:
-            chain = await obtain(
-                client,
-                names=secret.domains,
-                csr=order.csr,
-                solver=self._solver,
-                journal=_Journal(self._database, lease, order),
-                order_url=order.url,
-                deadline_s=ORDER_DEADLINE_S,
-                on_step=lambda name, fields: self._stepped(lease, name, fields),
-            )
+            try:
+                chain = await obtain(
+                    client,
+                    names=secret.domains,
+                    csr=order.csr,
+                    solver=Http01Solver(RotationTokens(self._database, lease.rotation)),
+                    journal=_Journal(self._database, lease, order),
+                    order_url=order.url,
+                    deadline_s=ORDER_DEADLINE_S,
+                    on_step=lambda name, fields: self._stepped(lease, name, fields),
+                )
+            except Refused as e:
+                if e.problem.rule.action is Action.REREGISTER:
+                    await self._accounts.forget(issuer, account)
+                raise
         crashpoint("chain.downloaded")
         return await self._store(claim, secret, issuer, order, chain)
 
@@ -209,7 +216,7 @@ class Worker:
         same_issuer = [pair.certificate for pair in found if pair.certificate.issuer == secret.issuer]
         return same_issuer[0] if same_issuer else None
 
-    async def _put_back(self, claim: Claim, error: AcmeError | GateRefused) -> None:
+    async def _put_back(self, claim: Claim, error: Failure) -> None:
         secret = await secrets.get(self._database, claim.lease.secret)
         previous = await self._previous(claim.replaces, secret)
         retry_after = getattr(error, "retry_after", None)
@@ -307,22 +314,22 @@ def _jitter(cert_id: UUID) -> float:
     return cert_id.int % 1_000_000 / 1_000_000
 
 
-def _hint(error: AcmeError | GateRefused) -> str:
-    return error.next_step if isinstance(error, GateRefused) else error.hint
+def _hint(error: Failure) -> str:
+    return error.hint if isinstance(error, AcmeError) else error.next_step
 
 
-def _told(error: AcmeError | GateRefused) -> dict[str, Any]:
+def _told(error: Failure) -> dict[str, Any]:
     """What the operator is told: in our words and, whole, in the CA's."""
     problems = _problems(error)
     return {
         "what": str(error),
         "hint": _hint(error),
-        "actor": None if isinstance(error, GateRefused) else error.actor,
+        "actor": error.actor if isinstance(error, AcmeError) else None,
         "problems": [_document(problem) for problem in problems],
     }
 
 
-def _problems(error: AcmeError | GateRefused) -> Sequence[Problem]:
+def _problems(error: Failure) -> Sequence[Problem]:
     if isinstance(error, OrderFailed):
         return error.problems
     problem = getattr(error, "problem", None)

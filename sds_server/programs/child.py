@@ -1,4 +1,4 @@
-"""A real program as our own child: it dies with us, answers before it counts as started, is stopped by pid."""
+"""A real program as our own child: it dies with us, and answers before it counts as started."""
 
 import asyncio
 import os

@@ -35,8 +35,10 @@ async def served_fingerprint(address: str, server_name: str) -> str:
             _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=server_name)
     except TimeoutError:
         raise ProbeFailed(f"{address} did not finish a TLS handshake within {TIMEOUT_S:g} s") from None
-    except (OSError, ssl.SSLError) as e:
-        raise ProbeFailed(f"{address}: {e.strerror or e}") from None
+    except OSError as e:  # ssl.SSLError is one; a peer that hangs up in the handshake leaves no words
+        raise ProbeFailed(f"{address}: {e.strerror or str(e) or 'it hung up in the handshake'}") from None
+    except ValueError as e:  # a host that is no DNS name: the resolver's codec refuses it
+        raise ProbeFailed(f"{address}: {e}") from None
     try:
         leaf = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     finally:

@@ -171,8 +171,9 @@ class Stream:
         The newest names always count, whatever the nonce (dropping them is envoyproxy/envoy#10363); the nonce
         only says which response an ACK or NACK is about.
         """
-        answered = self._take(request.nonce)
-        events = [] if answered is None else self._judge(answered, request.error)
+        ended = self._abandoned.pop(request.nonce, None)
+        answered = self._take(request.nonce) or ended
+        events = [] if answered is None else self._judge(answered, request.error, ended=ended is not None)
         if request.names is None:
             events += self._subscribe(request.subscribe)
             events += self._unsubscribe(request.unsubscribe)
@@ -227,12 +228,16 @@ class Stream:
         """Return the response that the nonce answers, the first time it does."""
         sent = self._unanswered.pop(nonce, None)
         if sent is None:
-            return self._abandoned.pop(nonce, None)
+            return None
         self._wanted[sent.response.name].nonce = None
         return sent.response
 
-    def _judge(self, response: Response, error: str | None) -> list[Event]:
-        """Credit or blame exactly what the response carried. A NACK is ``error_detail``, nothing else."""
+    def _judge(self, response: Response, error: str | None, *, ended: bool) -> list[Event]:
+        """Credit or blame exactly what the response carried. A NACK is ``error_detail``, nothing else.
+
+        Envoy ACKs, unseen, what comes for a name that it does not want any more: no credit for an ``ended``
+        subscription. Its NACK is real.
+        """
         name, resource = response.name, response.resource
         subscription = self._wanted.get(name)
         if subscription is not None:
@@ -245,10 +250,11 @@ class Stream:
             if subscription is not None and subscription.good == resource:
                 subscription.good = None
             return [Refused(name, version, generation, scrub(error))]
+        if subscription is None or ended:
+            return []
         if (name, version) in self._refused:
             return [Unverified(name, version, generation)]
-        if subscription is not None:
-            subscription.good = resource
+        subscription.good = resource
         return [Accepted(name, version, generation)]
 
     def _subscribe(self, names: Iterable[str]) -> list[Event]:

@@ -1,0 +1,119 @@
+"""`certvoy serve` as a process of its own, as an operator runs it, on a test's database and ports."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sds_server.programs.child import Child, free_port
+from tests.support.pki import authority
+
+SERVER_NAME = "control-plane.test"
+HOST = "127.0.0.1"
+
+
+def dsn(connect: Mapping[str, Any]) -> str:
+    """The connection arguments as the URL that a configuration takes."""
+    if "dsn" in connect:
+        base, _, _ = connect["dsn"].rpartition("/")
+        return f"{base}/{connect['database']}"
+    return (
+        f"postgresql://{connect['user']}:{connect['password']}@/{connect['database']}"
+        f"?host={connect['host']}&port={connect['port']}"
+    )
+
+
+class ControlPlane:
+    """Writes the configuration, starts and kills the process, runs commands beside it."""
+
+    def __init__(self, directory: Path, *, database: str, http01_port: int | None = None) -> None:
+        self.directory = directory
+        self.config = directory / "certvoy.yaml"
+        self.sds_port = free_port()
+        self.http01_port = http01_port or free_port()
+        self.clients = authority("proxies")
+        self.client_ca = self.clients.write(directory / "proxies.pem")
+        certificate, key = self.clients.issue(dns=[SERVER_NAME]).write(directory, "control-plane")
+        self.settings: dict[str, Any] = {
+            "database": database,
+            "state_dir": str(directory / "state"),
+            "replica": "test",
+            "issuers": {},
+            "http01": {"listen": f"{HOST}:{self.http01_port}"},
+            "sds": {
+                "listen": f"{HOST}:{self.sds_port}",
+                "certificate": str(certificate),
+                "key": str(key),
+                "client_ca": str(self.client_ca),
+            },
+            "rotation": {"settle": "100ms", "lease": "2s", "poll": "200ms"},
+        }
+        self.child: Child | None = None
+
+    def issuer(self, directory_url: str, ca_file: Path, **more: Any) -> None:
+        """Declare the issuer `internal`, and the secret `www` from it."""
+        self.settings["issuers"]["internal"] = {"directory": directory_url, "ca_file": str(ca_file)} | more
+        self.settings["secrets"] = {"www": {"domains": ["www.example.test"], "issuer": "internal"}}
+
+    def write(self) -> None:
+        self.config.write_text(yaml.safe_dump(self.settings))
+
+    def launch(self, *, env: Mapping[str, str] | None = None) -> Child:
+        """Start the process without waiting for it."""
+        self.write()
+        (self.directory / "ready").unlink(missing_ok=True)
+        arguments = ["serve", "--config", self.config, "--ports-file", self.directory / "ready"]
+        self.child = Child(
+            "certvoy",
+            [sys.executable, "-m", "sds_server", *arguments],
+            log=self.directory / "certvoy.log",
+            env=env,
+            cwd=Path(__file__).parents[2],
+        )
+        return self.child
+
+    async def start(self) -> None:
+        """Start the process and wait until it is ready."""
+        child = self.launch()
+
+        async def answers() -> bool:
+            return (self.directory / "ready").exists()
+
+        await child.ready(answers, timeout_s=60)
+
+    async def stop(self) -> int:
+        """Stop it as an operator does, and return its exit code."""
+        assert self.child is not None
+        return await self.child.stop(timeout_s=30)
+
+    async def command(self, *arguments: str) -> tuple[int, str]:
+        """Run a command beside it; returns the exit code and all that it printed."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "sds_server",
+            *arguments,
+            "--config",
+            str(self.config),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "NO_COLOR": "1"},
+        )
+        output, _ = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, output.decode()
+
+    def log(self) -> str:
+        return (self.directory / "certvoy.log").read_text()
+
+
+async def until(holds: Any, *, timeout_s: float = 60) -> None:
+    """Wait until it holds, with a generous deadline."""
+    async with asyncio.timeout(timeout_s):
+        while not await holds():
+            await asyncio.sleep(0.02)
