@@ -1,0 +1,75 @@
+"""The Catalog: what can be served now, and who waits for it."""
+
+from sds_server.xds.catalog import ABSENT, PENDING, Catalog, Resource
+
+A1, A2 = Resource("a", "v1", 1, b"1"), Resource("a", "v2", 2, b"2")
+
+
+def watched(*names):
+    catalog, woken = Catalog(), []
+    catalog.watch(names, woken.append)
+    return catalog, woken
+
+
+def test_what_nobody_loaded_is_not_known():
+    assert Catalog().look("a") is None
+
+
+def test_a_name_is_wanted_by_its_first_watcher_once():
+    wanted = []
+    catalog = Catalog(on_want=wanted.append)
+    catalog.watch(["a", "b"], print)
+    catalog.publish({"a": PENDING})
+    catalog.watch(["a"], repr)
+
+    assert wanted == ["a", "b"]
+
+
+def test_watchers_are_told_the_names_that_changed():
+    catalog, woken = watched("a", "b")
+    catalog.publish({"a": A1, "b": ABSENT, "c": ABSENT})
+    catalog.publish({"a": A2, "b": ABSENT})
+
+    assert woken == ["a", "b", "a"]
+    assert catalog.look("a") is A2
+
+
+def test_who_stopped_watching_is_told_nothing():
+    catalog, woken = watched("a")
+    catalog.unwatch(["a", "unknown"], woken.append, now=1.0)
+    catalog.publish({"a": A1})
+
+    assert woken == []
+
+
+def test_a_name_is_kept_for_a_while_after_its_last_watcher():
+    """A proxy that restarts while the database is down still gets its last version."""
+    catalog, woken = watched("a")
+    catalog.publish({"a": A1})
+    catalog.unwatch(["a"], woken.append, now=10.0)
+
+    assert catalog.forget_idle(before=10.0) == []
+    assert catalog.look("a") is A1
+    assert catalog.known == {"a"}
+
+
+def test_an_idle_name_is_forgotten_with_its_key():
+    catalog, woken = watched("a")
+    catalog.publish({"a": A1})
+    catalog.unwatch(["a"], woken.append, now=10.0)
+
+    assert catalog.forget_idle(before=11.0) == ["a"]
+    assert catalog.look("a") is None
+    assert catalog.known == frozenset()
+
+
+def test_a_name_that_is_watched_again_is_not_idle():
+    catalog, woken = watched("a")
+    catalog.unwatch(["a"], woken.append, now=10.0)
+    catalog.watch(["a"], woken.append)
+
+    assert catalog.forget_idle(before=11.0) == []
+
+
+def test_a_resource_does_not_show_its_key():
+    assert "body" not in repr(A1)

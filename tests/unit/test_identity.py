@@ -1,0 +1,156 @@
+"""Who a peer is, and what it may see."""
+
+import pytest
+
+from sds_server.errors import CallerError, ConfigError, OperatorError
+from sds_server.identity import Grant, Grants, identify, server_credentials
+from sds_server.model import Identity
+from tests.support.pki import authority
+
+CA = authority()
+
+
+def test_one_spiffe_uri_is_the_identity_whatever_else_is_there():
+    pair = CA.issue(uris=["spiffe://td.test/edge/1"], dns=["a.test"])
+
+    assert identify(pair.chain_pem) == "spiffe://td.test/edge/1"
+
+
+def test_without_a_uri_the_first_dns_name_is_the_identity_and_typed():
+    assert identify(CA.issue(dns=["Edge.Test", "b.test"]).chain_pem) == "dns:edge.test"
+
+
+def test_a_dns_name_that_looks_like_a_uri_is_no_spiffe_id():
+    with pytest.raises(CallerError, match="not a host's DNS name"):
+        identify(CA.issue(dns=["spiffe://td.test/edge"]).chain_pem)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"uris": ["spiffe://td.test/a", "spiffe://td.test/b"]}, "has 2 URI names"),
+        ({"uris": ["https://td.test/a"], "dns": ["a.test"]}, "not the SPIFFE ID"),
+        ({"ips": ["127.0.0.1"]}, "neither a URI nor a DNS name"),
+        ({}, "no subject alternative name"),
+        ({"dns": ["*.a.test"]}, "not a host's DNS name"),
+    ],
+)
+def test_a_certificate_without_one_clear_name_is_refused(names, message):
+    with pytest.raises(CallerError, match=message):
+        identify(CA.issue(**names).chain_pem)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "spiffe://TD.test/a",
+        "SPIFFE://td.test/a",
+        "spiffe://td.test",
+        "spiffe://td.test/",
+        "spiffe:///a",
+        "spiffe://td.test/a/",
+        "spiffe://td.test//a",
+        "spiffe://td.test/a/../b",
+        "spiffe://td.test/./a",
+        "spiffe://td.test/%61",
+        "spiffe://td.test:443/a",
+        "spiffe://user@td.test/a",
+        "spiffe://td.test/a?b",
+        "spiffe://td.test/a#b",
+        "spiffe://td.test/a\n",
+        "spiffe://td.test/" + "a" * 2048,
+        "spiffe://" + "t" * 256 + "/a",
+    ],
+)
+def test_a_spiffe_id_that_is_not_in_normal_form_is_refused_not_normalised(uri):
+    with pytest.raises(CallerError, match="not the SPIFFE ID"):
+        identify(CA.issue(uris=[uri]).chain_pem)
+
+
+EDGE = Identity("spiffe://td.test/edge")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "seen", "unseen"),
+    [
+        ("www", ["www"], ["ww", "www2", "WWW", "", "*"]),
+        ("team/*", ["team/a", "team/a/b"], ["team", "team/", "teams/a", "other/team/a"]),
+        (
+            "*.example.com",
+            ["a.example.com", "a.b.example.com", "*.example.com"],
+            ["example.com", ".example.com", "aexample.com", "team/a.example.com", "a.example.com.evil"],
+        ),
+    ],
+)
+def test_a_grant_covers_what_it_says_and_nothing_else(pattern, seen, unseen):
+    grants = Grants([Grant(EDGE, (pattern,))])
+
+    assert dict.fromkeys(seen, True) == {name: grants.authorize(EDGE, name) for name in seen}
+    assert dict.fromkeys(unseen, False) == {name: grants.authorize(EDGE, name) for name in unseen}
+
+
+def test_grants_of_one_identity_add_up():
+    grants = Grants([Grant(EDGE, ("a",)), Grant(EDGE, ("b",))])
+
+    assert grants.authorize(EDGE, "a")
+    assert grants.authorize(EDGE, "b")
+
+
+def test_without_a_grant_nothing_is_seen():
+    grants = Grants([Grant(EDGE, ("a",))])
+
+    assert not grants.authorize(Identity("dns:edge.test"), "a")
+    assert not grants.authorize(Identity("spiffe://td.test/edge/deeper"), "a")
+
+
+@pytest.mark.parametrize("pattern", ["*", "", "a*", "*a", "*/a", "/*", "te*m/*", "*.*.com", "*."])
+def test_a_pattern_that_says_too_much_or_nothing_is_refused(pattern):
+    with pytest.raises(ConfigError, match="cannot grant"):
+        Grants([Grant(EDGE, (pattern,))])
+
+
+@pytest.mark.parametrize("identity", ["edge", "dns:", "dns:*.test", "spiffe://td.test", ""])
+def test_an_identity_that_no_peer_can_have_is_refused(identity):
+    with pytest.raises(ConfigError, match="grants: identity"):
+        Grants([Grant(identity, ("a",))])
+
+
+@pytest.fixture
+def files(tmp_path):
+    certificate, key = CA.issue(dns=["localhost"]).write(tmp_path, "server")
+    return {"certificate": certificate, "private_key": key, "client_ca": CA.write(tmp_path / "ca.pem")}
+
+
+def test_good_files_are_credentials(files):
+    assert server_credentials(**files)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.unlink(), "No such file"),
+        (lambda path: path.write_text(" \n"), "is empty"),
+        (lambda path: path.write_text("not PEM"), "in PEM that can be read"),
+    ],
+    ids=["missing", "empty", "garbage"],
+)
+@pytest.mark.parametrize(
+    ("file", "setting"),
+    [("client_ca", "sds.client_ca"), ("certificate", "sds.certificate"), ("private_key", "sds.key")],
+)
+def test_a_file_that_cannot_be_used_stops_the_start_and_is_named(files, file, setting, spoil, message):
+    """There is no plaintext fallback."""
+    spoil(files[file])
+
+    with pytest.raises(OperatorError, match=message) as error:
+        server_credentials(**files)
+
+    assert setting in str(error.value)
+    assert str(files[file]) in str(error.value)
+
+
+def test_a_key_of_another_certificate_stops_the_start(files, tmp_path):
+    files["private_key"] = CA.issue(dns=["other"]).write(tmp_path, "other")[1]
+
+    with pytest.raises(OperatorError, match="is not the key"):
+        server_credentials(**files)

@@ -1,0 +1,107 @@
+"""Both libraries write and read the same bytes; versions are keyed."""
+
+import pytest
+from envoy_data_plane.envoy.config.core.v3 import Node
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
+from envoy_data_plane.envoy.service.discovery.v3 import (
+    DeltaDiscoveryRequest,
+    DeltaDiscoveryResponse,
+    DiscoveryRequest,
+    DiscoveryResponse,
+)
+from envoy_data_plane.google.rpc import Status
+
+from sds_server.xds import codec
+from sds_server.xds.catalog import Resource
+from sds_server.xds.stream import Request, Response
+from tests.support.pki import authority
+
+PAIR = authority().issue(dns=["a.test"])
+BODY = codec.tls_certificate("a", PAIR.chain_pem, PAIR.key_pem)
+RESOURCE = Resource("a", "abc", 1, BODY)
+
+
+def test_a_tls_certificate_is_inline_and_named():
+    secret = Secret.parse(BODY)
+
+    assert secret.name == "a"
+    assert secret.tls_certificate.certificate_chain.inline_bytes == PAIR.chain_pem
+    assert secret.tls_certificate.private_key.inline_bytes == PAIR.key_pem
+    assert bytes(secret) == BODY
+
+
+def test_a_state_of_the_world_request_is_read():
+    data = bytes(
+        DiscoveryRequest(
+            node=Node(id="n"),
+            type_url=codec.TYPE_URL,
+            resource_names=["a", "b"],
+            response_nonce="7",
+            error_detail=Status(code=13, message="bad"),
+        )
+    )
+
+    assert codec.decode(data, delta=False) == codec.Message(
+        codec.TYPE_URL, "n", Request(names=("a", "b"), nonce="7", error="bad")
+    )
+
+
+def test_a_delta_request_is_read():
+    data = bytes(
+        DeltaDiscoveryRequest(
+            type_url=codec.TYPE_URL,
+            resource_names_subscribe=["a"],
+            resource_names_unsubscribe=["b"],
+            initial_resource_versions={"c": "v"},
+        )
+    )
+
+    assert codec.decode(data, delta=True) == codec.Message(
+        codec.TYPE_URL, "", Request(subscribe=("a",), unsubscribe=("b",), known={"c": "v"})
+    )
+
+
+def test_a_refusal_without_words_is_a_refusal():
+    data = bytes(DiscoveryRequest(response_nonce="1", error_detail=Status()))
+
+    assert codec.decode(data, delta=False).request.error == ""
+
+
+def test_bytes_that_are_no_request_are_malformed():
+    with pytest.raises(codec.Malformed, match="not a DiscoveryRequest"):
+        codec.decode(b"\xff\xff", delta=False)
+
+
+def test_a_state_of_the_world_response_is_written():
+    data = codec.encode(Response("7", "a", RESOURCE), delta=False, identifier="replica-1")
+    response = DiscoveryResponse.parse(data)
+
+    assert (response.type_url, response.nonce, response.version_info) == (codec.TYPE_URL, "7", "abc")
+    assert [(r.type_url, r.value) for r in response.resources] == [(codec.TYPE_URL, BODY)]
+    assert response.control_plane.identifier == "replica-1"
+
+
+def test_a_delta_response_is_written():
+    response = DeltaDiscoveryResponse.parse(
+        codec.encode(Response("7", "a", RESOURCE), delta=True, identifier="replica-1")
+    )
+    (resource,) = response.resources
+
+    assert (resource.name, resource.version) == ("a", "abc")
+    assert (resource.resource.type_url, resource.resource.value) == (codec.TYPE_URL, BODY)
+    assert (response.nonce, response.removed_resources) == ("7", [])
+    assert response.control_plane.identifier == "replica-1"
+
+
+def test_a_removal_is_written():
+    response = DeltaDiscoveryResponse.parse(
+        codec.encode(Response("7", "a", None), delta=True, identifier="replica-1")
+    )
+
+    assert (response.resources, response.removed_resources) == ([], ["a"])
+
+
+def test_equal_content_has_equal_versions_under_one_key_only():
+    assert codec.version(b"k", BODY) == codec.version(b"k", bytes(BODY))
+    assert codec.version(b"k", BODY) != codec.version(b"other", BODY)
+    assert codec.version(b"k", BODY) != codec.version(b"k", BODY + b"x")
