@@ -20,6 +20,7 @@ from acme_engine.errors import (
 from acme_engine.jws import Eab, Signer
 from acme_engine.keys import PrivateKey
 from acme_engine.messages import Account, Authorization, Challenge, Directory, Identifier, Order
+from acme_engine.transport import Repeat
 
 USER_AGENT = "certvoy/0.1 (acme_engine)"
 
@@ -118,7 +119,7 @@ class Client:
             signer=self._signer,
             account_url=None,
             new_nonce_url=directory.new_nonce,
-            repeat=True,
+            repeat=Repeat.SILENCE,
         )
         account = Account.parse(
             reply.json(), url=reply.location(), created=reply.status == HTTPStatus.CREATED
@@ -131,12 +132,12 @@ class Client:
     async def new_order(self, names: Sequence[str]) -> Order:
         """Ask for a certificate for normalised DNS names (section 7.4).
 
-        A cut connection leaves open whether an order was made; it is not repeated, for orders are counted.
+        A cut connection leaves open whether an order was made; it is not repeated, for CAs count orders.
         """
         wanted = [Identifier("dns", name) for name in names]
         directory = await self.directory()
         reply = await self._post(
-            directory.new_order, {"identifiers": [i.to_json() for i in wanted]}, repeat=False
+            directory.new_order, {"identifiers": [i.to_json() for i in wanted]}, repeat=Repeat.FAILURE
         )
         return Order.parse(reply.json(), url=reply.location(), retry_after=reply.retry_after)
 
@@ -152,13 +153,13 @@ class Client:
 
     async def answer(self, challenge: Challenge) -> Challenge:
         """Tell the CA that the challenge can be validated now (section 7.5.1)."""
-        reply = await self._post(challenge.url, {}, repeat=True)
+        reply = await self._post(challenge.url, {}, repeat=Repeat.SILENCE)
         return Challenge.parse(reply.json())
 
     async def finalize(self, order: Order, csr: bytes) -> Order:
         """Hand in the signing request, DER, of an order that is ready (section 7.4)."""
         payload: dict[str, object] = {"csr": b64encode(csr).decode("ascii")}
-        reply = await self._post(order.finalize, payload, repeat=False)
+        reply = await self._post(order.finalize, payload, repeat=Repeat.NOTHING)
         return Order.parse(reply.json(), url=order.url, retry_after=reply.retry_after)
 
     async def certificate(self, url: str) -> bytes:
@@ -172,9 +173,9 @@ class Client:
         return self._signer.key_authorization(challenge.token)
 
     async def _read(self, url: str) -> transport.Reply:
-        return await self._post(url, None, repeat=True)
+        return await self._post(url, None, repeat=Repeat.SILENCE)
 
-    async def _post(self, url: str, payload: dict[str, object] | None, *, repeat: bool) -> transport.Reply:
+    async def _post(self, url: str, payload: dict[str, object] | None, *, repeat: Repeat) -> transport.Reply:
         if self.account_url is None:
             raise Misconfigured("no account is known", hint="register first, or give the account's URL")
         directory = await self.directory()

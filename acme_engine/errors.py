@@ -123,7 +123,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "malformed": Rule(Action.RETRY, Actor.US, "the CA did not understand us: report this with the log"),
         "alreadyRevoked": Rule(Action.DONE, Actor.NOBODY, "nothing: it is revoked"),
         "badRevocationReason": Rule(Action.HOLD, Actor.CALLER, "choose another reason"),
-        # RFC 9773 section 7.4
+        # RFC 9773
         "alreadyReplaced": Rule(Action.RETRY, Actor.NOBODY, "order without naming a predecessor"),
         # draft-aaron-acme-profiles
         "invalidProfile": Rule(Action.HOLD, Actor.OPERATOR, "use a profile that the CA's directory lists"),
@@ -217,7 +217,7 @@ def _identifier(value: object) -> str | None:
 
 
 def _subproblems(value: object) -> tuple[Problem, ...]:
-    """Read one level: "Subproblems MUST NOT themselves contain a 'subproblems' field" is section 6.7.1."""
+    """Read one level, which is all that section 6.7.1 gives a meaning."""
     if not isinstance(value, list):
         return ()
     flat = [{**sub, "subproblems": None} for sub in value[:MAX_SUBPROBLEMS] if isinstance(sub, dict)]

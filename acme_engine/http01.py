@@ -145,8 +145,8 @@ class _Connection(asyncio.Protocol):
     def _handle(self, head: bytes) -> None:
         line, *headers = head.split(b"\r\n")
         names = [m.group(1).lower() if (m := _HEADER.fullmatch(header)) else b"" for header in headers]
-        # "A server MUST respond with a 400 to any request that lacks a Host header field and to any that
-        # contains more than one" (RFC 9112 section 3.2); what is no header line at all is none either.
+        # 400 is for "any HTTP/1.1 request message that lacks a Host header field and to any request message
+        # that contains more than one" (RFC 9112 section 3.2); what is no header line at all is none either.
         if b"" in names or names.count(b"host") != 1 or not _ANY_REQUEST.fullmatch(line):
             self._refuse(400)
         elif wanted := _REQUEST.fullmatch(line):

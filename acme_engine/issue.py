@@ -189,6 +189,7 @@ class _Issuance:
 
     async def _order(self) -> Order:
         order = await self._client.new_order(self._names)
+        self._order_url = order.url
         await self._journal.ordered(order.url)
         self._on_step("order.created", {"order": order.url})
         self._check_identifiers(order)
@@ -352,7 +353,7 @@ class _Issuance:
 
 
 def _check_solvable(names: Iterable[str], solver: Solver) -> None:
-    """Refuse what no CA offers: "wildcard ... MUST NOT" be proved by HTTP (Baseline Requirements 3.2.2.4)."""
+    """Refuse what no public CA offers: the Baseline Requirements let only DNS prove a wildcard."""
     for name in names:
         if name.startswith("*.") and not solver.challenge_type.startswith("dns-"):
             raise Unsolvable(

@@ -16,7 +16,7 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 
 
 def normalise(name: str) -> str:
-    """Return the name as RFC 8555 section 7.1.3 wants it; U-labels become A-labels by IDNA 2008.
+    """Return the name as RFC 8555 section 7.1.4 wants it; U-labels become A-labels by IDNA 2008.
 
     Raises:
         BadIdentifier: it is not a DNS name, or an address, or its wildcard is not the whole left-most label.

@@ -2,12 +2,13 @@
 
 What is sent again, always signed anew with a fresh nonce (RFC 8555 section 6.5):
 
-| the CA answered            | why that is safe                                  | how often           |
-|----------------------------|---------------------------------------------------|---------------------|
-| badNonce                   | the request was not looked at                     | `BAD_NONCE_TRIES`   |
-| 429, 503                   | "not now": it did not act                         | while `PATIENCE_S`  |
-| 500, 502, 504, or nothing  | unknown: only if the request may be repeated      | while `PATIENCE_S`  |
-| anything else              | it is an answer                                   | never               |
+| the CA answered  | why that is safe                                             | how often          |
+|------------------|--------------------------------------------------------------|--------------------|
+| badNonce         | the request was not looked at                                | `BAD_NONCE_TRIES`  |
+| 429, 503         | "not now": it did not act                                    | while `PATIENCE_S` |
+| 500, 502, 504    | it failed, most likely before it acted: see `Repeat`         | while `PATIENCE_S` |
+| nothing          | whether it acted is unknown: see `Repeat`                    | while `PATIENCE_S` |
+| anything else    | it is an answer                                              | never              |
 
 The CA is taken for hostile: one origin, no redirects, no compression, a cap on every body and every wait.
 """
@@ -23,6 +24,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -44,8 +46,8 @@ REQUEST_TIMEOUT_S = 45.0
 PATIENCE_S = 120.0
 """How long one request may wait in place, all its pauses together; then the error says when to come back."""
 
-BAD_NONCE_TRIES = 10
-"""Of a CA that refuses every second nonce, one request in a thousand comes back."""
+BAD_NONCE_TRIES = 25
+"""Of a CA that refuses every second nonce, one request in thirty million comes back."""
 
 MAX_NONCES = 32
 MAX_NONCE_LENGTH = 1024
@@ -53,12 +55,21 @@ MAX_CONNECTIONS = 16
 
 _NONCE = re.compile(r"[A-Za-z0-9_-]+")
 _NOT_NOW = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
-_UNKNOWN = {
-    HTTPStatus.INTERNAL_SERVER_ERROR,
-    HTTPStatus.BAD_GATEWAY,
-    HTTPStatus.GATEWAY_TIMEOUT,
-}
+_FAILED = {HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT}
 _LINK = re.compile(r'<([^>]*)>[^,<]*?;\s*rel="?([^",;]+)"?')
+
+
+class Repeat(StrEnum):
+    """What a request may be sent again after, at worst."""
+
+    NOTHING = "nothing"
+    """finalize: the order is read first, and it decides."""
+    FAILURE = "failure"
+    """newOrder: a second order costs little, but orders are counted, and nobody knows how many got through.
+    A failing CA is asked again all the same: smallstep's fails now and then when two orders come at once."""
+    SILENCE = "silence"
+    """What does no harm when it is done twice."""
+
 
 Sleep = Callable[[float], Awaitable[object]]
 Clock = Callable[[], datetime]
@@ -147,7 +158,7 @@ class Transport:
         async def send() -> Reply:
             return await self._exchange("GET", url)
 
-        return await self._persist(send, repeat=False)
+        return await self._persist(send, repeat=Repeat.FAILURE)
 
     async def post(
         self,
@@ -157,12 +168,9 @@ class Transport:
         signer: Signer,
         account_url: str | None,
         new_nonce_url: str,
-        repeat: bool,
+        repeat: Repeat,
     ) -> Reply:
         """Sign and send; ``payload`` None is a POST-as-GET (section 6.3).
-
-        ``repeat``: sending it twice does no harm, so it may be sent again when nobody knows whether the CA
-        acted on it.
 
         Raises:
             Refused: the CA said no; its Problem is kept whole.
@@ -188,15 +196,14 @@ class Transport:
 
         return await self._persist(send, repeat=repeat)
 
-    async def _persist(self, send: Callable[[], Awaitable[Reply]], *, repeat: bool) -> Reply:
+    async def _persist(self, send: Callable[[], Awaitable[Reply]], *, repeat: Repeat) -> Reply:
         waited_s = 0.0
         tries = 0
         while True:
             try:
                 return await send()
             except (Refused, Unreachable) as e:
-                status = e.problem.status if isinstance(e, Refused) else None
-                again = status in _NOT_NOW or (repeat and (status in _UNKNOWN or isinstance(e, Unreachable)))
+                again = _may_repeat(e, repeat)
                 tries += 1
                 pause_s = backoff.pause_s(tries, self._rng)
                 if e.retry_after is not None:
@@ -251,7 +258,7 @@ class Transport:
         return target
 
     def _keep_nonce(self, nonces: list[str]) -> None:
-        """Keep it as it is: "client MUST ignore invalid Replay-Nonce values" (section 6.5.1)."""
+        """Keep it as it is: "Clients MUST ignore invalid Replay-Nonce values" (section 6.5.1)."""
         if len(nonces) == 1 and len(nonces[0]) <= MAX_NONCE_LENGTH and _NONCE.fullmatch(nonces[0]):
             self._nonces.append(nonces[0])
 
@@ -268,6 +275,13 @@ def parse_retry_after(value: str | None, *, now: datetime) -> timedelta | None:
         return None
     # An HTTP-date is in GMT, whatever the local zone is: `at` is aware, or naive for "-0000".
     return max(at.replace(tzinfo=at.tzinfo or UTC) - now, timedelta(0))
+
+
+def _may_repeat(error: Refused | Unreachable, repeat: Repeat) -> bool:
+    if isinstance(error, Unreachable):
+        return repeat is Repeat.SILENCE
+    status = error.problem.status
+    return status in _NOT_NOW or (status in _FAILED and repeat is not Repeat.NOTHING)
 
 
 def _checked(directory_url: str, *, allow_http: bool) -> URL:

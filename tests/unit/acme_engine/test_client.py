@@ -69,7 +69,7 @@ async def test_an_account_that_the_ca_forgot_is_to_be_registered_again(ca, clien
 
 
 async def test_reading_is_a_post_with_an_empty_payload(ca, client):
-    """Section 6.3: "a POST request with a JWS body ... where the payload is a zero-length octet string"."""
+    """Section 6.3: "the payload of the JWS is a zero-length octet string"."""
     ca.names, ca.order = ["www.example.com"], {"status": "ready"}
     await client.order(ca.order_url)
 

@@ -7,7 +7,7 @@ import pytest
 from acme_engine import errors
 from acme_engine.errors import RULES, AcmeError, Action, Actor, OrderFailed, Problem, Refused
 
-# RFC 8555 section 6.7, RFC 9773 section 7.4 and the profiles draft.
+# RFC 8555 section 6.7, RFC 9773 and the profiles draft.
 REGISTERED = [
     "accountDoesNotExist",
     "alreadyRevoked",

@@ -7,6 +7,7 @@ import os
 import time
 from datetime import UTC, datetime, timedelta
 
+import aiohttp
 import pytest
 
 from acme_engine import Actor, Client, KeyType, Refused, keys
@@ -29,7 +30,7 @@ async def test_every_request_names_product_and_version(ca, client):
 
 
 async def test_a_refused_nonce_is_replaced_by_the_one_in_the_refusal(ca, client):
-    """RFC 8555 section 6.5: "the client SHOULD retry the request with the new nonce"; never the same body."""
+    """RFC 8555 section 6.5: "a client SHOULD retry the request using the new nonce"."""
     for n in range(4):
         ca.next("/new-order", 400, problem("badNonce"), Replay_Nonce=f"fresh-{n}")
     order = await client.new_order(NAMES)
@@ -137,16 +138,48 @@ async def test_patience_ends(ca, client, slept):
 
 
 @pytest.mark.parametrize("status", [500, 502, 504])
-async def test_what_may_have_been_done_is_not_repeated(ca, client, slept, status):
-    """Orders are counted: a newOrder whose outcome is unknown is not sent twice."""
+async def test_a_failing_ca_is_asked_for_an_order_again_but_never_to_finalize(ca, client, slept, status):
+    """What a finalize did is read from the order; a second order costs little."""
     ca.next("/new-order", status)
+    order = await client.new_order(NAMES)
+    ca.next("/finalize", status)
     with pytest.raises(Refused) as refusal:
-        await client.new_order(NAMES)
+        await client.finalize(order, b"csr")
 
-    assert len(ca.posts("/new-order")) == 1
+    assert [r.path for r in ca.requests] == ["/new-order", "/new-order", "/finalize"]
     assert refusal.value.actor is Actor.CA
     assert refusal.value.retryable
-    assert slept == []
+    assert len(slept) == 1
+
+
+async def test_a_new_order_that_was_cut_off_is_not_repeated(ca, client, slept):
+    """Orders are counted, and nobody knows whether this one was made; reading does no harm."""
+    await client.directory()
+    cut = Cut(client._transport._session)
+    client._transport._session = cut
+    with pytest.raises(Unreachable):
+        await client.new_order(NAMES)
+    ca.names, ca.order = NAMES, {"status": "ready"}
+    await client.order(ca.order_url)
+
+    assert ca.posts("/new-order") == []
+    assert len(slept) == 1
+    assert cut.cuts == {"/new-order": 1, "/order": 1}
+
+
+class Cut:
+    """A session whose first request to each URL is cut off."""
+
+    def __init__(self, session):
+        self.session = session
+        self.cuts = {}
+        self.close = session.close
+
+    def request(self, method, url, **more):
+        if method == "POST" and url.path not in self.cuts:
+            self.cuts[url.path] = 1
+            raise aiohttp.ServerDisconnectedError
+        return self.session.request(method, url, **more)
 
 
 @pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo", "UTC"])
