@@ -16,11 +16,12 @@ from typing import Any, Final
 
 from cryptography import x509
 
+from acme_engine.errors import CannotListen
 from acme_engine.http01 import Http01Responder
 from acme_engine.jws import Eab
 from sds_server.clock import Clock, SystemClock
 from sds_server.config import EMBEDDED, Config, EabConfig, IssuerConfig
-from sds_server.errors import ConfigError
+from sds_server.errors import ConfigError, Unavailable
 from sds_server.identity import Grant, Grants, server_credentials
 from sds_server.inventory import declarations, deployment
 from sds_server.inventory.database import Database, migrate, open_database
@@ -104,7 +105,10 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         database = await _database(config, stack)
         parts = await _Parts.build(config, database, clock)
-        http01_port = await parts.responder.start()
+        try:
+            http01_port = await parts.responder.start()
+        except CannotListen as e:
+            raise Unavailable(e.message, hint=e.hint) from e
         stack.push_async_callback(parts.responder.stop)
         sds_port = await parts.sds.start()
         async with asyncio.TaskGroup() as group:

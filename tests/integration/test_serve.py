@@ -1,0 +1,238 @@
+"""`certvoy serve` as a process: what an operator sees when all is well, and when it is not."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from acme_engine.http01 import Http01Responder
+from sds_server.inventory.tokens import Tokens
+from sds_server.programs.caddy import Caddy
+from sds_server.programs.child import free_port
+from tests.support.control_plane import HOST, ControlPlane, dsn, until
+
+
+@pytest.fixture
+async def ca(tmp_path):
+    http01_port = free_port()
+    caddy = await Caddy.start(tmp_path / "caddy", responder=f"{HOST}:{http01_port}")
+    caddy.http01_port = http01_port
+    yield caddy
+    await caddy.stop()
+
+
+@pytest.fixture
+def control_plane(tmp_path, connect):
+    """Without a CA: nobody listens at its issuer's directory."""
+    plane = ControlPlane(tmp_path, database=dsn(connect))
+    plane.issuer(f"https://localhost:{free_port()}/directory", plane.client_ca)
+    return plane
+
+
+async def refused(plane: ControlPlane) -> tuple[int, str]:
+    """Start what cannot start; return its exit code and what it printed."""
+    child = plane.launch()
+    async with asyncio.timeout(60):
+        return await child.wait(), plane.log()
+
+
+async def test_a_secret_is_issued_stored_and_complete_when_nobody_has_to_be_asked(ca, connect, sql, tmp_path):
+    plane = ControlPlane(tmp_path, database=dsn(connect), http01_port=ca.http01_port)
+    plane.issuer(ca.directory_url, ca.ca_file, roots_file=str(ca.ca_file))
+    await plane.start()
+
+    async def completed():
+        return await sql.fetchval("SELECT outcome FROM certrotation") == "completed_unobserved"
+
+    await until(completed)
+    code, why = await plane.command("why", "www")
+    stopped = await plane.stop()
+
+    assert (0, 0) == (code, stopped)
+    assert "generation 1, active" in why
+    assert "app.stopping" in plane.log()
+    assert plane.log().rstrip().splitlines()[-1].count("app.stopped") == 1
+    key = await sql.fetchrow("SELECT envelope, dek_wrapped FROM key_material LIMIT 1")
+    assert b"PRIVATE" not in key["envelope"] + key["dek_wrapped"]
+
+
+async def test_any_replica_answers_for_the_one_that_orders(ca, connect, database, sql, tmp_path):
+    """The CA comes to a responder in another process than the worker's."""
+    responder = Http01Responder(Tokens(database), host=HOST, port=ca.http01_port)
+    await responder.start()
+    plane = ControlPlane(tmp_path, database=dsn(connect))
+    plane.issuer(ca.directory_url, ca.ca_file)
+    await plane.start()
+
+    async def issued():
+        return await sql.fetchval("SELECT count(*) FROM certificate") == 1
+
+    try:
+        await until(issued)
+    finally:
+        await plane.stop()
+        await responder.stop()
+
+
+async def test_two_replicas_make_one_account_and_one_certificate_each(ca, connect, database, sql, tmp_path):
+    secrets = {f"s{n}": {"domains": [f"s{n}.example.test"], "issuer": "internal"} for n in range(6)}
+    planes = []
+    for name, port in (("a", ca.http01_port), ("b", None)):
+        (tmp_path / name).mkdir()
+        plane = ControlPlane(tmp_path / name, database=dsn(connect), http01_port=port)
+        plane.issuer(ca.directory_url, ca.ca_file)
+        plane.settings |= {"secrets": secrets, "replica": name, "kms": {"key_file": str(tmp_path / "kek")}}
+        planes.append(plane)
+    await asyncio.gather(*(plane.start() for plane in planes))
+
+    async def completed():
+        done = "SELECT count(*) FROM certrotation WHERE outcome = 'completed_unobserved'"
+        return await sql.fetchval(done) == len(secrets)
+
+    try:
+        await until(completed)
+    finally:
+        await asyncio.gather(*(plane.stop() for plane in planes))
+
+    assert 1 == await sql.fetchval("SELECT count(*) FROM acme_account")
+    assert len(secrets) == await sql.fetchval("SELECT count(*) FROM certificate")
+    assert len(secrets) == await sql.fetchval("SELECT count(*) FROM acme_order")
+
+
+async def test_a_target_that_cannot_be_proved_keeps_the_rotation_open_and_is_named(
+    ca, connect, sql, tmp_path
+):
+    plane = ControlPlane(tmp_path, database=dsn(connect), http01_port=ca.http01_port)
+    plane.issuer(ca.directory_url, ca.ca_file)
+    plane.settings["rotation"]["settle"] = "1h"
+    await plane.start()
+    nobody = free_port()
+    try:
+        code, said = await plane.command(
+            "targets", "add", "edge-1", "--probe", f"{HOST}:{nobody}", "--secret", "www"
+        )
+
+        async def looked():
+            return await sql.fetchval("SELECT probe_error FROM delivery") is not None
+
+        await until(looked)
+        _, why = await plane.command("why", "www")
+    finally:
+        await plane.stop()
+
+    assert 0 == code, said
+    assert "rolling out" in why
+    assert "target edge-1" in why
+    assert f"not proved: {HOST}:{nobody}" in why
+    assert await sql.fetchval("SELECT outcome FROM certrotation") is None
+
+
+async def test_an_unreachable_ca_is_said_and_tried_again(control_plane, sql):
+    await control_plane.start()
+
+    async def failed():
+        return await sql.fetchval("SELECT last_error FROM certrotation") is not None
+
+    try:
+        await until(failed)
+        _, why = await control_plane.command("why", "www")
+    finally:
+        await control_plane.stop()
+
+    assert "certificate: none yet" in why
+    assert "reason: " in why
+    assert "remedy: check the CA's URL" in why
+    assert "next try: " in why
+
+
+async def test_a_refused_validation_is_told_in_the_cas_own_words(connect, sql, tmp_path):
+    caddy = await Caddy.start(tmp_path / "caddy", responder=f"{HOST}:{free_port()}")
+    plane = ControlPlane(tmp_path, database=dsn(connect))
+    plane.issuer(caddy.directory_url, caddy.ca_file)
+    await plane.start()
+
+    async def failed():
+        return await sql.fetchval("SELECT last_error FROM certrotation") is not None
+
+    try:
+        await until(failed)
+        _, why = await plane.command("why", "www")
+    finally:
+        await plane.stop()
+        await caddy.stop()
+
+    assert "the CA said: urn:ietf:params:acme:error:" in why
+    assert "www.example.test" in why
+
+
+@pytest.mark.parametrize("setting", ["sds", "http01"])
+async def test_a_port_in_use_is_named(control_plane, setting):
+    with socket.socket() as holder:
+        holder.bind((HOST, 0))
+        holder.listen()
+        taken = f"{HOST}:{holder.getsockname()[1]}"
+        control_plane.settings[setting]["listen"] = taken
+        code, said = await refused(control_plane)
+
+    assert 1 == code
+    assert taken in said
+    assert "hint: " in said
+    assert "Traceback" not in said
+
+
+async def test_a_newer_schema_is_refused(control_plane, sql):
+    await sql.execute("INSERT INTO schema_migration VALUES (9999, '9999_tomorrow', 'x')")
+    code, said = await refused(control_plane)
+
+    assert 1 == code
+    assert "newer than this release" in said
+    assert "Traceback" not in said
+
+
+async def test_an_empty_client_ca_is_never_no_verification(control_plane):
+    control_plane.client_ca.write_text("")
+    code, said = await refused(control_plane)
+
+    assert 2 == code
+    assert "sds.client_ca" in said
+    assert "line" in said
+
+
+async def test_a_missing_ca_file_is_an_error_with_its_line(control_plane):
+    control_plane.settings["issuers"]["internal"]["ca_file"] = "nowhere.pem"
+    code, said = await refused(control_plane)
+
+    assert 2 == code
+    assert "issuers.internal.ca_file" in said
+    assert "nowhere.pem" in said
+
+
+async def test_a_database_that_is_not_there_is_said_at_once(tmp_path):
+    plane = ControlPlane(tmp_path, database=f"postgresql://nobody@{HOST}:{free_port()}/none")
+    plane.issuer("https://localhost:1/directory", plane.client_ca)
+    code, said = await refused(plane)
+
+    assert 1 == code
+    assert "database: " in said
+    assert "Traceback" not in said
+
+
+async def test_embedded_postgres_ends_with_the_server_even_by_sigkill(tmp_path):
+    plane = ControlPlane(tmp_path, database="embedded")
+    plane.issuer(f"https://localhost:{free_port()}/directory", plane.client_ca)
+    await plane.start()
+    pid = int((tmp_path / "state" / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
+    plane.child.kill()
+
+    async def gone():
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return True
+        return str(tmp_path).encode() not in command
+
+    await until(gone)
+    await plane.start()
+    code, said = await plane.command("why", "www")
+    assert (0, 0) == (code, await plane.stop()), said
