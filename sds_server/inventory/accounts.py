@@ -24,7 +24,7 @@ async def get(database: Database, directory_url: str) -> StoredAccount | None:
     return None if row is None else StoredAccount(key_id=KeyId(row["key_id"]), url=row["account_url"])
 
 
-async def begin(database: Database, directory_url: str, key: SealedKey) -> StoredAccount:
+async def begin(database: Database, directory_url: str, key: SealedKey, *, actor: str) -> StoredAccount:
     """Keep this key as the account's unless another replica was first, and return the account that was kept.
 
     Whoever registers then does it with the same key, and the CA makes one account of it (RFC 8555 section
@@ -34,6 +34,8 @@ async def begin(database: Database, directory_url: str, key: SealedKey) -> Store
         async with database.transaction() as tx:
             await sealed_keys.insert(tx, key)
             await tx.rows("insert_account", directory_url, key.key_id)
+            detail = {"key_ref": key.key_ref}
+            await audit.append(tx, action="account.begun", actor=actor, subject=directory_url, detail=detail)
     except asyncpg.UniqueViolationError:
         kept = await get(database, directory_url)
         assert kept is not None  # noqa: S101 - the index says that one is there

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sds_server.errors import StaleLease
-from sds_server.inventory import rotations, sealed_keys, secrets
-from sds_server.inventory.database import Database
+from sds_server.inventory import audit, rotations, sealed_keys, secrets
+from sds_server.inventory.database import Database, Transaction
 from sds_server.model import KeyId, Lease, SealedKey, Secret
 
 
@@ -31,7 +31,9 @@ class Order:
     certificate_url: str | None
 
 
-async def plan(database: Database, lease: Lease, secret: Secret, *, csr: bytes, key: SealedKey) -> Order:
+async def plan(
+    database: Database, lease: Lease, secret: Secret, *, csr: bytes, key: SealedKey, actor: str
+) -> Order:
     """Store the sealed key and the CSR of a new order, before the CA hears of it.
 
     Raises:
@@ -45,6 +47,7 @@ async def plan(database: Database, lease: Lease, secret: Secret, *, csr: bytes, 
         order_id = await tx.value(
             "insert_order", lease.rotation, secret.issuer, list(secret.domains), csr, key.key_id
         )
+        await _tell(tx, lease, "order.planned", actor, order=order_id, key_ref=key.key_ref)
     return Order(
         id=order_id,
         issuer=secret.issuer,
@@ -81,6 +84,7 @@ async def step(
     *,
     url: str | None = None,
     certificate_url: str | None = None,
+    actor: str,
 ) -> None:
     """Write how far the order has come.
 
@@ -90,9 +94,10 @@ async def step(
     async with database.transaction() as tx:
         await rotations.hold(tx, lease)
         await tx.rows("order_step", order.id, state, url, certificate_url)
+        await _tell(tx, lease, f"order.{state}", actor, order=order.id, url=url or order.url)
 
 
-async def abandon(database: Database, lease: Lease) -> None:
+async def abandon(database: Database, lease: Lease, *, actor: str) -> None:
     """Give up the Rotation's order: its names are no longer wanted, or the CA will not go on with it.
 
     Raises:
@@ -101,3 +106,9 @@ async def abandon(database: Database, lease: Lease) -> None:
     async with database.transaction() as tx:
         await rotations.hold(tx, lease)
         await tx.rows("abandon_orders", lease.rotation)
+        await _tell(tx, lease, "order.abandoned", actor)
+
+
+async def _tell(tx: Transaction, lease: Lease, action: str, actor: str, **detail: object) -> None:
+    detail["rotation"] = lease.rotation
+    await audit.append(tx, action=action, actor=actor, subject=lease.secret, detail=detail)

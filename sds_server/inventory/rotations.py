@@ -78,6 +78,8 @@ async def open_in(tx: Transaction, secret: str, *, reason: Reason, actor: str) -
             await tx.rows("abandon_orders", under_way["id"])
         else:
             await tx.rows("hasten_rotation", under_way["id"])
+        detail = {"rotation": under_way["id"], "reason": reason}
+        await audit.append(tx, action="rotation.hastened", actor=actor, subject=secret, detail=detail)
         await feed.tell_work(tx)
         return RotationId(under_way["id"])
     if under_way is not None:
@@ -127,8 +129,16 @@ async def claim_in(
     row = await tx.row("claim", rotation, replica, lease_for)
     if row is None:
         return None
+    actor = f"replica:{replica}"
+    await audit.append(
+        tx,
+        action="rotation.claimed",
+        actor=actor,
+        subject=row["secret"],
+        cert_id=row["cert_id"],
+        detail={"rotation": row["id"], "lease_no": row["lease_no"]},
+    )
     if row["cert_id"] is not None:
-        actor = f"replica:{replica}"
         await certificates.move(tx, row["cert_id"], Event.CLAIMED, actor=actor, subject=row["secret"])
     lease = Lease(
         rotation=RotationId(row["id"]),

@@ -102,7 +102,7 @@ class Accounts:
             purpose=ACCOUNT_PURPOSE,
             spki_sha256=keys.spki_sha256(key.public_key()),
         )
-        return await accounts.begin(self._database, issuer.directory_url, sealed)
+        return await accounts.begin(self._database, issuer.directory_url, sealed, actor=self._actor)
 
     def _open(self, issuer: Issuer, key: keys.PrivateKey, url: str | None) -> Client:
         return Client(issuer.directory_url, account_key=key, account_url=url, ca_file=issuer.ca_file)

@@ -123,7 +123,7 @@ class Worker:
                     names=secret.domains,
                     csr=order.csr,
                     solver=Http01Solver(RotationTokens(self._database, lease.rotation)),
-                    journal=_Journal(self._database, lease, order),
+                    journal=_Journal(self._database, lease, order, self._actor),
                     order_url=order.url,
                     deadline_s=ORDER_DEADLINE_S,
                     on_step=lambda name, fields: self._stepped(lease, name, fields),
@@ -141,7 +141,7 @@ class Worker:
         if order is not None:
             if (order.domains, order.issuer) == (secret.domains, secret.issuer):
                 return order
-            await orders.abandon(self._database, lease)
+            await orders.abandon(self._database, lease, actor=self._actor)
         # RSA takes tens of milliseconds: not in the loop that serves.
         key = await asyncio.to_thread(keys.generate, keys.KeyType(secret.key_type))
         crashpoint("key.generated")
@@ -153,7 +153,7 @@ class Worker:
         )
         csr = keys.csr(key, secret.domains)
         crashpoint("key.sealed")
-        order = await orders.plan(self._database, lease, secret, csr=csr, key=sealed)
+        order = await orders.plan(self._database, lease, secret, csr=csr, key=sealed, actor=self._actor)
         crashpoint("order.planned")
         return order
 
@@ -287,26 +287,38 @@ class _Key:
 class _Journal:
     """The engine's Journal: each step committed under the Lease."""
 
-    def __init__(self, database: Database, lease: Lease, order: Order) -> None:
+    def __init__(self, database: Database, lease: Lease, order: Order, actor: str) -> None:
         self._database = database
         self._lease = lease
         self._order = order
+        self._actor = actor
 
     async def ordered(self, order_url: str) -> None:
         crashpoint("order.answered")
-        await orders.step(self._database, self._lease, self._order, OrderState.ORDERED, url=order_url)
+        await self._step(OrderState.ORDERED, url=order_url)
         crashpoint("order.saved")
 
     async def finalizing(self) -> None:
-        await orders.step(self._database, self._lease, self._order, OrderState.FINALIZING)
+        await self._step(OrderState.FINALIZING)
         crashpoint("finalize.saved")
 
     async def issued(self, certificate_url: str) -> None:
         crashpoint("finalize.answered")
-        await orders.step(
-            self._database, self._lease, self._order, OrderState.ISSUED, certificate_url=certificate_url
-        )
+        await self._step(OrderState.ISSUED, certificate_url=certificate_url)
         crashpoint("issued.saved")
+
+    async def _step(
+        self, state: OrderState, *, url: str | None = None, certificate_url: str | None = None
+    ) -> None:
+        await orders.step(
+            self._database,
+            self._lease,
+            self._order,
+            state,
+            url=url,
+            certificate_url=certificate_url,
+            actor=self._actor,
+        )
 
 
 def _jitter(cert_id: UUID) -> float:

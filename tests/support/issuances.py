@@ -74,7 +74,9 @@ class Issuances:
             purpose="leaf",
             spki_sha256=keys.spki_sha256(pair.key.public_key()),
         )
-        order = await orders.plan(self.database, claim.lease, declared, csr=b"csr", key=sealed)
+        order = await orders.plan(
+            self.database, claim.lease, declared, csr=b"csr", key=sealed, actor="replica:test"
+        )
         chain = chains.parse((chain_of or pair).chain_pem)
         certificate = Certificate(
             id=CertificateId(uuid4()),
