@@ -228,7 +228,6 @@ class Transport:
             async with self._session.request(
                 method, target, data=body, headers=headers, allow_redirects=False
             ) as response:
-                self._keep_nonce(response.headers.getall("Replay-Nonce", []))
                 content = await _read(response)
         except aiohttp.ClientConnectorCertificateError as e:
             raise Untrusted(f"{self._origin}: its TLS certificate does not verify: {_reason(e)}") from e
@@ -236,6 +235,8 @@ class Transport:
             raise Unreachable(f"{target}: no whole answer within {REQUEST_TIMEOUT_S:g} s") from e
         except (aiohttp.ClientError, OSError) as e:
             raise Unreachable(f"{target}: {_reason(e)}") from e
+        # No await from here to where the nonce is taken: a request that fetched one cannot lose it to another.
+        self._keep_nonce(response.headers.getall("Replay-Nonce", []))
         retry_after = parse_retry_after(response.headers.get("Retry-After"), now=self._clock())
         if HTTPStatus(200) <= response.status < HTTPStatus.MULTIPLE_CHOICES:
             return Reply(str(target), response.status, response.headers, content, retry_after)

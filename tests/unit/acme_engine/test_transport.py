@@ -87,6 +87,15 @@ async def test_a_nonce_is_asked_for_only_while_there_is_none(ca, client):
     assert ca.heads == 1
 
 
+async def test_many_requests_at_once_each_have_a_nonce_of_their_own(ca, client):
+    ca.names, ca.order = NAMES, {"status": "ready"}
+    await client.directory()
+    client._transport._nonces.clear()
+    await asyncio.gather(*(client.order(ca.order_url) for _ in range(60)))
+
+    assert len({r.protected["nonce"] for r in ca.requests}) == 60
+
+
 async def test_the_newest_nonce_is_taken_and_the_pool_is_bounded(ca, client):
     await client.directory()
     for n in range(40):
