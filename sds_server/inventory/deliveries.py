@@ -20,6 +20,7 @@ class News:
     """What is new of one Secret at one peer; None: nothing of that kind.
 
     ``seen_for``: how long the peer counts from now on; None: it no longer wants the Secret.
+    ``refused_before``: versions that it refused before ``refused_version``, none of them written yet.
     """
 
     identity: Identity
@@ -31,6 +32,7 @@ class News:
     refusal: str | None
     refused_version: str | None
     seen_for: timedelta | None
+    refused_before: tuple[str, ...] = ()
 
 
 async def write(database: Database, news: Sequence[News], *, actor: str) -> None:
@@ -60,13 +62,18 @@ async def write(database: Database, news: Sequence[News], *, actor: str) -> None
             [item.refusal for _, item in batch],
             [item.seen_for for _, item in batch],
         )
-        refused = [item for item in news if item.refused_version is not None]
+        refused = [
+            (item, version)
+            for item in news
+            for version in (*item.refused_before, item.refused_version)
+            if version is not None
+        ]
         await tx.rows(
             "refuse_content",
-            [item.identity for item in refused],
-            [item.node_id for item in refused],
-            [item.secret for item in refused],
-            [item.refused_version for item in refused],
+            [item.identity for item, _ in refused],
+            [item.node_id for item, _ in refused],
+            [item.secret for item, _ in refused],
+            [version for _, version in refused],
         )
         for target, item in batch:
             row = before.get((target, item.secret))

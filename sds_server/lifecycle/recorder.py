@@ -37,6 +37,7 @@ class _Note:
     refused: int | None = None
     refusal: str | None = None
     refused_version: str | None = None
+    refused_before: tuple[str, ...] = ()
 
 
 class Recorder:
@@ -99,7 +100,15 @@ class Recorder:
     def refused(self, peer: PeerNode, name: str, version: str, generation: int, detail: str) -> None:
         """The peer said no; the content is never sent to it again."""
         self._refused.setdefault(peer, set()).add((name, version))
-        self._note(peer, name, refused=generation, refusal=detail, refused_version=version)
+        last = self._notes.get((peer, name), _Note())
+        before = (
+            last.refused_before
+            if last.refused_version is None
+            else (*last.refused_before, last.refused_version)
+        )
+        self._note(
+            peer, name, refused=generation, refusal=detail, refused_version=version, refused_before=before
+        )
 
     def denied(self, peer: PeerNode, name: str) -> None:
         """The peer wants a name that it may not see."""
@@ -155,9 +164,12 @@ class Recorder:
             refusal=note.refusal,
             refused_version=note.refused_version,
             seen_for=self._seen_for if note.wanted else None,
+            refused_before=note.refused_before,
         )
 
-    def _note(self, peer: PeerNode, name: str, *, wanted: bool = True, **news: int | str) -> None:
+    def _note(
+        self, peer: PeerNode, name: str, *, wanted: bool = True, **news: int | str | tuple[str, ...]
+    ) -> None:
         before = self._notes.get((peer, name), _Note())
         self._notes[peer, name] = replace(before, wanted=wanted, **news)  # type: ignore[arg-type]
         self.on_news()

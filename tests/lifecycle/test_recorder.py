@@ -1,0 +1,289 @@
+"""The recorder: what the streams tell is merged, kept while the database is down, and written once."""
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from sds_server.errors import Unavailable
+from sds_server.inventory import targets
+from sds_server.lifecycle import recorder as recorders
+from sds_server.lifecycle.recorder import MAX_DENIALS, Recorder
+from sds_server.model import Identity
+from sds_server.xds.catalog import Resource
+from sds_server.xds.session import PeerNode
+from tests.support.clocks import TurnedClock
+from tests.support.databases import turn_clock
+from tests.support.fakes import CuttableDatabase
+
+EDGE = PeerNode(Identity("spiffe://example.test/edge"), "edge-1")
+SEEN_FOR = timedelta(minutes=10)
+
+
+@pytest.fixture
+def cuttable(database):
+    return CuttableDatabase(database)
+
+
+@pytest.fixture
+def clock():
+    return TurnedClock()
+
+
+@pytest.fixture
+def written():
+    return []
+
+
+@pytest.fixture
+def make(cuttable, clock, written):
+    def make():
+        return Recorder(
+            database=cuttable,
+            authorize=lambda _identity, name: not name.startswith("secret-of-others"),
+            seen_for=SEEN_FOR,
+            clock=clock,
+            actor="replica:test",
+            on_written=written.append,
+        )
+
+    return make
+
+
+@pytest.fixture
+def recorder(make):
+    return make()
+
+
+@pytest.fixture
+async def declared(issuances):
+    return await issuances.declare()
+
+
+def resource(generation=1):
+    return Resource(name="www", version=f"v{generation}", generation=generation, body=b"")
+
+
+async def delivery(database, secret="www"):
+    (live,) = await targets.live_set(database, secret)
+    return live.sent, live.accepted, live.refused, live.refusal
+
+
+async def live(database, secret="www"):
+    return [item.target.name for item in await targets.live_set(database, secret)]
+
+
+async def actions(sql):
+    return [row["action"] for row in await sql.fetch("SELECT action FROM certaudit ORDER BY id")]
+
+
+async def test_what_comes_together_is_written_as_one_row(recorder, declared, database, sql):
+    recorder.subscribed(EDGE, "www")
+    recorder.sent(EDGE, resource(1))
+    recorder.accepted(EDGE, "www", "v1", 1)
+    recorder.sent(EDGE, resource(2))
+    await recorder.step()
+
+    assert (2, 1, None, None) == await delivery(database)
+    assert 1 == await sql.fetchval("SELECT count(*) FROM delivery")
+
+
+async def test_what_was_written_is_not_written_again(recorder, declared, sql):
+    recorder.accepted(EDGE, "www", "v1", 1)
+    await recorder.step()
+    before = await sql.fetchval("SELECT updated_at FROM delivery")
+    await recorder.step()
+
+    assert before == await sql.fetchval("SELECT updated_at FROM delivery")
+
+
+async def test_an_acceptance_gives_the_prover_a_hint_once_it_is_written(
+    recorder, cuttable, declared, written
+):
+    recorder.accepted(EDGE, "www", "v1", 1)
+    cuttable.cut()
+    with pytest.raises(Unavailable):
+        await recorder.step()
+    unwritten = list(written)
+    cuttable.heal()
+    await recorder.step()
+
+    assert [] == unwritten
+    assert ["www"] == written
+
+
+async def test_news_wakes_the_writer(recorder):
+    woken = []
+    recorder.on_news = lambda: woken.append(True)
+    recorder.sent(EDGE, resource())
+
+    assert woken
+
+
+async def test_nothing_is_lost_while_the_database_is_down(recorder, cuttable, declared, database, sql):
+    recorder.subscribed(EDGE, "www")
+    recorder.sent(EDGE, resource(1))
+    cuttable.cut()
+    with pytest.raises(Unavailable):
+        await recorder.step()
+    recorder.refused(EDGE, "www", "v1", 1, "KEY_VALUES_MISMATCH")
+    recorder.denied(EDGE, "secret-of-others")
+    with pytest.raises(Unavailable):
+        await recorder.step()
+    cuttable.heal()
+    await recorder.step()
+
+    assert (1, None, 1, "KEY_VALUES_MISMATCH") == await delivery(database)
+    assert {"delivery.refused", "delivery.denied"} <= set(await actions(sql))
+
+
+async def test_what_comes_while_a_batch_is_written_is_written_next(recorder, declared, database, monkeypatch):
+    real = recorders.deliveries.write
+
+    async def write(*args, **kwargs):
+        monkeypatch.setattr(recorders.deliveries, "write", real)
+        await real(*args, **kwargs)
+        recorder.accepted(EDGE, "www", "v2", 2)
+
+    monkeypatch.setattr(recorders.deliveries, "write", write)
+    recorder.accepted(EDGE, "www", "v1", 1)
+    await recorder.step()
+
+    assert (None, 2, None, None) == await delivery(database)
+
+
+async def test_more_than_a_batch_is_written_in_one_step(recorder, declared, database, monkeypatch):
+    monkeypatch.setattr(recorders, "BATCH", 2)
+    for number in range(5):
+        recorder.subscribed(PeerNode(EDGE.identity, f"edge-{number}"), "www")
+    await recorder.step()
+
+    assert 5 == len(await live(database))
+
+
+async def test_who_unsubscribes_counts_no_more(recorder, declared, database):
+    recorder.subscribed(EDGE, "www")
+    await recorder.step()
+    recorder.unsubscribed(EDGE, "www")
+    await recorder.step()
+
+    assert [] == await live(database)
+
+
+async def test_who_unsubscribes_on_one_of_two_streams_still_counts(recorder, declared, database):
+    recorder.subscribed(EDGE, "www")
+    recorder.subscribed(EDGE, "www")
+    recorder.unsubscribed(EDGE, "www")
+    await recorder.step()
+
+    assert ["edge-1"] == await live(database)
+
+
+async def test_who_is_cut_off_serves_on_and_counts_for_a_while(recorder, declared, database, sql, clock):
+    recorder.subscribed(EDGE, "www")
+    await recorder.step()
+    await turn_clock(sql, SEEN_FOR / 2)  # no refresh is due yet by our clock
+    recorder.disconnected(EDGE, "www")
+    await recorder.step()
+    await turn_clock(sql, SEEN_FOR * 1.4)
+    still = await live(database)
+    await turn_clock(sql, SEEN_FOR * 1.6)
+
+    assert ["edge-1"] == still
+    assert [] == await live(database)
+
+
+async def test_a_living_subscription_counts_for_as_long_as_it_lives(recorder, declared, database, sql, clock):
+    recorder.subscribed(EDGE, "www")
+    await recorder.step()
+    for minutes in (4, 8, 12, 16):
+        clock.turn(timedelta(minutes=4))
+        await turn_clock(sql, timedelta(minutes=minutes))
+        await recorder.step()
+
+    assert ["edge-1"] == await live(database)
+
+
+async def test_a_subscription_that_ended_is_not_refreshed(recorder, declared, database, sql, clock):
+    recorder.subscribed(EDGE, "www")
+    recorder.disconnected(EDGE, "www")
+    await recorder.step()
+    clock.turn(SEEN_FOR)
+    await turn_clock(sql, SEEN_FOR + timedelta(seconds=1))
+    await recorder.step()
+
+    assert [] == await live(database)
+
+
+async def test_refused_content_is_known_at_once_and_after_a_restart(recorder, make, declared):
+    recorder.refused(EDGE, "www", "v1", 1, "KEY_VALUES_MISMATCH")
+    await recorder.step()
+    restarted = make()
+    await restarted.load()
+
+    assert {("www", "v1")} == recorder.of(EDGE) == restarted.of(EDGE)
+    assert frozenset() == restarted.of(PeerNode(EDGE.identity, "edge-2"))
+
+
+async def test_content_refused_while_the_database_is_down_survives_as_well(
+    recorder, make, cuttable, declared
+):
+    recorder.refused(EDGE, "www", "v1", 1, "KEY_VALUES_MISMATCH")
+    cuttable.cut()
+    with pytest.raises(Unavailable):
+        await recorder.step()
+    cuttable.heal()
+    await recorder.step()
+    restarted = make()
+    await restarted.load()
+
+    assert {("www", "v1")} == restarted.of(EDGE)
+
+
+async def test_two_refusals_before_a_write_are_both_kept(recorder, make, declared):
+    """The same generation under two versions: the salted one is refused as well."""
+    recorder.refused(EDGE, "www", "v1", 1, "first")
+    recorder.refused(EDGE, "www", "v1-salted", 1, "second")
+    await recorder.step()
+    restarted = make()
+    await restarted.load()
+
+    assert {("www", "v1"), ("www", "v1-salted")} == restarted.of(EDGE)
+
+
+async def test_a_name_that_the_peer_may_not_see_makes_no_delivery(recorder, issuances, sql):
+    await issuances.declare("secret-of-others", ["others.example.test"])
+    recorder.subscribed(EDGE, "secret-of-others")
+    await recorder.step()
+    recorder.unsubscribed(EDGE, "secret-of-others")
+    await recorder.step()
+
+    assert 0 == await sql.fetchval("SELECT count(*) FROM delivery")
+
+
+async def test_a_denial_is_audited_with_who_asked_for_what(recorder, sql):
+    recorder.denied(EDGE, "secret-of-others")
+    await recorder.step()
+    await recorder.step()
+    (row,) = await sql.fetch("SELECT subject, actor, payload FROM certaudit WHERE action = 'delivery.denied'")
+
+    assert ("secret-of-others", "replica:test") == (row["subject"], row["actor"])
+    assert EDGE.identity == json.loads(row["payload"])["identity"]
+
+
+async def test_denials_are_bounded_while_the_database_is_down(recorder, sql):
+    for number in range(MAX_DENIALS + 10):
+        recorder.denied(EDGE, f"secret-of-others-{number}")
+    await recorder.step()
+
+    assert MAX_DENIALS == (await actions(sql)).count("delivery.denied")
+
+
+@pytest.mark.parametrize("node_id", ["edge\x00", "x" * 5000, "\u2028" * 400])
+async def test_a_node_id_that_no_table_takes_holds_up_nobody(recorder, declared, database, node_id):
+    recorder.accepted(PeerNode(EDGE.identity, node_id), "www", "v1", 1)
+    recorder.accepted(EDGE, "www", "v1", 1)
+    await recorder.step()
+
+    assert "edge-1" in await live(database)
+    assert 2 == len(await live(database))

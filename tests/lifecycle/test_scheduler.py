@@ -1,0 +1,130 @@
+"""The scheduler: what time brings, nearest expiry first, and nothing twice."""
+
+from datetime import timedelta
+
+import pytest
+
+from sds_server.inventory import certificates, rotations, targets
+from sds_server.inventory.tokens import Tokens
+from sds_server.lifecycle.scheduler import Scheduler
+from sds_server.model import Reason
+from tests.support.databases import turn_clock
+
+
+@pytest.fixture
+def tokens(database):
+    return Tokens(database)
+
+
+@pytest.fixture
+def scheduler(database, tokens):
+    return Scheduler(database=database, tokens=tokens, actor="replica:test")
+
+
+async def statuses(sql):
+    rows = await sql.fetch("SELECT secret, generation, status FROM certificate ORDER BY secret, generation")
+    return [tuple(row) for row in rows]
+
+
+async def open_rotations(sql):
+    rows = await sql.fetch("SELECT secret, reason, new_cert_id FROM certrotation WHERE completed_at IS NULL")
+    return [tuple(row) for row in rows]
+
+
+async def complete(issuances, secret="www"):
+    """Nobody serves it: the rotation ends unobserved."""
+    roll_out = await rotations.roll_out(issuances.database, secret)
+    await rotations.confirm(issuances.database, roll_out, proved=[], actor="r", unobserved=True)
+
+
+async def test_a_renewal_is_opened_when_it_is_due_and_not_before(issuances, scheduler, sql):
+    await issuances.issue(await issuances.declare())
+    await complete(issuances)
+    await scheduler.step()
+    early = await open_rotations(sql)
+    await turn_clock(sql, timedelta(days=60, minutes=10))
+    await scheduler.step()
+    await scheduler.step()
+
+    assert [] == early
+    assert [("www", "renewal", None)] == await open_rotations(sql)
+    assert [("www", 1, "expiring_soon")] == await statuses(sql)
+
+
+async def test_the_nearest_expiry_is_worked_on_first(issuances, scheduler, sql):
+    for name, days in (("late", 90), ("soon", 60), ("later", 100)):
+        declared = await issuances.declare(name, [f"{name}.example.test"])
+        await issuances.store(await issuances.claim(), declared, days=days)
+        await complete(issuances, name)
+    await sql.execute("UPDATE certificate SET renew_at = now()")
+    await scheduler.step()
+
+    assert ["soon", "late", "later"] == [(await issuances.claim()).lease.secret for _ in range(3)]
+
+
+async def test_a_renewal_comes_before_a_first_issuance(issuances, scheduler, sql):
+    await issuances.issue(await issuances.declare())
+    await issuances.declare("new", ["new.example.test"])
+    await turn_clock(sql, timedelta(days=61))
+    await scheduler.step()
+
+    assert "www" == (await issuances.claim()).lease.secret
+
+
+async def test_what_has_lapsed_is_expired_with_its_renewal_open(issuances, scheduler, sql):
+    """After a long outage both are due at once."""
+    await issuances.issue(await issuances.declare())
+    await complete(issuances)
+    await turn_clock(sql, timedelta(days=91))
+    await scheduler.step()
+
+    assert [("www", 1, "expired")] == await statuses(sql)
+    assert [("www", "renewal", None)] == await open_rotations(sql)
+
+
+async def test_a_certificate_lapses_only_once_its_renewal_is_open(issuances, scheduler, sql):
+    """Somebody holds its Secret while renewals are opened: once expired, nothing would open it."""
+    await issuances.issue(await issuances.declare())
+    await complete(issuances)
+    await turn_clock(sql, timedelta(days=91))
+    async with sql.transaction():
+        await sql.fetch("SELECT FROM secret WHERE name = 'www' FOR UPDATE")
+        assert 0 == await rotations.open_due(issuances.database, limit=10, actor="r")
+    assert 0 == await certificates.lapse(issuances.database, limit=10, actor="r")
+    await scheduler.step()
+    assert [("www", "renewal", None)] == await open_rotations(sql)
+
+
+async def test_one_that_lapsed_in_its_roll_out_is_replaced_all_the_same(issuances, scheduler, sql):
+    """A Target that nobody reaches keeps the Rotation open, and not the Secret without a successor."""
+    declared = await issuances.declare()
+    await targets.register(
+        issuances.database,
+        "dark",
+        probe="127.0.0.1:1",
+        identity=None,
+        node_id=None,
+        serves=["www"],
+        actor="p",
+    )
+    await issuances.issue(declared)
+    await turn_clock(sql, timedelta(days=91))
+    await certificates.lapse(issuances.database, limit=10, actor="r")
+    await scheduler.step()
+    outcomes = [row["outcome"] for row in await sql.fetch("SELECT outcome FROM certrotation ORDER BY id")]
+
+    assert ["superseded", None] == outcomes
+    assert [("www", "renewal", None)] == await open_rotations(sql)
+    assert Reason.RENEWAL == (await issuances.claim()).reason
+
+
+async def test_more_than_a_batch_is_done_in_one_step(issuances, scheduler, sql, monkeypatch):
+    monkeypatch.setattr("sds_server.lifecycle.scheduler.BATCH", 2)
+    for number in range(5):
+        declared = await issuances.declare(f"s{number}", [f"s{number}.example.test"])
+        await issuances.issue(declared)
+    await turn_clock(sql, timedelta(days=91))
+    await scheduler.step()
+
+    assert 5 == len(await open_rotations(sql))
+    assert {"expired"} == {status for _, _, status in await statuses(sql)}
