@@ -235,7 +235,7 @@ class Transport:
             raise Unreachable(f"{target}: no whole answer within {REQUEST_TIMEOUT_S:g} s") from e
         except (aiohttp.ClientError, OSError) as e:
             raise Unreachable(f"{target}: {_reason(e)}") from e
-        # No await from here to where the nonce is taken: a request that fetched one cannot lose it to another.
+        # No await from here to where the nonce is taken: who fetched one cannot lose it to another request.
         self._keep_nonce(response.headers.getall("Replay-Nonce", []))
         retry_after = parse_retry_after(response.headers.get("Retry-After"), now=self._clock())
         if HTTPStatus(200) <= response.status < HTTPStatus.MULTIPLE_CHOICES:
