@@ -1,0 +1,142 @@
+"""What the documents say, held against what is: configuration, commands, links, the state machine."""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import CommonTlsContext
+
+from sds_server.cli.main import certvoy
+from sds_server.config import load
+from sds_server.lifecycle.states import TRANSITIONS, Event
+from sds_server.model import CertificateStatus, Kind
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+README = ROOT / "README.md"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+DECISION_PARTS = ["## Context", "## Choice", "## Alternatives", "## What would change our mind"]
+
+FILE_KEYS = {"certificate", "key", "client_ca", "ca_file", "roots_file", "hmac_key_file"}
+
+
+def _blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def _files(node: object) -> list[str]:
+    """Return the files that a configuration names and that must exist."""
+    if isinstance(node, list):
+        return [name for item in node for name in _files(item)]
+    if isinstance(node, dict):
+        own = [value for key, value in node.items() if key in FILE_KEYS and isinstance(value, str)]
+        return own + [name for value in node.values() for name in _files(value)]
+    return []
+
+
+def test_the_configuration_of_the_readme_loads(tmp_path):
+    (text,) = [block for block in _blocks(README, "yaml") if block.startswith("# certvoy.yaml")]
+    for name in _files(yaml.safe_load(text)):
+        (tmp_path / name).write_text("PEM\n")
+    path = tmp_path / "certvoy.yaml"
+    path.write_text(text)
+
+    config = load(path)
+
+    assert ["www"] == list(config.secrets)
+    assert tmp_path / "state" / "kek" == config.kms.key_file
+
+
+def test_the_envoy_configuration_of_the_readme_is_envoys():
+    """Every key is one that Envoy knows, and the node is sent once."""
+    (text,) = [block for block in _blocks(README, "yaml") if "common_tls_context:" in block]
+
+    context = CommonTlsContext.from_dict(yaml.safe_load(text)["common_tls_context"])
+
+    (secret,) = context.tls_certificate_sds_secret_configs
+    assert "www" == secret.name
+    assert secret.sds_config.api_config_source.set_node_on_first_message_only
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_command_in_a_document_is_one_with_these_arguments(page):
+    lines = [line for block in _blocks(page, "sh") for line in block.splitlines()]
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["certvoy"]:
+            _parse(words[1:])
+
+
+def _parse(words: list[str]) -> None:
+    """Let click read the arguments, down to the last subcommand; it raises for what it does not take."""
+    command: click.Command | None = certvoy
+    while isinstance(command, click.Group):
+        name, *words = words
+        command = command.get_command(click.Context(command), name)
+        assert command is not None, f"there is no command {name}"
+    assert command is not None
+    command.make_context(command.name, words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_make_target_in_a_document_exists(page):
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    assert set() == set(re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(), re.MULTILINE)) - targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_link_leads_somewhere(page):
+    """Within the repository: the file is there, and the heading that an anchor names."""
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text()):
+        linked = page.parent / target if target else page
+        assert linked.exists(), f"{page.name} links to {target}"
+        assert not anchor or anchor in _anchors(linked), f"{page.name} links to {target}#{anchor}"
+
+
+def _anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_state_machine_is_documented_as_it_is():
+    """Row by row and cell by cell: the table of docs/architecture.md is TRANSITIONS."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    header, _, *rows = re.findall(r"^\|.*\|$", text[text.index("| State |") :].split("\n\n")[0], re.MULTILINE)
+    events = [Event(cell.strip()) for cell in header.strip("|").split("|")[1:]]
+    documented = {}
+    states = []
+    for row in rows:
+        first, *cells = [cell.strip() for cell in row.strip("|").split("|")]
+        states.append(CertificateStatus(first.split("**")[1]))
+        documented |= {
+            (states[-1], event): CertificateStatus(cell)
+            for event, cell in zip(events, cells, strict=True)
+            if cell
+        }
+
+    assert dict(TRANSITIONS) == documented
+    assert list(CertificateStatus) == states
+    assert set(Event) == set(events)
+
+
+def test_the_glossary_knows_every_kind():
+    glossary = (ROOT / "docs" / "glossary.md").read_text()
+
+    assert [] == [kind for kind in Kind if f"`{kind}`" not in glossary]
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_a_decision_has_its_four_parts(page):
+    text = page.read_text()
+
+    assert re.fullmatch(r"\d{4}-[a-z0-9-]+", page.stem)
+    assert text.startswith(f"# {int(page.stem[:4])}. ")
+    assert DECISION_PARTS == [line for line in text.splitlines() if line.startswith("## ")]
+
+
+def test_decisions_are_numbered_without_gaps():
+    assert [f"{n:04}" for n in range(1, len(DECISIONS) + 1)] == [page.stem[:4] for page in DECISIONS]
