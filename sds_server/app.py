@@ -27,7 +27,8 @@ from sds_server.inventory import declarations, deployment
 from sds_server.inventory.database import Database, migrate, open_database
 from sds_server.inventory.feed import Feed
 from sds_server.inventory.tokens import Tokens
-from sds_server.keys.kms import PROVIDERS, Sealer
+from sds_server.keys.kms import Sealer
+from sds_server.keys.providers import PROVIDERS
 from sds_server.lifecycle.accounts import Accounts, Issuer
 from sds_server.lifecycle.loop import Loop
 from sds_server.lifecycle.prover import Prover

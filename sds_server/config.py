@@ -5,7 +5,6 @@ the file's directory. Files that must exist are looked for here, so that a start
 """
 
 import difflib
-import json
 import os
 import re
 import socket
@@ -35,13 +34,12 @@ from acme_engine.errors import BadIdentifier
 from acme_engine.names import normalise
 from sds_server.errors import ConfigError
 from sds_server.model import Identity, KeyType, SecretName
+from sds_server.yaml_lines import Place, Reader, dotted, problem, shown
 
 EMBEDDED = "embedded"
 DEFAULT_STATE_DIR = "./certvoy-state"
 SECRET_NAME_BYTES_MAX = 512
 """Of Envoy's resource name: what the SDS server takes of a subscription."""
-
-SHOWN_CHARACTERS = 100
 
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}  # in milliseconds
 _DURATION = re.compile(r"(?:[0-9]+(?:ms|[smhd]))+")
@@ -105,7 +103,7 @@ def _duration(text: Any) -> timedelta:
     parts = _DURATION_PART.findall(text) if isinstance(text, str) and _DURATION.fullmatch(text) else []
     milliseconds = sum(int(number) * _UNITS[unit] for number, unit in parts)
     if milliseconds == 0:
-        raise _Wrong(f"must be a duration, got {_shown(text)}", "write a number and a unit: 90s, 10m, 1h30m")
+        raise _Wrong(f"must be a duration, got {shown(text)}", "write a number and a unit: 90s, 10m, 1h30m")
     return timedelta(milliseconds=milliseconds)
 
 
@@ -115,7 +113,7 @@ def _listen(text: Any, info: ValidationInfo[_File]) -> Listen:
     bracketed = host == f"[{bare}]"
     if not (bare and colon and port.isdecimal() and int(port) <= 65535 and bracketed == (":" in bare)):  # noqa: PLR2004
         raise _Wrong(
-            f"must be host:port, got {_shown(text)}",
+            f"must be host:port, got {shown(text)}",
             'quote it: "0.0.0.0:8080", or "[::]:8080" for IPv6',
         )
     listen = Listen(bare, int(port))
@@ -132,14 +130,14 @@ def _https(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme != "https" or not parts.hostname:
         raise _Wrong(
-            f"must be an https URL, got {_shown(url)}", "use the CA's directory URL, e.g. https://..."
+            f"must be an https URL, got {shown(url)}", "use the CA's directory URL, e.g. https://..."
         )
     return url
 
 
 def _mailto(contact: str) -> str:
     if not re.fullmatch(r"mailto:[^@\s]+@[^@\s]+", contact):
-        raise _Wrong(f"must be a mailto: URL, got {_shown(contact)}", "write mailto:you@example.com")
+        raise _Wrong(f"must be a mailto: URL, got {shown(contact)}", "write mailto:you@example.com")
     return contact
 
 
@@ -147,10 +145,10 @@ def _dns_name(text: str) -> str:
     try:
         name = normalise(text)
     except BadIdentifier as e:
-        raise _Wrong(f"{_shown(text)} {e.reason}", e.hint) from e
+        raise _Wrong(f"{shown(text)} {e.reason}", e.hint) from e
     if name.startswith("*."):
         raise _Wrong(
-            f"{_shown(text)}: a wildcard needs DNS-01 (RFC 8555 section 7.1.3), "
+            f"{shown(text)}: a wildcard needs DNS-01 (RFC 8555 section 7.1.3), "
             "which no configured solver offers",
             "list the names one by one",
         )
@@ -168,7 +166,7 @@ def _secret_name(text: str) -> SecretName:
 def _identity(text: str) -> Identity:
     if not _IDENTITY.fullmatch(text):
         raise _Wrong(
-            f"must be an identity, got {_shown(text)}",
+            f"must be an identity, got {shown(text)}",
             "write spiffe://trust-domain/path or dns:host.example.com, as in the client's certificate",
         )
     return Identity(text)
@@ -179,7 +177,7 @@ def _granted_name(text: str) -> str:
     bare = text.removesuffix("/*") if text.endswith("/*") else text.removeprefix("*.")
     if not bare or "*" in bare or _CONTROL.search(bare):
         raise _Wrong(
-            f"cannot grant {_shown(text)}",
+            f"cannot grant {shown(text)}",
             "write a full name, a prefix like team/*, or a DNS suffix like *.example.com",
         )
     return text
@@ -273,7 +271,7 @@ class SecretConfig(_Model):
         file = info.context
         if name not in file.issuers:
             declared = ", ".join(file.issuers) or "none"
-            raise _Wrong(f"no issuer has the name {_shown(name)}", f"declared are: {declared}")
+            raise _Wrong(f"no issuer has the name {shown(name)}", f"declared are: {declared}")
         return name
 
 
@@ -338,14 +336,14 @@ def load(path: Path) -> Config:
     Raises:
         ConfigError: the message holds all errors, one a line: ``path: message (line N); next step``.
     """
-    reader = _Reader()
+    reader = Reader()
     try:
         with path.open(encoding="utf-8") as file:
             raw = reader.read(file.read())
     except OSError as e:
         raise ConfigError(f"cannot read {path}: {e.strerror}", hint="name a file that exists") from e
     except (yaml.YAMLError, ValueError) as e:  # ValueError: a date in month 13, bytes that are not UTF-8
-        raise ConfigError(f"{path} is not YAML: {_yaml_problem(e)}", hint="mend its syntax") from e
+        raise ConfigError(f"{path} is not YAML: {problem(e)}", hint="mend its syntax") from e
     errors = reader.errors
     if isinstance(raw, dict):
         issuers = raw.get("issuers")
@@ -361,60 +359,6 @@ def load(path: Path) -> Config:
     return config
 
 
-Place = tuple[str | int, ...]
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without aliases, which can hold themselves, and which make a line's error appear elsewhere."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # types-pyyaml
-            raise yaml.MarkedYAMLError(problem="aliases are not read here", problem_mark=mark)
-        return super().compose_node(parent, index)
-
-
-class _Reader:
-    """YAML to plain values, remembering on which line each begins; what YAML would let pass is an error."""
-
-    def __init__(self) -> None:
-        self.lines: dict[Place, int] = {(): 1}
-        self.errors: list[tuple[int, str]] = []
-
-    def read(self, text: str) -> Any:
-        self._loader = _Loader(text)
-        try:
-            node = self._loader.get_single_node()
-            return None if node is None else self._plain(node, ())
-        finally:
-            self._loader.dispose()
-
-    def _plain(self, node: yaml.Node, place: Place) -> Any:
-        if place not in self.lines:
-            self.lines[place] = node.start_mark.line + 1
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, place)
-        if isinstance(node, yaml.SequenceNode):
-            return [self._plain(item, (*place, index)) for index, item in enumerate(node.value)]
-        return self._loader.construct_object(node)
-
-    def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for key_node, value in node.value:
-            line = key_node.start_mark.line + 1
-            # The text as written: YAML would make a boolean of `on` and a number of `12`.
-            key = str(key_node.value)
-            here = (*place, key)
-            if key in values:
-                first = self.lines[here]
-                twice = f"{_dotted(here)}: is there twice (line {line}); the first is on line {first}"
-                self.errors.append((line, twice))
-                continue
-            self.lines[here] = line
-            values[key] = self._plain(value, here)
-        return values
-
-
 def _error(detail: ErrorDetails, lines: Mapping[Place, int]) -> tuple[int, str]:
     place = tuple(part for part in detail["loc"] if part != "[key]")
     known = place
@@ -422,7 +366,7 @@ def _error(detail: ErrorDetails, lines: Mapping[Place, int]) -> tuple[int, str]:
         known = known[:-1]
     message, hint = _explained(detail, place)
     line = lines[known]
-    return line, f"{_dotted(place)}: {message} (line {line}); {hint}"
+    return line, f"{dotted(place)}: {message} (line {line}); {hint}"
 
 
 def _explained(detail: ErrorDetails, place: Place) -> tuple[str, str]:
@@ -433,7 +377,7 @@ def _explained(detail: ErrorDetails, place: Place) -> tuple[str, str]:
     if detail["type"] == "extra_forbidden":
         return "unknown key", _known_keys(place)
     message, hint = _EXPLAINED.get(detail["type"], (detail["msg"], "correct the value"))
-    return message.format(got=_shown(detail["input"]), **context), hint
+    return message.format(got=shown(detail["input"]), **context), hint
 
 
 _EXPLAINED = {  # pydantic's words for a reader of its documentation, in those of a reader of the file
@@ -468,28 +412,3 @@ _MODELS: Mapping[tuple[str, ...], type[_Model]] = {
     ("rotation",): RotationConfig,
     ("log",): LogConfig,
 }
-
-
-def _dotted(place: Place) -> str:
-    """Write a place as ``secrets.www.domains[0]``."""
-    text = ""
-    for part in place:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        elif re.fullmatch(r"[\w-]+", part):
-            text += f".{part}"
-        else:
-            text += f"[{_shown(part)}]"
-    return text.removeprefix(".")
-
-
-def _shown(value: Any) -> str:
-    """Write a value as the file might, on one line and not too long."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
-
-
-def _yaml_problem(error: Exception) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        return f"{error.problem} (line {error.problem_mark.line + 1})"
-    return str(error)

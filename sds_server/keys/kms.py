@@ -1,22 +1,19 @@
-"""What a KMS does for us (wrap, unwrap), the providers, and the Sealer that stands on one."""
+"""What a KMS does for us (wrap, unwrap), and the Sealer that stands on one."""
 
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from sds_server.clock import Clock
 from sds_server.errors import CustodyError, Unavailable
 from sds_server.keys import envelope
 from sds_server.model import KeyId, SealedKey
-
-if TYPE_CHECKING:
-    from sds_server.config import KmsConfig
 
 KMS_TIMEOUT_S = 10.0
 PARALLEL_CALLS = 32
@@ -63,15 +60,6 @@ class Kms(Protocol):
 
     async def unwrap(self, wrapped: bytes, *, kek_version: int, context: Mapping[str, str]) -> bytes:
         """Undo `wrap`, also by a KEK version that is no longer the newest."""
-
-
-def _local(settings: "KmsConfig") -> Kms:
-    from sds_server.keys.local import LocalKms  # noqa: PLC0415 - a provider is imported when chosen
-
-    return LocalKms(settings.key_file, create=True)
-
-
-PROVIDERS: Mapping[str, Callable[["KmsConfig"], Kms]] = {"local": _local}
 
 
 @dataclass(slots=True)

@@ -3,8 +3,9 @@
 import pytest
 
 from sds_server.errors import CustodyError
-from sds_server.keys.kms import PROVIDERS, Kms
+from sds_server.keys.kms import Kms
 from sds_server.keys.local import LocalKms
+from sds_server.keys.providers import PROVIDERS
 
 DEK = bytes(range(32))
 CONTEXT = {"key-id": "1", "purpose": "tls"}
