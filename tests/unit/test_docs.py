@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 import pytest
 import yaml
-from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import CommonTlsContext
 
 from sds_server.cli.main import certvoy
 from sds_server.config import load
@@ -50,8 +49,11 @@ def test_the_configuration_of_the_readme_loads(tmp_path):
     assert tmp_path / "state" / "kek" == config.kms.key_file
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # envoy-data-plane decorates in an old way
 def test_the_envoy_configuration_of_the_readme_is_envoys():
     """Every key is one that Envoy knows, and the node is sent once."""
+    from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import CommonTlsContext
+
     (text,) = [block for block in _blocks(README, "yaml") if "common_tls_context:" in block]
 
     context = CommonTlsContext.from_dict(yaml.safe_load(text)["common_tls_context"])
