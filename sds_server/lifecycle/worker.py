@@ -8,7 +8,7 @@ worker resumes the same order, so no second certificate is bought.
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from random import Random
 from typing import Any, Final
@@ -117,13 +117,14 @@ class Worker:
         account = await self._accounts.ensure(issuer)
         crashpoint("account.ready")
         async with self._accounts.client(issuer, account) as client:
+            journal = _Journal(self._database, lease, order, self._actor)
             try:
                 chain = await obtain(
                     client,
                     names=secret.domains,
                     csr=order.csr,
                     solver=Http01Solver(RotationTokens(self._database, lease.rotation)),
-                    journal=_Journal(self._database, lease, order, self._actor),
+                    journal=journal,
                     order_url=order.url,
                     deadline_s=ORDER_DEADLINE_S,
                     on_step=lambda name, fields: self._stepped(lease, name, fields),
@@ -133,7 +134,7 @@ class Worker:
                     await self._accounts.forget(issuer, account)
                 raise
         crashpoint("chain.downloaded")
-        return await self._store(claim, secret, issuer, order, chain)
+        return await self._store(claim, secret, issuer, replace(order, url=journal.url), chain)
 
     async def _order(self, lease: Lease, secret: Secret) -> Order:
         """Return the order that an earlier attempt left behind, or plan one: key, seal, CSR, commit."""
@@ -291,9 +292,11 @@ class _Journal:
         self._database = database
         self._lease = lease
         self._order = order
+        self.url = order.url
         self._actor = actor
 
     async def ordered(self, order_url: str) -> None:
+        self.url = order_url
         crashpoint("order.answered")
         await self._step(OrderState.ORDERED, url=order_url)
         crashpoint("order.saved")
@@ -351,6 +354,7 @@ def _problems(error: Failure) -> Sequence[Problem]:
 def _document(problem: Problem) -> dict[str, Any]:
     return {
         "type": problem.type,
+        "title": problem.title,
         "detail": problem.detail,
         "status": problem.status,
         "identifier": problem.identifier,

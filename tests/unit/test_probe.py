@@ -110,7 +110,7 @@ async def test_what_speaks_no_tls_is_said_in_words(answer):
 async def test_a_listener_that_says_nothing_is_left_after_the_deadline(monkeypatch):
     monkeypatch.setattr(probe, "TIMEOUT_S", 0.05)
     async with answering(None) as address:
-        with pytest.raises(ProbeFailed, match="did not finish a TLS handshake within 0.05 s"):
+        with pytest.raises(ProbeFailed, match=r"did not finish a TLS handshake within 0\.05 s"):
             await served_fingerprint(address, "www.example.test")
 
 

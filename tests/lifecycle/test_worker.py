@@ -1,0 +1,588 @@
+# ruff: noqa: PLR0917 - a test takes what it needs of many fixtures, by name
+"""The worker: each step is durable before the next, and no crash between two buys a second certificate."""
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+from structlog.testing import capture_logs
+
+from acme_engine import chain as chains
+from acme_engine import keys
+from acme_engine.errors import OrderFailed, Problem, Refused, Unfinished, Unreachable
+from sds_server.clock import SystemClock
+from sds_server.errors import CustodyError, Unavailable
+from sds_server.inventory import accounts as inventory
+from sds_server.inventory import declarations, deployment, rotations, sealed_keys
+from sds_server.keys.kms import Sealer
+from sds_server.keys.local import LocalKms
+from sds_server.lifecycle import worker as workers
+from sds_server.lifecycle.accounts import Account, Accounts, Issuer
+from sds_server.lifecycle.worker import EXTENSIONS, Worker
+from sds_server.model import KeyType, Reason
+from tests.support.clocks import TurnedClock
+from tests.support.databases import turn_clock
+from tests.support.fakes import CuttableDatabase
+from tests.support.issuances import LEASE, secret
+
+DIRECTORY = "https://ca.example.test/dir"
+ISSUER = Issuer(
+    name="internal",
+    directory_url=DIRECTORY,
+    ca_file=None,
+    roots=(),
+    contact=(),
+    terms_agreed=True,
+    eab=None,
+)
+STEPS = ["called", "ordered", "finalizing", "issued", "downloaded"]
+DNS_PROBLEM = Problem.of(
+    {
+        "type": "urn:ietf:params:acme:error:compound",
+        "title": "Two names",
+        "detail": "some names could not be proved",
+        "instance": "https://ca.example.test/problem/1",
+        "subproblems": [
+            {
+                "type": "urn:ietf:params:acme:error:dns",
+                "detail": "NXDOMAIN looking up A for www.example.test",
+                "identifier": {"type": "dns", "value": "www.example.test"},
+            }
+        ],
+    },
+    status=400,
+    retry_after=timedelta(hours=1),
+)
+
+
+class Killed(Exception):
+    """The process died here."""
+
+
+class PublicHalf:
+    """What a CA knows of a key."""
+
+    def __init__(self, key):
+        self._key = key
+
+    def public_key(self):
+        return self._key
+
+    def private_bytes(self, *_format):
+        return b""
+
+
+class FakeCa:
+    """A CA behind `obtain`: it certifies the CSR's key, once an order; ``at`` says what happens at a step."""
+
+    def __init__(self, authority):
+        self.authority = authority
+        self.calls = []
+        self.ordered = 0
+        self.days = 90
+        self.at = {}
+        self.issued = {}
+
+    async def obtain(self, client, *, names, csr, journal, order_url, **_rest):
+        self.calls.append((order_url, csr))
+        await self._at("called")
+        url = order_url
+        if url is None:
+            self.ordered += 1
+            url = f"https://ca.example.test/order/{self.ordered}"
+            await journal.ordered(url)
+        await self._at("ordered")
+        await journal.finalizing()
+        await self._at("finalizing")
+        if url not in self.issued:
+            key = PublicHalf(x509.load_der_x509_csr(csr).public_key())
+            self.issued[url] = self.authority.issue(dns=list(names), key=key, days=self.days)
+        await self._at("issued")
+        await journal.issued(f"{url}/certificate")
+        await self._at("downloaded")
+        return chains.parse(self.issued[url].chain_pem)
+
+    async def _at(self, step):
+        action = self.at.get(step)
+        if isinstance(action, Exception):
+            raise action
+        if action is not None:
+            await action()
+
+
+class FakeAccounts(Accounts):
+    """The account is there already; who asks is given a client that is never used."""
+
+    def __init__(self, **parts):
+        super().__init__(**parts)
+        self.forgotten = []
+
+    async def ensure(self, issuer):
+        return Account(url=f"{DIRECTORY}/acct/1", key=None)
+
+    @asynccontextmanager
+    async def client(self, issuer, account):
+        yield None
+
+    async def forget(self, issuer, account):
+        self.forgotten.append((issuer.name, account.url))
+
+
+class Even:
+    """No spread."""
+
+    def uniform(self, low, high):
+        return 1.0
+
+
+@pytest.fixture
+def ca(issuances, monkeypatch):
+    fake = FakeCa(issuances.ca)
+    monkeypatch.setattr(workers, "obtain", fake.obtain)
+    return fake
+
+
+@pytest.fixture
+def clock():
+    return TurnedClock()
+
+
+@pytest.fixture
+def cuttable(database):
+    return CuttableDatabase(database)
+
+
+@pytest.fixture
+def accounts(cuttable, issuances):
+    return FakeAccounts(database=cuttable, sealer=issuances.sealer, actor="replica:one")
+
+
+@pytest.fixture
+def make(cuttable, issuances, accounts, clock):
+    def make(**changed):
+        parts = {
+            "database": cuttable,
+            "sealer": issuances.sealer,
+            "issuers": {"internal": ISSUER},
+            "accounts": accounts,
+            "lease_for": LEASE,
+            "replica": "one",
+            "clock": clock,
+            "rng": Even(),
+        }
+        return Worker(**parts | changed)
+
+    return make
+
+
+@pytest.fixture
+def worker(make):
+    return make()
+
+
+@pytest.fixture
+async def declared(issuances):
+    return await issuances.declare()
+
+
+async def latest(database):
+    return await rotations.latest(database, "www")
+
+
+async def orders(sql):
+    return [tuple(row) for row in await sql.fetch("SELECT state, url FROM acme_order ORDER BY id")]
+
+
+async def pause_s(sql):
+    return await sql.fetchval(
+        "SELECT extract(epoch FROM next_attempt_at - certvoy_now())::int FROM certrotation"
+    )
+
+
+async def issued(sql):
+    return await sql.fetchval("SELECT count(*) FROM certificate")
+
+
+async def test_a_declared_secret_gets_its_certificate(worker, ca, declared, database, sql):
+    await worker.step()
+    rotation = await latest(database)
+    row = await sql.fetchrow("SELECT generation, status, issuer, order_url, renew_reason FROM certificate")
+
+    assert (1, "issued", "internal", "https://ca.example.test/order/1", "third-left") == tuple(row)
+    assert rotation.new_cert_id is not None
+    assert [("stored", "https://ca.example.test/order/1")] == await orders(sql)
+
+
+async def test_the_key_is_sealed_and_the_csr_kept_before_the_ca_is_asked(
+    worker, ca, declared, issuances, sql, database
+):
+    seen = []
+
+    async def look():
+        row = await sql.fetchrow("SELECT state, csr, key_id FROM acme_order")
+        key = keys.load_pkcs8(await issuances.sealer.open(await sealed_keys.get(database, row["key_id"])))
+        csr = x509.load_der_x509_csr(row["csr"])
+        seen.append((row["state"], keys.spki_sha256(csr.public_key()) == keys.spki_sha256(key.public_key())))
+
+    ca.at["called"] = look
+    await worker.step()
+
+    assert [("planned", True)] == seen
+
+
+@pytest.mark.parametrize(
+    ("step", "state"),
+    [
+        ("ordered", "ordered"),
+        ("finalizing", "finalizing"),
+        ("issued", "finalizing"),
+        ("downloaded", "issued"),
+    ],
+)
+async def test_each_step_is_committed_before_the_next(worker, ca, declared, sql, step, state):
+    seen = []
+
+    async def look():
+        seen.append(await sql.fetchval("SELECT state FROM acme_order"))
+
+    ca.at[step] = look
+    await worker.step()
+
+    assert [state] == seen
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_worker_that_dies_is_taken_over_with_the_same_key_and_order(make, ca, declared, sql, step):
+    ca.at[step] = Killed()
+    with pytest.raises(Killed):
+        await make().step()
+    ca.at.clear()
+    await make(replica="two").step()
+    too_early = len(ca.calls)
+    await turn_clock(sql, LEASE + timedelta(seconds=1))
+    await make(replica="two").step()
+    first, second = ca.calls
+
+    assert 1 == too_early
+    assert 1 == ca.ordered
+    assert first[1] == second[1]
+    assert (None if step == "called" else "https://ca.example.test/order/1") == second[0]
+    assert (1, 1) == (await issued(sql), await sql.fetchval("SELECT count(*) FROM key_material"))
+
+
+async def test_a_dead_order_is_given_up_and_the_next_has_a_new_key(worker, ca, declared, database, sql):
+    ca.at["ordered"] = OrderFailed("it is invalid", order_url="https://ca.example.test/order/1")
+    await worker.step()
+    ca.at.clear()
+    await turn_clock(sql, timedelta(minutes=2))
+    await worker.step()
+    first, second = ca.calls
+
+    assert [
+        ("abandoned", "https://ca.example.test/order/1"),
+        ("stored", "https://ca.example.test/order/2"),
+    ] == (await orders(sql))
+    assert second[0] is None
+    assert first[1] != second[1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unreachable("no answer"),
+        Unfinished("the time is up", order_url="https://ca.example.test/order/1"),
+        Refused("newOrder", Problem.of({"type": "urn:ietf:params:acme:error:rateLimited"}, status=429)),
+    ],
+)
+async def test_an_order_that_may_still_succeed_is_resumed(worker, ca, declared, sql, error):
+    ca.at["finalizing"] = error
+    await worker.step()
+    ca.at.clear()
+    await turn_clock(sql, timedelta(minutes=2))
+    await worker.step()
+
+    assert "https://ca.example.test/order/1" == ca.calls[1][0]
+    assert 1 == await issued(sql)
+
+
+async def test_the_cas_problem_is_told_whole(worker, ca, declared, database):
+    ca.at["ordered"] = OrderFailed(
+        "it is invalid", order_url="https://ca.example.test/order/1", problems=[DNS_PROBLEM]
+    )
+    await worker.step()
+    told = (await latest(database)).last_error
+
+    (problem,) = told["problems"]
+    (sub,) = problem.pop("subproblems")
+
+    assert {
+        "type": "urn:ietf:params:acme:error:compound",
+        "title": "Two names",
+        "detail": "some names could not be proved",
+        "status": 400,
+        "identifier": None,
+        "instance": "https://ca.example.test/problem/1",
+    } == problem
+    assert "NXDOMAIN looking up A for www.example.test" == sub["detail"]
+    assert "www.example.test" == sub["identifier"]
+    assert ("owner", "mend what the subproblems name") == (told["actor"], told["hint"])
+
+
+async def test_the_reason_is_gone_once_it_succeeded(worker, ca, declared, database, sql):
+    ca.at["ordered"] = Unreachable("no answer")
+    await worker.step()
+    ca.at.clear()
+    await turn_clock(sql, timedelta(minutes=2))
+    await worker.step()
+
+    assert (await latest(database)).last_error is None
+
+
+async def test_pauses_grow_from_a_minute_to_a_day(worker, ca, declared, sql):
+    ca.at["called"] = Unreachable("no answer")
+    pauses = []
+    for day in range(1, 6):
+        await worker.step()
+        pauses.append(await pause_s(sql))
+        await turn_clock(sql, timedelta(days=2 * day))
+
+    assert [60, 600, 6000, 86400, 86400] == [round(pause, -1) for pause in pauses]
+
+
+async def test_the_ca_is_never_asked_before_it_wants(worker, ca, declared, sql):
+    ca.at["ordered"] = OrderFailed("no", order_url="https://ca.example.test/order/1", problems=[DNS_PROBLEM])
+    await worker.step()
+
+    assert 3600 == round(await pause_s(sql), -1)
+
+
+async def test_an_issuer_that_is_not_configured_is_said_with_the_remedy(make, ca, declared, database):
+    await make(issuers={}).step()
+    told = (await latest(database)).last_error
+
+    assert "the issuer internal is not in this replica's configuration" in told["what"]
+    assert "declare it under `issuers:`" == told["hint"]
+    assert [] == ca.calls
+
+
+async def test_names_that_change_during_the_order_are_ordered_anew(worker, ca, declared, database, sql):
+    async def change():
+        ca.at.clear()
+        await declarations.put(
+            database, secret(domains=("www.example.test", "api.example.test")), actor="person:test"
+        )
+
+    ca.at["finalizing"] = change
+    await worker.step()
+    domains = await sql.fetch("SELECT domain, san_domains FROM certificate")
+
+    assert [("www.example.test", '["api.example.test"]')] == [tuple(row) for row in domains]
+    assert ["abandoned", "stored"] == [state for state, _ in await orders(sql)]
+
+
+async def test_a_type_of_key_that_changes_during_the_order_is_what_is_issued(
+    worker, ca, declared, database, sql
+):
+    async def change():
+        ca.at.clear()
+        await declarations.put(database, replace(secret(), key_type=KeyType.ECDSA_P384), actor="person:test")
+
+    ca.at["finalizing"] = change
+    await worker.step()
+    (pem,) = [row["chain_pem"] for row in await sql.fetch("SELECT chain_pem FROM certificate_chain")]
+
+    assert 384 == x509.load_pem_x509_certificate(pem.encode()).public_key().key_size
+
+
+async def test_an_issuer_that_changes_during_the_order_is_who_issues(make, ca, declared, database, sql):
+    async def change():
+        ca.at.clear()
+        await declarations.put(database, replace(secret(), issuer="public"), actor="person:test")
+
+    ca.at["issued"] = change
+    await make(issuers={"internal": ISSUER, "public": ISSUER}).step()
+
+    assert ["public"] == [row["issuer"] for row in await sql.fetch("SELECT issuer FROM certificate")]
+
+
+async def test_a_lease_that_was_lost_ends_the_order_at_once_and_writes_nothing(
+    worker, ca, declared, clock, issuances, sql
+):
+    begun, cancelled = asyncio.Event(), []
+
+    async def wait():
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    ca.at["ordered"] = wait
+    with capture_logs() as logs:
+        task = asyncio.create_task(worker.step())
+        await begun.wait()
+        await turn_clock(sql, LEASE + timedelta(seconds=1))
+        await issuances.claim("other")
+        clock.turn(LEASE / EXTENSIONS)
+        await task
+
+    assert [True] == cancelled
+    assert "lease.lost" in [log["event"] for log in logs]
+    assert [("ordered", "https://ca.example.test/order/1")] == await orders(sql)
+    assert ("other", 0) == (await sql.fetchval("SELECT leased_by FROM certrotation"), await issued(sql))
+
+
+async def test_a_lease_is_extended_for_as_long_as_the_order_takes(worker, ca, declared, clock, sql):
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait():
+        begun.set()
+        await go_on.wait()
+
+    ca.at["ordered"] = wait
+    task = asyncio.create_task(worker.step())
+    await begun.wait()
+    for part in range(1, 2 * EXTENSIONS + 1):
+        await turn_clock(sql, LEASE / EXTENSIONS * part)
+        clock.turn(LEASE / EXTENSIONS)
+        while not clock.sleeping:
+            await asyncio.sleep(0.001)
+    go_on.set()
+    await task
+
+    assert 1 == await issued(sql)
+
+
+async def test_an_extension_that_the_database_did_not_take_ends_nothing(
+    worker, ca, declared, clock, cuttable, sql
+):
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait():
+        begun.set()
+        await go_on.wait()
+
+    ca.at["ordered"] = wait
+    with capture_logs() as logs:
+        task = asyncio.create_task(worker.step())
+        await begun.wait()
+        cuttable.cut()
+        clock.turn(LEASE / EXTENSIONS)
+        while not clock.sleeping:
+            await asyncio.sleep(0)
+        cuttable.heal()
+        go_on.set()
+        await task
+
+    assert "lease.unextended" in [log["event"] for log in logs]
+    assert 1 == await issued(sql)
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_database_that_goes_away_keeps_the_order(make, worker, ca, declared, cuttable, sql, step):
+    async def cut():
+        cuttable.cut()
+
+    ca.at[step] = cut
+    with pytest.raises(Unavailable):
+        await worker.step()
+    ca.at.clear()
+    cuttable.heal()
+    await turn_clock(sql, LEASE + timedelta(seconds=1))
+    await make(replica="two").step()
+
+    assert 1 == await issued(sql)
+    assert ca.calls[0][1] == ca.calls[1][1]
+    # Cut off between the CA's answer and its URL's commit is the one place where an order is lost.
+    assert (2 if step == "called" else 1) == ca.ordered
+
+
+async def test_a_chain_for_another_key_is_not_stored(worker, ca, declared, issuances, database, sql):
+    other = issuances.ca.issue(["www.example.test"])
+    ca.issued["https://ca.example.test/order/1"] = other
+    await worker.step()
+
+    assert 0 == await issued(sql)
+    assert "key" in (await latest(database)).last_error["what"]
+    assert ["abandoned"] == [state for state, _ in await orders(sql)]
+
+
+async def test_a_renewal_that_gains_no_time_is_not_stored(worker, ca, declared, database, sql):
+    await worker.step()
+    await turn_clock(sql, timedelta(days=61))
+    await rotations.open_due(database, limit=10, actor="r")
+    ca.days = 80
+    await worker.step()
+
+    assert 1 == await issued(sql)
+    assert "before the one that it replaces" in (await latest(database)).last_error["what"]
+
+
+async def test_an_operator_may_go_over_to_shorter_lives(worker, ca, declared, database, sql):
+    await worker.step()
+    ca.days = 6
+    await rotations.open_for(database, "www", reason=Reason.OPERATOR, actor="person:test")
+    await worker.step()
+
+    assert 2 == await issued(sql)
+
+
+async def test_a_failed_renewal_leaves_what_is_served_waiting(worker, ca, declared, database, sql):
+    await worker.step()
+    await rotations.open_for(database, "www", reason=Reason.OPERATOR, actor="person:test")
+    ca.at["called"] = Unreachable("no answer")
+    await worker.step()
+
+    assert "expiring_soon" == await sql.fetchval("SELECT status FROM certificate")
+
+
+async def test_a_kms_that_refuses_is_told_as_the_reason(
+    make, ca, declared, database, sql, tmp_path, accounts
+):
+    """The next replica, with the right KEK, goes on with the same order."""
+    ca.at["downloaded"] = Killed()
+    with pytest.raises(Killed):
+        await make().step()
+    ca.at.clear()
+    await turn_clock(sql, LEASE + timedelta(seconds=1))
+    identity, _ = await deployment.identify(database)
+    other = Sealer(LocalKms(tmp_path / "other-kek", create=True), deployment=identity, clock=SystemClock())
+    await make(sealer=other).step()
+    told = (await latest(database)).last_error
+    await turn_clock(sql, timedelta(hours=1))
+    await make().step()
+
+    assert "kek" in told["what"]
+    assert CustodyError.hint == told["hint"]
+    assert (1, 1) == (await issued(sql), ca.ordered)
+
+
+async def test_an_account_that_the_ca_forgot_is_registered_again(worker, ca, declared, accounts):
+    problem = Problem.of({"type": "urn:ietf:params:acme:error:accountDoesNotExist"}, status=400)
+    ca.at["called"] = Refused("newOrder", problem)
+    await worker.step()
+
+    assert [("internal", f"{DIRECTORY}/acct/1")] == accounts.forgotten
+
+
+async def test_a_forgotten_account_keeps_its_key_and_loses_its_url(database, issuances):
+    real = Accounts(database=database, sealer=issuances.sealer, actor="replica:one")
+    begun = await real._begin(ISSUER)
+    await inventory.registered(database, DIRECTORY, begun, url=f"{DIRECTORY}/acct/1", actor="r")
+    before = await real.ensure(ISSUER)
+    await real.forget(ISSUER, before)
+
+    assert (begun.key_id, None) == (
+        (await inventory.get(database, DIRECTORY)).key_id,
+        (await inventory.get(database, DIRECTORY)).url,
+    )
+
+
+async def test_two_workers_do_not_work_on_one_rotation(make, ca, declared, sql):
+    await asyncio.gather(make(replica="one").step(), make(replica="two").step())
+
+    assert (1, 1) == (len(ca.calls), await issued(sql))
