@@ -6,12 +6,11 @@ worker resumes the same order, so no second certificate is bought.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, NoReturn, TypeVar
 from uuid import UUID, uuid4
 
 from acme_engine import backoff, keys, renewal
@@ -44,6 +43,8 @@ LEAF_PURPOSE: Final = "leaf"
 
 Failure = AcmeError | GateRefused | CustodyError
 """Why an attempt ended that the Rotation is put back for, with its reason."""
+
+T = TypeVar("T")
 
 _log = get("worker")
 
@@ -92,9 +93,7 @@ class Worker:
         crashpoint("rotation.claimed")
         started = self._clock.monotonic()
         try:
-            async with self._keeping(lease):
-                secret = await secrets.get(self._database, lease.secret)
-                generation = await self._issue(claim, secret)
+            generation = await self._while_leased(lease, self._issue(claim))
         except StaleLease as e:
             log.warning("lease.lost", error=e.message)
         except (AcmeError, GateRefused, CustodyError) as e:
@@ -104,8 +103,9 @@ class Worker:
             seconds = round(self._clock.monotonic() - started, 3)
             log.info("certificate.issued", generation=generation, seconds=seconds)
 
-    async def _issue(self, claim: Claim, secret: Secret) -> int:
+    async def _issue(self, claim: Claim) -> int:
         lease = claim.lease
+        secret = await secrets.get(self._database, lease.secret)
         issuer = self._issuers.get(secret.issuer)
         if issuer is None:
             raise GateRefused(
@@ -242,34 +242,27 @@ class Worker:
         except StaleLease as e:
             _log.warning("lease.lost", secret=claim.lease.secret, error=e.message)
 
-    @asynccontextmanager
-    async def _keeping(self, lease: Lease) -> AsyncIterator[None]:
-        """Extend the Lease while the block runs; end the block when the Lease is lost."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - we run in one
-        lost: list[StaleLease] = []
-
-        async def keep() -> None:
-            while True:
-                await self._clock.sleep(self._lease_for.total_seconds() / EXTENSIONS)
-                try:
-                    await rotations.extend(self._database, lease, lease_for=self._lease_for)
-                except StaleLease as e:
-                    lost.append(e)
-                    task.cancel()
-                    return
-                except CertvoyError as e:
-                    _log.warning("lease.unextended", secret=lease.secret, error=e.message)
-
-        keeper = asyncio.create_task(keep())
+    async def _while_leased(self, lease: Lease, work: Coroutine[Any, Any, T]) -> T:
+        """Do the work while the Lease is kept; stop in the middle of it when the Lease is lost."""
+        working, keeping = asyncio.create_task(work), asyncio.create_task(self._keep(lease))
         try:
-            yield
-        except asyncio.CancelledError:
-            if lost and task.uncancel() == 0:
-                raise lost[0] from None
-            raise
+            await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else keeping.result()
         finally:
-            keeper.cancel()
+            for task in (working, keeping):
+                task.cancel()
+            await asyncio.gather(working, keeping, return_exceptions=True)
+
+    async def _keep(self, lease: Lease) -> NoReturn:
+        """Extend the Lease, until it is lost."""
+        while True:
+            await self._clock.sleep(self._lease_for.total_seconds() / EXTENSIONS)
+            try:
+                await rotations.extend(self._database, lease, lease_for=self._lease_for)
+            except StaleLease:
+                raise
+            except CertvoyError as e:
+                _log.warning("lease.unextended", secret=lease.secret, error=e.message)
 
     def _stepped(self, lease: Lease, name: str, fields: Mapping[str, object]) -> None:
         _log.info(name, secret=lease.secret, rotation=lease.rotation, **fields)
