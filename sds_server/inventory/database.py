@@ -30,7 +30,13 @@ SESSION_SETTINGS: Final[Mapping[str, str]] = {
 }
 
 _PACKAGE: Final = Path(__file__).resolve().parent
-_UNREACHABLE: Final = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError)
+UNREACHABLE: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that was cut in the middle of an answer
+    asyncpg.PostgresConnectionError,
+)
 _OUT_OF_ORDER: Final = (
     asyncpg.CannotConnectNowError,
     asyncpg.InvalidAuthorizationSpecificationError,
@@ -106,12 +112,12 @@ class Database:
         """
         try:
             connection = await self._pool.acquire(timeout=CONNECT_TIMEOUT_S)
-        except (*_UNREACHABLE, *_OUT_OF_ORDER) as e:
+        except (*UNREACHABLE, *_OUT_OF_ORDER) as e:
             raise Unavailable(f"database: {_said(e)}") from e
         try:
             async with connection.transaction():
                 yield Transaction(connection)
-        except (*_UNREACHABLE, *_OUT_OF_ORDER) as e:
+        except (*UNREACHABLE, *_OUT_OF_ORDER) as e:
             _terminate(connection)
             raise Unavailable(f"database: {_said(e)}") from e
         except asyncio.CancelledError:
@@ -236,7 +242,7 @@ async def _connect(connect: Mapping[str, Any]) -> Any:
             command_timeout=COMMAND_TIMEOUT_S,
             server_settings=dict(SESSION_SETTINGS),
         )
-    except (*_UNREACHABLE, *_OUT_OF_ORDER) as e:
+    except (*UNREACHABLE, *_OUT_OF_ORDER) as e:
         raise Unavailable(
             f"database: {_said(e)}", hint="start PostgreSQL, or correct `database:` in the configuration"
         ) from e

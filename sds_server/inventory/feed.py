@@ -11,7 +11,7 @@ import asyncpg
 
 from sds_server.clock import Clock
 from sds_server.errors import Unavailable
-from sds_server.inventory.database import Database, Transaction
+from sds_server.inventory.database import UNREACHABLE, Database, Transaction
 
 CHANNEL: Final = "certvoy"
 HEARTBEAT_S: Final = 10.0
@@ -59,7 +59,7 @@ class Feed:
             while True:
                 await self._clock.sleep(HEARTBEAT_S)
                 await connection.execute("SELECT 1")
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
+        except (*UNREACHABLE, asyncpg.PostgresError) as e:
             raise Unavailable(f"database: the feed was lost: {e}") from e
         finally:
             connection.terminate()
