@@ -35,7 +35,7 @@ async def _explain(database: Database, name: str) -> list[str]:
         *_certificate(pairs[0] if pairs else None),
         *_rotation(rotation),
         *(line for item in live for line in _target(item, wanted)),
-        *([] if live else ["└─ targets: none registered, none seen"]),
+        *([] if live else ["└─ targets: none was seen subscribing, and none is registered with --secret"]),
     ]
 
 
