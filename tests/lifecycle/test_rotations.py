@@ -5,11 +5,10 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from sds_server.errors import CallerError, NotFound, StaleLease
+from sds_server.errors import CallerError, IllegalTransition, NotFound, StaleLease
 from sds_server.inventory import certificates, declarations, deliveries, rotations, targets
 from sds_server.inventory.deliveries import News
 from sds_server.lifecycle.states import TRANSITIONS, Event, after, allows
-from sds_server.errors import IllegalTransition
 from sds_server.model import CertificateStatus, Identity, Outcome, Reason
 from tests.support.databases import turn_clock
 from tests.support.issuances import LEASE, secret
