@@ -55,7 +55,7 @@ def _certificate(pair: Pair | None) -> Iterator[str]:
 
 def _rotation(rotation: Rotation) -> Iterator[str]:
     state = rotation.outcome or ("rolling out" if rotation.new_cert_id else "waiting for a certificate")
-    yield f"├─ rotation {rotation.id}: {rotation.reason}, {state}, {rotation.attempts} attempts"
+    yield f"├─ rotation {rotation.id}: {rotation.reason}, {state}, {_attempts(rotation.attempts)}"
     if rotation.last_error is not None:
         yield f"│  ├─ reason: {rotation.last_error['what']}"
         for problem in rotation.last_error.get("problems", ()):
@@ -63,6 +63,10 @@ def _rotation(rotation: Rotation) -> Iterator[str]:
         yield f"│  ├─ remedy: {rotation.last_error['hint']}"
     if rotation.outcome is None and rotation.new_cert_id is None:
         yield f"│  └─ next try: {rotation.next_attempt_at:%FT%TZ}"
+
+
+def _attempts(count: int) -> str:
+    return f"{count} attempt{'s' * (count != 1)}"
 
 
 def _target(item: Live, wanted: int | None) -> Iterator[str]:

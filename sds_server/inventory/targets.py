@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 import asyncpg
 
@@ -10,6 +11,8 @@ from sds_server.errors import CallerError, NotFound
 from sds_server.inventory import audit, secrets
 from sds_server.inventory.database import Database, Row
 from sds_server.model import Identity, Target, TargetId, TargetKind
+
+NAME_BYTES_MAX: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,13 @@ async def register(
 
     Raises:
         NotFound: one of the Secrets does not exist.
-        CallerError: another Target has that identity and node id already.
+        CallerError: the name is none, or another Target has that identity and node id already.
     """
+    if not 1 <= len(name.encode()) <= NAME_BYTES_MAX:
+        raise CallerError(
+            f"target: must have a name of 1 to {NAME_BYTES_MAX:,} bytes",
+            hint="name it as its Envoy's node.id",
+        )
     try:
         async with database.transaction() as tx:
             for secret in sorted(serves):
