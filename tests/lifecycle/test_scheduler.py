@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from sds_server.inventory import certificates, rotations, targets
-from sds_server.inventory.tokens import Tokens
+from sds_server.inventory.tokens import RotationTokens, Tokens
 from sds_server.lifecycle.scheduler import Scheduler
 from sds_server.model import Reason
 from tests.support.databases import turn_clock
@@ -128,3 +128,16 @@ async def test_more_than_a_batch_is_done_in_one_step(issuances, scheduler, sql, 
 
     assert 5 == len(await open_rotations(sql))
     assert {"expired"} == {status for _, _, status in await statuses(sql)}
+
+
+async def test_tokens_that_a_crash_left_are_swept_when_they_end(issuances, scheduler, tokens, database, sql):
+    await issuances.declare()
+    mine = RotationTokens(database, (await issuances.claim()).lease.rotation)
+    await mine.put("short", "answer", ttl_s=60)
+    await mine.put("long", "answer", ttl_s=3600)
+    await turn_clock(sql, timedelta(seconds=61))
+    ended = await tokens.get("short")
+    await scheduler.step()
+
+    assert ended is None
+    assert ["long"] == [row["token"] for row in await sql.fetch("SELECT token FROM challenge_token")]
