@@ -1,12 +1,12 @@
-"""Rotations: opened, claimed under a Lease, stored or failed, rolled out, complete.
+"""Rotations: opened, claimed under a Lease, stored or failed. What is stored is `roll_outs`' to end.
 
 Every transaction locks the Secret's row first. Every write of a worker quotes its Lease; without one it is
 `StaleLease`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from sds_server.errors import NotFound, StaleLease
@@ -16,7 +16,6 @@ from sds_server.lifecycle.states import Event
 from sds_server.model import (
     Certificate,
     CertificateId,
-    CertificateStatus,
     Lease,
     LeaseNo,
     Outcome,
@@ -35,21 +34,6 @@ class Claim:
     reason: Reason
     replaces: CertificateId | None
     attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class RollOut:
-    """An open Rotation whose new Certificate is stored: what its Targets must be proved to serve."""
-
-    rotation: RotationId
-    secret: SecretName
-    cert_id: CertificateId | None
-    new_cert_id: CertificateId
-    status: CertificateStatus
-    generation: int
-    fingerprint: str
-    domains: tuple[str, ...]
-    triggered_at: datetime
 
 
 async def open_for(database: Database, secret: str, *, reason: Reason, actor: str) -> RotationId:
@@ -83,7 +67,7 @@ async def open_in(tx: Transaction, secret: str, *, reason: Reason, actor: str) -
         await feed.tell_work(tx)
         return RotationId(under_way["id"])
     if under_way is not None:
-        await _end(tx, under_way, Outcome.SUPERSEDED, Event.SUPERSEDED, actor=actor, secret=secret)
+        await end(tx, under_way, Outcome.SUPERSEDED, Event.SUPERSEDED, actor=actor, secret=secret)
     current = await tx.row("current_certificate", secret)
     cert_id = None if current is None else CertificateId(current["id"])
     if cert_id is not None:
@@ -270,112 +254,6 @@ async def fail(
         )
 
 
-async def reject(
-    database: Database, secret: str, cert_id: CertificateId, *, error: Mapping[str, Any], actor: str
-) -> bool:
-    """Give a Certificate up that must not be served.
-
-    The one before is current again, and the Rotation tries once more. Returns False where the Certificate is
-    no longer being rolled out.
-    """
-    async with database.transaction() as tx:
-        await secrets.lock(tx, secret)
-        row = await tx.row("rotation_of_new", cert_id)
-        if row is None:
-            return False
-        await certificates.move(tx, cert_id, Event.REJECTED, actor=actor, subject=secret)
-        if row["cert_id"] is not None:
-            await certificates.move(tx, row["cert_id"], Event.FAILED, actor=actor, subject=secret)
-        pause = REJECTED_PAUSE * max(row["attempts"], 1)
-        await tx.rows("rotation_rejected", row["id"], dict(error), pause)
-        await audit.append(
-            tx,
-            action="rotation.failed",
-            actor=actor,
-            subject=secret,
-            cert_id=cert_id,
-            detail={"rotation": row["id"], "error": error},
-        )
-        await feed.tell_secret(tx, secret)
-        await feed.tell_work(tx)
-    return True
-
-
-REJECTED_PAUSE = timedelta(minutes=1)
-"""A rejected Certificate cost the CA an order: the next attempt waits, longer each time."""
-
-
-@dataclass(frozen=True, slots=True)
-class RollingOut:
-    """A Rotation whose new Certificate is not yet proved everywhere."""
-
-    rotation: RotationId
-    secret: SecretName
-
-
-async def rolling_out(database: Database, *, after: RotationId, limit: int) -> Sequence[RollingOut]:
-    """Return what is being rolled out, oldest first, beginning behind a Rotation and then from the start."""
-    async with database.transaction() as tx:
-        return [
-            RollingOut(rotation=RotationId(row["id"]), secret=SecretName(row["secret"]))
-            for row in await tx.rows("rolling_out", after, limit)
-        ]
-
-
-async def roll_out(database: Database, secret: str) -> RollOut | None:
-    """Return what the Secret's Targets must be proved to serve; None: nothing is being rolled out."""
-    async with database.transaction() as tx:
-        row = await tx.row("roll_out", secret)
-    return None if row is None else _roll_out(secret, row)
-
-
-async def confirm(
-    database: Database, roll_out: RollOut, *, proved: Iterable[int], actor: str, unobserved: bool = False
-) -> Outcome | None:
-    """Write that these Targets are proved to serve the new Certificate; complete if none is missing.
-
-    ``unobserved`` says that an empty live set may be believed: the Rotation is then complete, but nobody saw
-    it. The live set is read in this transaction, so a Target that came meanwhile keeps the Rotation open.
-    Returns the outcome, or None while the Rotation stays open.
-    """
-    secret = roll_out.secret
-    async with database.transaction() as tx:
-        await secrets.lock(tx, secret)
-        now = await tx.row("roll_out", secret)
-        if now is None or now["new_cert_id"] != roll_out.new_cert_id:
-            return None
-        for target in sorted(proved):  # in the order in which `deliveries.write` locks the same rows
-            if await tx.value("prove_delivery", target, secret, roll_out.generation):
-                await certificates.move(
-                    tx, roll_out.new_cert_id, Event.CONFIRMED, actor=actor, subject=secret
-                )
-                await audit.append(
-                    tx,
-                    action="delivery.proved",
-                    actor=actor,
-                    subject=secret,
-                    cert_id=roll_out.new_cert_id,
-                    detail={"target": target, "generation": roll_out.generation, "by": "handshake"},
-                )
-        live = await tx.rows("live_set", secret)
-        if any((row["proved"] or 0) < roll_out.generation for row in live):
-            return None
-        if not live and not unobserved:
-            return None
-        outcome = Outcome.COMPLETED if live else Outcome.COMPLETED_UNOBSERVED
-        await certificates.move(tx, roll_out.new_cert_id, Event.CONFIRMED, actor=actor, subject=secret)
-        await _end(
-            tx,
-            {"id": roll_out.rotation, "cert_id": roll_out.cert_id, "new_cert_id": roll_out.new_cert_id},
-            outcome,
-            Event.COMPLETED,
-            actor=actor,
-            secret=secret,
-        )
-        await feed.tell_secret(tx, secret)
-    return outcome
-
-
 async def latest(database: Database, secret: str) -> Rotation:
     """Return the Secret's newest Rotation.
 
@@ -402,9 +280,10 @@ async def get(database: Database, rotation: RotationId) -> Rotation:
     return _rotation(row)
 
 
-async def _end(
+async def end(
     tx: Transaction, rotation: Row, outcome: Outcome, event: Event, *, actor: str, secret: str
 ) -> None:
+    """Close the Rotation with this outcome; ``event`` happens to the Certificate that it replaced."""
     await tx.rows("end_rotation", rotation["id"], outcome)
     if rotation["cert_id"] is not None:
         await certificates.move(tx, rotation["cert_id"], event, actor=actor, subject=secret)
@@ -420,20 +299,6 @@ async def _end(
 
 def _stale(lease: Lease) -> StaleLease:
     return StaleLease(f"rotation {lease.rotation}: lease {lease.number} is over")
-
-
-def _roll_out(secret: str, row: Row) -> RollOut:
-    return RollOut(
-        rotation=RotationId(row["id"]),
-        secret=SecretName(secret),
-        cert_id=row["cert_id"],
-        new_cert_id=CertificateId(row["new_cert_id"]),
-        status=CertificateStatus(row["status"]),
-        generation=row["generation"],
-        fingerprint=row["fingerprint"],
-        domains=tuple(row["domains"]),
-        triggered_at=row["triggered_at"],
-    )
 
 
 def _rotation(row: Row) -> Rotation:

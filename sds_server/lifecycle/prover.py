@@ -11,9 +11,9 @@ from typing import Final
 
 from sds_server.clock import Clock
 from sds_server.errors import CallerError
-from sds_server.inventory import deliveries, rotations, targets
+from sds_server.inventory import deliveries, roll_outs, targets
 from sds_server.inventory.database import Database
-from sds_server.inventory.rotations import RollOut
+from sds_server.inventory.roll_outs import RollOut
 from sds_server.inventory.targets import Live
 from sds_server.log import get
 from sds_server.model import Outcome, RotationId, TargetId
@@ -61,7 +61,7 @@ class Prover:
             Unavailable: the database does not answer.
         """
         accepted, self._accepted = self._accepted, set()
-        found = await rotations.rolling_out(self._database, after=self._after, limit=SECRETS_A_STEP)
+        found = await roll_outs.page(self._database, after=self._after, limit=SECRETS_A_STEP)
         self._after = found[-1].rotation if found else NO_ROTATION
         others = [item.secret for item in found if item.secret not in accepted]
         # All at once, and each to its end: a Target that answers nobody keeps no other Secret waiting.
@@ -80,7 +80,7 @@ class Prover:
         ``soon``: a Target has just accepted, so that one which still shows the old leaf is worth another look
         at once.
         """
-        roll_out = await rotations.roll_out(self._database, secret)
+        roll_out = await roll_outs.get(self._database, secret)
         if roll_out is None:
             return None
         live = await targets.live_set(self._database, secret)
@@ -91,7 +91,7 @@ class Prover:
             }
         errors = {target: error for target, look in looks.items() if (error := look.result()) is not None}
         await self._note(roll_out, errors)
-        outcome = await rotations.confirm(
+        outcome = await roll_outs.confirm(
             self._database,
             roll_out,
             proved=[target for target in looks if target not in errors],

@@ -13,7 +13,7 @@ from acme_engine import keys
 from sds_server.clock import Clock
 from sds_server.errors import CustodyError, GateRefused
 from sds_server.gate import check_pair
-from sds_server.inventory import certificates, rotations
+from sds_server.inventory import certificates, roll_outs
 from sds_server.inventory.certificates import Pair
 from sds_server.inventory.database import Database
 from sds_server.keys.kms import Sealer
@@ -132,7 +132,7 @@ class Publisher:
 
     async def _refuse(self, pair: Pair, error: GateRefused) -> None:
         certificate = pair.certificate
-        taken_back = await rotations.reject(
+        taken_back = await roll_outs.reject(
             self._database,
             certificate.secret,
             certificate.id,

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from sds_server.errors import Unavailable
-from sds_server.inventory import deliveries, rotations, targets
+from sds_server.inventory import deliveries, roll_outs, rotations, targets
 from sds_server.inventory.deliveries import News
 from sds_server.lifecycle import prover as provers
 from sds_server.lifecycle.prover import NO_ADDRESS, SOON_S, Prover
@@ -271,7 +271,7 @@ async def test_rotations_that_stay_open_hide_no_later_one(issuances, prover, lis
 async def test_a_secret_that_cannot_be_looked_at_keeps_no_other_from_it(
     issuances, prover, listener, database, monkeypatch
 ):
-    real = rotations.roll_out
+    real = roll_outs.get
 
     async def roll_out(database, secret):
         if secret == "broken":
@@ -282,7 +282,7 @@ async def test_a_secret_that_cannot_be_looked_at_keeps_no_other_from_it(
     await issuances.declare()
     await register(database, "edge-1", listener.address)
     listener.serve(await pair_of(issuances, await issuances.issue(await issuances.declare())))
-    monkeypatch.setattr(provers.rotations, "roll_out", roll_out)
+    monkeypatch.setattr(provers.roll_outs, "get", roll_out)
     with pytest.raises(RuntimeError, match="a bug"):
         await prover.step()
 

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from sds_server.errors import CallerError, IllegalTransition, NotFound, StaleLease
-from sds_server.inventory import certificates, declarations, deliveries, rotations, targets
+from sds_server.inventory import certificates, declarations, deliveries, roll_outs, rotations, targets
 from sds_server.inventory.deliveries import News
 from sds_server.lifecycle.states import TRANSITIONS, Event, after, allows
 from sds_server.model import CertificateStatus, Identity, Outcome, Reason
@@ -169,11 +169,11 @@ async def test_a_rotation_is_complete_when_every_target_is_proved(issuances, sql
         issuances.database, "two", probe="127.0.0.1:2", identity=None, node_id=None, serves=["www"], actor="p"
     )
     await issuances.issue(declared)
-    roll_out = await rotations.roll_out(issuances.database, "www")
+    roll_out = await roll_outs.get(issuances.database, "www")
 
-    assert await rotations.confirm(issuances.database, roll_out, proved=[one], actor="replica:a") is None
+    assert await roll_outs.confirm(issuances.database, roll_out, proved=[one], actor="replica:a") is None
     assert [(1, "active")] == await statuses(sql)
-    assert Outcome.COMPLETED == await rotations.confirm(
+    assert Outcome.COMPLETED == await roll_outs.confirm(
         issuances.database, roll_out, proved=[two], actor="replica:a"
     )
     assert 2 == (await actions(sql)).count("delivery.proved")
@@ -187,9 +187,9 @@ async def test_the_old_certificate_is_replaced_in_the_transaction_that_completes
     for _ in range(2):
         await rotations.open_for(issuances.database, "www", reason=Reason.OPERATOR, actor="person:test")
         await issuances.issue(declared)
-        roll_out = await rotations.roll_out(issuances.database, "www")
+        roll_out = await roll_outs.get(issuances.database, "www")
         before = await statuses(sql)
-        await rotations.confirm(issuances.database, roll_out, proved=[target], actor="replica:a")
+        await roll_outs.confirm(issuances.database, roll_out, proved=[target], actor="replica:a")
 
     assert [(1, "rotating"), (2, "issued")] == before
     assert [(1, "replaced"), (2, "active")] == await statuses(sql)
@@ -198,10 +198,10 @@ async def test_the_old_certificate_is_replaced_in_the_transaction_that_completes
 async def test_an_empty_live_set_completes_only_where_it_may_be_believed(issuances):
     declared = await issuances.declare()
     await issuances.issue(declared)
-    roll_out = await rotations.roll_out(issuances.database, "www")
+    roll_out = await roll_outs.get(issuances.database, "www")
 
-    assert await rotations.confirm(issuances.database, roll_out, proved=[], actor="replica:a") is None
-    assert Outcome.COMPLETED_UNOBSERVED == await rotations.confirm(
+    assert await roll_outs.confirm(issuances.database, roll_out, proved=[], actor="replica:a") is None
+    assert Outcome.COMPLETED_UNOBSERVED == await roll_outs.confirm(
         issuances.database, roll_out, proved=[], actor="replica:a", unobserved=True
     )
 
@@ -210,13 +210,13 @@ async def test_a_target_that_was_seen_counts_until_it_is_unseen_for_long(issuanc
     declared = await issuances.declare()
     await issuances.issue(declared)
     await deliveries.write(issuances.database, [news("www", sent=1, accepted=1)], actor="replica:a")
-    roll_out = await rotations.roll_out(issuances.database, "www")
+    roll_out = await roll_outs.get(issuances.database, "www")
 
     assert (
-        await rotations.confirm(issuances.database, roll_out, proved=[], actor="r", unobserved=True) is None
+        await roll_outs.confirm(issuances.database, roll_out, proved=[], actor="r", unobserved=True) is None
     )
     await turn_clock(sql, timedelta(minutes=11))
-    assert Outcome.COMPLETED_UNOBSERVED == await rotations.confirm(
+    assert Outcome.COMPLETED_UNOBSERVED == await roll_outs.confirm(
         issuances.database, roll_out, proved=[], actor="r", unobserved=True
     )
 
@@ -226,14 +226,14 @@ async def test_a_rejected_certificate_gives_way_to_the_one_before(issuances, sql
     first = await issuances.issue(declared)
     await rotations.open_for(issuances.database, "www", reason=Reason.OPERATOR, actor="person:test")
     second = await issuances.issue(declared)
-    rejected = await rotations.reject(
+    rejected = await roll_outs.reject(
         issuances.database, "www", second.id, error={"what": "refused"}, actor="replica:a"
     )
 
     assert rejected
     assert [(1, "expiring_soon"), (2, "rejected")] == await statuses(sql)
     assert first.id == (await certificates.served(issuances.database, ["www"]))["www"].cert_id
-    assert not await rotations.reject(issuances.database, "www", second.id, error={}, actor="replica:a")
+    assert not await roll_outs.reject(issuances.database, "www", second.id, error={}, actor="replica:a")
     await turn_clock(sql, timedelta(hours=1))
     await issuances.issue(declared)
     assert [(1, "rotating"), (2, "rejected"), (3, "issued")] == await statuses(sql)

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from sds_server.inventory import certificates, rotations, targets
+from sds_server.inventory import certificates, roll_outs, rotations, targets
 from sds_server.inventory.tokens import RotationTokens, Tokens
 from sds_server.lifecycle.scheduler import Scheduler
 from sds_server.model import Reason
@@ -33,8 +33,8 @@ async def open_rotations(sql):
 
 async def complete(issuances, secret="www"):
     """Nobody serves it: the rotation ends unobserved."""
-    roll_out = await rotations.roll_out(issuances.database, secret)
-    await rotations.confirm(issuances.database, roll_out, proved=[], actor="r", unobserved=True)
+    roll_out = await roll_outs.get(issuances.database, secret)
+    await roll_outs.confirm(issuances.database, roll_out, proved=[], actor="r", unobserved=True)
 
 
 async def test_a_renewal_is_opened_when_it_is_due_and_not_before(issuances, scheduler, sql):

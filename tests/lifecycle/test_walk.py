@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from sds_server.errors import StaleLease
-from sds_server.inventory import certificates, declarations, orders, rotations, targets
+from sds_server.inventory import certificates, declarations, orders, roll_outs, rotations, targets
 from sds_server.lifecycle.states import TRANSITIONS, Event
 from sds_server.model import Certificate, CertificateId, CertificateStatus, KeyId, Reason, SealedKey
 from tests.support.databases import turn_clock
@@ -98,25 +98,25 @@ class Walk:
 
     async def prove(self):
         name = self.rng.choice(SECRETS)
-        roll_out = await rotations.roll_out(self.database, name)
+        roll_out = await roll_outs.get(self.database, name)
         if roll_out is not None:
             proved = [self.targets[f"{name}-{number}"] for number in (1, 2) if self.rng.random() < 0.6]
-            await rotations.confirm(self.database, roll_out, proved=proved, actor="r")
+            await roll_outs.confirm(self.database, roll_out, proved=proved, actor="r")
 
     async def prove_late(self):
         """A proof of a roll-out that may be over by now."""
         name = self.rng.choice(SECRETS)
-        roll_out = await rotations.roll_out(self.database, name)
+        roll_out = await roll_outs.get(self.database, name)
         if roll_out is not None:
             await self.rng.choice([self.operate, self.reject, self.due])()
             proved = [self.targets[f"{name}-{number}"] for number in (1, 2)]
-            await rotations.confirm(self.database, roll_out, proved=proved, actor="r")
+            await roll_outs.confirm(self.database, roll_out, proved=proved, actor="r")
 
     async def reject(self):
         rows = await self.sql.fetch("SELECT id, secret FROM certificate ORDER BY id")
         if rows:
             row = self.rng.choice(rows)
-            await rotations.reject(self.database, row["secret"], row["id"], error={"what": "gate"}, actor="r")
+            await roll_outs.reject(self.database, row["secret"], row["id"], error={"what": "gate"}, actor="r")
 
     async def operate(self):
         name = self.rng.choice(SECRETS)

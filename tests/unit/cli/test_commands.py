@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from sds_server.cli import main as cli
-from sds_server.inventory import deliveries, rotations, targets
+from sds_server.inventory import deliveries, roll_outs, rotations, targets
 from sds_server.inventory.deliveries import News
 from sds_server.model import Identity
 from tests.support.issuances import Issuances
@@ -141,8 +141,8 @@ async def test_an_unknown_secret_is_said_with_a_hint(run, command):
 
 async def test_a_rotation_is_opened_by_whoever_asked(run, issuances, database, sql):
     await issuances.issue(await issuances.declare())
-    roll_out = await rotations.roll_out(database, "www")
-    await rotations.confirm(database, roll_out, proved=[], actor="r", unobserved=True)
+    roll_out = await roll_outs.get(database, "www")
+    await roll_outs.confirm(database, roll_out, proved=[], actor="r", unobserved=True)
     code, shown, _ = await run("rotate", "www")
     rotation = await rotations.latest(database, "www")
     actor = await sql.fetchval(
@@ -183,8 +183,8 @@ async def test_why_it_is_still_rolling_out_names_the_target_and_its_reason(run, 
     await issuances.declare()
     one, two = await register(database), await register(database, "edge-2")
     certificate = await issuances.issue(await issuances.declare())
-    roll_out = await rotations.roll_out(database, "www")
-    await rotations.confirm(database, roll_out, proved=[one], actor="r")
+    roll_out = await roll_outs.get(database, "www")
+    await roll_outs.confirm(database, roll_out, proved=[one], actor="r")
     await deliveries.note_probe_error(database, two, "www", "127.0.0.1:1: Connection refused")
     _, shown, _ = await run("why", "www")
 
@@ -222,8 +222,8 @@ async def test_why_it_is_complete(run, issuances, database):
     await issuances.declare()
     target = await register(database)
     await issuances.issue(await issuances.declare())
-    roll_out = await rotations.roll_out(database, "www")
-    await rotations.confirm(database, roll_out, proved=[target], actor="r")
+    roll_out = await roll_outs.get(database, "www")
+    await roll_outs.confirm(database, roll_out, proved=[target], actor="r")
     _, shown, _ = await run("why", "www")
 
     assert "initial, completed, 1 attempt" in shown
