@@ -52,6 +52,7 @@ class Publisher:
         self._wanted: set[str] = set()
         self._published: dict[str, CertificateId] = {}
         self._refused: dict[str, CertificateId] = {}
+        self._held_back: dict[str, CertificateId] = {}
 
     def want(self, name: str) -> None:
         """Somebody watches a name that is not loaded."""
@@ -95,7 +96,10 @@ class Publisher:
             try:
                 resource = await self._encode(pair)
             except GateRefused as e:
-                await self._refuse(pair, e)
+                if e.rule == "dates":
+                    self._hold_back(pair, e)
+                else:
+                    await self._refuse(pair, e)
             except CustodyError as e:
                 # Not the Certificate's fault: a replica with the wrong KEK must not reject what all others
                 # serve.
@@ -129,6 +133,15 @@ class Publisher:
             generation=certificate.generation,
             body=body,
         )
+
+    def _hold_back(self, pair: Pair, error: GateRefused) -> None:
+        """Wait, and ask again: a clock that is wrong, ours say, must not reject what all others serve."""
+        certificate = pair.certificate
+        if self._catalog.look(certificate.secret) is None:
+            self._catalog.publish({certificate.secret: PENDING})
+        if self._held_back.get(certificate.secret) != certificate.id:
+            self._held_back[certificate.secret] = certificate.id
+            _log.error("certificate.held_back", secret=certificate.secret, error=error.message)
 
     async def _refuse(self, pair: Pair, error: GateRefused) -> None:
         certificate = pair.certificate
