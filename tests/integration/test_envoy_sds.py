@@ -1,0 +1,172 @@
+"""A real Envoy 1.40 against the server, in every form in which it asks for secrets."""
+
+import asyncio
+import ssl
+import subprocess
+
+import pytest
+
+import tests.xds.quiet  # noqa: F401
+from sds_server.identity import Grants
+from sds_server.programs import envoy
+from sds_server.xds.bootstrap import Api, ControlPlane, TlsListener, bootstrap
+from sds_server.xds.catalog import ABSENT
+from tests.support.pki import authority
+from tests.xds.sds import EDGE, TIMEOUT_S, deployed
+
+SITES = authority("Sites")
+NODE = "edge-1"
+
+pytestmark = pytest.mark.parametrize("api", list(Api))
+
+
+@pytest.fixture
+async def server(tmp_path):
+    async with deployed(tmp_path) as deployment:
+        yield deployment
+
+
+@pytest.fixture
+async def edge(server, api, tmp_path):
+    """An Envoy with a listener for the secret a; it waits for its first secret."""
+    running = await envoy.start(configuration(server, api), tmp_path)
+    yield running
+    await running.stop()
+
+
+def configuration(server, api):
+    certificate, key = server.clients_ca.issue(uris=[EDGE]).write(server.directory, "edge")
+    return bootstrap(
+        node_id=NODE,
+        cluster="edge",
+        api=api,
+        control_plane=ControlPlane(
+            host="127.0.0.1",
+            port=server.port,
+            server_name="localhost",
+            ca=server.servers_ca.write(server.directory / "servers.pem"),
+            certificate=certificate,
+            private_key=key,
+        ),
+        listeners=[TlsListener("https", "a")],
+    )
+
+
+def site():
+    return SITES.issue(dns=["a.test"])
+
+
+async def served(edge):
+    """Return the DER of the leaf that a new handshake shows."""
+    context = ssl.create_default_context(cadata=SITES.pem.decode())
+    port = await edge.listener_port("https")
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="a.test")
+    leaf = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return leaf
+
+
+async def serials(edge):
+    """Return the serial numbers of all leaves in use, Envoy's own for the control plane too."""
+    return {int(leaf["serial_number"], 16) for entry in await edge.certs() for leaf in entry["cert_chain"]}
+
+
+def der(pair):
+    return ssl.PEM_cert_to_DER_cert(pair.chain_pem.decode())
+
+
+async def until_served(edge, pair):
+    async with asyncio.timeout(TIMEOUT_S):
+        while True:
+            try:
+                if await served(edge) == der(pair):
+                    return
+            except (OSError, ssl.SSLError):  # nothing to show yet
+                pass
+            await asyncio.sleep(0.02)
+
+
+async def test_every_bootstrap_is_valid(api, server, tmp_path):
+    config = tmp_path / "bootstrap.json"
+    config.write_text(configuration(server, api))
+    argv = [envoy.binary(), "--mode", "validate", "-c", config, "-l", "error"]
+    run = subprocess.run(argv, capture_output=True, text=True, check=False)
+
+    assert run.returncode == 0, run.stdout
+
+
+async def test_the_first_secret_makes_envoy_live(server, edge):
+    first = site()
+    server.publish("a", 1, first)
+    await server.witness.until("accepted", NODE, "a", 1)
+    await until_served(edge, first)
+
+    assert await edge.live()
+    assert first.certificate.serial_number in await serials(edge)
+
+
+async def test_a_rotation_is_shown_by_the_next_handshake(server, edge):
+    first, second = site(), site()
+    server.publish("a", 1, first)
+    await until_served(edge, first)
+    server.publish("a", 2, second)
+    await server.witness.until("accepted", NODE, "a", 2)
+
+    await until_served(edge, second)
+
+
+async def test_a_mismatched_pair_is_refused_and_the_old_one_stays(server, edge):
+    """After the refusal the last good content comes back once, and the next pair is judged honestly."""
+    first, second, third = site(), site(), site()
+    server.publish("a", 1, first)
+    await server.witness.until("accepted", NODE, "a", 1)
+    server.publish("a", 2, second, key_of=first)
+    await server.witness.until("refused", NODE, "a", 2)
+    await server.witness.until("accepted", NODE, "a", 1, times=2)
+
+    assert "KEY_VALUES_MISMATCH" in server.witness.detail
+    assert server.witness.facts.count(("sent", NODE, "a", 1)) == 2
+    assert server.witness.facts.count(("sent", NODE, "a", 2)) == 1
+    assert await served(edge) == der(first)
+
+    server.publish("a", 3, third)
+    await server.witness.until("accepted", NODE, "a", 3)
+    await until_served(edge, third)
+
+
+async def test_envoy_comes_back_after_a_restart_of_the_server(server, edge):
+    first, second = site(), site()
+    server.publish("a", 1, first)
+    await until_served(edge, first)
+    await server.stop()
+
+    assert await served(edge) == der(first)
+
+    await server.start()
+    await server.witness.until("subscribed", NODE, "a", times=2)
+    server.publish("a", 2, second)
+    await until_served(edge, second)
+
+
+async def test_a_secret_that_is_made_later_is_served_then(server, edge, api):
+    """Delta says that it is missing, and Envoy goes live without it; state of the world waits."""
+    first = site()
+    server.catalog.publish({"a": ABSENT})
+    await server.witness.until("subscribed", NODE, "a")
+    async with asyncio.timeout(TIMEOUT_S):
+        while api is not Api.SOTW and not await edge.live():
+            await asyncio.sleep(0.02)
+    server.publish("a", 1, first)
+
+    await until_served(edge, first)
+
+
+async def test_a_name_that_envoy_may_not_see_is_not_served(server, edge):
+    first = site()
+    server.grants = Grants([])
+    server.server.recheck()
+    server.publish("a", 1, first)
+    await server.witness.until("denied", NODE, "a")
+
+    assert first.certificate.serial_number not in await serials(edge)
+    assert not [fact for fact in server.witness.facts if fact[0] == "sent"]

@@ -1,0 +1,322 @@
+"""The server over real gRPC channels with mutual TLS."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import grpc
+import pytest
+from envoy.config.core.v3.base_pb2 import Node
+from envoy.service.discovery.v3 import discovery_pb2 as pb
+
+from sds_server.errors import Unavailable
+from sds_server.identity import Grants
+from sds_server.xds.catalog import ABSENT
+from sds_server.xds.codec import TYPE_URL
+from sds_server.xds.server import ADS, DELTA, SDS
+from tests.support.pki import authority
+from tests.xds.sds import EDGE, TIMEOUT_S, deployed
+
+STATE_OF_THE_WORLD = f"/{SDS}/StreamSecrets"
+DELTA_SECRETS = f"/{SDS}/DeltaSecrets"
+DELTA_ADS = f"/{ADS}/DeltaAggregatedResources"
+METHODS = [f"/{service}/{method}" for service, methods in DELTA.items() for method in methods]
+PAIR = authority().issue(dns=["a.test"])
+
+
+@pytest.fixture
+async def server(tmp_path):
+    async with deployed(tmp_path) as deployment:
+        yield deployment
+
+
+class Client:
+    """One stream of a channel; every wait is bounded."""
+
+    def __init__(self, channel, method):
+        self._delta = "Delta" in method
+        self._call = channel.stream_stream(method)()
+
+    async def send(self, *, node="n", type_url=TYPE_URL, names=(), unsubscribe=(), nonce="", error=None):
+        common = {"type_url": type_url, "response_nonce": nonce}
+        if node:
+            common["node"] = Node(id=node)
+        if error is not None:
+            common["error_detail"] = {"message": error}
+        if self._delta:
+            message = pb.DeltaDiscoveryRequest(
+                resource_names_subscribe=names, resource_names_unsubscribe=unsubscribe, **common
+            )
+        else:
+            message = pb.DiscoveryRequest(resource_names=names, **common)
+        await self.send_bytes(message.SerializeToString())
+
+    async def send_bytes(self, data):
+        await self._call.write(data)
+
+    async def receive(self):
+        async with asyncio.timeout(TIMEOUT_S):
+            data = await self._call.read()
+        assert data is not grpc.aio.EOF, await self.status()
+        return (pb.DeltaDiscoveryResponse if self._delta else pb.DiscoveryResponse).FromString(data)
+
+    async def status(self):
+        async with asyncio.timeout(TIMEOUT_S):
+            return await self._call.code(), await self._call.details()
+
+    async def leave(self):
+        self._call.cancel()
+        await self.status()
+
+
+async def open_stream(server, method=DELTA_SECRETS, **request):
+    client = Client(server.channel(), method)
+    await client.send(**request)
+    return client
+
+
+@pytest.mark.parametrize("method", [*METHODS, f"/{SDS}/FetchSecrets"])
+async def test_without_a_certificate_every_method_refuses(server, method):
+    async with server.channel(certificate=False) as channel:
+        call = channel.stream_stream(method)()
+
+        async with asyncio.timeout(TIMEOUT_S):
+            assert await call.code() is grpc.StatusCode.UNAVAILABLE  # the handshake itself fails
+
+
+async def test_a_certificate_of_another_ca_is_refused(server):
+    async with server.channel(authority("Foreign").issue(uris=[EDGE])) as channel:
+        call = channel.stream_stream(DELTA_SECRETS)()
+
+        async with asyncio.timeout(TIMEOUT_S):
+            assert await call.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_certificate_that_names_nobody_is_refused(server):
+    client = Client(server.channel(server.clients_ca.issue(ips=["127.0.0.1"])), DELTA_SECRETS)
+
+    assert (await client.status())[0] is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_secret_is_delivered_and_its_ack_credited(server, method):
+    server.publish("a", 1, PAIR)
+    client = await open_stream(server, method, names=["a"])
+    response = await client.receive()
+    await client.send(node="", names=[] if "Delta" in method else ["a"], nonce=response.nonce)
+    await server.witness.until("accepted", "n", "a", 1)
+
+    assert response.type_url == TYPE_URL
+    assert response.control_plane.identifier == "replica-1"
+    assert server.witness.facts == [
+        ("subscribed", "n", "a"),
+        ("sent", "n", "a", 1),
+        ("accepted", "n", "a", 1),
+    ]
+    await client.leave()
+
+
+async def test_a_refusal_is_told_scrubbed(server):
+    server.publish("a", 1, PAIR)
+    client = await open_stream(server, names=["a"])
+    response = await client.receive()
+    await client.send(nonce=response.nonce, error=f"bad key {PAIR.key_pem.decode()}")
+    await server.witness.until("refused", "n", "a", 1)
+
+    assert server.witness.detail == "bad key <removed>"
+    await client.leave()
+
+
+async def test_content_refused_before_a_restart_is_not_sent(server):
+    server.publish("a", 1, PAIR)
+    server.publish("b", 1, PAIR)
+    server.witness.refused_before = frozenset({("a", server.catalog.look("a").version)})
+    client = await open_stream(server, names=["a", "b"])
+
+    assert (await client.receive()).resources[0].name == "b"
+    await client.leave()
+
+
+async def test_a_name_that_the_peer_may_not_see_looks_absent_and_the_stream_goes_on(server):
+    server.publish("a", 1, PAIR)
+    server.publish("others/key", 1, PAIR)
+    server.catalog.publish({"b": ABSENT})
+    client = await open_stream(server, names=["others/key", "b", "a"])
+    forbidden, absent, granted = [await client.receive() for _ in range(3)]
+
+    assert forbidden.removed_resources == ["others/key"]
+    assert absent.removed_resources == ["b"]
+    assert granted.resources[0].name == "a"
+    assert ("denied", "n", "others/key") in server.witness.facts
+    assert ("denied", "n", "b") not in server.witness.facts
+    await client.leave()
+
+
+async def test_a_name_that_the_peer_may_not_see_is_never_loaded_for_it(server):
+    loaded = []
+
+    def load(name):
+        loaded.append(name)
+        server.publish(name, 1, PAIR)
+
+    server.catalog.on_want = load
+    client = await open_stream(server, names=["others/key", "a"])
+    forbidden, granted = [await client.receive() for _ in range(2)]
+
+    assert forbidden.removed_resources == ["others/key"]
+    assert granted.resources[0].name == "a"
+    assert loaded == ["a"]
+    await client.leave()
+
+
+async def test_a_lost_right_takes_the_secret_away(server):
+    server.publish("a", 1, PAIR)
+    client = await open_stream(server, names=["a"])
+    response = await client.receive()
+    await client.send(nonce=response.nonce)
+    await server.witness.until("accepted", "n", "a", 1)
+    server.grants = Grants([])
+    server.server.recheck()
+
+    assert (await client.receive()).removed_resources == ["a"]
+    assert server.witness.facts[-1] == ("denied", "n", "a")
+    await client.leave()
+
+
+async def test_a_change_after_a_lost_right_is_not_sent(server):
+    server.publish("a", 1, PAIR)
+    client = await open_stream(server, names=["a"])
+    response = await client.receive()
+    await client.send(nonce=response.nonce)
+    await server.witness.until("accepted", "n", "a", 1)
+    server.grants = Grants([])
+    server.publish("a", 2, authority().issue(dns=["a.test"]))
+
+    assert (await client.receive()).removed_resources == ["a"]
+    await client.leave()
+
+
+async def test_the_node_id_gives_no_rights(server):
+    server.grants = Grants([])
+    server.publish("a", 1, PAIR)
+    client = await open_stream(server, node=EDGE, names=["a"])
+
+    assert (await client.receive()).removed_resources == ["a"]
+    await client.leave()
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "message"),
+    [
+        (DELTA_SECRETS, {"node": ""}, "node.id is required"),
+        (DELTA_SECRETS, {"node": "n" * 513}, "node.id: at most 512 printable bytes"),
+        (STATE_OF_THE_WORLD, {"node": "edge\x00"}, "node.id: at most 512 printable bytes"),
+        (STATE_OF_THE_WORLD, {"type_url": "type.googleapis.com/envoy.config.cluster.v3.Cluster"}, "type_url"),
+        (DELTA_ADS, {"type_url": ""}, "type_url"),
+    ],
+)
+async def test_a_request_that_breaks_the_protocol_ends_its_stream(server, method, request_, message):
+    client = await open_stream(server, method, names=["a"], **request_)
+    code, details = await client.status()
+
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert message in details
+
+
+async def test_a_node_that_changes_ends_the_stream(server):
+    client = await open_stream(server, names=["a"])
+    await client.send(node="other")
+
+    assert await client.status() == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "node.id changed within a stream",
+    )
+
+
+async def test_bytes_that_are_no_message_end_the_stream(server):
+    client = Client(server.channel(), DELTA_SECRETS)
+    await client.send_bytes(b"\xff\xff")
+
+    assert (await client.status())[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_an_empty_type_on_sds_means_secret(server):
+    server.publish("a", 1, PAIR)
+    client = await open_stream(server, type_url="", names=["a"])
+
+    assert (await client.receive()).resources[0].name == "a"
+    await client.leave()
+
+
+async def test_other_types_on_ads_get_silence_and_the_stream_goes_on(server):
+    """An empty answer about clusters or listeners would delete them all."""
+    server.publish("a", 1, PAIR)
+    client = await open_stream(
+        server, DELTA_ADS, type_url="type.googleapis.com/envoy.config.cluster.v3.Cluster"
+    )
+    await client.send(node="", names=["a"])
+
+    assert (await client.receive()).resources[0].name == "a"
+    await client.leave()
+
+
+async def test_fetch_is_not_implemented(server):
+    call = server.channel().unary_unary(f"/{SDS}/FetchSecrets")(b"")
+
+    assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_the_end_of_a_stream_leaves_nothing_behind(server):
+    client = await open_stream(server, names=["a"])
+    await server.witness.until("subscribed", "n", "a")
+    await client.leave()
+    await server.witness.until("disconnected", "n", "a")
+
+    assert server.catalog._watchers == {}
+    assert server.server._sessions == set()
+
+
+async def test_one_node_connected_twice_is_served_twice(server):
+    server.publish("a", 1, PAIR)
+    clients = [await open_stream(server, names=["a"]) for _ in range(2)]
+
+    assert ["a", "a"] == [(await client.receive()).resources[0].name for client in clients]
+    for client in clients:
+        await client.leave()
+
+
+async def test_a_stream_ends_with_the_clients_certificate(server):
+    soon = datetime.now(UTC) + timedelta(seconds=2)
+    pair = server.clients_ca.issue(uris=[EDGE], not_after=soon)
+    client = Client(server.channel(pair), DELTA_SECRETS)
+    await client.send(names=["a"])
+
+    assert await client.status() == (
+        grpc.StatusCode.UNAUTHENTICATED,
+        "the client certificate has expired",
+    )
+
+
+async def test_stopping_ends_the_streams_so_that_clients_go_elsewhere(server):
+    client = await open_stream(server, names=["a"])
+    await server.witness.until("subscribed", "n", "a")
+    await server.stop(grace_s=2.0)
+
+    assert (await client.status())[0] is grpc.StatusCode.UNAVAILABLE
+    await server.witness.until("disconnected", "n", "a")
+
+
+async def test_a_port_in_use_is_named(server):
+    with pytest.raises(Unavailable, match=f"cannot listen on 127.0.0.1:{server.port}"):
+        await server.start()
+
+
+async def test_the_servers_certificate_is_renewed_in_place(server):
+    client = await open_stream(server, names=["a"])
+    await server.witness.until("subscribed", "n", "a")
+    await client.leave()
+    server.servers_ca = authority("New servers")
+    server.servers_ca.issue(dns=["localhost"]).write(server.directory, "server")
+    client = await open_stream(server, node="m", names=["a"])
+
+    await server.witness.until("subscribed", "m", "a")
+    await client.leave()
