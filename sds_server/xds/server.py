@@ -86,10 +86,12 @@ class SdsServer:
         address = f"{host}:{self._port}"
         try:
             port = server.add_secure_port(address, self._credentials)
-        except RuntimeError as e:
+        except RuntimeError:
+            # No cause: its frames would keep the server, whose end needs the loop, until the loop is gone.
+            del server
             raise Unavailable(
                 f"sds: cannot listen on {address}", hint="stop what holds the port, or choose another"
-            ) from e
+            ) from None
         await server.start()
         self._server = server
         return port
@@ -103,6 +105,7 @@ class SdsServer:
         for session in self._sessions:
             loop.call_later(self._rng.uniform(0, grace_s / 2), session.stop)
         await stopping
+        self._server = None  # and with it the circle through our handlers: its end needs the loop
 
     def recheck(self) -> None:
         """Look at every name of every stream again: what peers may see has changed."""

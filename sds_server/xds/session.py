@@ -37,6 +37,7 @@ from sds_server.xds.stream import (
 )
 
 WRITE_DEADLINE_S: Final = 30.0  # who does not read for so long is cut, and holds no key bytes here
+MAX_NODE_ID_BYTES: Final = 512  # it becomes a name in the inventory
 MAX_IGNORED_TYPES: Final = 16  # told of once a stream; Envoy has nine types
 
 _log = get("stream")
@@ -203,6 +204,8 @@ class Session:
         """Start the core at the first message, whose node counts for the whole stream."""
         if not node_id:
             raise Ended(Status.INVALID_ARGUMENT, "node.id is required in the first request")
+        if len(node_id.encode()) > MAX_NODE_ID_BYTES or not node_id.isprintable():
+            raise Ended(Status.INVALID_ARGUMENT, f"node.id: at most {MAX_NODE_ID_BYTES} printable bytes")
         self._peer = PeerNode(self._identity, node_id)
         self._log = self._log.bind(node=node_id)
         self._stream = Stream(
