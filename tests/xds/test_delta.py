@@ -37,6 +37,7 @@ def test_a_name_subscribed_again_is_answered_even_while_an_older_answer_is_in_fl
         > -a
         > +a
         < 2 a@v1
+        > ack 1
         > ack 2
         = accepted a@v1
         wait 120
@@ -79,6 +80,41 @@ def test_what_is_issued_in_time_is_never_called_removed():
         > ack 1
         = accepted a@v1
         wait 60
+    """)
+
+
+def test_a_name_that_is_subscribed_again_while_it_is_issued_waits_anew():
+    delta("""
+        ! a pending
+        > +a
+        wait 9
+        > +a
+        wait 9
+        wait 1
+        < 1 a removed
+    """)
+
+
+def test_a_name_that_is_dropped_while_it_is_issued_is_silence():
+    delta("""
+        ! a pending
+        > +a
+        > -a
+        wait 20
+    """)
+
+
+def test_what_was_sent_and_is_pending_anew_is_silence():
+    delta("""
+        ! a pending
+        > +a
+        wait 5
+        ! a@v1
+        < 1 a@v1
+        > ack 1
+        = accepted a@v1
+        wait 10
+        ! a pending
     """)
 
 
@@ -170,6 +206,26 @@ def test_initial_versions_subscribe_nothing_and_what_is_gone_is_removed():
         = accepted a@v1
         > ack 2
         ! b@v2
+    """)
+
+
+def test_an_initial_version_waits_until_it_is_known_whether_it_is_gone():
+    delta("""
+        > known:gone@v1
+        ! gone absent
+        < 1 gone removed
+    """)
+
+
+def test_an_initial_version_that_is_subscribed_later_is_a_subscription_only():
+    delta("""
+        > known:a@v1
+        > +a
+        ! a@v1
+        < 1 a@v1
+        > ack 1 -a
+        = accepted a@v1
+        ! a absent
     """)
 
 

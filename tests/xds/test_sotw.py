@@ -183,6 +183,24 @@ def test_repeated_acks_are_answered_once_a_second_at_most_and_the_last_one_too()
     """)
 
 
+def test_a_repeated_ack_asks_for_nothing_that_is_on_its_way():
+    sotw("""
+        ! a@v1
+        ! b@v1
+        > b a
+        < 1 b@v1
+        < 2 a@v1
+        > ack 2 b a
+        = accepted a@v1
+        > ack 2 b a
+        < 3 a@v1
+        > ack 3 b a
+        = accepted a@v1
+        > ack 1 b a
+        = accepted b@v1
+    """)
+
+
 def test_a_leftover_nonce_on_the_first_request_is_a_first_request():
     sotw("""
         ! a@v1
