@@ -78,8 +78,20 @@ async def test_an_order_that_a_crash_left_is_resumed_and_issued_once(pebble, ste
     assert pebble.issued() - issued == 1
 
 
+class StuckOnce(Tokens):
+    """Keeps the first token and does not return: the CA has not been told to look yet."""
+
+    stuck = True
+
+    async def put(self, token, key_authorization, *, ttl_s):
+        await super().put(token, key_authorization, ttl_s=ttl_s)
+        if self.stuck:
+            self.stuck = False
+            await asyncio.Event().wait()
+
+
 async def test_a_cancelled_order_takes_its_tokens_away_and_is_resumed(pebble):
-    tokens = Tokens()
+    tokens = StuckOnce()
     async with account(pebble) as client, responding(tokens, port=pebble.http_port):
         orderer = Orderer(client, ["cancelled.example.com"], tokens)
         journal = MemoryJournal()
