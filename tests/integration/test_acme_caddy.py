@@ -131,3 +131,13 @@ async def test_the_root_outlives_a_restart(tmp_path):
 def test_a_life_that_it_cannot_issue_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="live from"):
         Caddy(tmp_path, responder="127.0.0.1:1", lifetime=timedelta(minutes=4))
+
+
+async def test_caddy_does_not_clean_its_storage_while_it_starts(tmp_path):
+    """Its cleaner took the folder of the certificate that was being made: no answer for a minute."""
+    caddy = await Caddy.start(tmp_path, responder="127.0.0.1:1")
+    await caddy.stop()
+
+    log = (tmp_path / "caddy.log").read_text()
+    assert '"msg":"cleaning storage unit"' not in log
+    assert "storage cleaning happened too recently" in log
