@@ -4,8 +4,9 @@ What every one of them sets, and why: `set_node_on_first_message_only`, as Envoy
 each message; a short retry back-off, as the default takes 3 to 6 s to come back after 5 s down; HTTP/2
 keepalive, as a dead control plane is not noticed without; more `max_requests` than the default 1,024, as
 Envoy outside of ADS opens one stream a secret; a wider limit for WINDOW_UPDATE frames, as Envoy takes those
-of gRPC for a flood when it subscribes to 1,500 names at once, and resets the stream that it is asking on. The text is JSON, because Envoy reads plain YAML scalars by
-YAML 1.1, where a node called ``n`` is the value false.
+of gRPC for a flood when it subscribes to 1,500 names at once, and resets the stream that it asks on.
+
+The text is JSON, because Envoy reads plain YAML scalars by YAML 1.1, where a node called ``n`` is false.
 """
 
 from collections.abc import Sequence

@@ -16,7 +16,7 @@ from datetime import datetime
 from enum import StrEnum
 from random import Random
 from secrets import token_hex
-from typing import Final, Protocol
+from typing import Final, Protocol, assert_never
 
 from sds_server.clock import Clock
 from sds_server.log import Logger, get
@@ -30,6 +30,7 @@ from sds_server.xds.stream import (
     Event,
     Ignored,
     Refused,
+    Response,
     Stream,
     Subscribed,
     Unsubscribed,
@@ -64,7 +65,7 @@ class Observer(Protocol):
         """The stream on which the peer wanted the name has ended: it serves on with what it has."""
 
     def sent(self, peer: PeerNode, resource: Resource) -> None:
-        """The Resource was written to the peer's stream."""
+        """The Resource goes out on the peer's stream."""
 
     def accepted(self, peer: PeerNode, name: str, version: str, generation: int) -> None:
         """The peer said yes, to content that it has never refused."""
@@ -247,43 +248,51 @@ class Session:
                 self._log.warning("acceptance.disbelieved", secret=name, version=version)
             case Ignored(count):
                 self._log.warning("names.ignored", count=count)
+            case _:
+                assert_never(event)
 
     # The writer
 
     async def _write(self) -> None:
-        clock = self._service.clock
         while True:
             self._wake.clear()
-            if self._stopping:
-                raise Ended(Status.UNAVAILABLE, "the server stops")
-            left_s = (self._expires - clock.now()).total_seconds()
-            if left_s <= 0:
-                raise Ended(Status.UNAUTHENTICATED, "the client certificate has expired")
-            wake_at = None
+            left_s = self._left_s()  # asked for each response: a busy stream ends in time too
+            wait_s = left_s
             if self._stream is not None:
-                await self._respond(self._stream)
-                self._watch_over(self._stream)
-                wake_at = self._stream.next_wake(clock.monotonic())
-            wait_s = left_s if wake_at is None else min(left_s, max(0.0, wake_at - clock.monotonic()))
+                now = self._service.clock.monotonic()
+                if response := self._stream.respond(self._look, now):
+                    await self._send(response)
+                    continue
+                self._watch_over(self._stream, now)
+                if (wake_at := self._stream.next_wake(now)) is not None:
+                    wait_s = min(left_s, max(0.0, wake_at - now))
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._wake.wait()
 
-    async def _respond(self, stream: Stream) -> None:
-        """Write all that the core has to say now."""
-        while response := stream.respond(self._look, self._service.clock.monotonic()):
-            data = codec.encode(response, delta=self._delta, identifier=self._service.identifier)
-            try:
-                async with asyncio.timeout(WRITE_DEADLINE_S):
-                    await self._write_bytes(data)
-            except TimeoutError:
-                raise Ended(Status.DEADLINE_EXCEEDED, "the client does not read its responses") from None
-            if response.resource is not None:
-                self._service.observer.sent(self._peer, response.resource)
+    def _left_s(self) -> float:
+        """Return how long the stream may go on, at most."""
+        if self._stopping:
+            raise Ended(Status.UNAVAILABLE, "the server stops")
+        left_s = (self._expires - self._service.clock.now()).total_seconds()
+        if left_s <= 0:
+            raise Ended(Status.UNAUTHENTICATED, "the client certificate has expired")
+        return left_s
 
-    def _watch_over(self, stream: Stream) -> None:
+    async def _send(self, response: Response) -> None:
+        """Write one response. The observer hears of it first, as the answer may come before we go on."""
+        if response.resource is not None:
+            self._service.observer.sent(self._peer, response.resource)
+        data = codec.encode(response, delta=self._delta, identifier=self._service.identifier)
+        try:
+            async with asyncio.timeout(WRITE_DEADLINE_S):
+                await self._write_bytes(data)
+        except TimeoutError:
+            raise Ended(Status.DEADLINE_EXCEEDED, "the client does not read its responses") from None
+
+    def _watch_over(self, stream: Stream, now: float) -> None:
         """End a stream whose client neither accepts nor refuses: a new one cures what a frozen one cannot."""
-        unanswered_s = stream.unanswered_s(self._service.clock.monotonic())
+        unanswered_s = stream.unanswered_s(now)
         if unanswered_s >= CLOSE_UNANSWERED_S:
             raise Ended(Status.UNAVAILABLE, f"no ACK or NACK within {CLOSE_UNANSWERED_S:g} s")
         if unanswered_s >= WARN_UNANSWERED_S and not self._warned:

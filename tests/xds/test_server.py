@@ -10,9 +10,12 @@ from envoy.service.discovery.v3 import discovery_pb2 as pb
 
 from sds_server.errors import Unavailable
 from sds_server.identity import Grants
-from sds_server.xds.catalog import ABSENT
+from sds_server.xds import session
+from sds_server.xds.catalog import ABSENT, Resource
 from sds_server.xds.codec import TYPE_URL
 from sds_server.xds.server import ADS, DELTA, SDS
+from sds_server.xds.stream import CLOSE_UNANSWERED_S
+from tests.support.clocks import TurnedClock
 from tests.support.pki import authority
 from tests.xds.sds import EDGE, TIMEOUT_S, deployed
 
@@ -294,6 +297,31 @@ async def test_a_stream_ends_with_the_clients_certificate(server):
         grpc.StatusCode.UNAUTHENTICATED,
         "the client certificate has expired",
     )
+
+
+async def test_a_client_that_neither_accepts_nor_refuses_is_cut(tmp_path):
+    clock = TurnedClock()
+    async with deployed(tmp_path, clock=clock) as server:
+        server.publish("a", 1, PAIR)
+        client = await open_stream(server, names=["a"])
+        await client.receive()
+        clock.turn(timedelta(seconds=CLOSE_UNANSWERED_S))
+        server.publish("a", 2, PAIR)
+
+        assert await client.status() == (grpc.StatusCode.UNAVAILABLE, "no ACK or NACK within 120 s")
+
+
+async def test_a_client_that_does_not_read_is_cut_and_holds_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "WRITE_DEADLINE_S", 0.2)
+    names = [f"a{number}" for number in range(100)]
+    async with deployed(tmp_path, names=names) as server:
+        server.catalog.publish({name: Resource(name, "v1", 1, b"x" * 100_000) for name in names})
+        client = await open_stream(server, names=names)
+        await server.witness.until("disconnected", "n", names[-1])
+
+        assert len([fact for fact in server.witness.facts if fact[0] == "sent"]) < len(names)
+        assert server.server._sessions == set()
+        await client.leave()
 
 
 async def test_stopping_ends_the_streams_so_that_clients_go_elsewhere(server):
