@@ -5,12 +5,14 @@ import ssl
 import subprocess
 
 import pytest
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 
 import tests.xds.quiet  # noqa: F401
 from sds_server.identity import Grants
 from sds_server.programs import envoy
+from sds_server.xds import codec
 from sds_server.xds.bootstrap import Api, ControlPlane, TlsListener, bootstrap
-from sds_server.xds.catalog import ABSENT
+from sds_server.xds.catalog import ABSENT, Resource
 from tests.support.pki import authority
 from tests.xds.sds import EDGE, TIMEOUT_S, deployed
 
@@ -132,6 +134,18 @@ async def test_a_mismatched_pair_is_refused_and_the_old_one_stays(server, edge):
     server.publish("a", 3, third)
     await server.witness.until("accepted", NODE, "a", 3)
     await until_served(edge, third)
+
+
+async def test_a_refusal_that_holds_the_key_is_told_without_it(server, edge):
+    """Envoy 1.40 puts the whole Secret into its refusal when a rule of the message is broken."""
+    pair = site()
+    secret = Secret.FromString(codec.tls_certificate("a", pair.chain_pem, pair.key_pem))
+    secret.tls_certificate.password.filename = ""
+    server.catalog.publish({"a": Resource("a", "v1", 1, secret.SerializeToString())})
+    await server.witness.until("refused", NODE, "a", 1)
+
+    assert "Password" in server.witness.detail
+    assert not [line for line in pair.key_pem.decode().splitlines() if line[:16] in server.witness.detail]
 
 
 async def test_envoy_comes_back_after_a_restart_of_the_server(server, edge):
