@@ -160,10 +160,6 @@ SELECT id, cert_id, attempts FROM certrotation WHERE new_cert_id = $1 AND comple
 -- Its new Certificate was refused: the same Rotation tries again.
 UPDATE certrotation SET new_cert_id = NULL, next_attempt_at = certvoy_now() + $3::interval, last_error = $2 WHERE id = $1;
 
--- name: rotation
-SELECT id, secret, reason, cert_id, new_cert_id, attempts, triggered_at, completed_at, outcome, next_attempt_at, last_error
-  FROM certrotation WHERE id = $1;
-
 -- name: latest_rotation
 SELECT id, secret, reason, cert_id, new_cert_id, attempts, triggered_at, completed_at, outcome, next_attempt_at, last_error
   FROM certrotation WHERE secret = $1 ORDER BY id DESC LIMIT 1;
@@ -312,7 +308,7 @@ SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.registered, d.sen
 
 -- name: roll_out
 -- The open Rotation of a Secret and the Certificate that its Targets must be proved to serve.
-SELECT r.id, r.cert_id, r.triggered_at, c.id AS new_cert_id, c.generation, c.fingerprint, c.status, s.domains
+SELECT r.id, r.cert_id, c.id AS new_cert_id, c.generation, c.fingerprint, s.domains
   FROM certrotation r JOIN certificate c ON c.id = r.new_cert_id JOIN secret s ON s.name = r.secret
  WHERE r.secret = $1 AND r.completed_at IS NULL;
 

@@ -5,13 +5,13 @@ Every transaction locks the Secret's row first.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 from sds_server.inventory import audit, certificates, feed, rotations, secrets
 from sds_server.inventory.database import Database, Row
 from sds_server.lifecycle.states import Event
-from sds_server.model import CertificateId, CertificateStatus, Outcome, RotationId, SecretName
+from sds_server.model import CertificateId, Outcome, RotationId, SecretName
 
 REJECTED_PAUSE: Final = timedelta(minutes=1)
 """A rejected Certificate cost the CA an order: the next attempt waits, longer each time."""
@@ -25,11 +25,9 @@ class RollOut:
     secret: SecretName
     cert_id: CertificateId | None
     new_cert_id: CertificateId
-    status: CertificateStatus
     generation: int
     fingerprint: str
     domains: tuple[str, ...]
-    triggered_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +138,7 @@ def _roll_out(secret: str, row: Row) -> RollOut:
         secret=SecretName(secret),
         cert_id=row["cert_id"],
         new_cert_id=CertificateId(row["new_cert_id"]),
-        status=CertificateStatus(row["status"]),
         generation=row["generation"],
         fingerprint=row["fingerprint"],
         domains=tuple(row["domains"]),
-        triggered_at=row["triggered_at"],
     )

@@ -267,19 +267,6 @@ async def latest(database: Database, secret: str) -> Rotation:
     return _rotation(row)
 
 
-async def get(database: Database, rotation: RotationId) -> Rotation:
-    """Return a Rotation.
-
-    Raises:
-        NotFound: there is none of that id.
-    """
-    async with database.transaction() as tx:
-        row = await tx.row("rotation", rotation)
-    if row is None:
-        raise NotFound(f"rotation {rotation}: there is none of that id")
-    return _rotation(row)
-
-
 async def end(
     tx: Transaction, rotation: Row, outcome: Outcome, event: Event, *, actor: str, secret: str
 ) -> None:
