@@ -20,7 +20,8 @@ from acme_engine.errors import CannotListen
 from acme_engine.http01 import Http01Responder
 from acme_engine.jws import Eab
 from sds_server.clock import Clock, SystemClock
-from sds_server.config import EMBEDDED, Config, EabConfig, IssuerConfig
+from sds_server.config import Config, EabConfig, IssuerConfig
+from sds_server.config_values import EMBEDDED
 from sds_server.errors import ConfigError, Unavailable
 from sds_server.identity import Grant, Grants, server_credentials
 from sds_server.inventory import declarations, deployment

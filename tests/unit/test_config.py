@@ -6,7 +6,8 @@ from datetime import timedelta
 import pytest
 import yaml
 
-from sds_server.config import Listen, load
+from sds_server.config import load
+from sds_server.config_values import Listen
 from sds_server.errors import ConfigError
 from sds_server.model import KeyType
 

@@ -1,0 +1,203 @@
+"""The values of the configuration: what they may look like, and what to write instead.
+
+Each is an annotated type for a pydantic model. A refusal is a `Wrong`, which carries the next step.
+"""
+
+import os
+import re
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, ValidationInfo
+
+from acme_engine.errors import BadIdentifier
+from acme_engine.names import normalise
+from sds_server.model import Identity, SecretName
+from sds_server.yaml_lines import shown
+
+EMBEDDED = "embedded"
+SECRET_NAME_BYTES_MAX = 512
+"""Of Envoy's resource name: what the SDS server takes of a subscription."""
+
+_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}  # in milliseconds
+_DURATION = re.compile(r"(?:[0-9]+(?:ms|[smhd]))+")
+_DURATION_PART = re.compile(r"([0-9]+)(ms|[smhd])")
+_IDENTITY = re.compile(r"spiffe://[a-z0-9._-]+(?:/[A-Za-z0-9._-]+)+|dns:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+_EVERY_HOST = {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+_Values = TypeVar("_Values", bound=Sized)
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """An address to listen on; port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Wrong(ValueError):
+    """A value that one of our own rules refuses, with the next step."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@dataclass(slots=True)
+class File:
+    """What the rules need to know of the file besides the value before them."""
+
+    directory: Path
+    issuers: Sequence[str]
+    listens: list[Listen] = field(default_factory=list)
+
+
+def _path(text: Any, info: ValidationInfo[File]) -> Path:
+    if not isinstance(text, str) or not text:
+        raise Wrong("must be a path", "relative paths begin at the directory of this file")
+    file = info.context
+    return Path(os.path.normpath(file.directory / Path(text).expanduser()))
+
+
+def _readable(path: Path) -> Path:
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as e:
+        hint = "correct the path; a relative one begins at the directory of this file"
+        raise Wrong(f"cannot read {path}: {e.strerror}", hint) from e
+    if empty:
+        raise Wrong(f"{path} is empty", "write its content first")
+    return path
+
+
+def _duration(text: Any) -> timedelta:
+    parts = _DURATION_PART.findall(text) if isinstance(text, str) and _DURATION.fullmatch(text) else []
+    milliseconds = sum(int(number) * _UNITS[unit] for number, unit in parts)
+    if milliseconds == 0:
+        raise Wrong(f"must be a duration, got {shown(text)}", "write a number and a unit: 90s, 10m, 1h30m")
+    return timedelta(milliseconds=milliseconds)
+
+
+def _listen(text: Any, info: ValidationInfo[File]) -> Listen:
+    host, colon, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
+    bare = host.removeprefix("[").removesuffix("]")
+    bracketed = host == f"[{bare}]"
+    if not (bare and colon and port.isdecimal() and int(port) <= 65535 and bracketed == (":" in bare)):  # noqa: PLR2004
+        raise Wrong(
+            f"must be host:port, got {shown(text)}",
+            'quote it: "0.0.0.0:8080", or "[::]:8080" for IPv6',
+        )
+    listen = Listen(bare, int(port))
+    file = info.context
+    for other in file.listens:
+        same_host = listen.host == other.host or _EVERY_HOST & {listen.host, other.host}
+        if listen.port and listen.port == other.port and same_host:
+            raise Wrong(f"{listen} is taken: {other} is above", "give each its own port")
+    file.listens.append(listen)
+    return listen
+
+
+def _https(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname:
+        raise Wrong(f"must be an https URL, got {shown(url)}", "use the CA's directory URL, e.g. https://...")
+    return url
+
+
+def _mailto(contact: str) -> str:
+    if not re.fullmatch(r"mailto:[^@\s]+@[^@\s]+", contact):
+        raise Wrong(f"must be a mailto: URL, got {shown(contact)}", "write mailto:you@example.com")
+    return contact
+
+
+def _dns_name(text: str) -> str:
+    try:
+        name = normalise(text)
+    except BadIdentifier as e:
+        raise Wrong(f"{shown(text)} {e.reason}", e.hint) from e
+    if name.startswith("*."):
+        raise Wrong(
+            f"{shown(text)}: a wildcard needs DNS-01 (RFC 8555 section 7.1.3), "
+            "which no configured solver offers",
+            "list the names one by one",
+        )
+    return name
+
+
+def _secret_name(text: str) -> SecretName:
+    if not text or len(text.encode()) > SECRET_NAME_BYTES_MAX:
+        raise Wrong(f"has {len(text.encode())} bytes", f"use 1 to {SECRET_NAME_BYTES_MAX}")
+    if "*" in text or _CONTROL.search(text):
+        raise Wrong("holds '*' or a control character", "use a plain name; '*' is for grants")
+    return SecretName(text)
+
+
+def _identity(text: str) -> Identity:
+    if not _IDENTITY.fullmatch(text):
+        raise Wrong(
+            f"must be an identity, got {shown(text)}",
+            "write spiffe://trust-domain/path or dns:host.example.com, as in the client's certificate",
+        )
+    return Identity(text)
+
+
+def _granted_name(text: str) -> str:
+    # A prefix ("team/*") or a suffix ("*.example.com"): the star stands for a whole part, at one end.
+    bare = text.removesuffix("/*") if text.endswith("/*") else text.removeprefix("*.")
+    if not bare or "*" in bare or _CONTROL.search(bare):
+        raise Wrong(
+            f"cannot grant {shown(text)}",
+            "write a full name, a prefix like team/*, or a DNS suffix like *.example.com",
+        )
+    return text
+
+
+def _database(text: str) -> str:
+    if text != EMBEDDED and not re.match(r"postgres(ql)?://", text):
+        # What was written is not repeated: it may hold a password.
+        raise Wrong(
+            f"must be {EMBEDDED!r} or a PostgreSQL URL", "write embedded, or postgresql://user@host/database"
+        )
+    return text
+
+
+def _some(values: _Values) -> _Values:
+    # Not pydantic's min_length, which counts only those that are right and so tells of each error twice.
+    if not values:
+        raise Wrong("is empty", "it needs at least one")
+    return values
+
+
+_T = TypeVar("_T")
+
+FilePath = Annotated[Path, BeforeValidator(_path)]
+ExistingFile = Annotated[Path, AfterValidator(_readable), BeforeValidator(_path)]
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+ListenAddress = Annotated[Listen, BeforeValidator(_listen)]
+DirectoryUrl = Annotated[str, AfterValidator(_https)]
+Contact = Annotated[str, AfterValidator(_mailto)]
+DatabaseUrl = Annotated[str, AfterValidator(_database)]
+NameOfSecret = Annotated[SecretName, AfterValidator(_secret_name)]
+IdentityName = Annotated[Identity, AfterValidator(_identity)]
+NamePattern = Annotated[str, AfterValidator(_granted_name)]
+"""A full name, a prefix (``team/*``), or a DNS suffix (``*.example.com``)."""
+
+Some = Annotated[_T, AfterValidator(_some)]
+"""At least one of them."""
+
+DnsNames = Annotated[
+    tuple[Annotated[str, AfterValidator(_dns_name)], ...],
+    AfterValidator(_some),
+    AfterValidator(lambda names: tuple(dict.fromkeys(names))),
+]
