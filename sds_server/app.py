@@ -6,10 +6,11 @@ Stopping: no new work, the streams end (Envoys keep serving what they have), the
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, Final
@@ -19,12 +20,16 @@ from cryptography import x509
 from acme_engine.errors import CannotListen
 from acme_engine.http01 import Http01Responder
 from acme_engine.jws import Eab
+from sds_server.admin.callers import Callers
+from sds_server.admin.server import AdminServer
+from sds_server.admin.services import Check, Health, Services
+from sds_server.admin.table import ROUTES
 from sds_server.clock import Clock, SystemClock
 from sds_server.config import Config, EabConfig, IssuerConfig
 from sds_server.config_values import EMBEDDED
 from sds_server.errors import ConfigError, Unavailable
-from sds_server.identity import Grant, Grants, server_credentials
-from sds_server.inventory import declarations, deployment
+from sds_server.identity import Grant, Grants, https_context, identify, server_credentials
+from sds_server.inventory import api_tokens, declarations, deployment
 from sds_server.inventory.database import Database, migrate, open_database
 from sds_server.inventory.feed import Feed
 from sds_server.inventory.tokens import Tokens
@@ -55,10 +60,12 @@ _log = get("app")
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where a running control plane listens."""
+    """Where a running control plane listens; None: it does not."""
 
     sds_port: int
     http01_port: int
+    admin_port: int | None
+    probes_port: int | None
 
 
 def connect_arguments(config: Config) -> Mapping[str, Any]:
@@ -70,6 +77,11 @@ def connect_arguments(config: Config) -> Mapping[str, Any]:
     if config.database == EMBEDDED:
         return EmbeddedPostgres.connect_arguments(postgres_directory(config))
     return {"dsn": config.database}
+
+
+def admin_socket(config: Config) -> Path:
+    """Where the machine's own users reach the admin API."""
+    return config.state_dir / "admin.sock"
 
 
 def postgres_directory(config: Config) -> Path:
@@ -112,12 +124,20 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         except CannotListen as e:
             raise Unavailable(e.message, hint=e.hint) from e
         stack.push_async_callback(parts.responder.stop)
+        ports = await parts.admin.start()
+        stack.push_async_callback(parts.admin.stop)
         sds_port = await parts.sds.start()
+        addresses = Addresses(
+            sds_port=sds_port,
+            http01_port=http01_port,
+            admin_port=ports.api,
+            probes_port=ports.probes,
+        )
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(loop.run(), name=loop.name) for loop in parts.loops]
-            _log.info("app.ready", replica=config.replica, sds_port=sds_port, http01_port=http01_port)
+            _log.info("app.ready", replica=config.replica, **asdict(addresses))
             try:
-                yield Addresses(sds_port=sds_port, http01_port=http01_port)
+                yield addresses
             finally:
                 await parts.sds.stop(STREAM_GRACE_S)
                 await parts.record_last()
@@ -140,9 +160,10 @@ async def _database(config: Config, stack: AsyncExitStack) -> Database:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What runs: two servers, and the loops around one database."""
+    """What runs: three servers, and the loops around one database."""
 
     sds: SdsServer
+    admin: AdminServer
     responder: Http01Responder
     recorder: Recorder
     loops: list[Loop]
@@ -214,7 +235,16 @@ class _Parts:
             on_work=wake_workers,
             on_gap=wake_all,
         )
+        loops = [
+            Loop("feed", feed.step, every=poll),
+            publishing,
+            recording,
+            proving,
+            Loop("scheduler", scheduler.step, every=poll),
+            *working,
+        ]
         return cls(
+            admin=_admin(config, database, clock, loops),
             sds=SdsServer(
                 catalog=catalog,
                 authorize=grants.authorize,
@@ -232,14 +262,7 @@ class _Parts:
             ),
             responder=Http01Responder(tokens, host=config.http01.listen.host, port=config.http01.listen.port),
             recorder=recorder,
-            loops=[
-                Loop("feed", feed.step, every=poll),
-                publishing,
-                recording,
-                proving,
-                Loop("scheduler", scheduler.step, every=poll),
-                *working,
-            ],
+            loops=loops,
         )
 
     async def record_last(self) -> None:
@@ -249,6 +272,47 @@ class _Parts:
                 await self.recorder.step()
         except Exception as e:  # noqa: BLE001 - stopping goes on, whatever is broken
             _log.warning("deliveries.unwritten", error=str(e))
+
+
+def _admin(config: Config, database: Database, clock: Clock, loops: Sequence[Loop]) -> AdminServer:
+    services = Services(
+        database=database,
+        clock=clock,
+        declared=frozenset(config.secrets),
+        issuers=frozenset(config.issuers),
+        checks=partial(_checks, loops),
+    )
+    callers = Callers(
+        token=partial(api_tokens.find, database),
+        identify=identify,
+        clients={client.identity: frozenset(client.scopes) for client in config.admin.clients},
+    )
+    tls = None
+    if config.admin.listen is not None:
+        tls = https_context(
+            certificate=config.admin.certificate or config.sds.certificate,
+            private_key=config.admin.key or config.sds.key,
+            client_ca=config.sds.client_ca,
+        )
+    return AdminServer(
+        ROUTES,
+        services,
+        callers,
+        socket_path=admin_socket(config),
+        listen=config.admin.listen,
+        tls=tls,
+        probes=config.metrics.listen,
+    )
+
+
+def _checks(loops: Iterable[Loop]) -> list[Check]:
+    """Say how each loop is: one that fails ends no serving, as that is done from memory."""
+    return [
+        Check(loop.name, Health.OK)
+        if not loop.failures
+        else Check(loop.name, Health.DEGRADED, f"failed {loop.failures} times: {loop.error}")
+        for loop in loops
+    ]
 
 
 async def _custody(config: Config, database: Database, clock: Clock) -> tuple[Sealer, bytes]:

@@ -41,7 +41,7 @@ from sds_server.config_values import (
     Wrong,
 )
 from sds_server.errors import ConfigError
-from sds_server.model import KeyType
+from sds_server.model import KeyType, Scope
 from sds_server.yaml_lines import Place, Reader, dotted, problem, shown
 
 DEFAULT_STATE_DIR = "./certvoy-state"
@@ -93,6 +93,31 @@ class SdsConfig(_Model):
     certificate: ExistingFile
     key: ExistingFile
     client_ca: ExistingFile
+
+
+class AdminClientConfig(_Model):
+    """An identity that may call the admin API with its client certificate, and what it may do."""
+
+    identity: IdentityName
+    scopes: Some[tuple[Scope, ...]]
+
+
+class AdminConfig(_Model):
+    """The admin API over TLS; on the machine itself a Unix socket in ``state_dir`` serves it anyway.
+
+    ``certificate`` and ``key`` are by default those of ``sds``.
+    """
+
+    listen: ListenAddress | None = None
+    certificate: ExistingFile | None = None
+    key: ExistingFile | None = None
+    clients: tuple[AdminClientConfig, ...] = ()
+
+
+class MetricsConfig(_Model):
+    """Plain HTTP without authentication for ``/healthz``, ``/readyz`` and ``/metrics``, and nothing else."""
+
+    listen: ListenAddress | None = None
 
 
 class SecretConfig(_Model):
@@ -151,6 +176,8 @@ class Config(_Model):
     issuers: Some[Mapping[str, IssuerConfig]]
     http01: Http01Config
     sds: SdsConfig
+    admin: AdminConfig = AdminConfig()
+    metrics: MetricsConfig = MetricsConfig()
     secrets: Mapping[NameOfSecret, SecretConfig] = {}
     grants: tuple[GrantConfig, ...] = ()
     rotation: RotationConfig = RotationConfig()
@@ -244,6 +271,9 @@ _MODELS: Mapping[tuple[str, ...], type[_Model]] = {
     ("issuers", "eab"): EabConfig,
     ("http01",): Http01Config,
     ("sds",): SdsConfig,
+    ("admin",): AdminConfig,
+    ("admin", "clients"): AdminClientConfig,
+    ("metrics",): MetricsConfig,
     ("secrets",): SecretConfig,
     ("grants",): GrantConfig,
     ("rotation",): RotationConfig,

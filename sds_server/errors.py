@@ -3,7 +3,11 @@
 CertvoyError
 ├── CallerError          who asked must ask otherwise
 │   ├── BadName
-│   └── NotFound
+│   ├── Conflict
+│   ├── Forbidden
+│   ├── NotFound
+│   ├── PreconditionFailed
+│   └── Unauthenticated
 ├── OperatorError        who runs certvoy must mend something
 │   ├── ConfigError
 │   ├── SchemaMismatch
@@ -43,10 +47,34 @@ class BadName(CallerError):
     hint = "use a DNS name such as www.example.com, in A-labels, at most 253 bytes"
 
 
+class Conflict(CallerError):
+    """It is well asked, but what is there does not allow it."""
+
+    hint = "look at what is there, then decide"
+
+
+class Forbidden(CallerError):
+    """Who asks is known, and may not."""
+
+    hint = "ask with a token that has the scope: `certvoy token create NAME --scope ...`"
+
+
 class NotFound(CallerError):
     """No such thing in the inventory."""
 
     hint = "`certvoy ls` lists the secrets that exist"
+
+
+class PreconditionFailed(CallerError):
+    """It was changed since the caller looked."""
+
+    hint = "read it again, then decide"
+
+
+class Unauthenticated(CallerError):
+    """Nobody knows who asks, or what was shown is worth nothing."""
+
+    hint = "get a token: `certvoy token create NAME --scope ...`, on a machine that runs certvoy"
 
 
 class OperatorError(CertvoyError):

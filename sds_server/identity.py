@@ -6,6 +6,7 @@ may look like a URI; the certificate itself does not.)
 """
 
 import re
+import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,6 +188,25 @@ def server_credentials(*, certificate: Path, private_key: Path, client_ca: Path)
         files.read_again,  # type: ignore[arg-type]  # None says "unchanged", which the stubs do not know
         require_client_authentication=True,
     )
+
+
+def https_context(*, certificate: Path, private_key: Path, client_ca: Path) -> ssl.SSLContext:
+    """Return what the admin API's listener speaks TLS with; a client certificate is asked for, not demanded.
+
+    Raises:
+        OperatorError: a file is missing or not what it should be.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_OPTIONAL
+    try:
+        context.load_cert_chain(certificate, private_key)
+        context.load_verify_locations(client_ca)
+    except (OSError, ssl.SSLError) as e:
+        raise OperatorError(
+            f"admin: {certificate}, {private_key} or {client_ca}: {e}", hint=_FILE_HINT
+        ) from e
+    return context
 
 
 class _Files:

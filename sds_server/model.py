@@ -77,6 +77,18 @@ class TargetKind(StrEnum):
     FILES = "files"
 
 
+class Scope(StrEnum):
+    """What a caller of the API may do; `ADMIN` is all of it."""
+
+    READ = "read"
+    ISSUE = "issue"
+    ROTATE = "rotate"
+    DELIVER = "deliver"
+    REVOKE = "revoke"
+    ENROLL = "enroll"
+    ADMIN = "admin"
+
+
 @dataclass(frozen=True, slots=True)
 class Secret:
     """A named, long-lived thing that proxies subscribe to.

@@ -14,7 +14,9 @@ from sds_server.config import load
 @click.command()
 @click.option("--config", "path", type=click.Path(path_type=Path), default="certvoy.yaml", show_default=True)
 @click.option(
-    "--ports-file", type=click.Path(path_type=Path), help="Write the ports chosen, once ready: SDS HTTP-01."
+    "--ports-file",
+    type=click.Path(path_type=Path),
+    help="Write the ports chosen, once ready: SDS HTTP-01, then those of API and health, 0 for none.",
 )
 def serve(path: Path, ports_file: Path | None) -> None:
     """Run the control plane until SIGTERM."""
@@ -24,7 +26,8 @@ def serve(path: Path, ports_file: Path | None) -> None:
     def ready(addresses: app.Addresses) -> None:
         if ports_file is not None:
             partial = ports_file.with_suffix(".partial")
-            partial.write_text(f"{addresses.sds_port} {addresses.http01_port}\n")
+            ports = [addresses.sds_port, addresses.http01_port, addresses.admin_port, addresses.probes_port]
+            partial.write_text(" ".join(str(port or 0) for port in ports) + "\n")
             partial.replace(ports_file)
         _notify_systemd("READY=1")
 

@@ -1,29 +1,40 @@
-"""What is declared: a Secret put into the inventory, with the Rotation that it calls for."""
+"""What is declared: a Secret put into the inventory, with the Rotation that it calls for, or taken out."""
 
-from sds_server.errors import CallerError
+from collections.abc import Callable
+
+from sds_server.errors import Conflict
 from sds_server.inventory import audit, feed, rotations, secrets
 from sds_server.inventory.database import Database
-from sds_server.model import Reason, Secret
+from sds_server.lifecycle.states import Event
+from sds_server.model import Outcome, Reason, Secret
+
+Check = Callable[[Secret | None], None]
+"""Looks at what is there, locked, before anything changes; raises to change nothing."""
 
 
-async def put(database: Database, secret: Secret, *, actor: str) -> bool:
+def whatever(before: Secret | None) -> None:
+    """Be content with whatever is there."""
+
+
+async def put(database: Database, secret: Secret, *, actor: str, check: Check = whatever) -> bool:
     """Create the Secret or change it to this; say whether anything changed.
 
     A new one gets its first Rotation; a change of names, issuer or key type gets one that replaces what is
     served. Putting the same again changes nothing.
 
     Raises:
-        CallerError: the name exists with another kind.
+        Conflict: the name exists with another kind.
     """
     columns = (list(secret.domains), secret.issuer, secret.key_type)
     async with database.transaction() as tx:
         created = await tx.value("insert_secret", secret.name, secret.kind, *columns)
         row = await tx.row("lock_secret", secret.name)
         before = None if created or row is None else secrets.from_row(row)
+        check(before)
         if before == secret:
             return False
         if before is not None and before.kind != secret.kind:
-            raise CallerError(
+            raise Conflict(
                 f"secret {secret.name}: it is a {before.kind} for ever, and cannot become a {secret.kind}",
                 hint="use another name",
             )
@@ -40,3 +51,24 @@ async def put(database: Database, secret: Secret, *, actor: str) -> bool:
         await rotations.open_in(tx, secret.name, reason=reason, actor=actor)
         await feed.tell_secret(tx, secret.name)
     return True
+
+
+async def remove(database: Database, name: str, *, actor: str, check: Check = whatever) -> None:
+    """Take the Secret out: it is ABSENT from now on, and nothing is ordered for it any more.
+
+    Its Certificates stay in the inventory, as history; proxies go on with what they have.
+
+    Raises:
+        NotFound: there is none of that name.
+    """
+    async with database.transaction() as tx:
+        check(await secrets.lock(tx, name))
+        under_way = await tx.row("open_rotation", name)
+        if under_way is not None:
+            await tx.rows("abandon_orders", under_way["id"])
+            await tx.rows("clear_tokens", under_way["id"])
+            await rotations.end(tx, under_way, Outcome.SUPERSEDED, Event.SUPERSEDED, actor=actor, secret=name)
+        await tx.rows("forget_deliveries", name)
+        await tx.rows("delete_secret", name)
+        await audit.append(tx, action="secret.deleted", actor=actor, subject=name)
+        await feed.tell_secret(tx, name)

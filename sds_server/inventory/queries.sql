@@ -19,6 +19,21 @@ SELECT name, kind, domains, issuer, key_type FROM secret WHERE name = $1 AND del
 -- name: secrets
 SELECT name, kind, domains, issuer, key_type FROM secret WHERE deleted_at IS NULL ORDER BY name;
 
+-- name: secrets_page
+-- By name, behind $1; what is null is not asked.
+SELECT name, kind, domains, issuer, key_type FROM secret
+ WHERE deleted_at IS NULL AND name > $1 AND ($2::text IS NULL OR issuer = $2) AND ($3::text IS NULL OR $3 = ANY (domains))
+ ORDER BY name LIMIT $4;
+
+-- name: secret_created
+SELECT created_at FROM secret WHERE name = $1 AND deleted_at IS NULL;
+
+-- name: delete_secret
+UPDATE secret SET deleted_at = certvoy_now() WHERE name = $1 AND deleted_at IS NULL RETURNING name;
+
+-- name: forget_deliveries
+DELETE FROM delivery WHERE secret = $1;
+
 -- name: insert_secret
 -- Nothing happens where the name exists: the caller reads it and compares.
 INSERT INTO secret (name, kind, domains, issuer, key_type) VALUES ($1, $2, $3, $4, $5)
@@ -327,6 +342,29 @@ INSERT INTO certaudit (cert_id, action, actor, subject, payload) VALUES ($1, $2,
 
 -- name: notify
 SELECT pg_notify('certvoy', $1);
+
+-- ---------------------------------------------------------------- tokens of the API
+
+-- name: insert_api_token
+INSERT INTO api_token (name, sha256, scopes, created_by, expires_at)
+VALUES ($1, $2, $3, $4, certvoy_now() + $5::interval)
+RETURNING id, name, scopes, created_at, created_by, expires_at, revoked_at, last_used_at;
+
+-- name: usable_api_token
+SELECT id, name, scopes, created_at, created_by, expires_at, revoked_at, last_used_at FROM api_token
+ WHERE sha256 = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > certvoy_now());
+
+-- name: use_api_token
+-- At most one write a minute and token: who used it last is for people, not for accounting.
+UPDATE api_token SET last_used_at = certvoy_now()
+ WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < certvoy_now() - interval '1 minute');
+
+-- name: api_tokens
+SELECT id, name, scopes, created_at, created_by, expires_at, revoked_at, last_used_at FROM api_token
+ WHERE id > $1 ORDER BY id LIMIT $2;
+
+-- name: revoke_api_token
+UPDATE api_token SET revoked_at = certvoy_now() WHERE id = $1 AND revoked_at IS NULL RETURNING name;
 
 -- ---------------------------------------------------------------- migrations
 

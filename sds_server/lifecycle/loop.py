@@ -29,6 +29,7 @@ class Loop:
         self._every = every
         self._woken = asyncio.Event()
         self.failures = 0
+        self.error = ""
 
     def wake(self) -> None:
         """Take the next step now."""
@@ -53,6 +54,7 @@ class Loop:
 
     def _failed(self, error: Exception) -> None:
         self.failures += 1
+        self.error = str(error)
         _log.warning("loop.failed", loop=self.name, failures=self.failures, error=str(error))
 
     async def _pause(self) -> None:

@@ -1,0 +1,104 @@
+"""Who calls the API, and what they may do.
+
+Three ways in: the Unix socket, whose caller the kernel names; a bearer token; a client certificate. Only the
+first needs nothing set up, and only on the machine itself.
+"""
+
+import pwd
+import socket
+import ssl
+import struct
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from sds_server.errors import CallerError, Unauthenticated
+from sds_server.inventory.api_tokens import Token
+from sds_server.log import get
+from sds_server.model import Identity, Scope
+
+BEARER: Final = "Bearer "
+EVERYTHING: Final = frozenset(Scope)
+
+_PEER_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
+
+_log = get("admin")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Somebody who calls. ``identity`` is that of its client certificate; None: it showed none."""
+
+    actor: str
+    scopes: frozenset[Scope]
+    identity: Identity | None = None
+
+    def may(self, scope: Scope) -> bool:
+        """Whether the caller has the scope; ``admin`` is all of them."""
+        return scope in self.scopes or Scope.ADMIN in self.scopes
+
+
+class Callers:
+    """Tells who a request comes from."""
+
+    def __init__(
+        self,
+        *,
+        token: Callable[[str], Awaitable[Token | None]],
+        identify: Callable[[bytes], Identity],
+        clients: Mapping[Identity, frozenset[Scope]],
+    ) -> None:
+        """Take how tokens are looked up, how a certificate (PEM) is read, and which identities may call."""
+        self._token = token
+        self._identify = identify
+        self._clients = clients
+
+    async def of(self, request: web.Request) -> Caller | None:
+        """Return who calls; None: nobody that can be named.
+
+        Raises:
+            Unauthenticated: a token or a certificate was shown, and it is worth nothing.
+        """
+        if (user := _local_user(request)) is not None:
+            return Caller(actor=f"person:{user}", scopes=EVERYTHING)
+        identity = self._identity(request)
+        header = request.headers.get("Authorization")
+        if header is not None:
+            return await self._bearer(header, identity)
+        if identity is not None:
+            return Caller(f"client:{identity}", self._clients.get(identity, frozenset()), identity)
+        return None
+
+    async def _bearer(self, header: str, identity: Identity | None) -> Caller:
+        if not header.startswith(BEARER):
+            raise Unauthenticated("Authorization: expected a bearer token", hint="send `Bearer certvoy_...`")
+        token = await self._token(header.removeprefix(BEARER).strip())
+        if token is None:
+            raise Unauthenticated("the token is unknown, revoked or has expired")
+        return Caller(f"token:{token.name}", frozenset(token.scopes), identity)
+
+    def _identity(self, request: web.Request) -> Identity | None:
+        channel = None if request.transport is None else request.transport.get_extra_info("ssl_object")
+        certificate = None if channel is None else channel.getpeercert(binary_form=True)
+        if certificate is None:
+            return None
+        try:
+            return self._identify(ssl.DER_cert_to_PEM_cert(certificate).encode())
+        except (CallerError, ValueError) as e:
+            _log.warning("client.refused", reason=str(e))
+            raise Unauthenticated(f"client certificate: {e}") from None
+
+
+def _local_user(request: web.Request) -> str | None:
+    """Return the user at the other end of a Unix socket, by the kernel's word; None: it is none."""
+    channel = None if request.transport is None else request.transport.get_extra_info("socket")
+    if channel is None or channel.family != socket.AF_UNIX:
+        return None
+    size = _PEER_CREDENTIALS.size
+    _, uid, _ = _PEER_CREDENTIALS.unpack(channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid-{uid}"

@@ -1,0 +1,98 @@
+"""The OpenAPI 3.1 document, made of the routes' table: it cannot say anything else than what is served."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from sds_server.admin.problem import CONTENT_TYPE, TITLES, Problem
+from sds_server.admin.routes import Route
+
+Json = dict[str, Any]
+
+
+def document(routes: Sequence[Route], *, version: str) -> Json:
+    """Return the document; ``version`` is certvoy's."""
+    models = sorted(_models(routes), key=lambda pair: (pair[0].__name__, pair[1]))
+    references, schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")
+    paths: dict[str, Json] = {}
+    for route in routes:
+        operations = paths.setdefault(route.path, {})
+        operations[route.method.lower()] = _operation(route, references)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "certvoy",
+            "version": version,
+            "description": "Certificates: declared, issued, rotated, delivered, and proved to be served.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas["$defs"],
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "certificate": {"type": "mutualTLS"},
+            },
+        },
+    }
+
+
+def _models(routes: Sequence[Route]) -> set[tuple[type[BaseModel], JsonSchemaMode]]:
+    found: set[tuple[type[BaseModel], JsonSchemaMode]] = {(Problem, "serialization")}
+    for route in routes:
+        if route.body is not None:
+            found.add((route.body, "validation"))
+        for shape in route.answers.values():
+            if shape is not None and issubclass(shape, BaseModel):
+                found.add((shape, "serialization"))
+    return found
+
+
+def _operation(route: Route, references: Mapping[Any, Json]) -> Json:
+    operation: Json = {
+        "operationId": route.handler.__name__,
+        "summary": route.summary,
+        "tags": [route.path.split("/")[2 if route.path.startswith("/v1/") else 1]],
+        "parameters": [*_path_parameters(route), *_query_parameters(route)],
+        "responses": {str(int(status)): answer for status, answer in _answers(route, references)},
+    }
+    if route.body is not None:
+        schema = references[route.body, "validation"]
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    if route.scope is not None:
+        operation["security"] = [{"token": []}, {"certificate": []}]
+        operation["x-scope"] = str(route.scope)
+    elif route.peer:
+        operation["security"] = [{"certificate": []}]
+    return operation
+
+
+def _path_parameters(route: Route) -> Iterator[Json]:
+    for name in re.findall(r"{(\w+)}", route.path):
+        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+
+
+def _query_parameters(route: Route) -> Iterator[Json]:
+    if route.query is None:
+        return
+    schema = route.query.model_json_schema()
+    for name, described in schema["properties"].items():
+        inner = {key: value for key, value in described.items() if key not in {"title", "default"}}
+        yield {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": inner}
+
+
+def _answers(route: Route, references: Mapping[Any, Json]) -> Iterator[tuple[HTTPStatus, Json]]:
+    for status, shape in route.answers.items():
+        answer: Json = {"description": status.phrase}
+        if shape is bytes:
+            answer["content"] = {route.content_type: {"schema": {"type": "string"}}}
+        elif shape is not None:
+            answer["content"] = {"application/json": {"schema": references[shape, "serialization"]}}
+        yield status, answer
+    problem = {CONTENT_TYPE: {"schema": references[Problem, "serialization"]}}
+    for status in sorted({status for status, _ in TITLES.values()} - set(route.answers)):
+        yield status, {"description": status.phrase, "content": problem}

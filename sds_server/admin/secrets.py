@@ -1,0 +1,188 @@
+"""``/v1/secrets``: what is wanted, declared; and, of one, all that hangs on it."""
+
+from http import HTTPStatus
+from typing import Annotated
+
+from aiohttp import hdrs
+from pydantic import Field, TypeAdapter, ValidationError
+
+from sds_server import conditions, model
+from sds_server.admin import pages, problem, shapes
+from sds_server.admin.routes import Answer, Call, Route, Shape, etag
+from sds_server.admin.services import Services
+from sds_server.config_values import DnsNames, NameOfSecret
+from sds_server.errors import BadName, Conflict
+from sds_server.inventory import certificates, declarations, rotations, secrets, targets
+from sds_server.model import KeyType, Kind, Scope
+
+_NAME: TypeAdapter[model.SecretName] = TypeAdapter(NameOfSecret)
+
+
+class PutSecret(Shape):
+    """A secret as it shall be: DNS names in A-labels, the primary first."""
+
+    domains: Annotated[DnsNames, Field(max_length=100)]
+    issuer: str
+    key_type: KeyType = KeyType.ECDSA_P256
+
+
+class SecretsQuery(pages.Page):
+    """Which secrets."""
+
+    issuer: str | None = None
+    domain: str | None = None
+
+
+async def list_secrets(call: Call) -> Answer:
+    """Return a page, by name."""
+    query = call.query(SecretsQuery)
+    (after,) = pages.after(query.cursor, "")
+    found = await secrets.page(
+        call.services.database,
+        after=str(after),
+        limit=query.limit,
+        issuer=query.issuer,
+        domain=query.domain,
+    )
+    last = found[-1].name if found else ""
+    return Answer(
+        shapes.Secrets(
+            items=[shapes.SecretSummary.of(secret) for secret in found],
+            next_cursor=pages.cursor(found, query.limit, last),
+        )
+    )
+
+
+async def get_secret(call: Call) -> Answer:
+    """Return one with its certificate, its latest rotation, its targets and what they mean."""
+    return await _answer(call.services, call.path["name"])
+
+
+async def put_secret(call: Call) -> Answer:
+    """Declare it: created, changed, or as it is already."""
+    wanted, name = call.body(PutSecret), _name(call.path["name"])
+    _refuse_declared(call, name)
+    if wanted.issuer not in call.services.issuers:
+        declared = ", ".join(sorted(call.services.issuers))
+        raise BadName(f"issuer: there is no {wanted.issuer}", hint=f"the configuration declares: {declared}")
+    status = HTTPStatus.OK
+
+    def check(before: model.Secret | None) -> None:
+        nonlocal status
+        call.check_unchanged(None if before is None else _etag(before))
+        status = HTTPStatus.CREATED if before is None else HTTPStatus.OK
+
+    await declarations.put(
+        call.services.database,
+        model.Secret(
+            name=name,
+            kind=Kind.TLS_CERTIFICATE,
+            domains=wanted.domains,
+            issuer=wanted.issuer,
+            key_type=wanted.key_type,
+        ),
+        actor=call.caller.actor,
+        check=check,
+    )
+    return await _answer(call.services, name, status=status)
+
+
+async def delete_secret(call: Call) -> Answer:
+    """Take it out of the inventory; proxies go on with what they have."""
+    name = call.path["name"]
+    _refuse_declared(call, name)
+
+    def check(before: model.Secret | None) -> None:
+        call.check_unchanged(None if before is None else _etag(before))
+
+    await declarations.remove(call.services.database, name, actor=call.caller.actor, check=check)
+    return Answer(status=HTTPStatus.NO_CONTENT)
+
+
+async def _answer(services: Services, name: str, *, status: HTTPStatus = HTTPStatus.OK) -> Answer:
+    database = services.database
+    secret = await secrets.get(database, name)
+    served = (await certificates.served(database, [name])).get(name)
+    cert_id = None if served is None else served.cert_id
+    pairs = [] if cert_id is None else await certificates.pairs(database, [cert_id])
+    certificate = pairs[0].certificate if pairs else None
+    rotation = await rotations.latest(database, name)
+    current = None if certificate is None else certificate.generation
+    deliveries = [
+        shapes.Delivery.of(live, secret=name, current=current)
+        for live in await targets.live_set(database, name)
+    ]
+    what_it_means = conditions.of_secret(
+        certificate=certificate,
+        rotation=rotation,
+        deliveries=[delivery.state for delivery in deliveries],
+        now=services.clock.now(),
+    )
+    body = shapes.Secret(
+        **shapes.SecretSummary.of(secret).model_dump(),
+        managed_by="config" if name in services.declared else "api",
+        created_at=await secrets.created_at(database, name),
+        certificate=None if certificate is None else shapes.Certificate.model_validate(certificate),
+        rotation=shapes.Rotation.of(rotation),
+        deliveries=deliveries,
+        conditions=[shapes.Condition.model_validate(condition) for condition in what_it_means],
+    )
+    return Answer(body, status=status, headers={hdrs.ETAG: _etag(secret)})
+
+
+def _etag(secret: model.Secret) -> str:
+    """Return the validator of what is declared, the only part that a caller can change."""
+    return etag(shapes.SecretSummary.of(secret))
+
+
+def _name(text: str) -> model.SecretName:
+    try:
+        return _NAME.validate_python(text)
+    except ValidationError as e:
+        raise BadName(f"name: {problem.invalid(e).detail}", hint="take another name") from None
+
+
+def _refuse_declared(call: Call, name: str) -> None:
+    if name in call.services.declared:
+        raise Conflict(
+            f"secret {name}: the configuration file declares it, and would undo this at the next start",
+            hint="change it in the configuration file, under `secrets:`",
+        )
+
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="/v1/secrets",
+        handler=list_secrets,
+        summary="List secrets, by name",
+        scope=Scope.READ,
+        query=SecretsQuery,
+        answers={HTTPStatus.OK: shapes.Secrets},
+    ),
+    Route(
+        method="GET",
+        path="/v1/secrets/{name}",
+        handler=get_secret,
+        summary="Get a secret: what is served, its latest rotation, its targets",
+        scope=Scope.READ,
+        answers={HTTPStatus.OK: shapes.Secret},
+    ),
+    Route(
+        method="PUT",
+        path="/v1/secrets/{name}",
+        handler=put_secret,
+        summary="Declare a secret; a new or changed one is issued at once",
+        scope=Scope.ISSUE,
+        body=PutSecret,
+        answers={HTTPStatus.OK: shapes.Secret, HTTPStatus.CREATED: shapes.Secret},
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/secrets/{name}",
+        handler=delete_secret,
+        summary="Delete a secret; proxies go on with what they have",
+        scope=Scope.ADMIN,
+        answers={HTTPStatus.NO_CONTENT: None},
+    ),
+)

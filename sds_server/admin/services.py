@@ -1,0 +1,36 @@
+"""What the routes work on; built by `app`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sds_server.clock import Clock
+from sds_server.inventory.database import Database
+
+
+class Health(StrEnum):
+    """How a part is. ``degraded``: it does not work now, and serving goes on without it."""
+
+    OK = "ok"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One part of a replica and how it is, in words where it is not well."""
+
+    name: str
+    health: Health
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a call may need. ``declared``: the Secrets that this replica's configuration declares."""
+
+    database: Database
+    clock: Clock
+    declared: frozenset[str]
+    issuers: frozenset[str]
+    checks: Callable[[], Sequence[Check]]

@@ -1,0 +1,214 @@
+"""What the API says: the nouns of the inventory as JSON.
+
+Times are RFC 3339 in UTC, serial numbers lower-case hex, fingerprints lower-case hex SHA-256.
+"""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+from sds_server import conditions, model
+from sds_server.inventory.targets import Live
+
+
+class Stated(BaseModel):
+    """What is said of a noun: read from its value's attributes."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Certificate(Stated):
+    """One immutable issuance."""
+
+    id: UUID
+    secret: str
+    generation: int
+    status: model.CertificateStatus
+    domains: list[str]
+    issuer: str
+    serial_number: str
+    not_before: datetime
+    not_after: datetime
+    renew_at: datetime | None
+    fingerprint: str
+    key_ref: str
+
+
+class Rotation(Stated):
+    """A piece of work: to give a secret its next certificate."""
+
+    id: int
+    secret: str
+    reason: model.Reason
+    state: conditions.RotationState
+    cert_id: UUID | None
+    new_cert_id: UUID | None
+    attempts: int
+    triggered_at: datetime
+    completed_at: datetime | None
+    next_attempt_at: datetime
+    last_error: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, rotation: model.Rotation) -> "Rotation":
+        """Say it of a Rotation."""
+        return cls(
+            id=rotation.id,
+            secret=rotation.secret,
+            reason=rotation.reason,
+            state=conditions.rotation_state(rotation),
+            cert_id=rotation.cert_id,
+            new_cert_id=rotation.new_cert_id,
+            attempts=rotation.attempts,
+            triggered_at=rotation.triggered_at,
+            completed_at=rotation.completed_at,
+            next_attempt_at=rotation.next_attempt_at,
+            last_error=rotation.last_error,
+        )
+
+
+class Delivery(BaseModel):
+    """A secret at a target: the generations sent, accepted, refused, proved, and what that means."""
+
+    target: str
+    kind: model.TargetKind
+    identity: str | None
+    node_id: str | None
+    secret: str
+    state: conditions.DeliveryState
+    reason: str | None
+    current: int | None
+    sent: int | None
+    accepted: int | None
+    refused: int | None
+    proved: int | None
+    probe: str | None
+    registered: bool
+
+    @classmethod
+    def of(cls, live: Live, *, secret: str, current: int | None) -> "Delivery":
+        """Say it of a Target of the live set; ``current`` is the generation that it should serve."""
+        state, reason = conditions.delivery_state(
+            current=current,
+            sent=live.sent,
+            accepted=live.accepted,
+            refused=live.refused,
+            proved=live.proved,
+            refusal=live.refusal,
+            probe_error=live.probe_error,
+        )
+        return cls(
+            target=live.target.name,
+            kind=live.target.kind,
+            identity=live.target.identity,
+            node_id=live.target.node_id,
+            secret=secret,
+            state=state,
+            reason=reason,
+            current=current,
+            sent=live.sent,
+            accepted=live.accepted,
+            refused=live.refused,
+            proved=live.proved,
+            probe=live.target.probe,
+            registered=live.target.registered,
+        )
+
+
+class Condition(Stated):
+    """One thing that is so, or not, and why."""
+
+    type: str
+    status: bool
+    reason: str
+    message: str
+
+
+class SecretSummary(BaseModel):
+    """A secret as declared."""
+
+    name: str
+    kind: model.Kind
+    domains: list[str]
+    issuer: str
+    key_type: model.KeyType
+
+    @classmethod
+    def of(cls, secret: model.Secret) -> "SecretSummary":
+        """Say it of a Secret."""
+        return cls(
+            name=secret.name,
+            kind=secret.kind,
+            domains=list(secret.domains),
+            issuer=secret.issuer,
+            key_type=secret.key_type,
+        )
+
+
+class Secret(SecretSummary):
+    """A secret with all that hangs on it: what is served, the latest rotation, who serves it."""
+
+    managed_by: str
+    created_at: datetime
+    certificate: Certificate | None
+    rotation: Rotation | None
+    deliveries: list[Delivery]
+    conditions: list[Condition]
+
+
+class Secrets(BaseModel):
+    """A page of secrets."""
+
+    items: list[SecretSummary]
+    next_cursor: str | None
+
+
+class Token(Stated):
+    """A bearer token, without its text."""
+
+    id: int
+    name: str
+    scopes: list[model.Scope]
+    created_at: datetime
+    created_by: str
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+
+class NewToken(Token):
+    """A bearer token with its text, which is said once and kept nowhere."""
+
+    token: str
+
+
+class Tokens(BaseModel):
+    """A page of tokens."""
+
+    items: list[Token]
+    next_cursor: str | None
+
+
+class Whoami(BaseModel):
+    """Who the caller is to certvoy."""
+
+    actor: str
+    scopes: list[model.Scope]
+    identity: str | None
+
+
+class HealthCheck(Stated):
+    """One part of the replica."""
+
+    name: str
+    health: str
+    detail: str
+
+
+class Health(BaseModel):
+    """How the replica is: ``ok``, ``degraded`` (it serves from memory), or ``failed``."""
+
+    status: str
+    checks: list[HealthCheck] = []

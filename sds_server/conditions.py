@@ -1,0 +1,149 @@
+"""What the records of a Secret mean: states and conditions, each with its reason. Pure.
+
+Whoever asks (commands, API, metrics) gets the same answer to "is it served?".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from sds_server.model import Certificate, Outcome, Rotation
+
+
+class RotationState(StrEnum):
+    """How far a Rotation is."""
+
+    WAITING = "waiting"
+    ROLLING_OUT = "rolling_out"
+    COMPLETED = "completed"
+    COMPLETED_UNOBSERVED = "completed_unobserved"
+    SUPERSEDED = "superseded"
+
+
+class DeliveryState(StrEnum):
+    """What is known of one Secret at one Target, of the generation that it should serve."""
+
+    PROVED = "proved"
+    REFUSED = "refused"
+    ACCEPTED = "accepted"
+    SENT = "sent"
+    STALE = "stale"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One thing that is so, or not, and why."""
+
+    type: str
+    status: bool
+    reason: str
+    message: str
+
+
+_ENDED = {
+    Outcome.COMPLETED: RotationState.COMPLETED,
+    Outcome.COMPLETED_UNOBSERVED: RotationState.COMPLETED_UNOBSERVED,
+    Outcome.SUPERSEDED: RotationState.SUPERSEDED,
+}
+
+
+def rotation_state(rotation: Rotation) -> RotationState:
+    """Return how far it is."""
+    if rotation.outcome is not None:
+        return _ENDED[rotation.outcome]
+    return RotationState.WAITING if rotation.new_cert_id is None else RotationState.ROLLING_OUT
+
+
+def delivery_state(
+    *,
+    current: int | None,
+    sent: int | None,
+    accepted: int | None,
+    refused: int | None,
+    proved: int | None,
+    refusal: str | None,
+    probe_error: str | None,
+) -> tuple[DeliveryState, str | None]:
+    """Return what is known of a Target, and why it is not proved.
+
+    ``current`` is the generation that it should serve; the others are those that are recorded of it.
+    """
+    if current is None:
+        return DeliveryState.NEVER, "nothing is issued yet"
+    if (proved or 0) >= current:
+        return DeliveryState.PROVED, None
+    newest = max(sent or 0, accepted or 0, proved or 0)
+    if refused == current and accepted != current:
+        state, reason = DeliveryState.REFUSED, refusal
+    elif (accepted or 0) >= current:
+        state, reason = DeliveryState.ACCEPTED, probe_error or "accepted, and not probed yet"
+    elif (sent or 0) >= current:
+        state, reason = DeliveryState.SENT, probe_error or "sent, and not answered yet"
+    elif newest:
+        state, reason = DeliveryState.STALE, probe_error or f"it has generation {newest}, not {current}"
+    else:
+        state, reason = DeliveryState.NEVER, probe_error or "it was never seen subscribing"
+    return state, reason
+
+
+def of_secret(
+    *,
+    certificate: Certificate | None,
+    rotation: Rotation | None,
+    deliveries: Sequence[DeliveryState],
+    now: datetime,
+) -> Sequence[Condition]:
+    """Return Ready, Issuing, Served and RenewalOverdue, as cert-manager's users know them."""
+    return [
+        _ready(certificate, now),
+        _issuing(rotation),
+        _served(certificate, deliveries),
+        _overdue(certificate, now),
+    ]
+
+
+def _ready(certificate: Certificate | None, now: datetime) -> Condition:
+    if certificate is None:
+        return Condition("Ready", status=False, reason="NotIssued", message="no certificate is issued yet")
+    if certificate.not_after <= now:
+        ended = f"{certificate.not_after:%FT%TZ}"
+        return Condition("Ready", status=False, reason="Expired", message=f"it ended at {ended}")
+    ends = f"generation {certificate.generation}, valid until {certificate.not_after:%FT%TZ}"
+    return Condition("Ready", status=True, reason="Valid", message=ends)
+
+
+def _issuing(rotation: Rotation | None) -> Condition:
+    if rotation is None or rotation.outcome is not None:
+        return Condition("Issuing", status=False, reason="Idle", message="no rotation is open")
+    what = f"rotation {rotation.id}, {rotation_state(rotation)}"
+    if rotation.last_error is not None:
+        return Condition("Issuing", status=True, reason="Failing", message=str(rotation.last_error["what"]))
+    return Condition("Issuing", status=True, reason="UnderWay", message=what)
+
+
+def _served(certificate: Certificate | None, deliveries: Sequence[DeliveryState]) -> Condition:
+    if certificate is None or not deliveries:
+        message = "no proxy was seen subscribing, and none is registered for it"
+        return Condition("Served", status=False, reason="NoTarget", message=message)
+    proved = deliveries.count(DeliveryState.PROVED)
+    message = f"{proved} of {len(deliveries)} proved to serve generation {certificate.generation}"
+    if proved == len(deliveries):
+        return Condition("Served", status=True, reason="Proved", message=message)
+    reason = "Refused" if DeliveryState.REFUSED in deliveries else "NotProved"
+    return Condition("Served", status=False, reason=reason, message=message)
+
+
+def _overdue(certificate: Certificate | None, now: datetime) -> Condition:
+    at = None if certificate is None else certificate.renew_at
+    if at is None:
+        return Condition("RenewalOverdue", status=False, reason="NotPlanned", message="nothing to renew")
+    late = at < now
+    verb = "was due" if late else "is due"
+    return Condition(
+        "RenewalOverdue",
+        status=late,
+        reason="Late" if late else "InTime",
+        message=f"its renewal {verb} at {at:%FT%TZ}",
+    )

@@ -1,0 +1,17 @@
+"""Fixtures of the API's tests."""
+
+import pytest
+
+from tests.support.admin import serving
+from tests.support.issuances import Issuances
+
+
+@pytest.fixture
+async def api(database, tmp_path):
+    async with serving(database, tmp_path, declared=["declared"]) as running:
+        yield running
+
+
+@pytest.fixture
+async def issuances(database, tmp_path):
+    return await Issuances.open(database, tmp_path)
