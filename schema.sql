@@ -242,3 +242,10 @@ CREATE TABLE api_token (
 );
 -- At most one usable token of a name: the audit's actor is one token.
 CREATE UNIQUE INDEX api_token_name ON api_token (name) WHERE revoked_at IS NULL;
+
+-- Lists page by key: none of them walks what it does not show.
+CREATE INDEX certrotation_secret ON certrotation (secret, id);
+CREATE INDEX certificate_listing ON certificate (not_after, id);
+CREATE INDEX certificate_fingerprint ON certificate (fingerprint);
+CREATE INDEX certaudit_action ON certaudit (action, id);
+CREATE INDEX certaudit_actor ON certaudit (actor, id);

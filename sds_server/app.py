@@ -279,7 +279,7 @@ def _admin(config: Config, database: Database, clock: Clock, loops: Sequence[Loo
         database=database,
         clock=clock,
         declared=frozenset(config.secrets),
-        issuers=frozenset(config.issuers),
+        issuers={name: issuer.directory for name, issuer in config.issuers.items()},
         checks=partial(_checks, loops),
     )
     callers = Callers(

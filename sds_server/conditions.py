@@ -15,6 +15,7 @@ class RotationState(StrEnum):
     """How far a Rotation is."""
 
     WAITING = "waiting"
+    ISSUING = "issuing"
     ROLLING_OUT = "rolling_out"
     COMPLETED = "completed"
     COMPLETED_UNOBSERVED = "completed_unobserved"
@@ -53,7 +54,9 @@ def rotation_state(rotation: Rotation) -> RotationState:
     """Return how far it is."""
     if rotation.outcome is not None:
         return _ENDED[rotation.outcome]
-    return RotationState.WAITING if rotation.new_cert_id is None else RotationState.ROLLING_OUT
+    if rotation.new_cert_id is not None:
+        return RotationState.ROLLING_OUT
+    return RotationState.ISSUING if rotation.leased else RotationState.WAITING
 
 
 def delivery_state(

@@ -151,6 +151,17 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True)
+class Issuance:
+    """A Certificate as the inventory lists it: without its chain, with its history."""
+
+    certificate: Certificate
+    renew_reason: str
+    issued_at: datetime
+    replaced_at: datetime | None
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """The exclusive right to work on a Rotation until ``until`` on the database's clock."""
 
@@ -175,6 +186,8 @@ class Rotation:
     outcome: Outcome | None
     next_attempt_at: datetime
     last_error: dict[str, Any] | None
+    leased: bool
+    """A worker is at it."""
 
 
 @dataclass(frozen=True, slots=True)

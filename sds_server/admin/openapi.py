@@ -18,10 +18,13 @@ def document(routes: Sequence[Route], *, version: str) -> Json:
     """Return the document; ``version`` is certvoy's."""
     models = sorted(_models(routes), key=lambda pair: (pair[0].__name__, pair[1]))
     references, schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")
+    components = schemas["$defs"]
+    names = {route.query.__name__ for route in routes if route.query is not None}
+    queries = {name: components.pop(name) for name in names}
     paths: dict[str, Json] = {}
     for route in routes:
         operations = paths.setdefault(route.path, {})
-        operations[route.method.lower()] = _operation(route, references)
+        operations[route.method.lower()] = _operation(route, references, queries)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -32,7 +35,7 @@ def document(routes: Sequence[Route], *, version: str) -> Json:
         },
         "paths": paths,
         "components": {
-            "schemas": schemas["$defs"],
+            "schemas": components,
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer"},
                 "certificate": {"type": "mutualTLS"},
@@ -44,20 +47,19 @@ def document(routes: Sequence[Route], *, version: str) -> Json:
 def _models(routes: Sequence[Route]) -> set[tuple[type[BaseModel], JsonSchemaMode]]:
     found: set[tuple[type[BaseModel], JsonSchemaMode]] = {(Problem, "serialization")}
     for route in routes:
-        if route.body is not None:
-            found.add((route.body, "validation"))
+        found |= {(shape, "validation") for shape in (route.query, route.body) if shape is not None}
         for shape in route.answers.values():
             if shape is not None and issubclass(shape, BaseModel):
                 found.add((shape, "serialization"))
     return found
 
 
-def _operation(route: Route, references: Mapping[Any, Json]) -> Json:
+def _operation(route: Route, references: Mapping[Any, Json], queries: Mapping[str, Json]) -> Json:
     operation: Json = {
         "operationId": route.handler.__name__,
         "summary": route.summary,
         "tags": [route.path.split("/")[2 if route.path.startswith("/v1/") else 1]],
-        "parameters": [*_path_parameters(route), *_query_parameters(route)],
+        "parameters": [*_path_parameters(route), *_query_parameters(route, queries)],
         "responses": {str(int(status)): answer for status, answer in _answers(route, references)},
     }
     if route.body is not None:
@@ -76,10 +78,10 @@ def _path_parameters(route: Route) -> Iterator[Json]:
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 
 
-def _query_parameters(route: Route) -> Iterator[Json]:
+def _query_parameters(route: Route, queries: Mapping[str, Json]) -> Iterator[Json]:
     if route.query is None:
         return
-    schema = route.query.model_json_schema()
+    schema = queries[route.query.__name__]
     for name, described in schema["properties"].items():
         inner = {key: value for key, value in described.items() if key not in {"title", "default"}}
         yield {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": inner}
@@ -89,7 +91,8 @@ def _answers(route: Route, references: Mapping[Any, Json]) -> Iterator[tuple[HTT
     for status, shape in route.answers.items():
         answer: Json = {"description": status.phrase}
         if shape is bytes:
-            answer["content"] = {route.content_type: {"schema": {"type": "string"}}}
+            schema = {} if route.content_type == "application/json" else {"type": "string"}
+            answer["content"] = {route.content_type: {"schema": schema}}
         elif shape is not None:
             answer["content"] = {"application/json": {"schema": references[shape, "serialization"]}}
         yield status, answer

@@ -2,16 +2,17 @@
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Final, TypeVar
 
 from pydantic import Field
 
 from sds_server.admin.routes import Shape
-from sds_server.errors import CallerError
+from sds_server.errors import CallerError, NotFound
 
 LIMIT_MAX: Final = 500
 CURSOR_MAX: Final = 4096
+ID_MAX: Final = 2**63 - 1
 
 Item = TypeVar("Item")
 Key = str | int | None
@@ -42,8 +43,24 @@ def after(cursor: str | None, *start: Key) -> Sequence[Key]:
     return keys
 
 
-def cursor(items: Sequence[Item], limit: int, *keys: Key) -> str | None:
-    """Return where the next page begins; None: this one was the last. ``keys`` are those of its last item."""
+def cursor(items: Sequence[Item], limit: int, keys: Callable[[Item], Sequence[Key]]) -> str | None:
+    """Return where the next page begins, by the last item's ``keys``; None: this one was the last."""
     if len(items) < limit:
         return None
-    return base64.urlsafe_b64encode(json.dumps(keys).encode()).decode()
+    return base64.urlsafe_b64encode(json.dumps(list(keys(items[-1]))).encode()).decode()
+
+
+def number(text: str, noun: str) -> int:
+    """Return the number of an id in a path.
+
+    Raises:
+        NotFound: no number that anything of the kind could have.
+    """
+    if not text.isascii() or not text.isdecimal() or len(text) > len(str(ID_MAX)) or int(text) > ID_MAX:
+        raise NotFound(f"{noun} {text[:40]}: there is none of that id", hint=f"GET /v1/{noun}s lists them")
+    return int(text)
+
+
+def bounded(key: Key) -> int:
+    """Return a cursor's number, no larger than the database can compare."""
+    return max(min(int(key or 0), ID_MAX), -ID_MAX)

@@ -10,10 +10,10 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from aiohttp import hdrs, web
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from sds_server.admin import problem
 from sds_server.admin.callers import Caller, Callers
@@ -46,6 +46,10 @@ class Shape(BaseModel):
     """What a request may hold: nothing unknown."""
 
     model_config = {"extra": "forbid", "frozen": True}
+
+
+Text = Annotated[str, Field(max_length=1024, pattern=r"^[^\x00]*$")]
+"""Words that PostgreSQL takes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from sds_server import conditions, model
 from sds_server.admin import pages, problem, shapes
-from sds_server.admin.routes import Answer, Call, Route, Shape, etag
+from sds_server.admin.routes import Answer, Call, Route, Shape, Text, etag
 from sds_server.admin.services import Services
 from sds_server.config_values import DnsNames, NameOfSecret
 from sds_server.errors import BadName, Conflict
-from sds_server.inventory import certificates, declarations, rotations, secrets, targets
+from sds_server.inventory import certificates, declarations, progress, secrets, targets
 from sds_server.model import KeyType, Kind, Scope
 
 _NAME: TypeAdapter[model.SecretName] = TypeAdapter(NameOfSecret)
@@ -22,15 +22,15 @@ class PutSecret(Shape):
     """A secret as it shall be: DNS names in A-labels, the primary first."""
 
     domains: Annotated[DnsNames, Field(max_length=100)]
-    issuer: str
+    issuer: Text
     key_type: KeyType = KeyType.ECDSA_P256
 
 
 class SecretsQuery(pages.Page):
     """Which secrets."""
 
-    issuer: str | None = None
-    domain: str | None = None
+    issuer: Text | None = None
+    domain: Text | None = None
 
 
 async def list_secrets(call: Call) -> Answer:
@@ -44,11 +44,10 @@ async def list_secrets(call: Call) -> Answer:
         issuer=query.issuer,
         domain=query.domain,
     )
-    last = found[-1].name if found else ""
     return Answer(
         shapes.Secrets(
             items=[shapes.SecretSummary.of(secret) for secret in found],
-            next_cursor=pages.cursor(found, query.limit, last),
+            next_cursor=pages.cursor(found, query.limit, lambda last: [last.name]),
         )
     )
 
@@ -106,7 +105,7 @@ async def _answer(services: Services, name: str, *, status: HTTPStatus = HTTPSta
     cert_id = None if served is None else served.cert_id
     pairs = [] if cert_id is None else await certificates.pairs(database, [cert_id])
     certificate = pairs[0].certificate if pairs else None
-    rotation = await rotations.latest(database, name)
+    rotation = await progress.latest(database, name)
     current = None if certificate is None else certificate.generation
     deliveries = [
         shapes.Delivery.of(live, secret=name, current=current)

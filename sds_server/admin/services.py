@@ -1,6 +1,6 @@
 """What the routes work on; built by `app`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -27,10 +27,14 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What a call may need. ``declared``: the Secrets that this replica's configuration declares."""
+    """What a call may need.
+
+    ``declared``: the Secrets that this replica's configuration declares; ``issuers``: the directory's URL by
+    the issuer's name.
+    """
 
     database: Database
     clock: Clock
     declared: frozenset[str]
-    issuers: frozenset[str]
+    issuers: Mapping[str, str]
     checks: Callable[[], Sequence[Check]]

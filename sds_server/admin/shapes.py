@@ -10,7 +10,8 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from sds_server import conditions, model
-from sds_server.inventory.targets import Live
+from sds_server.inventory.targets import Listed, Live
+from sds_server.targets.verdict import Verdict
 
 
 class Stated(BaseModel):
@@ -20,7 +21,7 @@ class Stated(BaseModel):
 
 
 class Certificate(Stated):
-    """One immutable issuance."""
+    """One immutable issuance, as it is served."""
 
     id: UUID
     secret: str
@@ -34,6 +35,33 @@ class Certificate(Stated):
     renew_at: datetime | None
     fingerprint: str
     key_ref: str
+
+
+class Issuance(Certificate):
+    """One immutable issuance with what became of it."""
+
+    renew_reason: str
+    issued_at: datetime
+    replaced_at: datetime | None
+    revoked_at: datetime | None
+
+    @classmethod
+    def of(cls, issuance: model.Issuance) -> "Issuance":
+        """Say it of a Certificate of the inventory."""
+        return cls(
+            **Certificate.model_validate(issuance.certificate).model_dump(),
+            renew_reason=issuance.renew_reason,
+            issued_at=issuance.issued_at,
+            replaced_at=issuance.replaced_at,
+            revoked_at=issuance.revoked_at,
+        )
+
+
+class Issuances(BaseModel):
+    """A page of certificates, nearest end first."""
+
+    items: list[Issuance]
+    next_cursor: str | None
 
 
 class Rotation(Stated):
@@ -69,6 +97,39 @@ class Rotation(Stated):
         )
 
 
+class Step(Stated):
+    """One thing that happened to a rotation; ``name`` is the audit's action."""
+
+    name: str
+    at: datetime
+    actor: str
+    detail: dict[str, Any]
+
+
+class Reached(Stated):
+    """How many targets of the live set have got how far with a rotation's new certificate."""
+
+    targets: int
+    sent: int
+    accepted: int
+    refused: int
+    proved: int
+
+
+class RotationInSteps(Rotation):
+    """A rotation with its steps, oldest first."""
+
+    steps: list[Step]
+    reached: Reached
+
+
+class Rotations(BaseModel):
+    """A page of rotations, newest first."""
+
+    items: list[Rotation]
+    next_cursor: str | None
+
+
 class Delivery(BaseModel):
     """A secret at a target: the generations sent, accepted, refused, proved, and what that means."""
 
@@ -86,6 +147,7 @@ class Delivery(BaseModel):
     proved: int | None
     probe: str | None
     registered: bool
+    updated_at: datetime
 
     @classmethod
     def of(cls, live: Live, *, secret: str, current: int | None) -> "Delivery":
@@ -114,7 +176,96 @@ class Delivery(BaseModel):
             proved=live.proved,
             probe=live.target.probe,
             registered=live.target.registered,
+            updated_at=live.updated_at,
         )
+
+
+class Target(BaseModel):
+    """Whatever serves secrets: registered, or seen."""
+
+    name: str
+    kind: model.TargetKind
+    identity: str | None
+    node_id: str | None
+    probe: str | None
+    registered: bool
+    last_seen: datetime | None
+    deliveries: list[Delivery]
+
+    @classmethod
+    def of(cls, listed: Listed) -> "Target":
+        """Say it of a Target with what it has."""
+        target = listed.target
+        return cls(
+            name=target.name,
+            kind=target.kind,
+            identity=target.identity,
+            node_id=target.node_id,
+            probe=target.probe,
+            registered=target.registered,
+            last_seen=listed.last_seen,
+            deliveries=[
+                Delivery.of(held.delivery, secret=held.secret, current=held.current)
+                for held in listed.holds
+                if held.live
+            ],
+        )
+
+
+class Targets(BaseModel):
+    """A page of targets, by name."""
+
+    items: list[Target]
+    next_cursor: str | None
+
+
+class Probe(Stated):
+    """What a handshake with a target showed for one name."""
+
+    target: str
+    probe: str | None
+    server_name: str
+    verdict: Verdict
+    fingerprint: str | None
+    reason: str | None
+
+
+class Probes(BaseModel):
+    """What the handshakes of a moment showed."""
+
+    items: list[Probe]
+
+
+class AuditEntry(Stated):
+    """A fact: ``actor`` did ``action`` to ``subject``."""
+
+    id: int
+    at: datetime
+    action: str
+    actor: str
+    subject: str
+    cert_id: UUID | None
+    detail: dict[str, Any]
+
+
+class AuditEntries(BaseModel):
+    """A page of facts, newest first."""
+
+    items: list[AuditEntry]
+    next_cursor: str | None
+
+
+class Issuer(BaseModel):
+    """An ACME directory that secrets can name."""
+
+    name: str
+    directory: str
+
+
+class Issuers(BaseModel):
+    """The issuers that this replica's configuration declares."""
+
+    items: list[Issuer]
 
 
 class Condition(Stated):

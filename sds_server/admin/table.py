@@ -6,7 +6,18 @@ from functools import cache
 from http import HTTPStatus
 from typing import Final
 
-from sds_server.admin import health, openapi, secrets, tokens
+from sds_server.admin import (
+    audit,
+    certificates,
+    health,
+    issuers,
+    openapi,
+    probes,
+    rotations,
+    secrets,
+    targets,
+    tokens,
+)
 from sds_server.admin.routes import Answer, Call, Route
 
 
@@ -17,6 +28,12 @@ async def get_openapi(call: Call) -> Answer:  # noqa: ARG001 - a handler's signa
 
 ROUTES: Final[tuple[Route, ...]] = (
     *secrets.ROUTES,
+    *rotations.ROUTES,
+    *certificates.ROUTES,
+    *targets.ROUTES,
+    *probes.ROUTES,
+    *issuers.ROUTES,
+    *audit.ROUTES,
     *tokens.ROUTES,
     *health.ROUTES,
     Route(

@@ -9,11 +9,8 @@ from pydantic import Field
 from sds_server.admin import pages, shapes
 from sds_server.admin.routes import Answer, Call, Route, Shape
 from sds_server.config_values import Duration
-from sds_server.errors import NotFound
 from sds_server.inventory import api_tokens
 from sds_server.model import Scope
-
-ID_MAX = 2**63 - 1
 
 
 class PostToken(Shape):
@@ -28,13 +25,11 @@ async def list_tokens(call: Call) -> Answer:
     """Return a page, oldest first, revoked ones included."""
     query = call.query(pages.Page)
     (after,) = pages.after(query.cursor, 0)
-    found = await api_tokens.page(
-        call.services.database, after=min(int(after or 0), ID_MAX), limit=query.limit
-    )
+    found = await api_tokens.page(call.services.database, after=pages.bounded(after), limit=query.limit)
     return Answer(
         shapes.Tokens(
             items=[shapes.Token.model_validate(token) for token in found],
-            next_cursor=pages.cursor(found, query.limit, found[-1].id if found else 0),
+            next_cursor=pages.cursor(found, query.limit, lambda last: [last.id]),
         )
     )
 
@@ -55,10 +50,8 @@ async def create_token(call: Call) -> Answer:
 
 async def revoke_token(call: Call) -> Answer:
     """Make one worthless."""
-    text = call.path["id"]
-    if not text.isascii() or not text.isdecimal() or int(text) > ID_MAX:
-        raise NotFound(f"token {text}: there is none of that id", hint="GET /v1/tokens lists them")
-    await api_tokens.revoke(call.services.database, int(text), actor=call.caller.actor)
+    token = pages.number(call.path["id"], "token")
+    await api_tokens.revoke(call.services.database, token, actor=call.caller.actor)
     return Answer(status=HTTPStatus.NO_CONTENT)
 
 

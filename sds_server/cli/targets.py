@@ -55,7 +55,7 @@ def rm(name: str, path: Path) -> None:
 @config_option
 def ls(path: Path) -> None:
     """List the targets."""
-    for listed in ask(path, inventory.every):
+    for listed in ask(path, lambda database: inventory.page(database, after="", limit=1000)):
         target = listed.target
         seen = "never seen" if listed.last_seen is None else f"last seen {listed.last_seen:%FT%TZ}"
         origin = "registered" if target.registered else "seen"

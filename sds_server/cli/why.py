@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from sds_server.cli.inventory import ask, config_option
-from sds_server.inventory import certificates, roll_outs, rotations, secrets, targets
+from sds_server.inventory import certificates, progress, roll_outs, secrets, targets
 from sds_server.inventory.certificates import Pair
 from sds_server.inventory.database import Database
 from sds_server.inventory.targets import Live
@@ -26,7 +26,7 @@ async def _explain(database: Database, name: str) -> list[str]:
     secret = await secrets.get(database, name)
     served = (await certificates.served(database, [name]))[name]
     pairs = [] if served.cert_id is None else await certificates.pairs(database, [served.cert_id])
-    rotation = await rotations.latest(database, name)
+    rotation = await progress.latest(database, name)
     roll_out = await roll_outs.get(database, name)
     live = await targets.live_set(database, name)
     wanted = None if roll_out is None else roll_out.generation

@@ -9,7 +9,7 @@ from typing import Final
 
 from sds_server.demo.sabotage import store_mismatched_pair
 from sds_server.demo.stage import DOMAIN, HOST, NODE, SECRET, Handshakes, NotVerified, Stage
-from sds_server.inventory import rotations
+from sds_server.inventory import progress
 from sds_server.inventory.database import Database
 from sds_server.model import Outcome
 
@@ -90,7 +90,7 @@ class Script:
             await store_mismatched_pair(database, SECRET)
 
             async def refused() -> bool:
-                latest = await rotations.latest(database, SECRET)
+                latest = await progress.latest(database, SECRET)
                 return latest.last_error is not None and latest.last_error.get("rule") == "key"
 
             await self._stage.until("the gate refuses the pair", refused)
@@ -123,7 +123,7 @@ class Script:
         async with self._inventory() as database:
 
             async def completed() -> bool:
-                return (await rotations.latest(database, SECRET)).outcome is Outcome.COMPLETED
+                return (await progress.latest(database, SECRET)).outcome is Outcome.COMPLETED
 
             try:
                 await self._stage.until("the rotation is complete", completed)

@@ -1,14 +1,24 @@
 """Certificates: their one writer of status, and what is served under a name."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
 
 from sds_server.errors import IllegalTransition, NotFound
 from sds_server.inventory import audit, sealed_keys
 from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.lifecycle import states
 from sds_server.lifecycle.states import Event
-from sds_server.model import Certificate, CertificateId, CertificateStatus, KeyId, SealedKey, SecretName
+from sds_server.model import (
+    Certificate,
+    CertificateId,
+    CertificateStatus,
+    Issuance,
+    KeyId,
+    SealedKey,
+    SecretName,
+)
 
 ACTIONS: Mapping[CertificateStatus, str] = {
     CertificateStatus.ACTIVE: "certificate.activated",
@@ -84,6 +94,58 @@ async def pairs(database: Database, cert_ids: Sequence[CertificateId]) -> Sequen
     return [Pair(certificate=_certificate(row), key=sealed_keys.from_row(row)) for row in rows]
 
 
+async def page(
+    database: Database,
+    *,
+    after: tuple[datetime, UUID],
+    limit: int,
+    secret: str | None = None,
+    status: CertificateStatus | None = None,
+    issuer: str | None = None,
+    domain: str | None = None,
+    fingerprint: str | None = None,
+    ends_before: datetime | None = None,
+) -> Sequence[Issuance]:
+    """Return Certificates without their chains, nearest end first, behind ``after`` (end and id)."""
+    async with database.transaction() as tx:
+        rows = await tx.rows(
+            "certificates", secret, status, issuer, domain, fingerprint, ends_before, *after, limit
+        )
+    return [_issuance(row) for row in rows]
+
+
+async def get(database: Database, cert_id: CertificateId) -> Issuance:
+    """Return one Certificate with its chain, whatever became of it.
+
+    Raises:
+        NotFound: there is none of that id.
+    """
+    async with database.transaction() as tx:
+        row = await tx.row("certificate", cert_id)
+    if row is None:
+        raise NotFound(
+            f"certificate {cert_id}: there is none of that id", hint="GET /v1/certificates lists them"
+        )
+    return _issuance(row)
+
+
+async def generations(database: Database, secret: str, fingerprints: Collection[str]) -> Mapping[str, int]:
+    """Return which generation of the Secret each leaf is; one that never was is missing."""
+    async with database.transaction() as tx:
+        rows = await tx.rows("generations", secret, list(fingerprints))
+    return {row["fingerprint"]: row["generation"] for row in rows}
+
+
+def _issuance(row: Row) -> Issuance:
+    return Issuance(
+        certificate=_certificate(row),
+        renew_reason=row["renew_reason"],
+        issued_at=row["issued_at"],
+        replaced_at=row["replaced_at"],
+        revoked_at=row["revoked_at"],
+    )
+
+
 def _certificate(row: Row) -> Certificate:
     return Certificate(
         id=CertificateId(row["id"]),
@@ -98,6 +160,6 @@ def _certificate(row: Row) -> Certificate:
         fingerprint=row["fingerprint"],
         key_id=KeyId(row["key_id"]),
         key_ref=row["key_ref"],
-        chain_pem=row["chain_pem"].encode(),
+        chain_pem=row.get("chain_pem", "").encode(),
         renew_at=row["renew_at"],
     )

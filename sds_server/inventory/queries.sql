@@ -87,6 +87,25 @@ SELECT c.id, c.secret, c.generation, c.status, c.domain, c.san_domains, c.issuer
   JOIN key_material k ON k.id = c.key_id
  WHERE c.id = ANY ($1::uuid[]) AND k.destroyed_at IS NULL;
 
+-- name: certificates
+-- By the end of their life and id, behind ($7, $8); what is null is not asked.
+SELECT c.id, c.secret, c.generation, c.status, c.domain, c.san_domains, c.issuer, c.serial_number, c.not_before, c.not_after,
+       c.fingerprint, c.key_id, c.key_ref, c.renew_at, c.renew_reason, c.issued_at, c.replaced_at, c.revoked_at
+  FROM certificate c
+ WHERE ($1::text IS NULL OR c.secret = $1) AND ($2::text IS NULL OR c.status = $2) AND ($3::text IS NULL OR c.issuer = $3)
+   AND ($4::text IS NULL OR c.domain = $4 OR c.san_domains ? $4) AND ($5::text IS NULL OR c.fingerprint = $5)
+   AND ($6::timestamptz IS NULL OR c.not_after < $6) AND (c.not_after, c.id) > ($7::timestamptz, $8::uuid)
+ ORDER BY c.not_after, c.id LIMIT $9;
+
+-- name: certificate
+SELECT c.id, c.secret, c.generation, c.status, c.domain, c.san_domains, c.issuer, c.serial_number, c.not_before, c.not_after,
+       c.fingerprint, c.key_id, c.key_ref, c.renew_at, c.renew_reason, c.issued_at, c.replaced_at, c.revoked_at, p.chain_pem
+  FROM certificate c JOIN certificate_chain p ON p.cert_id = c.id WHERE c.id = $1;
+
+-- name: generations
+-- Which generation of Secret $1 each of these leaves is.
+SELECT fingerprint, generation FROM certificate WHERE secret = $1 AND fingerprint = ANY ($2::text[]);
+
 -- name: due_renewals
 -- Nearest expiry first; a Secret that somebody else is at is passed over. One that lapsed while it was rolled out, by
 -- Targets that nobody reaches, is due as well.
@@ -175,9 +194,33 @@ SELECT id, cert_id, attempts FROM certrotation WHERE new_cert_id = $1 AND comple
 -- Its new Certificate was refused: the same Rotation tries again.
 UPDATE certrotation SET new_cert_id = NULL, next_attempt_at = certvoy_now() + $3::interval, last_error = $2 WHERE id = $1;
 
--- name: latest_rotation
-SELECT id, secret, reason, cert_id, new_cert_id, attempts, triggered_at, completed_at, outcome, next_attempt_at, last_error
-  FROM certrotation WHERE secret = $1 ORDER BY id DESC LIMIT 1;
+-- name: rotation
+SELECT id, secret, reason, cert_id, new_cert_id, attempts, triggered_at, completed_at, outcome, next_attempt_at, last_error,
+       completed_at IS NULL AND new_cert_id IS NULL AND coalesce(leased_until > certvoy_now(), false) AS leased
+  FROM certrotation WHERE id = $1;
+
+-- name: rotations
+-- Newest first, those before $3; what is null is not asked.
+SELECT id, secret, reason, cert_id, new_cert_id, attempts, triggered_at, completed_at, outcome, next_attempt_at, last_error,
+       completed_at IS NULL AND new_cert_id IS NULL AND coalesce(leased_until > certvoy_now(), false) AS leased
+  FROM certrotation
+ WHERE ($1::text IS NULL OR secret = $1) AND ($2::boolean IS NULL OR (completed_at IS NULL) = $2) AND id < $3
+ ORDER BY id DESC LIMIT $4;
+
+-- name: rotation_steps
+-- What the audit tells of a Rotation of Secret $1, which began at $2.
+SELECT action, actor, timestamp, payload FROM certaudit
+ WHERE subject = $1 AND timestamp >= $2::timestamptz AND (payload::jsonb ->> 'rotation')::bigint = $3
+ ORDER BY id LIMIT $4;
+
+-- name: rotation_reached
+-- How far the live set of Secret $1 is with Certificate $2; nothing where there is none yet.
+SELECT count(*) AS targets, count(*) FILTER (WHERE d.sent >= c.generation) AS sent,
+       count(*) FILTER (WHERE d.accepted >= c.generation) AS accepted,
+       count(*) FILTER (WHERE d.refused = c.generation AND d.accepted IS DISTINCT FROM c.generation) AS refused,
+       count(*) FILTER (WHERE d.proved >= c.generation) AS proved
+  FROM delivery d LEFT JOIN certificate c ON c.id = $2
+ WHERE d.secret = $1 AND (d.registered OR d.seen_until > certvoy_now());
 
 -- name: rolling_out
 -- Rotations whose new Certificate is stored and not yet proved everywhere: those after $1, then again from the first.
@@ -251,7 +294,7 @@ DELETE FROM challenge_token WHERE expires_at <= certvoy_now();
 -- A Target that was only seen until now becomes a registered one.
 INSERT INTO target (name, kind, identity, node_id, probe, registered) VALUES ($1, $2, $3, $4, $5, true)
 ON CONFLICT (name) DO UPDATE
-   SET registered = true, probe = excluded.probe, identity = coalesce(excluded.identity, target.identity),
+   SET registered = true, kind = excluded.kind, probe = coalesce(excluded.probe, target.probe), identity = coalesce(excluded.identity, target.identity),
        node_id = coalesce(excluded.node_id, target.node_id)
 RETURNING id;
 
@@ -259,7 +302,22 @@ RETURNING id;
 DELETE FROM target WHERE name = $1 RETURNING id;
 
 -- name: targets
-SELECT id, name, kind, identity, node_id, probe, registered, last_seen FROM target ORDER BY name;
+-- By name, behind $1.
+SELECT id, name, kind, identity, node_id, probe, registered, last_seen FROM target WHERE name > $1 ORDER BY name LIMIT $2;
+
+-- name: target
+SELECT id, name, kind, identity, node_id, probe, registered, last_seen FROM target WHERE name = $1;
+
+-- name: deliveries_of
+-- What is known of each Secret at these Targets, with the generation that they should serve.
+SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.proved, d.refusal, d.probe_error, d.updated_at, c.generation,
+       d.registered OR coalesce(d.seen_until > certvoy_now(), false) AS live
+  FROM delivery d
+  LEFT JOIN LATERAL (
+        SELECT generation FROM certificate
+         WHERE secret = d.secret AND status NOT IN ('replaced', 'rejected', 'revoked')
+         ORDER BY generation DESC LIMIT 1) c ON true
+ WHERE d.target_id = ANY ($1::bigint[]) ORDER BY d.target_id, d.secret;
 
 -- name: target_of_peer
 SELECT id FROM target WHERE identity = $1 AND node_id = $2;
@@ -317,7 +375,7 @@ SELECT identity, node_id, secret, version FROM refused_content;
 -- name: live_set
 -- Every Target that counts for a Secret now, with what is known of it.
 SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.registered, d.sent, d.accepted, d.refused, d.proved,
-       d.refusal, d.probe_error
+       d.refusal, d.probe_error, d.updated_at
   FROM delivery d JOIN target t ON t.id = d.target_id
  WHERE d.secret = $1 AND (d.registered OR d.seen_until > certvoy_now()) ORDER BY t.name;
 
@@ -339,6 +397,13 @@ UPDATE delivery SET probe_error = $3, updated_at = certvoy_now()
 
 -- name: append_audit
 INSERT INTO certaudit (cert_id, action, actor, subject, payload) VALUES ($1, $2, $3, $4, $5);
+
+-- name: audit
+-- Newest first, before $5; what is null is not asked.
+SELECT id, cert_id, action, actor, timestamp, subject, payload FROM certaudit
+ WHERE ($1::text IS NULL OR subject = $1) AND ($2::text IS NULL OR action = $2) AND ($3::text IS NULL OR actor = $3)
+   AND ($4::timestamptz IS NULL OR timestamp >= $4) AND id < $5
+ ORDER BY id DESC LIMIT $6;
 
 -- name: notify
 SELECT pg_notify('certvoy', $1);

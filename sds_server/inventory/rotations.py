@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sds_server.errors import NotFound, StaleLease
+from sds_server.errors import StaleLease
 from sds_server.inventory import audit, certificates, feed, secrets
 from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.lifecycle.states import Event
@@ -20,7 +20,6 @@ from sds_server.model import (
     LeaseNo,
     Outcome,
     Reason,
-    Rotation,
     RotationId,
     SecretName,
 )
@@ -254,19 +253,6 @@ async def fail(
         )
 
 
-async def latest(database: Database, secret: str) -> Rotation:
-    """Return the Secret's newest Rotation.
-
-    Raises:
-        NotFound: it has none.
-    """
-    async with database.transaction() as tx:
-        row = await tx.row("latest_rotation", secret)
-    if row is None:
-        raise NotFound(f"secret {secret}: it has no rotation")
-    return _rotation(row)
-
-
 async def end(
     tx: Transaction, rotation: Row, outcome: Outcome, event: Event, *, actor: str, secret: str
 ) -> None:
@@ -286,19 +272,3 @@ async def end(
 
 def _stale(lease: Lease) -> StaleLease:
     return StaleLease(f"rotation {lease.rotation}: lease {lease.number} is over")
-
-
-def _rotation(row: Row) -> Rotation:
-    return Rotation(
-        id=RotationId(row["id"]),
-        secret=SecretName(row["secret"]),
-        reason=Reason(row["reason"]),
-        cert_id=row["cert_id"],
-        new_cert_id=row["new_cert_id"],
-        attempts=row["attempts"],
-        triggered_at=row["triggered_at"],
-        completed_at=row["completed_at"],
-        outcome=Outcome(row["outcome"]) if row["outcome"] else None,
-        next_attempt_at=row["next_attempt_at"],
-        last_error=row["last_error"],
-    )

@@ -9,7 +9,7 @@ import asyncpg
 
 from sds_server.errors import CallerError, NotFound
 from sds_server.inventory import audit, secrets
-from sds_server.inventory.database import Database, Row
+from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.model import Identity, Target, TargetId, TargetKind
 
 NAME_BYTES_MAX: Final = 1024
@@ -26,30 +26,46 @@ class Live:
     proved: int | None
     refusal: str | None
     probe_error: str | None
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is known of one Secret at a Target.
+
+    ``current`` is the generation that it should serve; None: nothing is issued. ``live``: it counts for it.
+    """
+
+    secret: str
+    current: int | None
+    live: bool
+    delivery: Live
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A Target and when it was last seen on a stream."""
+    """A Target, when it was last seen on a stream, and what it has."""
 
     target: Target
     last_seen: datetime | None
+    holds: Sequence[Held]
 
 
 async def register(
     database: Database,
     name: str,
     *,
-    probe: str,
+    probe: str | None,
     identity: Identity | None,
     node_id: str | None,
     serves: Sequence[str],
     actor: str,
+    kind: TargetKind = TargetKind.ENVOY,
 ) -> TargetId:
     """Register a Target, or change the registered or seen one of that name.
 
-    ``probe`` is ``host:port`` of its TLS listener. ``serves`` names Secrets that count it in their live set
-    from now on, seen or not; Secrets that it subscribes to count it anyway.
+    ``probe`` is ``host:port`` of its TLS listener; None leaves what is known of it. ``serves`` names Secrets
+    that count it in their live set from now on, seen or not; Secrets that it subscribes to count it anyway.
 
     Raises:
         NotFound: one of the Secrets does not exist.
@@ -64,9 +80,7 @@ async def register(
         async with database.transaction() as tx:
             for secret in sorted(serves):
                 await secrets.lock(tx, secret)
-            target = TargetId(
-                await tx.value("register_target", name, TargetKind.ENVOY, identity, node_id, probe)
-            )
+            target = TargetId(await tx.value("register_target", name, kind, identity, node_id, probe))
             for secret in sorted(serves):
                 await tx.rows("register_delivery", target, secret)
             await audit.append(
@@ -74,7 +88,13 @@ async def register(
                 action="target.registered",
                 actor=actor,
                 subject=name,
-                detail={"probe": probe, "identity": identity, "node_id": node_id, "serves": sorted(serves)},
+                detail={
+                    "kind": kind,
+                    "probe": probe,
+                    "identity": identity,
+                    "node_id": node_id,
+                    "serves": sorted(serves),
+                },
             )
     except asyncpg.UniqueViolationError as e:
         raise CallerError(
@@ -98,28 +118,60 @@ async def remove(database: Database, name: str, *, actor: str) -> None:
         await audit.append(tx, action="target.removed", actor=actor, subject=name)
 
 
-async def every(database: Database) -> Sequence[Listed]:
-    """Return all Targets, by name."""
+async def page(database: Database, *, after: str, limit: int) -> Sequence[Listed]:
+    """Return Targets by name, behind ``after``."""
     async with database.transaction() as tx:
-        return [Listed(target=_target(row), last_seen=row["last_seen"]) for row in await tx.rows("targets")]
+        return await _listed(tx, await tx.rows("targets", after, limit))
+
+
+async def get(database: Database, name: str) -> Listed:
+    """Return a Target.
+
+    Raises:
+        NotFound: there is none of that name.
+    """
+    async with database.transaction() as tx:
+        found = await _listed(tx, await tx.rows("target", name))
+    if not found:
+        raise NotFound(f"target {name}: there is none of that name", hint="`certvoy targets ls` lists them")
+    return found[0]
+
+
+async def _listed(tx: Transaction, rows: Sequence[Row]) -> Sequence[Listed]:
+    targets = {row["id"]: _target(row) for row in rows}
+    holds: dict[int, list[Held]] = {target: [] for target in targets}
+    for row in await tx.rows("deliveries_of", list(targets)):
+        holds[row["target_id"]].append(
+            Held(
+                secret=row["secret"],
+                current=row["generation"],
+                live=row["live"],
+                delivery=_live(targets[row["target_id"]], row),
+            )
+        )
+    return [
+        Listed(target=targets[row["id"]], last_seen=row["last_seen"], holds=holds[row["id"]]) for row in rows
+    ]
 
 
 async def live_set(database: Database, secret: str) -> Sequence[Live]:
     """Return the Targets that count for the Secret now: registered for it, or seen lately."""
     async with database.transaction() as tx:
         rows = await tx.rows("live_set", secret)
-    return [
-        Live(
-            target=_target(row),
-            sent=row["sent"],
-            accepted=row["accepted"],
-            refused=row["refused"],
-            proved=row["proved"],
-            refusal=row["refusal"],
-            probe_error=row["probe_error"],
-        )
-        for row in rows
-    ]
+    return [_live(_target(row), row) for row in rows]
+
+
+def _live(target: Target, row: Row) -> Live:
+    return Live(
+        target=target,
+        sent=row["sent"],
+        accepted=row["accepted"],
+        refused=row["refused"],
+        proved=row["proved"],
+        refusal=row["refusal"],
+        probe_error=row["probe_error"],
+        updated_at=row["updated_at"],
+    )
 
 
 def _target(row: Row) -> Target:

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from sds_server.errors import Unavailable
-from sds_server.inventory import deliveries, roll_outs, rotations, targets
+from sds_server.inventory import deliveries, progress, roll_outs, rotations, targets
 from sds_server.inventory.deliveries import News
 from sds_server.lifecycle import prover as provers
 from sds_server.lifecycle.prover import NO_ADDRESS, SOON_S, Prover
@@ -51,7 +51,7 @@ async def rotate(issuances, declared):
 
 
 async def outcome(database, secret="www"):
-    return (await rotations.latest(database, secret)).outcome
+    return (await progress.latest(database, secret)).outcome
 
 
 async def told(database, secret="www"):

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from acme_engine import keys
 from sds_server.clock import SystemClock
 from sds_server.errors import Unavailable
-from sds_server.inventory import deployment, rotations
+from sds_server.inventory import deployment, progress, rotations
 from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms
 from sds_server.lifecycle.publisher import FORGET_AFTER, Publisher
@@ -145,7 +145,7 @@ async def test_what_the_gate_refuses_is_rejected_and_its_rotation_told_why(issua
     await rotate(issuances)
     await mismatched(issuances, declared)
     await replica.watch()
-    rotation = await rotations.latest(issuances.database, "www")
+    rotation = await progress.latest(issuances.database, "www")
 
     assert [("expiring_soon",), ("rejected",)] == [
         tuple(row) for row in await sql.fetch("SELECT status FROM certificate ORDER BY generation")
@@ -199,7 +199,7 @@ async def test_a_refusal_that_the_database_did_not_take_is_made_again(issuances)
     cuttable.heal()
     await replica.step()
 
-    assert (await rotations.latest(issuances.database, "www")).last_error["rule"] == "key"
+    assert (await progress.latest(issuances.database, "www")).last_error["rule"] == "key"
 
 
 async def test_a_pair_out_of_its_dates_is_held_back_and_not_rejected_for_everybody(issuances, replica, sql):

@@ -6,7 +6,15 @@ import asyncpg
 import pytest
 
 from sds_server.errors import CallerError, IllegalTransition, NotFound, StaleLease
-from sds_server.inventory import certificates, declarations, deliveries, roll_outs, rotations, targets
+from sds_server.inventory import (
+    certificates,
+    declarations,
+    deliveries,
+    progress,
+    roll_outs,
+    rotations,
+    targets,
+)
 from sds_server.inventory.deliveries import News
 from sds_server.lifecycle.states import TRANSITIONS, Event, after, allows
 from sds_server.model import CertificateStatus, Identity, Outcome, Reason
@@ -125,7 +133,7 @@ async def test_a_failed_attempt_waits_and_keeps_its_reason(issuances, sql):
     )
 
     assert await rotations.claim(issuances.database, replica="a", lease_for=LEASE) is None
-    assert (await rotations.latest(issuances.database, "www")).last_error == {"what": "the CA said no"}
+    assert (await progress.latest(issuances.database, "www")).last_error == {"what": "the CA said no"}
     await turn_clock(sql, timedelta(minutes=2))
     assert 2 == (await issuances.claim()).attempts
 

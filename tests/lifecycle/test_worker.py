@@ -16,7 +16,7 @@ from acme_engine.errors import OrderFailed, Problem, Refused, Unfinished, Unreac
 from sds_server.clock import SystemClock
 from sds_server.errors import CustodyError, Unavailable
 from sds_server.inventory import accounts as inventory
-from sds_server.inventory import declarations, deployment, rotations, sealed_keys
+from sds_server.inventory import declarations, deployment, progress, rotations, sealed_keys
 from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms
 from sds_server.lifecycle import worker as workers
@@ -189,7 +189,7 @@ async def declared(issuances):
 
 
 async def latest(database):
-    return await rotations.latest(database, "www")
+    return await progress.latest(database, "www")
 
 
 async def orders(sql):

@@ -99,7 +99,7 @@ async def serving(
             database=database,
             clock=SystemClock(),
             declared=frozenset(declared),
-            issuers=frozenset(issuers),
+            issuers={name: f"https://{name}.example.test/directory" for name in issuers},
             checks=lambda: checks,
             **more,
         ),

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from sds_server.cli import main as cli
-from sds_server.inventory import deliveries, roll_outs, rotations, targets
+from sds_server.inventory import deliveries, progress, roll_outs, rotations, targets
 from sds_server.inventory.deliveries import News
 from sds_server.model import Identity
 from tests.support.issuances import Issuances
@@ -106,7 +106,7 @@ async def test_a_bad_probe_address_is_refused_with_an_example(run, database):
     assert (
         'certvoy: probe address: must be host:port, got "edge-1"\nhint: write edge-1.example.com:443' in error
     )
-    assert [] == list(await targets.every(database))
+    assert [] == list(await targets.page(database, after="", limit=10))
 
 
 async def test_a_target_of_a_secret_that_does_not_exist_is_not_added(run, database):
@@ -114,7 +114,7 @@ async def test_a_target_of_a_secret_that_does_not_exist_is_not_added(run, databa
 
     assert 1 == code
     assert error.startswith("certvoy: secret nobody: there is none of that name\nhint: ")
-    assert [] == list(await targets.every(database))
+    assert [] == list(await targets.page(database, after="", limit=10))
 
 
 async def test_a_target_without_a_name_is_refused(run):
@@ -144,7 +144,7 @@ async def test_a_rotation_is_opened_by_whoever_asked(run, issuances, database, s
     roll_out = await roll_outs.get(database, "www")
     await roll_outs.confirm(database, roll_out, proved=[], actor="r", unobserved=True)
     code, shown, _ = await run("rotate", "www")
-    rotation = await rotations.latest(database, "www")
+    rotation = await progress.latest(database, "www")
     actor = await sql.fetchval(
         "SELECT actor FROM certaudit WHERE action = 'rotation.opened' ORDER BY id DESC LIMIT 1"
     )
@@ -163,7 +163,7 @@ async def test_why_nothing_is_issued_yet_tells_the_cas_words_the_remedy_and_the_
     await rotations.fail(
         database, claim.lease, error=TOLD, pause=timedelta(hours=1), abandon_order=True, actor="r"
     )
-    rotation = await rotations.latest(database, "www")
+    rotation = await progress.latest(database, "www")
     code, shown, _ = await run("why", "www")
 
     assert 0 == code

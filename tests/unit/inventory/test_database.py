@@ -62,7 +62,7 @@ async def test_replicas_that_start_together_migrate_once(connect):
 async def test_an_old_schema_is_named_to_a_command(database, sql):
     await sql.execute("DELETE FROM schema_migration")
 
-    with pytest.raises(SchemaMismatch, match="old, 0001_initial, .* missing") as raised:
+    with pytest.raises(SchemaMismatch, match=r"old, 0001_initial, .* missing") as raised:
         await check_schema(database)
     assert "certvoy serve" in raised.value.next_step
 

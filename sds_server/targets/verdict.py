@@ -1,0 +1,41 @@
+"""What a handshake means: is what is served what was issued? Pure."""
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from sds_server.model import Certificate
+
+EXPIRING_SHARE: Final = 10
+"""Less than a tenth of its life is left: long after its renewal was due, whatever its length."""
+
+
+class Verdict(StrEnum):
+    """What was found at a Target."""
+
+    OK = "ok"
+    EXPIRING = "expiring"
+    EXPIRED = "expired"
+    STALE = "stale"
+    FOREIGN = "foreign"
+    UNREACHABLE = "unreachable"
+    UNPROBED = "unprobed"
+
+
+def judge(
+    current: Certificate, *, fingerprint: str, generation: int | None, now: datetime
+) -> tuple[Verdict, str | None]:
+    """Return what a served leaf is, and why it is not well.
+
+    ``generation`` is the one of the Secret that the leaf is; None: certvoy never issued it for the Secret.
+    """
+    if generation is None:
+        return Verdict.FOREIGN, "certvoy never issued this leaf for the secret"
+    if fingerprint != current.fingerprint:
+        return Verdict.STALE, f"it serves generation {generation}, not {current.generation}"
+    left: timedelta = current.not_after - now
+    if left <= timedelta(0):
+        return Verdict.EXPIRED, f"it ended at {current.not_after:%FT%TZ}"
+    if left * EXPIRING_SHARE < current.not_after - current.not_before:
+        return Verdict.EXPIRING, f"it ends at {current.not_after:%FT%TZ}"
+    return Verdict.OK, None

@@ -1,0 +1,134 @@
+"""Targets over the API: registered, seen, forgotten, and what a handshake shows there."""
+
+import asyncio
+import ssl
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+
+from sds_server.inventory import deliveries
+from sds_server.inventory.deliveries import News
+from sds_server.model import Identity
+from tests.support.pki import authority
+
+EDGE = Identity("spiffe://example.test/edge")
+HOST = "127.0.0.1"
+
+
+@asynccontextmanager
+async def serving(directory, chain_pem, key_pem):
+    """A TLS server that shows this leaf."""
+    (directory / "leaf.pem").write_bytes(chain_pem)
+    (directory / "leaf.key").write_bytes(key_pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "leaf.pem", directory / "leaf.key")
+    server = await asyncio.start_server(lambda _, writer: writer.close(), HOST, 0, ssl=context)
+    async with server:
+        yield f"{HOST}:{server.sockets[0].getsockname()[1]}"
+
+
+async def pair_of(issuances, certificate):
+    """The key of what is stored, as PEM."""
+    from acme_engine import keys
+    from sds_server.inventory import certificates
+
+    (pair,) = await certificates.pairs(issuances.database, [certificate.id])
+    return pair.certificate.chain_pem, keys.pem(keys.load_pkcs8(await issuances.sealer.open(pair.key)))
+
+
+async def test_what_is_put_is_registered_and_counts_for_its_secrets(api, issuances):
+    await issuances.issue(await issuances.declare())
+
+    put = await api.local(
+        "PUT",
+        "/v1/targets/edge-1",
+        json={"probe": "edge.example.test:443", "kind": "nginx", "secrets": ["www"]},
+    )
+
+    assert ("nginx", True, "edge.example.test:443") == tuple(
+        put.json[key] for key in ("kind", "registered", "probe")
+    )
+    (delivery,) = put.json["deliveries"]
+    assert ("www", "never", 1) == (delivery["secret"], delivery["state"], delivery["current"])
+    secret = await api.local("GET", "/v1/secrets/www")
+    assert ["edge-1"] == [item["target"] for item in secret.json["deliveries"]]
+
+
+async def test_what_was_seen_is_told_with_its_state_and_reason(api, issuances):
+    await issuances.issue(await issuances.declare())
+    await deliveries.write(
+        api.database,
+        [News(EDGE, "edge-1", "www", 1, None, 1, "KEY_VALUES_MISMATCH", "v1", timedelta(hours=1))],
+        actor="test",
+    )
+
+    listed = await api.local("GET", "/v1/targets")
+
+    (target,) = listed.json["items"]
+    assert (False, EDGE) == (target["registered"], target["identity"])
+    assert ("refused", "KEY_VALUES_MISMATCH") == tuple(
+        target["deliveries"][0][key] for key in ("state", "reason")
+    )
+    assert target["last_seen"]
+
+
+async def test_a_forgotten_target_is_gone(api):
+    await api.local("PUT", "/v1/targets/edge-1", json={"probe": "edge.example.test:443"})
+
+    gone = await api.local("DELETE", "/v1/targets/edge-1")
+
+    assert (204, 404) == (gone.status, (await api.local("GET", "/v1/targets/edge-1")).status)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"probe": "nowhere"}, 400),
+        ({"probe": "edge:443", "secrets": ["nobody"]}, 404),
+        ({"probe": "edge:443", "identity": "somebody"}, 422),
+        ({"probe": "edge:443", "kind": "toaster"}, 422),
+        ({"probe": "edge:443", "node_id": "a\x00b"}, 422),
+    ],
+)
+async def test_a_target_that_could_not_be_is_refused(api, body, status):
+    assert status == (await api.local("PUT", "/v1/targets/edge-1", json=body)).status
+
+
+async def test_a_handshake_tells_what_is_served(api, issuances, tmp_path):
+    declared = await issuances.declare()
+    first = await issuances.issue(declared)
+    stale = await pair_of(issuances, first)
+    await api.local("POST", "/v1/secrets/www/rotations")
+    current = await pair_of(issuances, await issuances.issue(declared))
+    foreign = authority("foreign").issue(dns=["www.example.test"])
+    for name in ("good", "old", "strange"):
+        (tmp_path / name).mkdir()
+    async with (
+        serving(tmp_path / "good", *current) as good,
+        serving(tmp_path / "old", *stale) as old,
+        serving(tmp_path / "strange", foreign.chain_pem, foreign.key_pem) as strange,
+    ):
+        for name, address in {"good": good, "old": old, "strange": strange, "gone": f"{HOST}:1"}.items():
+            await api.local("PUT", f"/v1/targets/{name}", json={"probe": address, "secrets": ["www"]})
+        await api.local("PUT", "/v1/targets/unknown", json={"secrets": ["www"]})
+
+        everywhere = await api.local("POST", "/v1/secrets/www/probes")
+        one = await api.local("POST", "/v1/secrets/www/probes?target=old")
+
+    found = {item["target"]: item["verdict"] for item in everywhere.json["items"]}
+    assert {
+        "good": "ok",
+        "old": "stale",
+        "strange": "foreign",
+        "gone": "unreachable",
+        "unknown": "unprobed",
+    } == found
+    assert ["it serves generation 1, not 2"] == [item["reason"] for item in one.json["items"]]
+
+
+async def test_a_target_that_does_not_count_cannot_be_probed_for_it(api, issuances):
+    await issuances.issue(await issuances.declare())
+
+    assert 404 == (await api.local("POST", "/v1/secrets/www/probes?target=nobody")).status
+    assert 404 == (await api.local("POST", "/v1/secrets/nobody/probes")).status
