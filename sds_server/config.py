@@ -39,6 +39,7 @@ from sds_server.config_values import (
     NamePattern,
     Some,
     Wrong,
+    spelt,
 )
 from sds_server.errors import ConfigError
 from sds_server.model import KeyType, Scope
@@ -221,6 +222,17 @@ def load(path: Path) -> Config:
     if errors:
         raise ConfigError("\n".join(text for _, text in sorted(errors)), hint=f"mend {path} and try again")
     return config
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of the file; what it cannot say (that a file exists) `load` says."""
+    described = Config.model_json_schema()
+    described["required"] = [key for key in described["required"] if key not in {"state_dir", "kms"}]
+    described["$defs"]["KmsConfig"]["required"] = []
+    times = described["$defs"]["RotationConfig"]["properties"]
+    for name, field in RotationConfig.model_fields.items():
+        times[name]["default"] = spelt(field.default)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "certvoy.yaml"} | described
 
 
 def _error(detail: ErrorDetails, lines: Mapping[Place, int]) -> tuple[int, str]:

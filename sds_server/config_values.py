@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
 
 from acme_engine.errors import BadIdentifier
 from acme_engine.names import normalise
@@ -87,6 +87,17 @@ def _duration(text: Any) -> timedelta:
     if milliseconds == 0:
         raise Wrong(f"must be a duration, got {shown(text)}", "write a number and a unit: 90s, 10m, 1h30m")
     return timedelta(milliseconds=milliseconds)
+
+
+def spelt(span: timedelta) -> str:
+    """Return a duration as it is written: ``1h30m``."""
+    left = round(span / timedelta(milliseconds=1))
+    parts = []
+    for unit, size in reversed(_UNITS.items()):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
 
 
 def _listen(text: Any, info: ValidationInfo[File]) -> Listen:
@@ -181,10 +192,16 @@ def _some(values: _Values) -> _Values:
 
 _T = TypeVar("_T")
 
-FilePath = Annotated[Path, BeforeValidator(_path)]
-ExistingFile = Annotated[Path, AfterValidator(_readable), BeforeValidator(_path)]
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
-ListenAddress = Annotated[Listen, BeforeValidator(_listen)]
+_PATH = WithJsonSchema(
+    {"type": "string", "minLength": 1, "description": "a path, from this file's directory"}
+)
+_SPAN = WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$", "examples": ["90s", "1h30m"]})
+_ADDRESS = WithJsonSchema({"type": "string", "pattern": ":[0-9]+$", "examples": ["0.0.0.0:8443"]})
+
+FilePath = Annotated[Path, BeforeValidator(_path), _PATH]
+ExistingFile = Annotated[Path, AfterValidator(_readable), BeforeValidator(_path), _PATH]
+Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(spelt), _SPAN]
+ListenAddress = Annotated[Listen, BeforeValidator(_listen), _ADDRESS]
 DirectoryUrl = Annotated[str, AfterValidator(_https)]
 Contact = Annotated[str, AfterValidator(_mailto)]
 DatabaseUrl = Annotated[str, AfterValidator(_database)]

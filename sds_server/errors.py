@@ -7,6 +7,7 @@ CertvoyError
 │   ├── Forbidden
 │   ├── NotFound
 │   ├── PreconditionFailed
+│   ├── TimedOut
 │   └── Unauthenticated
 ├── OperatorError        who runs certvoy must mend something
 │   ├── ConfigError
@@ -69,6 +70,12 @@ class PreconditionFailed(CallerError):
     """It was changed since the caller looked."""
 
     hint = "read it again, then decide"
+
+
+class TimedOut(CallerError):
+    """What was waited for has not come yet; it goes on."""
+
+    hint = "it goes on without us: `certvoy why NAME` says how it goes"
 
 
 class Unauthenticated(CallerError):

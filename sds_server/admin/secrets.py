@@ -46,8 +46,8 @@ async def list_secrets(call: Call) -> Answer:
     )
     return Answer(
         shapes.Secrets(
-            items=[shapes.SecretSummary.of(secret) for secret in found],
-            next_cursor=pages.cursor(found, query.limit, lambda last: [last.name]),
+            items=[shapes.SecretSummary.listed(listed) for listed in found],
+            next_cursor=pages.cursor(found, query.limit, lambda last: [last.secret.name]),
         )
     )
 
@@ -118,7 +118,7 @@ async def _answer(services: Services, name: str, *, status: HTTPStatus = HTTPSta
         now=services.clock.now(),
     )
     body = shapes.Secret(
-        **shapes.SecretSummary.of(secret).model_dump(),
+        **shapes.Declaration.of(secret).model_dump(),
         managed_by="config" if name in services.declared else "api",
         created_at=await secrets.created_at(database, name),
         certificate=None if certificate is None else shapes.Certificate.model_validate(certificate),
@@ -131,7 +131,7 @@ async def _answer(services: Services, name: str, *, status: HTTPStatus = HTTPSta
 
 def _etag(secret: model.Secret) -> str:
     """Return the validator of what is declared, the only part that a caller can change."""
-    return etag(shapes.SecretSummary.of(secret))
+    return etag(shapes.Declaration.of(secret))
 
 
 def _name(text: str) -> model.SecretName:

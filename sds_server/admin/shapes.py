@@ -10,6 +10,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from sds_server import conditions, model
+from sds_server.inventory.secrets import Listed as ListedSecret
 from sds_server.inventory.targets import Listed, Live
 from sds_server.targets.verdict import Verdict
 
@@ -277,7 +278,7 @@ class Condition(Stated):
     message: str
 
 
-class SecretSummary(BaseModel):
+class Declaration(BaseModel):
     """A secret as declared."""
 
     name: str
@@ -287,7 +288,7 @@ class SecretSummary(BaseModel):
     key_type: model.KeyType
 
     @classmethod
-    def of(cls, secret: model.Secret) -> "SecretSummary":
+    def of(cls, secret: model.Secret) -> "Declaration":
         """Say it of a Secret."""
         return cls(
             name=secret.name,
@@ -298,7 +299,33 @@ class SecretSummary(BaseModel):
         )
 
 
-class Secret(SecretSummary):
+class SecretSummary(Declaration):
+    """A secret with what it is served with, and at how many targets of its live set that is proved."""
+
+    status: model.CertificateStatus | None
+    generation: int | None
+    not_after: datetime | None
+    renew_at: datetime | None
+    targets: int
+    proved: int
+    last_error: dict[str, Any] | None
+
+    @classmethod
+    def listed(cls, listed: ListedSecret) -> "SecretSummary":
+        """Say it of a Secret of a list."""
+        return cls(
+            **Declaration.of(listed.secret).model_dump(),
+            status=listed.status,
+            generation=listed.generation,
+            not_after=listed.not_after,
+            renew_at=listed.renew_at,
+            targets=listed.targets,
+            proved=listed.proved,
+            last_error=listed.last_error,
+        )
+
+
+class Secret(Declaration):
     """A secret with all that hangs on it: what is served, the latest rotation, who serves it."""
 
     managed_by: str

@@ -18,7 +18,7 @@ class PostToken(Shape):
 
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$")]
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=len(Scope))]
-    ttl: Duration | None = timedelta(days=90)
+    ttl: Annotated[Duration | None, Field(json_schema_extra={"default": "90d"})] = timedelta(days=90)
 
 
 async def list_tokens(call: Call) -> Answer:

@@ -1,15 +1,16 @@
 """``certvoy config``: what can be said of a configuration without starting anything."""
 
+import json
 from pathlib import Path
 
 import click
 
-from sds_server.config import load
+from sds_server.config import load, schema
 
 
 @click.group()
 def config() -> None:
-    """Check the configuration."""
+    """Check the configuration, or print its schema."""
 
 
 @config.command()
@@ -20,3 +21,13 @@ def check(file: Path) -> None:
     counts = {"issuer": len(found.issuers), "secret": len(found.secrets), "grant": len(found.grants)}
     summary = ", ".join(f"{count} {noun}{'s' * (count != 1)}" for noun, count in counts.items())
     click.echo(f"ok: {summary}; SDS on {found.sds.listen}, HTTP-01 on {found.http01.listen}")
+
+
+@config.command(name="schema")
+def print_schema() -> None:
+    r"""Print the JSON Schema of the configuration file, for editors and CI.
+
+    \b
+    certvoy config schema > certvoy.schema.json
+    """
+    click.echo(json.dumps(schema(), indent=2))

@@ -5,21 +5,34 @@ from collections.abc import Sequence
 
 import click
 
-from sds_server.errors import CertvoyError, ConfigError
+from sds_server.errors import CertvoyError, ConfigError, NotFound, TimedOut
 
 COMMANDS = {
     # name: (module:attribute, what the overview says)
-    "config": ("sds_server.cli.config:config", "Check the configuration."),
+    "audit": ("sds_server.cli.audit:audit", "Read what was done."),
+    "config": ("sds_server.cli.config:config", "Check the configuration, or print its schema."),
+    "delete": ("sds_server.cli.issue:delete", "Take a secret out of the inventory."),
     "demo": ("sds_server.cli.demo:demo", "Show everything at work, on this machine, for a while."),
+    "issue": ("sds_server.cli.issue:issue", "Declare a secret and get its certificate."),
+    "ls": ("sds_server.cli.ls:ls", "List secrets or certificates."),
+    "probe": ("sds_server.cli.probe:probe", "Look at what is served, now."),
+    "proxies": ("sds_server.cli.proxies:proxies", "List what each proxy has, the worst first."),
     "rotate": ("sds_server.cli.rotate:rotate", "Give a secret its next certificate now."),
     "serve": ("sds_server.cli.serve:serve", "Run the control plane."),
-    "targets": ("sds_server.cli.targets:targets", "Show what each proxy serves."),
+    "show": ("sds_server.cli.show:show", "Show a secret, a PEM file, or what an address serves."),
+    "targets": ("sds_server.cli.targets:targets", "Say where proxies can be probed."),
+    "token": ("sds_server.cli.token:token", "Make and revoke tokens of the API."),
     "why": ("sds_server.cli.why:why", "Say why a secret is as it is, and what comes next."),
 }
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2  # also of click, for arguments
+EXIT_NOT_FOUND = 3
+EXIT_TIMED_OUT = 5
 EXIT_INTERRUPTED = 130  # as shells report SIGINT
+
+
+_EXITS = ((ConfigError, EXIT_USAGE), (NotFound, EXIT_NOT_FOUND), (TimedOut, EXIT_TIMED_OUT))
 
 
 class _Lazy(click.Group):
@@ -43,18 +56,22 @@ class _Lazy(click.Group):
 @click.group(cls=_Lazy)
 @click.version_option(package_name="certvoy")
 def certvoy() -> None:
-    """Issue, rotate and deliver TLS certificates, and prove what is served."""
+    """Issue, rotate and deliver TLS certificates, and prove what is served.
+
+    Commands ask the certvoy that runs on this machine by --config, or one elsewhere by --url with the token
+    in CERTVOY_TOKEN. Exit codes: 0 done or nothing to do, 1 failed, 2 usage, 3 not found, 5 timed out.
+    """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 1 for what failed, 2 for arguments or configuration."""
+    """Run a command and return its exit code, by the table in ``certvoy --help``."""
     try:
         code = certvoy.main(args=argv, prog_name="certvoy", standalone_mode=False)
     except CertvoyError as e:
         wrong_file = isinstance(e, ConfigError)  # one error a line, each with its place
         click.echo(e.message if wrong_file else f"certvoy: {e.message}", err=True)
         click.echo(f"hint: {e.next_step}", err=True)
-        return EXIT_USAGE if wrong_file else EXIT_FAILED
+        return next((code for kind, code in _EXITS if isinstance(e, kind)), EXIT_FAILED)
     except click.ClickException as e:
         e.show()
         return e.exit_code

@@ -1,13 +1,9 @@
 """`certvoy targets`: who serves what, and where it can be proved."""
 
-from pathlib import Path
-
 import click
 
-from sds_server.cli.inventory import actor, ask, config_option
-from sds_server.inventory import targets as inventory
-from sds_server.model import Identity
-from sds_server.targets.probe import split
+from sds_server.cli.api import Api, asks
+from sds_server.cli.output import age, facts, json_option, print_json, table
 
 
 @click.group()
@@ -17,46 +13,98 @@ def targets() -> None:
 
 @targets.command()
 @click.argument("name")
-@click.option("--probe", required=True, metavar="HOST:PORT", help="Its TLS listener.")
+@click.option("--probe", metavar="HOST:PORT", help="Its TLS listener.")
+@click.option("--kind", default="envoy", show_default=True, help="envoy, nginx, haproxy, traefik or files.")
 @click.option("--identity", help="The SPIFFE URI, or dns:NAME, of its client certificate.")
 @click.option("--node", "node_id", help="Its Envoy node.id; by default NAME where no identity is given.")
 @click.option("--secret", "serves", multiple=True, help="A secret that it serves, seen subscribing or not.")
-@config_option
-def add(  # noqa: PLR0917 - click passes them by name
-    name: str, probe: str, identity: str | None, node_id: str | None, serves: tuple[str, ...], path: Path
+@json_option
+@asks
+def add(
+    name: str,
+    *,
+    probe: str | None,
+    kind: str,
+    identity: str | None,
+    node_id: str | None,
+    serves: tuple[str, ...],
+    as_json: bool,
+    api: Api,
 ) -> None:
-    """Register the target NAME, or change where it is probed."""
-    split(probe)
-    ask(
-        path,
-        lambda database: inventory.register(
-            database,
-            name,
-            probe=probe,
-            identity=None if identity is None else Identity(identity),
-            node_id=node_id,
-            serves=serves,
-            actor=actor(),
-        ),
-    )
-    click.echo(f"target {name} is probed at {probe}")
+    r"""Register the target NAME, or change where it is probed.
+
+    \b
+    certvoy targets add edge-1 --probe edge-1.example.com:443 --secret www
+    """
+    body = {"probe": probe, "kind": kind, "identity": identity, "node_id": node_id, "secrets": list(serves)}
+    target = api.put("v1", "targets", name, body=body)
+    if as_json:
+        print_json(target)
+    elif target["probe"] is None:
+        click.echo(f"target {name} is registered; without --probe nothing that it serves can be proved")
+    else:
+        click.echo(f"target {name} is probed at {target['probe']}")
 
 
 @targets.command()
 @click.argument("name")
-@config_option
-def rm(name: str, path: Path) -> None:
+@asks
+def rm(name: str, *, api: Api) -> None:
     """Forget the target NAME; if it still subscribes it is seen again."""
-    ask(path, lambda database: inventory.remove(database, name, actor=actor()))
+    api.delete("v1", "targets", name)
     click.echo(f"target {name} is forgotten")
 
 
 @targets.command()
-@config_option
-def ls(path: Path) -> None:
+@json_option
+@asks
+def ls(*, as_json: bool, api: Api) -> None:
     """List the targets."""
-    for listed in ask(path, lambda database: inventory.page(database, after="", limit=1000)):
-        target = listed.target
-        seen = "never seen" if listed.last_seen is None else f"last seen {listed.last_seen:%FT%TZ}"
-        origin = "registered" if target.registered else "seen"
-        click.echo(f"{target.name}  {origin}  probe {target.probe or '-'}  {target.identity or '-'}  {seen}")
+    found = list(api.pages("v1", "targets"))
+    if as_json:
+        print_json(found)
+        return
+    table(
+        ("TARGET", "KIND", "ORIGIN", "PROBE", "SEEN", "SECRETS", "IDENTITY"),
+        [
+            (
+                item["name"],
+                item["kind"],
+                "registered" if item["registered"] else "seen",
+                item["probe"],
+                "never" if item["last_seen"] is None else f"{age(item['last_seen'])} ago",
+                len(item["deliveries"]),
+                item["identity"],
+            )
+            for item in found
+        ],
+    )
+
+
+@targets.command()
+@click.argument("name")
+@json_option
+@asks
+def show(name: str, *, as_json: bool, api: Api) -> None:
+    """Show the target NAME and what it has."""
+    target = api.get("v1", "targets", name)
+    if as_json:
+        print_json(target)
+        return
+    facts({key: target[key] for key in ("name", "kind", "identity", "node_id", "probe", "last_seen")})
+    table(
+        ("SECRET", "STATE", "WANTED", "SENT", "ACCEPTED", "PROVED", "AGE", "REASON"),
+        [
+            (
+                item["secret"],
+                item["state"],
+                item["current"],
+                item["sent"],
+                item["accepted"],
+                item["proved"],
+                age(item["updated_at"]),
+                item["reason"],
+            )
+            for item in target["deliveries"]
+        ],
+    )

@@ -1,87 +1,116 @@
 """`certvoy why NAME`: why a secret is as it is, and what comes next, as one tree."""
 
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import click
 
-from sds_server.cli.inventory import ask, config_option
-from sds_server.inventory import certificates, progress, roll_outs, secrets, targets
-from sds_server.inventory.certificates import Pair
-from sds_server.inventory.database import Database
-from sds_server.inventory.targets import Live
-from sds_server.model import Rotation, Secret
+from sds_server.cli.api import Api, Json, asks
+from sds_server.cli.output import age, json_option, moment, print_json
+
+
+@dataclass
+class Branch:
+    """A line of the tree, and what hangs on it."""
+
+    text: str
+    children: list["Branch"] = field(default_factory=list)
+
+    def add(self, text: str) -> "Branch":
+        """Hang a line on it, and return that."""
+        child = Branch(text)
+        self.children.append(child)
+        return child
+
+    def lines(self) -> Iterator[str]:
+        """Yield it as it is printed."""
+        yield self.text
+        for child in self.children:
+            last = child is self.children[-1]
+            first, *rest = child.lines()
+            yield f"{'└─' if last else '├─'} {first}"
+            yield from (f"{'   ' if last else '│  '}{line}" for line in rest)
 
 
 @click.command()
 @click.argument("name")
-@config_option
-def why(name: str, path: Path) -> None:
-    """Say why the secret NAME is as it is: certificate, rotation, targets, reason, next try."""
-    for line in ask(path, lambda database: _explain(database, name)):
+@json_option
+@asks
+def why(name: str, *, as_json: bool, api: Api) -> None:
+    """Say why the secret NAME is as it is: certificate, order, targets, reason, next try, remedy."""
+    secret = api.get("v1", "secrets", name)
+    rotation = api.get("v1", "rotations", str(secret["rotation"]["id"]))
+    if as_json:
+        print_json(secret | {"rotation": rotation})
+        return
+    for line in tree(secret, rotation).lines():
         click.echo(line)
 
 
-async def _explain(database: Database, name: str) -> list[str]:
-    secret = await secrets.get(database, name)
-    served = (await certificates.served(database, [name]))[name]
-    pairs = [] if served.cert_id is None else await certificates.pairs(database, [served.cert_id])
-    rotation = await progress.latest(database, name)
-    roll_out = await roll_outs.get(database, name)
-    live = await targets.live_set(database, name)
-    wanted = None if roll_out is None else roll_out.generation
-    return [
-        *_secret(secret),
-        *_certificate(pairs[0] if pairs else None),
-        *_rotation(rotation),
-        *(line for item in live for line in _target(item, wanted)),
-        *([] if live else ["└─ targets: none was seen subscribing, and none is registered with --secret"]),
-    ]
-
-
-def _secret(secret: Secret) -> Iterator[str]:
-    yield f"{secret.name}: {', '.join(secret.domains)} from {secret.issuer} ({secret.key_type})"
-
-
-def _certificate(pair: Pair | None) -> Iterator[str]:
-    if pair is None:
-        yield "├─ certificate: none yet"
-        return
-    certificate = pair.certificate
-    yield f"├─ certificate: generation {certificate.generation}, {certificate.status}"
-    yield f"│  ├─ serial {certificate.serial_number}, leaf SHA-256 {certificate.fingerprint}"
-    yield f"│  └─ valid until {certificate.not_after:%FT%TZ}, renewed at {certificate.renew_at:%FT%TZ}"
-
-
-def _rotation(rotation: Rotation) -> Iterator[str]:
-    state = rotation.outcome or ("rolling out" if rotation.new_cert_id else "waiting for a certificate")
-    yield f"├─ rotation {rotation.id}: {rotation.reason}, {state}, {_attempts(rotation.attempts)}"
-    if rotation.last_error is not None:
-        yield f"│  ├─ reason: {rotation.last_error['what']}"
-        for problem in rotation.last_error.get("problems", ()):
-            yield f"│  │  └─ the CA said: {problem['type']}: {problem['detail']}"
-        yield f"│  ├─ remedy: {rotation.last_error['hint']}"
-    if rotation.outcome is None and rotation.new_cert_id is None:
-        yield f"│  └─ next try: {rotation.next_attempt_at:%FT%TZ}"
-
-
-def _attempts(count: int) -> str:
-    return f"{count} attempt{'s' * (count != 1)}"
-
-
-def _target(item: Live, wanted: int | None) -> Iterator[str]:
-    marks = [
-        f"{word} {generation}"
-        for word, generation in (
-            ("sent", item.sent),
-            ("accepted", item.accepted),
-            ("refused", item.refused),
-            ("proved", item.proved),
+def tree(secret: Json, rotation: Json) -> Branch:
+    """Return what is to be said."""
+    root = Branch(
+        f"{secret['name']}: {', '.join(secret['domains'])} from {secret['issuer']} ({secret['key_type']})"
+    )
+    conditions = {condition["type"]: condition for condition in secret["conditions"]}
+    for kind in ("Ready", "Served"):
+        root.add(
+            f"{'✔' if conditions[kind]['status'] else '✗'} {kind.lower()}: {conditions[kind]['message']}"
         )
-        if generation is not None
+    if conditions["RenewalOverdue"]["status"]:
+        root.add(f"✗ overdue: {conditions['RenewalOverdue']['message']}")
+    _certificate(root, secret["certificate"])
+    _rotation(root, rotation)
+    for delivery in secret["deliveries"]:
+        _target(root, delivery)
+    if not secret["deliveries"]:
+        root.add("targets: none was seen subscribing, and none is registered with --secret")
+    return root
+
+
+def _certificate(root: Branch, certificate: Json | None) -> None:
+    if certificate is None:
+        root.add("certificate: none yet")
+        return
+    branch = root.add(f"certificate: generation {certificate['generation']}, {certificate['status']}")
+    branch.add(f"serial {certificate['serial_number']}, leaf SHA-256 {certificate['fingerprint']}")
+    branch.add(
+        f"valid until {moment(certificate['not_after'])}, renewed at {moment(certificate['renew_at'])}"
+    )
+
+
+def _rotation(root: Branch, rotation: Json) -> None:
+    attempts = rotation["attempts"]
+    state = (
+        "waiting for a certificate" if rotation["state"] == "waiting" else rotation["state"].replace("_", " ")
+    )
+    branch = root.add(
+        f"rotation {rotation['id']}: {rotation['reason']}, {state}, {attempts} attempt{'s' * (attempts != 1)}"
+    )
+    begun = [step for step in rotation["steps"] if step["name"] == "order.ordered"]
+    if begun and rotation["new_cert_id"] is None:
+        branch.add(f"order {begun[-1]['detail'].get('url')}, since {moment(begun[-1]['at'])}")
+    error = rotation["last_error"]
+    if error is not None:
+        reason = branch.add(f"reason: {error['what']}")
+        for problem in error.get("problems", ()):
+            said = reason.add(f"the CA said: {problem['type']}: {problem['detail']}")
+            for sub in problem.get("subproblems", ()):
+                said.add(f"{sub.get('identifier')}: {sub['type']}: {sub['detail']}")
+        branch.add(f"remedy: {error['hint']}")
+    if rotation["state"] == "waiting":
+        branch.add(f"next try: {moment(rotation['next_attempt_at'])}")
+
+
+def _target(root: Branch, delivery: Json) -> None:
+    marks = [
+        f"{word} {delivery[word]}"
+        for word in ("sent", "accepted", "refused", "proved")
+        if delivery[word] is not None
     ]
-    yield f"├─ target {item.target.name}: {', '.join(marks) or 'nothing yet'}"
-    if wanted is not None and (item.proved or 0) < wanted:
-        if item.refusal is not None and item.refused == wanted:
-            yield f"│  ├─ refused: {item.refusal}"
-        yield f"│  └─ not proved: {item.probe_error or 'not probed yet'}"
+    branch = root.add(f"target {delivery['target']}: {', '.join(marks) or 'nothing yet'}")
+    if delivery["state"] == "refused":
+        branch.add(f"refused {age(delivery['updated_at'])} ago: {delivery['reason']}")
+        branch.add("remedy: mend what it names, then `certvoy rotate " + delivery["secret"] + "`")
+    elif delivery["state"] != "proved":
+        branch.add(f"not proved: {delivery['reason']}")

@@ -193,27 +193,6 @@ async def migrate(database: Database) -> list[str]:
     return applied
 
 
-async def check_schema(database: Database) -> None:
-    """Make sure that the schema is this release's, without changing it: for commands beside a running server.
-
-    Raises:
-        SchemaMismatch: it is older, newer, changed by hand, or not there.
-    """
-    async with database.transaction() as tx:
-        if not await tx.value("schema_exists"):
-            hint = "start `certvoy serve` once"
-            raise SchemaMismatch("database: certvoy's tables are not there", hint=hint)
-        present = {row["version"]: row for row in await tx.rows("migrations")}
-    known = migrations()
-    _refuse_foreign(present, known)
-    missing = [name for version, name, _ in known if version not in present]
-    if missing:
-        raise SchemaMismatch(
-            f"database: its schema is old, {', '.join(missing)} is missing",
-            hint="start `certvoy serve` of this release: it migrates",
-        )
-
-
 def _refuse_foreign(present: Mapping[int, Row], known: Sequence[tuple[int, str, str]]) -> None:
     newest = max((version for version, _, _ in known), default=0)
     newer = [row["name"] for version, row in present.items() if version > newest]

@@ -16,14 +16,23 @@ SELECT name, kind, domains, issuer, key_type FROM secret WHERE name = $1 AND del
 -- name: secret
 SELECT name, kind, domains, issuer, key_type FROM secret WHERE name = $1 AND deleted_at IS NULL;
 
--- name: secrets
-SELECT name, kind, domains, issuer, key_type FROM secret WHERE deleted_at IS NULL ORDER BY name;
-
 -- name: secrets_page
--- By name, behind $1; what is null is not asked.
-SELECT name, kind, domains, issuer, key_type FROM secret
- WHERE deleted_at IS NULL AND name > $1 AND ($2::text IS NULL OR issuer = $2) AND ($3::text IS NULL OR $3 = ANY (domains))
- ORDER BY name LIMIT $4;
+-- By name, behind $1, each with what it is served with and at how many Targets; what is null is not asked.
+SELECT s.name, s.kind, s.domains, s.issuer, s.key_type, c.status, c.generation, c.not_after, c.renew_at, d.targets, d.proved,
+       r.last_error
+  FROM (SELECT name, kind, domains, issuer, key_type FROM secret
+         WHERE deleted_at IS NULL AND name > $1 AND ($2::text IS NULL OR issuer = $2)
+           AND ($3::text IS NULL OR $3 = ANY (domains))
+         ORDER BY name LIMIT $4) s
+  LEFT JOIN LATERAL (
+        SELECT status, generation, not_after, renew_at FROM certificate
+         WHERE secret = s.name AND status NOT IN ('replaced', 'rejected', 'revoked')
+         ORDER BY generation DESC LIMIT 1) c ON true
+  CROSS JOIN LATERAL (
+        SELECT count(*) AS targets, count(*) FILTER (WHERE proved >= c.generation) AS proved FROM delivery
+         WHERE secret = s.name AND (registered OR seen_until > certvoy_now())) d
+  LEFT JOIN certrotation r ON r.secret = s.name AND r.completed_at IS NULL
+ ORDER BY s.name;
 
 -- name: secret_created
 SELECT created_at FROM secret WHERE name = $1 AND deleted_at IS NULL;
@@ -303,7 +312,8 @@ DELETE FROM target WHERE name = $1 RETURNING id;
 
 -- name: targets
 -- By name, behind $1.
-SELECT id, name, kind, identity, node_id, probe, registered, last_seen FROM target WHERE name > $1 ORDER BY name LIMIT $2;
+SELECT id, name, kind, identity, node_id, probe, registered, last_seen FROM target
+ WHERE name > $1 AND ($3::text IS NULL OR kind = $3) ORDER BY name LIMIT $2;
 
 -- name: target
 SELECT id, name, kind, identity, node_id, probe, registered, last_seen FROM target WHERE name = $1;

@@ -1,11 +1,27 @@
 """Secrets: read and locked."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sds_server.errors import NotFound
 from sds_server.inventory.database import Database, Row, Transaction
-from sds_server.model import KeyType, Kind, Secret, SecretName
+from sds_server.model import CertificateStatus, KeyType, Kind, Secret, SecretName
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A Secret with what it is served with (None: nothing is issued) and at how many Targets."""
+
+    secret: Secret
+    status: CertificateStatus | None
+    generation: int | None
+    not_after: datetime | None
+    renew_at: datetime | None
+    targets: int
+    proved: int
+    last_error: dict[str, Any] | None
 
 
 async def get(database: Database, name: str) -> Secret:
@@ -21,18 +37,12 @@ async def get(database: Database, name: str) -> Secret:
     return from_row(row)
 
 
-async def every(database: Database) -> Sequence[Secret]:
-    """Return all Secrets, by name."""
-    async with database.transaction() as tx:
-        return [from_row(row) for row in await tx.rows("secrets")]
-
-
 async def page(
     database: Database, *, after: str, limit: int, issuer: str | None = None, domain: str | None = None
-) -> Sequence[Secret]:
+) -> Sequence[Listed]:
     """Return Secrets by name, behind ``after``; ``domain`` is one of theirs."""
     async with database.transaction() as tx:
-        return [from_row(row) for row in await tx.rows("secrets_page", after, issuer, domain, limit)]
+        return [_listed(row) for row in await tx.rows("secrets_page", after, issuer, domain, limit)]
 
 
 async def created_at(database: Database, name: str) -> datetime:
@@ -68,4 +78,17 @@ def from_row(row: Row) -> Secret:
         domains=tuple(row["domains"]),
         issuer=row["issuer"],
         key_type=KeyType(row["key_type"]),
+    )
+
+
+def _listed(row: Row) -> Listed:
+    return Listed(
+        secret=from_row(row),
+        status=None if row["status"] is None else CertificateStatus(row["status"]),
+        generation=row["generation"],
+        not_after=row["not_after"],
+        renew_at=row["renew_at"],
+        targets=row["targets"],
+        proved=row["proved"],
+        last_error=row["last_error"],
     )

@@ -118,10 +118,12 @@ async def remove(database: Database, name: str, *, actor: str) -> None:
         await audit.append(tx, action="target.removed", actor=actor, subject=name)
 
 
-async def page(database: Database, *, after: str, limit: int) -> Sequence[Listed]:
+async def page(
+    database: Database, *, after: str, limit: int, kind: TargetKind | None = None
+) -> Sequence[Listed]:
     """Return Targets by name, behind ``after``."""
     async with database.transaction() as tx:
-        return await _listed(tx, await tx.rows("targets", after, limit))
+        return await _listed(tx, await tx.rows("targets", after, limit, kind))
 
 
 async def get(database: Database, name: str) -> Listed:

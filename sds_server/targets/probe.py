@@ -19,7 +19,12 @@ class ProbeFailed(Exception):
 
 
 async def served_fingerprint(address: str, server_name: str) -> str:
-    """Return the lower-case hex SHA-256 of the leaf that ``address`` (``host:port``) serves for an SNI.
+    """Return the lower-case hex SHA-256 of the leaf; see `served_leaf`."""
+    return hashlib.sha256(await served_leaf(address, server_name)).hexdigest()
+
+
+async def served_leaf(address: str, server_name: str) -> bytes:
+    """Return the leaf (DER) that ``address`` (``host:port``) serves for an SNI.
 
     The chain is not verified: which leaf is served is the question, and the gate has answered the rest.
 
@@ -40,11 +45,11 @@ async def served_fingerprint(address: str, server_name: str) -> str:
     except ValueError as e:  # a host that is no DNS name: the resolver's codec refuses it
         raise ProbeFailed(f"{address}: {e}") from None
     try:
-        leaf = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        leaf: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     finally:
         # Not a polite close: its wait would count against the next probe.
         writer.transport.abort()
-    return hashlib.sha256(leaf).hexdigest()
+    return leaf
 
 
 def split(address: str) -> tuple[str, int]:

@@ -5,9 +5,10 @@ from datetime import timedelta
 
 import pytest
 import yaml
+from pydantic import TypeAdapter
 
 from sds_server.config import load
-from sds_server.config_values import Listen
+from sds_server.config_values import Duration, Listen, spelt
 from sds_server.errors import ConfigError
 from sds_server.model import KeyType
 
@@ -282,3 +283,10 @@ def test_hint_names_the_file(read, tmp_path):
         read("a: 1")
 
     assert str(tmp_path / "certvoy.yaml") in refused.value.next_step
+
+
+@pytest.mark.parametrize("text", ["90s", "1h30m", "250ms", "90d", "1m"])
+def test_a_duration_is_spelt_as_it_was_read(text):
+    span = TypeAdapter(Duration).validate_python(text)
+
+    assert span == TypeAdapter(Duration).validate_python(spelt(span))

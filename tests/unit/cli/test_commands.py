@@ -1,22 +1,22 @@
 """The commands beside a running server: what an operator reads, and what they can do next."""
 
 import asyncio
+import json
 from datetime import timedelta
+from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
+from sds_server.cli import api
 from sds_server.cli import main as cli
+from sds_server.errors import NotFound
 from sds_server.inventory import deliveries, progress, roll_outs, rotations, targets
 from sds_server.inventory.deliveries import News
-from sds_server.model import Identity
+from sds_server.model import Identity, Scope
+from tests.support.admin import serving
 from tests.support.issuances import Issuances
-
-CONFIGURATION = """\
-database: "{dsn}"
-issuers: {{internal: {{directory: https://ca.example.test/dir}}}}
-http01: {{listen: "127.0.0.1:0"}}
-sds: {{listen: "127.0.0.1:0", certificate: pem, key: pem, client_ca: pem}}
-"""
 
 TOLD = {
     "what": "it is invalid: www.example.test: NXDOMAIN (dns)",
@@ -27,34 +27,19 @@ TOLD = {
 
 
 @pytest.fixture
-def dsn(connect):
-    if "dsn" in connect:
-        return connect["dsn"].rpartition("/")[0] + "/" + connect["database"]
-    user = f"{connect['user']}:{connect['password']}@" if "password" in connect else f"{connect['user']}@"
-    host = connect["host"]
-    where = f"/{connect['database']}?host={host}" if host.startswith("/") else f"{host}/{connect['database']}"
-    return f"postgresql://{user}{where}" + (f"&port={connect['port']}" if "port" in connect else "")
-
-
-@pytest.fixture
-def file(tmp_path, dsn):
-    (tmp_path / "pem").write_text("something")
-    path = tmp_path / "certvoy.yaml"
-    path.write_text(CONFIGURATION.format(dsn=dsn))
-    return path
-
-
-@pytest.fixture
-def run(database, file, capsys):
-    """Run a command as a shell does, and return (exit code, stdout, stderr)."""
+async def run(database, tmp_path, capsys):
+    """Run a command as a shell does, beside a server, and return (exit code, stdout, stderr)."""
+    file = tmp_path / "certvoy.yaml"
+    file.write_text("state_dir: .\n")
 
     async def run(*words):
-        # In a thread: a command brings its own event loop.
+        # In a thread: a command waits for the server, which is in this loop.
         code = await asyncio.to_thread(cli.main, [*words, "--config", str(file)])
         shown = capsys.readouterr()
         return code, shown.out, shown.err
 
-    return run
+    async with serving(database, tmp_path):
+        yield run
 
 
 @pytest.fixture
@@ -74,7 +59,10 @@ async def test_a_target_that_was_added_is_listed(run, issuances):
     listed = await run("targets", "ls")
 
     assert (0, "target edge-1 is probed at 127.0.0.1:8443\n", "") == added
-    assert (0, "edge-1  registered  probe 127.0.0.1:8443  -  never seen\n", "") == listed
+    assert (0, "") == (listed[0], listed[2])
+    heading, row = listed[1].splitlines()
+    assert ["TARGET", "KIND", "ORIGIN", "PROBE", "SEEN", "SECRETS", "IDENTITY"] == heading.split()
+    assert ["edge-1", "envoy", "registered", "127.0.0.1:8443", "never", "1", "-"] == row.split()
 
 
 async def test_a_target_that_was_seen_is_listed_with_who_it_is_and_when(run, issuances, database):
@@ -87,7 +75,7 @@ async def test_a_target_that_was_seen_is_listed_with_who_it_is_and_when(run, iss
     await deliveries.write(database, [news], actor="r")
     _, shown, _ = await run("targets", "ls")
 
-    assert shown.startswith(f"edge-1  seen  probe -  {peer}  last seen 20")
+    assert ["edge-1", "envoy", "seen", "-", "0", "s", "ago", "1", peer] == shown.splitlines()[1].split()
 
 
 async def test_a_target_that_was_removed_is_gone(run, issuances, database):
@@ -112,13 +100,13 @@ async def test_a_bad_probe_address_is_refused_with_an_example(run, database):
 async def test_a_target_of_a_secret_that_does_not_exist_is_not_added(run, database):
     code, _, error = await run("targets", "add", "edge-1", "--probe", "h:1", "--secret", "nobody")
 
-    assert 1 == code
+    assert 3 == code
     assert error.startswith("certvoy: secret nobody: there is none of that name\nhint: ")
     assert [] == list(await targets.page(database, after="", limit=10))
 
 
-async def test_a_target_without_a_name_is_refused(run):
-    code, _, error = await run("targets", "add", "", "--probe", "h:1")
+async def test_a_target_with_an_endless_name_is_refused(run):
+    code, _, error = await run("targets", "add", "x" * 1025, "--probe", "h:1")
 
     assert 1 == code
     assert error.startswith("certvoy: target: must have a name of 1 to 1,024 bytes")
@@ -127,7 +115,7 @@ async def test_a_target_without_a_name_is_refused(run):
 async def test_removing_what_is_not_there_says_where_to_look(run):
     code, _, error = await run("targets", "rm", "nobody")
 
-    assert 1 == code
+    assert 3 == code
     assert "hint: `certvoy targets ls` lists them" in error
 
 
@@ -135,7 +123,7 @@ async def test_removing_what_is_not_there_says_where_to_look(run):
 async def test_an_unknown_secret_is_said_with_a_hint(run, command):
     code, shown, error = await run(command, "nobody")
 
-    assert (1, "") == (code, shown)
+    assert (3, "") == (code, shown)
     assert error.startswith("certvoy: secret nobody: there is none of that name\nhint: ")
 
 
@@ -169,6 +157,8 @@ async def test_why_nothing_is_issued_yet_tells_the_cas_words_the_remedy_and_the_
     assert 0 == code
     assert [
         "www: www.example.test from internal (ecdsa-p256)",
+        "├─ ✗ ready: no certificate is issued yet",
+        "├─ ✗ served: no proxy was seen subscribing, and none is registered for it",
         "├─ certificate: none yet",
         f"├─ rotation {rotation.id}: initial, waiting for a certificate, 1 attempt",
         "│  ├─ reason: it is invalid: www.example.test: NXDOMAIN (dns)",
@@ -176,7 +166,7 @@ async def test_why_nothing_is_issued_yet_tells_the_cas_words_the_remedy_and_the_
         "│  ├─ remedy: make the name resolve for the CA",
         f"│  └─ next try: {rotation.next_attempt_at:%FT%TZ}",
     ] == shown.splitlines()[:-1]
-    assert shown.splitlines()[-1].startswith("└─ targets: none ")
+    assert shown.splitlines()[-1].startswith("└─ targets: none was seen")
 
 
 async def test_why_it_is_still_rolling_out_names_the_target_and_its_reason(run, issuances, database):
@@ -190,8 +180,8 @@ async def test_why_it_is_still_rolling_out_names_the_target_and_its_reason(run, 
 
     assert [
         "├─ target edge-1: proved 1",
-        "├─ target edge-2: nothing yet",
-        "│  └─ not proved: 127.0.0.1:1: Connection refused",
+        "└─ target edge-2: nothing yet",
+        "   └─ not proved: 127.0.0.1:1: Connection refused",
     ] == shown.splitlines()[-3:]
     assert "├─ certificate: generation 1, active" in shown
     assert certificate.fingerprint in shown
@@ -215,7 +205,7 @@ async def test_why_a_target_refused_is_told(run, issuances, database):
     await deliveries.write(database, [news], actor="r")
     _, shown, _ = await run("why", "www")
 
-    assert "├─ target edge-1: refused 1\n│  ├─ refused: KEY_VALUES_MISMATCH\n" in shown
+    assert "└─ target edge-1: refused 1\n   ├─ refused 0 s ago: KEY_VALUES_MISMATCH\n   └─ remedy: " in shown
 
 
 async def test_why_it_is_complete(run, issuances, database):
@@ -230,27 +220,188 @@ async def test_why_it_is_complete(run, issuances, database):
     assert "not proved" not in shown
 
 
-async def test_an_old_schema_is_named_with_the_remedy(run, sql):
-    await sql.execute("DELETE FROM schema_migration")
-    code, shown, error = await run("targets", "ls")
-
-    assert (1, "") == (code, shown)
-    assert "certvoy: database: its schema is old, 0001_initial" in error
-    assert "hint: start `certvoy serve` of this release: it migrates" in error
-
-
-async def test_a_database_without_tables_is_named_with_the_remedy(connect, file, capsys):
-    code = await asyncio.to_thread(cli.main, ["why", "www", "--config", str(file)])
-
-    assert 1 == code
-    assert capsys.readouterr().err == (
-        "certvoy: database: certvoy's tables are not there\nhint: start `certvoy serve` once\n"
+async def done(database, name="www"):
+    await roll_outs.confirm(
+        database, await roll_outs.get(database, name), proved=[], actor="r", unobserved=True
     )
 
 
-async def test_a_database_that_is_not_there_is_said(file, capsys, tmp_path):
-    file.write_text(CONFIGURATION.format(dsn=f"postgresql://nobody@/none?host={tmp_path}"))
-    code = await asyncio.to_thread(cli.main, ["why", "www", "--config", str(file)])
+async def test_a_secret_is_declared_and_repeating_it_changes_nothing(run, issuances, database):
+    words = ("issue", "www", "--domain", "www.example.test")
+    first = await run(*words)
+    await issuances.issue(await issuances.declare())
+    await done(database)
+    again = await run(*words)
+
+    assert (0, "www is declared, rotation 1 is open; `certvoy why www` says how it goes\n", "") == first
+    assert (0, "www is as it shall be: nothing to do\n", "") == again
+
+
+async def test_waiting_tells_each_step_and_ends_with_what_became_of_it(run, issuances, database):
+    waiting = asyncio.create_task(run("issue", "www", "--domain", "www.example.test", "--wait"))
+    while await database_is_empty(database):
+        await asyncio.sleep(0.01)
+    claim = await issuances.claim()
+    await rotations.fail(database, claim.lease, error=TOLD, pause=timedelta(0), abandon_order=True, actor="r")
+    await issuances.issue(await issuances.declare())
+    await done(database)
+    code, shown, told = await waiting
+
+    assert (0, "done, and seen by nobody: no target was subscribing, and none is registered\n") == (
+        code,
+        shown,
+    )
+    steps = [line.split()[2] for line in told.splitlines() if " s  " in line]
+    assert ["rotation.opened", "rotation.claimed", "rotation.failed:", "rotation.claimed"] == steps[:4]
+    assert "certificate.issued" in steps
+    assert "the CA said: urn:ietf:params:acme:error:dns: NXDOMAIN" in told
+    assert "remedy: make the name resolve for the CA" in told
+
+
+async def database_is_empty(database):
+    try:
+        await progress.latest(database, "www")
+    except NotFound:
+        return True
+    return False
+
+
+async def test_waiting_ends_in_time_and_says_that_it_goes_on(run, issuances):
+    await issuances.declare()
+    code, _, told = await run("rotate", "www", "--wait", "--timeout", "100ms")
+
+    assert 5 == code
+    assert "certvoy: rotation 1 has not ended within 0.1 s\nhint: it goes on without us" in told
+
+
+async def test_the_inventory_is_listed_with_what_matters(run, issuances, database):
+    await issuances.issue(await issuances.declare())
+    await register(database)
+    _, secrets, _ = await run("ls")
+    _, found, _ = await run("ls", "--expires-in", "10000h")
+    _, none, _ = await run("ls", "--expires-in", "1h")
+
+    assert ["www", "issued"] == secrets.splitlines()[1].split()[:2]
+    assert "0/1" in secrets
+    assert ["www", "1", "issued"] == found.splitlines()[1].split()[:3]
+    assert "" == none
+
+
+async def test_programs_get_the_apis_own_json(run, issuances):
+    await issuances.issue(await issuances.declare())
+
+    for words in (("ls",), ("show", "www"), ("why", "www"), ("targets", "ls"), ("proxies",), ("audit", "ls")):
+        code, shown, _ = await run(*words, "--json")
+        assert 0 == code
+        assert json.loads(shown) is not None
+
+
+async def test_proxies_are_listed_the_worst_first_with_age_and_reason(run, issuances, database):
+    await issuances.issue(await issuances.declare())
+    await issuances.issue(await issuances.declare("api", ["api.example.test"]))
+    peer = Identity("spiffe://example.test/edge")
+    hour = timedelta(hours=1)
+    await deliveries.write(
+        database,
+        [
+            News(peer, "edge-1", "www", 1, 1, None, None, None, hour),
+            News(peer, "edge-2", "www", 1, None, 1, "KEY_VALUES_MISMATCH", "v", hour),
+        ],
+        actor="r",
+    )
+    _, shown, _ = await run("proxies")
+    _, only, _ = await run("proxies", "--secret", "api")
+
+    _, first, second = shown.splitlines()
+    assert ["edge-2", "www", "REFUSED", "1/1", "0", "s", "KEY_VALUES_MISMATCH"] == first.split()
+    assert ["edge-1", "www", "ACCEPTED", "1/1"] == second.split()[:4]
+    assert "" == only
+
+
+async def test_a_token_is_printed_alone_and_works_until_it_is_revoked(run):
+    code, text, told = await run("token", "create", "ci", "--scope", "read")
+    _, listed, _ = await run("token", "ls")
+    revoked = await run("token", "revoke", "ci")
+    again = await run("token", "revoke", "ci")
+
+    assert 0 == code
+    assert text.startswith("certvoy_")
+    assert 1 == len(text.split())
+    assert "token ci ends at" in told
+    assert text.strip() not in listed
+    assert (0, 3) == (revoked[0], again[0])
+
+
+async def test_what_was_done_is_listed(run, issuances):
+    await issuances.declare()
+    _, shown, _ = await run("audit", "ls", "--subject", "www", "--action", "secret.created")
+
+    assert ["secret.created", "www", "person:test"] == shown.splitlines()[1].split()[1:4]
+
+
+async def test_a_file_is_shown_with_what_is_known_of_it(run, issuances, tmp_path):
+    certificate = await issuances.issue(await issuances.declare())
+    (tmp_path / "leaf.pem").write_bytes(certificate.chain_pem)
+    (tmp_path / "other.pem").write_bytes(issuances.ca.pem)
+    _, ours, _ = await run("show", str(tmp_path / "leaf.pem"))
+    _, other, _ = await run("show", str(tmp_path / "other.pem"))
+
+    assert f"fingerprint    {certificate.fingerprint}" in ours
+    assert "certvoy        www, generation 1, issued" in ours
+    assert "certvoy        never issued it" in other
+
+
+async def test_a_deleted_secret_is_gone(run, issuances):
+    await issuances.declare()
+
+    assert (0, "www is deleted\n", "") == await run("delete", "www")
+    assert 3 == (await run("why", "www"))[0]
+
+
+async def test_probing_exits_by_what_was_found(run, issuances, database):
+    await issuances.issue(await issuances.declare())
+    await register(database)
+    code, shown, _ = await run("probe", "www")
 
     assert 1 == code
-    assert "hint: start PostgreSQL, or correct `database:`" in capsys.readouterr().err
+    assert ["edge-1", "www.example.test", "UNREACHABLE"] == shown.splitlines()[1].split()[:3]
+
+
+def test_nobody_answering_is_said_with_what_to_start(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(api, "PATIENCE_S", 0.0)
+    (tmp_path / "certvoy.yaml").write_text("state_dir: .\n")
+
+    assert 1 == cli.main(["delete", "www", "--config", str(tmp_path / "certvoy.yaml")])
+    told = capsys.readouterr().err
+    assert f"certvoy: no certvoy answers at {tmp_path}/admin.sock: No such file or directory" in told
+    assert "hint: start it with `certvoy serve --config" in told
+
+
+def test_a_configuration_that_is_not_there_is_a_usage_error(tmp_path, capsys):
+    assert 2 == cli.main(["ls", "--config", str(tmp_path / "nowhere.yaml")])
+    assert "elsewhere by --url" in capsys.readouterr().err
+
+
+async def test_a_server_elsewhere_is_asked_with_a_token_from_the_environment(
+    database, tmp_path, monkeypatch, capsys
+):
+    async with serving(database, tmp_path) as served:
+        monkeypatch.setenv("CERTVOY_URL", f"https://127.0.0.1:{served.ports.api}")
+        monkeypatch.setenv("CERTVOY_CA", str(tmp_path / "server-ca.pem"))
+        without = await asyncio.to_thread(cli.main, ["ls"])
+        monkeypatch.setenv("CERTVOY_TOKEN", await served.token(Scope.READ))
+        with_token = await asyncio.to_thread(cli.main, ["ls"])
+
+    assert (1, 0) == (without, with_token)
+    assert "Bearer" in capsys.readouterr().err
+
+
+def test_the_schema_of_the_configuration_takes_what_the_program_takes(capsys):
+    assert 0 == cli.main(["config", "schema"])
+    schema = json.loads(capsys.readouterr().out)
+    readme = Path(__file__).parents[3] / "README.md"
+    block = readme.read_text().split("```yaml\n# certvoy.yaml\n")[1].split("```")[0]
+
+    jsonschema.validate(yaml.safe_load(block), schema)
+    with pytest.raises(jsonschema.ValidationError, match="colour"):
+        jsonschema.validate(yaml.safe_load(block) | {"colour": "red"}, schema)

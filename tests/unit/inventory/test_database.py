@@ -8,7 +8,7 @@ import pytest
 
 from sds_server.errors import SchemaMismatch, Unavailable
 from sds_server.inventory import database as databases
-from sds_server.inventory.database import check_schema, migrate, open_database, statements
+from sds_server.inventory.database import migrate, open_database, statements
 
 ROOT = Path(__file__).parents[3]
 
@@ -57,14 +57,6 @@ async def test_replicas_that_start_together_migrate_once(connect):
     await second.close()
 
     assert [0, len(databases.migrations())] == sorted(map(len, applied))
-
-
-async def test_an_old_schema_is_named_to_a_command(database, sql):
-    await sql.execute("DELETE FROM schema_migration")
-
-    with pytest.raises(SchemaMismatch, match=r"old, 0001_initial, .* missing") as raised:
-        await check_schema(database)
-    assert "certvoy serve" in raised.value.next_step
 
 
 async def test_a_newer_schema_is_refused(database, sql):

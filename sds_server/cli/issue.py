@@ -1,0 +1,76 @@
+"""`certvoy issue`, `certvoy delete`: what is wanted."""
+
+from datetime import timedelta
+
+import click
+
+from sds_server.cli.api import Api, asks
+from sds_server.cli.output import json_option, print_json
+from sds_server.cli.wait import follow, outcome, timeout_option, wait_option
+from sds_server.errors import CallerError
+
+
+@click.command()
+@click.argument("name")
+@click.option("--domain", "domains", multiple=True, help="A DNS name, the primary first; NAME by default.")
+@click.option("--issuer", help="One of `issuers:`; the only one by default.")
+@click.option("--key-type", default="ecdsa-p256", show_default=True)
+@wait_option
+@timeout_option
+@json_option
+@asks
+def issue(
+    name: str,
+    *,
+    domains: tuple[str, ...],
+    issuer: str | None,
+    key_type: str,
+    wait: bool,
+    timeout: timedelta,
+    as_json: bool,
+    api: Api,
+) -> None:
+    r"""Declare the secret NAME and get its certificate. Repeating it changes nothing.
+
+    \b
+    certvoy issue www --domain www.example.com --domain example.com --wait
+    """
+    body = {
+        "domains": list(domains or [name]),
+        "issuer": issuer or _only_issuer(api),
+        "key_type": key_type,
+    }
+    secret = api.put("v1", "secrets", name, body=body)
+    rotation = secret["rotation"]
+    ended = None
+    if wait:
+        ended = follow(api, rotation["id"], timeout=timeout)
+        secret = api.get("v1", "secrets", name)
+    if as_json:
+        print_json(secret)
+    elif ended is not None:
+        click.echo(outcome(ended))
+    elif rotation["completed_at"] is None:
+        click.echo(
+            f"{name} is declared, rotation {rotation['id']} is open; `certvoy why {name}` says how it goes"
+        )
+    else:
+        click.echo(f"{name} is as it shall be: nothing to do")
+
+
+@click.command()
+@click.argument("name")
+@asks
+def delete(name: str, *, api: Api) -> None:
+    """Take the secret NAME out of the inventory; proxies go on with what they have."""
+    api.delete("v1", "secrets", name)
+    click.echo(f"{name} is deleted")
+
+
+def _only_issuer(api: Api) -> str:
+    names = [item["name"] for item in api.get("v1", "issuers")["items"]]
+    if len(names) != 1:
+        raise CallerError(
+            f"which issuer? There are {', '.join(names) or 'none'}", hint="choose one with --issuer"
+        )
+    return str(names[0])

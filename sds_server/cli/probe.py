@@ -1,0 +1,79 @@
+"""`certvoy probe`: what is served, looked at now."""
+
+import asyncio
+from typing import Final
+
+import click
+
+from sds_server.cli.api import Api, Json, asks
+from sds_server.cli.output import json_option, print_json, short, table
+from sds_server.targets.probe import ProbeFailed, served_fingerprint, split
+
+FAILED: Final = 1
+
+
+@click.command()
+@click.argument("what", metavar="NAME|HOST:PORT")
+@click.option("--server-name", help="The name to ask HOST:PORT for; HOST by default.")
+@click.option("--target", help="Only this target of the secret NAME.")
+@json_option
+@asks
+def probe(what: str, *, server_name: str | None, target: str | None, as_json: bool, api: Api) -> int:
+    r"""Handshake with each target of the secret NAME, or with HOST:PORT, and say what is served.
+
+    OK, EXPIRING, EXPIRED, STALE (an older one of ours), FOREIGN (never ours), UNREACHABLE, UNPROBED (no
+    address is known). Exit code 0 only if all is OK.
+
+    \b
+    certvoy probe www
+    certvoy probe edge-1.example.com:443 --server-name www.example.com
+    """
+    items = _endpoint(api, what, server_name) if ":" in what else _secret(api, what, target)
+    if as_json:
+        print_json(items)
+    else:
+        table(
+            ("TARGET", "NAME", "VERDICT", "LEAF", "REASON"),
+            [
+                (
+                    item["target"],
+                    item["server_name"],
+                    item["verdict"].upper(),
+                    short(item["fingerprint"]),
+                    item["reason"],
+                )
+                for item in items
+            ],
+        )
+    return 0 if items and all(item["verdict"] == "ok" for item in items) else FAILED
+
+
+def _secret(api: Api, name: str, target: str | None) -> list[Json]:
+    found: list[Json] = api.post("v1", "secrets", name, "probes", repeat=True, target=target)["items"]
+    return found
+
+
+def _endpoint(api: Api, address: str, server_name: str | None) -> list[Json]:
+    """Handshake from here, and ask the inventory whose leaf it is."""
+    host, _ = split(address)
+    name = server_name or host
+    item: Json = {"target": address, "probe": address, "server_name": name, "fingerprint": None}
+    try:
+        fingerprint = asyncio.run(served_fingerprint(address, name))
+    except ProbeFailed as e:
+        return [item | {"verdict": "unreachable", "reason": str(e)}]
+    known = list(api.pages("v1", "certificates", fingerprint=fingerprint))
+    item |= {"fingerprint": fingerprint}
+    if not known:
+        return [item | {"verdict": "foreign", "reason": "certvoy never issued this leaf"}]
+    (leaf,) = known
+    if leaf["status"] in {"issued", "active", "expiring_soon", "rotating"}:
+        return [item | {"verdict": "ok", "reason": f"{leaf['secret']}, generation {leaf['generation']}"}]
+    verdict = "expired" if leaf["status"] == "expired" else "stale"
+    return [
+        item
+        | {
+            "verdict": verdict,
+            "reason": f"{leaf['secret']}, generation {leaf['generation']}: {leaf['status']}",
+        }
+    ]

@@ -1,0 +1,100 @@
+"""`certvoy show`: a secret, a PEM file, or what an address serves."""
+
+import asyncio
+from pathlib import Path
+
+import click
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from sds_server.cli.api import Api, Json, asks
+from sds_server.cli.output import facts, json_option, moment, print_json
+from sds_server.errors import CallerError
+from sds_server.targets.probe import ProbeFailed, served_leaf, split
+
+
+@click.command()
+@click.argument("what", metavar="NAME|FILE|HOST:PORT")
+@click.option("--server-name", help="The name to ask HOST:PORT for; HOST by default.")
+@json_option
+@asks
+def show(what: str, *, server_name: str | None, as_json: bool, api: Api) -> None:
+    r"""Show the secret NAME, the certificate in a FILE, or the one that HOST:PORT serves.
+
+    \b
+    certvoy show www
+    certvoy show /etc/ssl/www.pem
+    certvoy show www.example.com:443
+    """
+    if Path(what).is_file():
+        described = _leaf(api, _from_file(Path(what)))
+    elif ":" in what:
+        described = _leaf(api, _from_endpoint(what, server_name))
+    else:
+        described = api.get("v1", "secrets", what)
+    if as_json:
+        print_json(described)
+    elif "conditions" in described:
+        _print_secret(described)
+    else:
+        facts(described)
+
+
+def _from_file(path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())[0]
+    except (OSError, ValueError) as e:
+        raise CallerError(f"{path}: holds no certificate in PEM: {e}", hint="name a PEM file") from e
+
+
+def _from_endpoint(address: str, server_name: str | None) -> x509.Certificate:
+    host, _ = split(address)
+    try:
+        return x509.load_der_x509_certificate(asyncio.run(served_leaf(address, server_name or host)))
+    except ProbeFailed as e:
+        raise CallerError(str(e), hint="is it there, and does it speak TLS?") from e
+
+
+def _leaf(api: Api, leaf: x509.Certificate) -> Json:
+    """Return a certificate's facts, and what the inventory knows of it."""
+    fingerprint = leaf.fingerprint(hashes.SHA256()).hex()
+    known = list(api.pages("v1", "certificates", fingerprint=fingerprint))
+    ours = [f"{item['secret']}, generation {item['generation']}, {item['status']}" for item in known]
+    return {
+        "subject": leaf.subject.rfc4514_string(),
+        "names": ", ".join(_names(leaf)),
+        "issuer": leaf.issuer.rfc4514_string(),
+        "serial_number": f"{leaf.serial_number:x}",
+        "not_before": moment(leaf.not_valid_before_utc.isoformat()),
+        "not_after": moment(leaf.not_valid_after_utc.isoformat()),
+        "fingerprint": fingerprint,
+        "certvoy": ours[0] if ours else "never issued it",
+    }
+
+
+def _names(leaf: x509.Certificate) -> list[str]:
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return [str(name.value) for name in names]
+
+
+def _print_secret(secret: Json) -> None:
+    facts(
+        {key: secret[key] for key in ("name", "kind", "issuer", "key_type", "managed_by")}
+        | {"domains": ", ".join(secret["domains"]), "created_at": moment(secret["created_at"])}
+    )
+    certificate = secret["certificate"]
+    if certificate is not None:
+        facts(
+            {
+                key: certificate[key]
+                for key in ("generation", "status", "serial_number", "fingerprint", "key_ref")
+            }
+            | {key: moment(certificate[key]) for key in ("not_before", "not_after", "renew_at")}
+        )
+    for condition in secret["conditions"]:
+        click.echo(
+            f"{condition['type']}: {condition['status']} ({condition['reason']}): {condition['message']}"
+        )

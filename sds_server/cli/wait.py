@@ -1,0 +1,117 @@
+"""Following a rotation to its end, step by step on stderr."""
+
+import re
+import time
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import click
+
+from sds_server.cli.api import Api, Json, Lost
+from sds_server.cli.output import note
+from sds_server.errors import CertvoyError, TimedOut, Unavailable
+
+ASK_S: Final = 20
+"""A long poll; a server that dies meanwhile is noticed when the connection breaks."""
+
+PAUSE_S: Final = 0.5
+
+_DURATION: Final = re.compile(r"(\d+)(ms|s|m|h)")
+_UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+
+
+class NotDone(CertvoyError):
+    """What was waited for ended otherwise."""
+
+
+class Duration(click.ParamType[timedelta]):
+    """A length of time such as 90s or 5m."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Read it."""
+        if isinstance(value, timedelta):
+            return value
+        found = _DURATION.fullmatch(value)
+        if found is None:
+            self.fail(f"{value!r} is no duration: write 90s or 5m", param, ctx)
+        return timedelta(seconds=int(found[1]) * _UNITS[found[2]])
+
+
+wait_option = click.option("--wait", is_flag=True, help="Wait until each target is proved to serve it.")
+timeout_option = click.option(
+    "--timeout", type=Duration(), default="5m", show_default=True, help="How long to wait; then exit code 5."
+)
+
+
+def follow(api: Api, rotation: int, *, timeout: timedelta) -> Json:
+    """Tell each step of a rotation until it ends, and return it.
+
+    Raises:
+        TimedOut: it has not ended within the timeout.
+        NotDone: another rotation took its place.
+    """
+    until = time.monotonic() + timeout.total_seconds()
+    told, silent = 0, False
+    reached: Json = {}
+    while True:
+        left = until - time.monotonic()
+        if left <= 0:
+            raise TimedOut(f"rotation {rotation} has not ended within {timeout.total_seconds():g} s")
+        try:
+            seen: Json = api.get(
+                "v1", "rotations", str(rotation), wait=int(min(left, ASK_S)), steps=told, patience_s=0.0
+            )
+        except (Unavailable, Lost) as e:
+            if not silent:
+                note(f"  {e.message}; waiting for it")
+            silent = True
+            time.sleep(PAUSE_S)
+            continue
+        silent = False
+        for step in seen["steps"][told:]:
+            note(_line(seen, step))
+        told = len(seen["steps"])
+        if seen["reached"] != reached and seen["new_cert_id"] is not None:
+            reached = seen["reached"]
+            note(_progress(reached))
+        if seen["completed_at"] is not None:
+            if seen["state"] == "superseded":
+                raise NotDone(
+                    f"rotation {rotation} was superseded by another", hint=f"`certvoy why {seen['secret']}`"
+                )
+            return seen
+
+
+def _line(rotation: Json, step: Json) -> str:
+    begun = datetime.fromisoformat(rotation["triggered_at"])
+    seconds = max((datetime.fromisoformat(step["at"]) - begun).total_seconds(), 0)
+    line = f"  {seconds:7.1f} s  {step['name']}"
+    error = step["detail"].get("error")
+    if not isinstance(error, dict):
+        return line
+    words = [f"{line}: {error.get('what')}"]
+    words += [
+        f"             the CA said: {item['type']}: {item['detail']}" for item in error.get("problems", ())
+    ]
+    if error.get("hint"):
+        words.append(f"             remedy: {error['hint']}")
+    return "\n".join(words)
+
+
+def _progress(reached: Json) -> str:
+    if not reached["targets"]:
+        return "             no target was seen subscribing yet, and none is registered"
+    counts = ", ".join(
+        f"{word} {reached[word]}" for word in ("accepted", "refused", "proved") if reached[word]
+    )
+    return f"             of {reached['targets']} targets: {counts or 'none has answered yet'}"
+
+
+def outcome(rotation: Json) -> str:
+    """Say how a rotation ended."""
+    if rotation["state"] == "completed":
+        proved = rotation["reached"]["proved"]
+        return f"done: proved at {proved} of {rotation['reached']['targets']} targets"
+    return "done, and seen by nobody: no target was subscribing, and none is registered"
