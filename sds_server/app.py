@@ -244,7 +244,7 @@ class _Parts:
             *working,
         ]
         return cls(
-            admin=_admin(config, database, clock, loops),
+            admin=_admin(config, database, clock, loops, grants),
             sds=SdsServer(
                 catalog=catalog,
                 authorize=grants.authorize,
@@ -274,13 +274,16 @@ class _Parts:
             _log.warning("deliveries.unwritten", error=str(e))
 
 
-def _admin(config: Config, database: Database, clock: Clock, loops: Sequence[Loop]) -> AdminServer:
+def _admin(
+    config: Config, database: Database, clock: Clock, loops: Sequence[Loop], grants: Grants
+) -> AdminServer:
     services = Services(
         database=database,
         clock=clock,
         declared=frozenset(config.secrets),
         issuers={name: issuer.directory for name, issuer in config.issuers.items()},
         checks=partial(_checks, loops),
+        authorize=grants.authorize,
     )
     callers = Callers(
         token=partial(api_tokens.find, database),

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from sds_server.clock import Clock
 from sds_server.inventory.database import Database
+from sds_server.model import Identity
 
 
 class Health(StrEnum):
@@ -30,7 +31,7 @@ class Services:
     """What a call may need.
 
     ``declared``: the Secrets that this replica's configuration declares; ``issuers``: the directory's URL by
-    the issuer's name.
+    the issuer's name; ``authorize``: whether an identity may see a Secret of that name.
     """
 
     database: Database
@@ -38,3 +39,4 @@ class Services:
     declared: frozenset[str]
     issuers: Mapping[str, str]
     checks: Callable[[], Sequence[Check]]
+    authorize: Callable[[Identity, str], bool]

@@ -17,7 +17,7 @@ from sds_server.admin.services import Check, Services
 from sds_server.admin.table import ROUTES
 from sds_server.clock import SystemClock
 from sds_server.config_values import Listen
-from sds_server.identity import https_context, identify
+from sds_server.identity import Grant, Grants, https_context, identify
 from sds_server.inventory import api_tokens
 from sds_server.inventory.database import Database
 from sds_server.model import Identity, Scope
@@ -85,6 +85,7 @@ async def serving(
     declared: Sequence[str] = (),
     issuers: Sequence[str] = ("internal",),
     clients: Mapping[Identity, frozenset[Scope]] | None = None,
+    grants: Sequence[Grant] = (),
     **more: Any,
 ) -> AsyncIterator[Api]:
     """Serve the API for the length of the block; ``more`` are further fields of `Services`."""
@@ -101,6 +102,7 @@ async def serving(
             declared=frozenset(declared),
             issuers={name: f"https://{name}.example.test/directory" for name in issuers},
             checks=lambda: checks,
+            authorize=Grants(grants).authorize,
             **more,
         ),
         Callers(token=partial(api_tokens.find, database), identify=identify, clients=clients or {}),
