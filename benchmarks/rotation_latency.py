@@ -15,7 +15,7 @@ from typing import Final
 import asyncpg
 
 from benchmarks.report import Figures, Goals
-from sds_server import app
+from sds_server import foundation
 from sds_server.config import load
 from sds_server.demo.stage import HOST, NODE, SECRET, Stage
 from sds_server.inventory import rotations
@@ -69,7 +69,7 @@ async def _measure(stage: Stage) -> Figures:
             failures += 1
         seconds.append(time.perf_counter() - started)
     await rotating
-    connection = await asyncpg.connect(**app.connect_arguments(load(stage.config)))
+    connection = await asyncpg.connect(**foundation.connect_arguments(load(stage.config)))
     # The first certificate waited for Envoy to be started: not a rotation.
     latencies = [float(row["ms"]) for row in await connection.fetch(STORED_TO_PROVED)][1:]
     await connection.close()

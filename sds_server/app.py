@@ -4,38 +4,32 @@ Stopping: no new work, the streams end (Envoys keep serving what they have), the
 """
 
 import asyncio
-import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from random import SystemRandom
-from typing import Any, Final
-
-from cryptography import x509
+from typing import Final
 
 from acme_engine.errors import CannotListen
 from acme_engine.http01 import Http01Responder
-from acme_engine.jws import Eab
 from sds_server.admin.callers import Callers
 from sds_server.admin.server import AdminServer
 from sds_server.admin.services import Check, Health, Services
 from sds_server.admin.table import ROUTES
 from sds_server.clock import Clock, SystemClock
-from sds_server.config import Config, EabConfig, IssuerConfig
-from sds_server.config_values import EMBEDDED
-from sds_server.errors import ConfigError, Unavailable
+from sds_server.config import Config
+from sds_server.errors import Unavailable
+from sds_server.foundation import custody, issuers, open_inventory
 from sds_server.identity import Grant, Grants, https_context, identify, server_credentials
-from sds_server.inventory import api_tokens, declarations, deployment
-from sds_server.inventory.database import Database, migrate, open_database
+from sds_server.inventory import api_tokens, declarations
+from sds_server.inventory.database import Database
 from sds_server.inventory.feed import Feed
 from sds_server.inventory.tokens import Tokens
-from sds_server.keys.kms import Sealer
-from sds_server.keys.providers import PROVIDERS
-from sds_server.lifecycle.accounts import Accounts, Issuer
+from sds_server.lifecycle.accounts import Accounts
 from sds_server.lifecycle.loop import Loop
 from sds_server.lifecycle.prover import Prover
 from sds_server.lifecycle.publisher import Publisher
@@ -44,7 +38,6 @@ from sds_server.lifecycle.scheduler import Scheduler
 from sds_server.lifecycle.worker import Worker
 from sds_server.log import get
 from sds_server.model import Kind, Secret
-from sds_server.programs.postgres import EmbeddedPostgres
 from sds_server.xds.catalog import Catalog
 from sds_server.xds.server import SdsServer
 
@@ -53,7 +46,6 @@ WORKERS: Final = 4
 
 STREAM_GRACE_S: Final = 5.0
 RECORD_EVERY: Final = timedelta(milliseconds=200)
-VERSION_KEY_BYTES: Final = 32
 
 _log = get("app")
 
@@ -68,25 +60,9 @@ class Addresses:
     probes_port: int | None
 
 
-def connect_arguments(config: Config) -> Mapping[str, Any]:
-    """Return how a command beside a running server reaches its database.
-
-    Raises:
-        Unavailable: ``database: embedded``, and no server runs.
-    """
-    if config.database == EMBEDDED:
-        return EmbeddedPostgres.connect_arguments(postgres_directory(config))
-    return {"dsn": config.database}
-
-
 def admin_socket(config: Config) -> Path:
     """Where the machine's own users reach the admin API."""
     return config.state_dir / "admin.sock"
-
-
-def postgres_directory(config: Config) -> Path:
-    """Where the embedded PostgreSQL lives."""
-    return config.state_dir / "postgres"
 
 
 async def serve(config: Config, *, on_ready: Callable[[Addresses], None] | None = None) -> None:
@@ -117,7 +93,7 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
         config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        database = await _database(config, stack)
+        database = await open_inventory(config, stack)
         parts = await _Parts.build(config, database, clock)
         try:
             http01_port = await parts.responder.start()
@@ -145,19 +121,6 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
                     task.cancel()
 
 
-async def _database(config: Config, stack: AsyncExitStack) -> Database:
-    if config.database == EMBEDDED:
-        postgres = EmbeddedPostgres(postgres_directory(config))
-        await postgres.start()
-        stack.push_async_callback(postgres.stop)
-    database = await open_database(connect_arguments(config))
-    stack.push_async_callback(database.close)
-    applied = await migrate(database)
-    if applied:
-        _log.info("schema.migrated", migrations=applied)
-    return database
-
-
 @dataclass(frozen=True, slots=True)
 class _Parts:
     """What runs: three servers, and the loops around one database."""
@@ -171,7 +134,7 @@ class _Parts:
     @classmethod
     async def build(cls, config: Config, database: Database, clock: Clock) -> "_Parts":
         actor = f"replica:{config.replica}"
-        sealer, version_key = await _custody(config, database, clock)
+        sealer, version_key = await custody(config, database, clock)
         await _declare(config, database)
         catalog = Catalog()
         grants = Grants(Grant(grant.identity, grant.names) for grant in config.grants)
@@ -190,7 +153,7 @@ class _Parts:
         worker = Worker(
             database=database,
             sealer=sealer,
-            issuers={name: _issuer(name, issuer) for name, issuer in config.issuers.items()},
+            issuers=issuers(config),
             accounts=accounts,
             lease_for=config.rotation.lease,
             replica=config.replica,
@@ -318,21 +281,6 @@ def _checks(loops: Iterable[Loop]) -> list[Check]:
     ]
 
 
-async def _custody(config: Config, database: Database, clock: Clock) -> tuple[Sealer, bytes]:
-    """Return the Sealer of this deployment and the key of its content hashes."""
-    kms = PROVIDERS[config.kms.provider](config.kms)
-    if kms.insecure:
-        _log.warning(
-            "kms.insecure", kek_uri=kms.kek_uri, hint="a local KEK is for trials: whoever has the disk has it"
-        )
-    identity, wrapped = await deployment.identify(database)
-    sealer = Sealer(kms, deployment=identity, clock=clock)
-    if wrapped is None:
-        fresh = await sealer.wrap_key(os.urandom(VERSION_KEY_BYTES), purpose="version")
-        wrapped = await deployment.keep_version_key(database, fresh)
-    return sealer, await sealer.unwrap_key(wrapped, purpose="version")
-
-
 async def _declare(config: Config, database: Database) -> None:
     """Put what the configuration declares into the inventory; what it no longer names is left alone."""
     for name, secret in config.secrets.items():
@@ -349,27 +297,3 @@ async def _declare(config: Config, database: Database) -> None:
         )
         if changed:
             _log.info("secret.declared", secret=name, domains=secret.domains)
-
-
-def _issuer(name: str, issuer: IssuerConfig) -> Issuer:
-    return Issuer(
-        name=name,
-        directory_url=issuer.directory,
-        ca_file=issuer.ca_file,
-        roots=_roots(name, issuer.roots_file),
-        contact=issuer.contact,
-        terms_agreed=issuer.terms_agreed,
-        eab=None if issuer.eab is None else _eab(issuer.eab),
-    )
-
-
-def _eab(eab: EabConfig) -> Eab:
-    return Eab(key_id=eab.kid, hmac_key=eab.hmac_key_file.read_text().strip())
-
-
-def _roots(name: str, path: Path | None) -> tuple[x509.Certificate, ...]:
-    """Read the roots that an issuer's chains must build to; none: any will do."""
-    try:
-        return () if path is None else tuple(x509.load_pem_x509_certificates(path.read_bytes()))
-    except ValueError as e:
-        raise ConfigError(f"issuers.{name}.roots_file: {path} holds no PEM certificates: {e}") from e

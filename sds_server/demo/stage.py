@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from sds_server import app
+from sds_server import foundation
 from sds_server.config import load
 from sds_server.errors import Unavailable
 from sds_server.inventory.database import Database, open_database
@@ -148,7 +148,7 @@ class Stage:
 
     async def inventory(self) -> Database:
         """Open the running control plane's database; the caller closes it."""
-        return await open_database(app.connect_arguments(load(self.config)), size=2)
+        return await open_database(foundation.connect_arguments(load(self.config)), size=2)
 
     async def served(self) -> str:
         """Handshake as a client that trusts the CA alone, and return the leaf's SHA-256.

@@ -1,0 +1,112 @@
+"""What everything stands on: a deployment's database, its Sealer and its CAs, as its configuration says."""
+
+import os
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography import x509
+
+from acme_engine.jws import Eab
+from sds_server.clock import Clock
+from sds_server.config import Config, EabConfig, IssuerConfig
+from sds_server.config_values import EMBEDDED
+from sds_server.errors import ConfigError
+from sds_server.inventory import deployment
+from sds_server.inventory.database import Database, migrate, open_database
+from sds_server.keys.kms import Sealer
+from sds_server.keys.providers import PROVIDERS
+from sds_server.lifecycle.accounts import Issuer
+from sds_server.log import get
+from sds_server.programs.postgres import EmbeddedPostgres
+
+VERSION_KEY_BYTES: Final = 32
+
+_log = get("app")
+
+
+async def open_inventory(config: Config, stack: AsyncExitStack) -> Database:
+    """Open the deployment's database, migrated; an embedded one is started. ``stack`` closes both.
+
+    Raises:
+        OperatorError: it cannot be reached, started or migrated.
+    """
+    if config.database == EMBEDDED:
+        postgres = EmbeddedPostgres(postgres_directory(config))
+        await postgres.start()
+        stack.push_async_callback(postgres.stop)
+    database = await open_database(connect_arguments(config))
+    stack.push_async_callback(database.close)
+    applied = await migrate(database)
+    if applied:
+        _log.info("schema.migrated", migrations=applied)
+    return database
+
+
+async def custody(config: Config, database: Database, clock: Clock) -> tuple[Sealer, bytes]:
+    """Return the Sealer of this deployment and the key of its content hashes.
+
+    Raises:
+        CustodyError: the KEK is not the one that this deployment's keys are wrapped with.
+    """
+    kms = PROVIDERS[config.kms.provider](config.kms)
+    if kms.insecure:
+        _log.warning(
+            "kms.insecure", kek_uri=kms.kek_uri, hint="a local KEK is for trials: whoever has the disk has it"
+        )
+    identity, wrapped = await deployment.identify(database)
+    sealer = Sealer(kms, deployment=identity, clock=clock)
+    if wrapped is None:
+        fresh = await sealer.wrap_key(os.urandom(VERSION_KEY_BYTES), purpose="version")
+        wrapped = await deployment.keep_version_key(database, fresh)
+    return sealer, await sealer.unwrap_key(wrapped, purpose="version")
+
+
+def issuers(config: Config) -> Mapping[str, Issuer]:
+    """Return the CAs that secrets can name.
+
+    Raises:
+        ConfigError: a file that one of them names holds no PEM certificates.
+    """
+    return {name: _issuer(name, issuer) for name, issuer in config.issuers.items()}
+
+
+def connect_arguments(config: Config) -> Mapping[str, Any]:
+    """Return how a command beside a running server reaches its database.
+
+    Raises:
+        Unavailable: ``database: embedded``, and no server runs.
+    """
+    if config.database == EMBEDDED:
+        return EmbeddedPostgres.connect_arguments(postgres_directory(config))
+    return {"dsn": config.database}
+
+
+def postgres_directory(config: Config) -> Path:
+    """Where the embedded PostgreSQL lives."""
+    return config.state_dir / "postgres"
+
+
+def _issuer(name: str, issuer: IssuerConfig) -> Issuer:
+    return Issuer(
+        name=name,
+        directory_url=issuer.directory,
+        ca_file=issuer.ca_file,
+        roots=_roots(name, issuer.roots_file),
+        contact=issuer.contact,
+        terms_agreed=issuer.terms_agreed,
+        eab=None if issuer.eab is None else _eab(issuer.eab),
+    )
+
+
+def _eab(eab: EabConfig) -> Eab:
+    return Eab(key_id=eab.kid, hmac_key=eab.hmac_key_file.read_text().strip())
+
+
+def _roots(name: str, path: Path | None) -> tuple[x509.Certificate, ...]:
+    """Read the roots that an issuer's chains must build to; none: any will do."""
+    try:
+        return () if path is None else tuple(x509.load_pem_x509_certificates(path.read_bytes()))
+    except ValueError as e:
+        raise ConfigError(f"issuers.{name}.roots_file: {path} holds no PEM certificates: {e}") from e
