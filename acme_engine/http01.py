@@ -159,7 +159,7 @@ class _Connection(asyncio.Protocol):
         try:
             found = await self._lookup(token)
         except Exception as e:  # noqa: BLE001 - whatever the store raises, the Internet gets no more than a status
-            _log.debug("a token could not be looked up: %s", type(e).__name__)
+            _log.debug("challenge.unanswered", extra={"error": type(e).__name__})
             self._refuse(503)
             return
         if found is None:

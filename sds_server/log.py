@@ -1,19 +1,30 @@
 """Logs: one JSON object a line, fixed event names (`noun.verb`, past tense), everything variable a field.
 
-No local variables in tracebacks: structlog's defaults would print keys that lie in a frame.
+The names are those of `log_events.EVENTS`. What libraries say through the standard library's logging comes
+out in the same way, as ``library.said``. No local variables in tracebacks: structlog's defaults would print
+keys that lie in a frame; and the last step before a line is written takes out what looks secret all the same.
 """
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any, TextIO
 
 import structlog
 
+from sds_server.redact import redact
+
 Logger = structlog.typing.FilteringBoundLogger
+
+ENGINE = "acme_engine"
+"""Its records have names of the vocabulary for messages, and fields in ``extra``."""
+
+_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
 def configure(*, level: str = "info", stream: TextIO | None = None, **context: Any) -> None:
     """Send every logger's events to ``stream`` (stderr) as JSON lines; ``context`` is bound to each."""
+    number = logging.getLevelNamesMapping()[level.upper()]
     structlog.reset_defaults()
     structlog.configure(
         processors=[
@@ -22,17 +33,47 @@ def configure(*, level: str = "info", stream: TextIO | None = None, **context: A
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.StackInfoRenderer(),
             structlog.processors.format_exc_info,
+            _redacted,
             structlog.processors.JSONRenderer(ensure_ascii=True),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(file=stream or sys.stderr),
         cache_logger_on_first_use=False,
     )
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(**context)
+    logging.basicConfig(handlers=[_Library()], level=max(number, logging.INFO), force=True)
+    logging.getLogger(ENGINE).setLevel(number)
+    logging.captureWarnings(capture=True)
 
 
 def get(name: str) -> Logger:
     """Return the logger of a module's noun: ``get("rotation")``."""
     logger: Logger = structlog.get_logger(component=name)
     return logger
+
+
+class _Library(logging.Handler):
+    """Takes the records of the standard library's logging into our own lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        library = record.name.partition(".")[0]
+        if library == ENGINE:
+            event = str(record.msg)
+            fields = {name: value for name, value in vars(record).items() if name not in _RECORD}
+        else:
+            event, fields = "library.said", {"logger": record.name, "message": _message(record)}
+        level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
+        get(library).log(level, event, exc_info=record.exc_info, **fields)
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError):  # its arguments do not fit its format
+        return str(record.msg)
+
+
+def _redacted(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    plain: MutableMapping[str, Any] = redact(event)
+    return plain

@@ -100,8 +100,9 @@ class Prover:
         )
         if outcome is not None:
             _log.info(
-                f"rotation.{outcome}",
+                "rotation.ended",
                 secret=secret,
+                outcome=outcome,
                 rotation=roll_out.rotation,
                 generation=roll_out.generation,
             )

@@ -1,0 +1,152 @@
+"""Every event that is logged: its level, what it means, and its fields. A test holds it against the code.
+
+Each line also has ``event``, ``level``, ``timestamp`` (RFC 3339, UTC), ``component``, ``replica``; one that
+tells of a bug has ``exception``. An error is for a person to act on, a warning for one to look at soon.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class LogEvent:
+    """One kind of line. ``fields`` are those that it may have beside the ones that each line has."""
+
+    name: str
+    level: str
+    meaning: str
+    fields: tuple[str, ...] = ()
+
+
+_ORDER: Final = ("secret", "rotation")
+_STREAM: Final = ("identity", "node", "delta", "aggregated")
+_WORK: Final = (*_ORDER, "lease_no")
+
+EVENTS: Final = (
+    # What is served, and to whom
+    LogEvent(
+        "acceptance.disbelieved",
+        "warning",
+        "A proxy accepted bytes that it had refused before: Envoy does that, and it proves nothing.",
+        (*_STREAM, "secret", "version"),
+    ),
+    LogEvent("answer.overdue", "warning", "A proxy neither accepts nor refuses.", (*_STREAM, "unanswered_s")),
+    LogEvent(
+        "certificate.held_back",
+        "error",
+        "A certificate is outside of its dates by this replica's clock, and is not sent out.",
+        ("secret", "error"),
+    ),
+    LogEvent(
+        "certificate.published",
+        "info",
+        "This replica serves a new version from now on.",
+        ("secret", "generation", "version"),
+    ),
+    LogEvent(
+        "certificate.refused",
+        "error",
+        "The content gate refused what the inventory holds; it never leaves.",
+        ("secret", "generation", "rule", "error", "taken_back"),
+    ),
+    LogEvent("client.refused", "warning", "A client certificate names nobody.", ("reason",)),
+    LogEvent(
+        "credentials.kept",
+        "warning",
+        "The server's own certificate files cannot be used now: what was read last stays in force.",
+        ("reason",),
+    ),
+    LogEvent("delivery.unproved", "debug", "A probe showed no proof.", ("secret", "target", "error")),
+    LogEvent(
+        "deliveries.unwritten",
+        "warning",
+        "The last answers of proxies could not be written when certvoy stopped.",
+        ("error",),
+    ),
+    LogEvent("key.unopened", "error", "A sealed key does not open here.", ("secret", "key_ref", "error")),
+    LogEvent("names.ignored", "warning", "A proxy subscribed to names that are none.", (*_STREAM, "count")),
+    LogEvent(
+        "secret.refused",
+        "warning",
+        "A proxy refused a version (NACK), with its scrubbed reason.",
+        (*_STREAM, "secret", "version", "reason"),
+    ),
+    LogEvent("stream.closed", "info", "A stream ended; it had so many names.", (*_STREAM, "names")),
+    LogEvent("stream.opened", "info", "A proxy opened a stream.", _STREAM),
+    LogEvent(
+        "type.ignored", "info", "A proxy asked ADS for another type than secrets.", (*_STREAM, "type_url")
+    ),
+    # Issuing
+    LogEvent(
+        "account.forgotten", "warning", "The CA does not know our account any more.", ("issuer", "account")
+    ),
+    LogEvent("account.registered", "info", "An account was made at the CA.", ("issuer", "account")),
+    LogEvent("authorization.valid", "info", "The CA validated a name.", (*_ORDER, "identifier")),
+    LogEvent("certificate.downloaded", "info", "The CA's chain is here and fits.", (*_ORDER, "fingerprint")),
+    LogEvent(
+        "certificate.issued",
+        "info",
+        "A new certificate is stored; proxies get it next.",
+        (*_WORK, "generation", "seconds"),
+    ),
+    LogEvent(
+        "challenge.answered",
+        "info",
+        "The CA was asked to validate a name.",
+        (*_ORDER, "identifier", "answers"),
+    ),
+    LogEvent(
+        "challenge.left",
+        "info",
+        "A challenge's answer could not be taken away; it ends by its time limit.",
+        (*_ORDER, "identifier", "error"),
+    ),
+    LogEvent(
+        "challenge.presented", "info", "A challenge can be answered now.", (*_ORDER, "identifier", "type")
+    ),
+    LogEvent(
+        "challenge.refused",
+        "info",
+        "The CA could not validate a name, and lets us try again.",
+        (*_ORDER, "identifier", "problem"),
+    ),
+    LogEvent("challenge.unanswered", "debug", "A challenge's token could not be looked up.", ("error",)),
+    LogEvent("lease.lost", "warning", "Another worker has the rotation now.", (*_WORK, "error")),
+    LogEvent(
+        "lease.unextended", "warning", "A lease could not be extended; tried again.", ("secret", "error")
+    ),
+    LogEvent("order.created", "info", "The CA took an order.", (*_ORDER, "order")),
+    LogEvent("order.finalizing", "info", "The CA is asked to issue.", (*_ORDER, "order")),
+    LogEvent("order.resumed", "info", "An order that was left behind goes on.", (*_ORDER, "order", "status")),
+    LogEvent("rotation.claimed", "info", "A worker took a rotation.", (*_WORK, "attempts")),
+    LogEvent("rotation.ended", "info", "A rotation is over.", (*_ORDER, "outcome", "generation")),
+    LogEvent(
+        "rotation.failed", "warning", "An attempt failed; the next one waits.", (*_WORK, "error", "hint")
+    ),
+    # Time
+    LogEvent("certificates.lapsed", "info", "So many certificates came to their end.", ("count",)),
+    LogEvent("renewals.opened", "info", "So many renewals were due.", ("count",)),
+    # The process
+    LogEvent(
+        "app.ready",
+        "info",
+        "It serves; with its ports.",
+        ("replica", "sds_port", "http01_port", "admin_port", "probes_port"),
+    ),
+    LogEvent("app.stopped", "info", "It has stopped."),
+    LogEvent("app.stopping", "info", "It was told to stop."),
+    LogEvent("kms.insecure", "warning", "The KEK lies in a file: for trials only.", ("kek_uri", "hint")),
+    LogEvent(
+        "library.said", "info", "A library logged something, on a level of its own.", ("logger", "message")
+    ),
+    LogEvent("loop.crashed", "error", "A bug ended a loop's step. Please report it.", ("loop",)),
+    LogEvent(
+        "loop.failed", "warning", "A loop's step failed; it is tried again.", ("loop", "failures", "error")
+    ),
+    LogEvent("loop.recovered", "info", "A loop works again.", ("loop", "failures")),
+    LogEvent(
+        "request.crashed", "error", "A bug: the API could not answer. Please report it.", ("method", "path")
+    ),
+    LogEvent("schema.migrated", "info", "The database was brought to this release.", ("migrations",)),
+    LogEvent("secret.declared", "info", "The configuration declared a secret anew.", ("secret", "domains")),
+)
