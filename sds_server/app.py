@@ -207,7 +207,7 @@ class _Parts:
             *working,
         ]
         return cls(
-            admin=_admin(config, database, clock, loops, grants),
+            admin=_admin(config, database, clock, loops, grants=grants, catalog=catalog, recorder=recorder),
             sds=SdsServer(
                 catalog=catalog,
                 authorize=grants.authorize,
@@ -238,7 +238,14 @@ class _Parts:
 
 
 def _admin(
-    config: Config, database: Database, clock: Clock, loops: Sequence[Loop], grants: Grants
+    config: Config,
+    database: Database,
+    clock: Clock,
+    loops: Sequence[Loop],
+    *,
+    grants: Grants,
+    catalog: Catalog,
+    recorder: Recorder,
 ) -> AdminServer:
     services = Services(
         database=database,
@@ -247,6 +254,8 @@ def _admin(
         issuers={name: issuer.directory for name, issuer in config.issuers.items()},
         checks=partial(_checks, loops),
         authorize=grants.authorize,
+        catalog=catalog,
+        observer=recorder,
     )
     callers = Callers(
         token=partial(api_tokens.find, database),

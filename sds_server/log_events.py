@@ -32,6 +32,12 @@ EVENTS: Final = (
     ),
     LogEvent("answer.overdue", "warning", "A proxy neither accepts nor refuses.", (*_STREAM, "unanswered_s")),
     LogEvent(
+        "bundle.sent",
+        "info",
+        "A chain and its key went out to who fetched them over HTTPS.",
+        ("secret", "identity", "target", "version"),
+    ),
+    LogEvent(
         "certificate.held_back",
         "error",
         "A certificate is outside of its dates by this replica's clock, and is not sent out.",

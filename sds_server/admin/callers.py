@@ -35,6 +35,11 @@ class Caller:
     scopes: frozenset[Scope]
     identity: Identity | None = None
 
+    @property
+    def is_peer(self) -> bool:
+        """Whether the client certificate alone says who calls: no token, no Unix socket."""
+        return self.identity is not None and self.actor == _peer(self.identity)
+
     def may(self, scope: Scope) -> bool:
         """Whether the caller has the scope; ``admin`` is all of them."""
         return scope in self.scopes or Scope.ADMIN in self.scopes
@@ -68,7 +73,7 @@ class Callers:
         if header is not None:
             return await self._bearer(header, identity)
         if identity is not None:
-            return Caller(f"client:{identity}", self._clients.get(identity, frozenset()), identity)
+            return Caller(_peer(identity), self._clients.get(identity, frozenset()), identity)
         return None
 
     async def _bearer(self, header: str, identity: Identity | None) -> Caller:
@@ -89,6 +94,10 @@ class Callers:
         except (CallerError, ValueError) as e:
             _log.warning("client.refused", reason=str(e))
             raise Unauthenticated(f"client certificate: {e}") from None
+
+
+def _peer(identity: Identity) -> str:
+    return f"client:{identity}"
 
 
 def _local_user(request: web.Request) -> str | None:

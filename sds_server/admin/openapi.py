@@ -95,6 +95,8 @@ def _answers(route: Route, references: Mapping[Any, Json]) -> Iterator[tuple[HTT
             answer["content"] = {route.content_type: {"schema": schema}}
         elif shape is not None:
             answer["content"] = {"application/json": {"schema": references[shape, "serialization"]}}
+            if route.also is not None and status is HTTPStatus.OK:
+                answer["content"][route.also] = {"schema": {"type": "string"}}
         yield status, answer
     problem = {CONTENT_TYPE: {"schema": references[Problem, "serialization"]}}
     for status in sorted({status for status, _ in TITLES.values()} - set(route.answers)):

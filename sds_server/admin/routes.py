@@ -89,6 +89,10 @@ class Call:
             )
         return self.caller.identity
 
+    def is_known(self, etag: str) -> bool:
+        """Whether ``If-None-Match`` says that the caller has this already (RFC 9110 section 13.1.2)."""
+        return _listed(self.headers.get(hdrs.IF_NONE_MATCH, ""), etag)
+
     def check_unchanged(self, etag: str | None) -> None:
         """Hold ``If-Match`` and ``If-None-Match`` against what is there; None: nothing is.
 
@@ -120,8 +124,10 @@ Handler = Callable[[Call], Awaitable[Answer]]
 class Route:
     """One line of the table.
 
-    ``scope`` None: open to whoever reaches the port, or, with ``peer``, to a client certificate with a grant.
+    ``scope`` None: open to whoever reaches the port, or, with ``peer``, to a client certificate with a grant;
+    with both, either will do. The grant is the handler's to ask for.
     ``answers`` are the successes: status -> shape; None: no body, ``bytes``: not JSON, of ``content_type``.
+    ``also``: another type in which OK is answered to who accepts it.
     ``probe``: also on the listener of health and metrics, which knows no callers.
     """
 
@@ -136,6 +142,7 @@ class Route:
     peer: bool = False
     probe: bool = False
     content_type: str = "application/json"
+    also: str | None = None
 
 
 def application(routes: Sequence[Route], services: Services, callers: Callers | None) -> web.Application:
@@ -178,7 +185,12 @@ def _allow(route: Route, caller: Caller | None) -> None:
             "send `Authorization: Bearer ...` (`certvoy token create`), or connect with a client certificate"
         )
         raise Unauthenticated("this needs a caller with a name", hint=hint)
-    if route.scope is not None and not caller.may(route.scope):
+    if route.peer and caller.is_peer:
+        return
+    if route.scope is None:
+        hint = "connect with the client certificate that has the grant, and send no Authorization"
+        raise Forbidden(f"{caller.actor} is no client certificate, and nobody else may", hint=hint)
+    if not caller.may(route.scope):
         raise Forbidden(f"{caller.actor} lacks the scope {route.scope}")
 
 

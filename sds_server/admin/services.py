@@ -7,6 +7,8 @@ from enum import StrEnum
 from sds_server.clock import Clock
 from sds_server.inventory.database import Database
 from sds_server.model import Identity
+from sds_server.xds.catalog import Catalog
+from sds_server.xds.session import Observer
 
 
 class Health(StrEnum):
@@ -31,7 +33,8 @@ class Services:
     """What a call may need.
 
     ``declared``: the Secrets that this replica's configuration declares; ``issuers``: the directory's URL by
-    the issuer's name; ``authorize``: whether an identity may see a Secret of that name.
+    the issuer's name; ``authorize``: whether an identity may see a Secret of that name; ``catalog`` and
+    ``observer``: what this replica serves, and who is told of it, the same as on the streams.
     """
 
     database: Database
@@ -40,3 +43,5 @@ class Services:
     issuers: Mapping[str, str]
     checks: Callable[[], Sequence[Check]]
     authorize: Callable[[Identity, str], bool]
+    catalog: Catalog
+    observer: Observer

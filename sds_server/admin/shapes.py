@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from sds_server import conditions, model
 from sds_server.inventory.secrets import Listed as ListedSecret
@@ -218,6 +218,18 @@ class Targets(BaseModel):
 
     items: list[Target]
     next_cursor: str | None
+
+
+class Bundle(BaseModel):
+    """What a program that terminates TLS needs to serve a secret: chain and private key, as PEM."""
+
+    name: str
+    generation: int
+    version: str
+    fingerprint_sha256: str
+    not_after: datetime
+    chain: str
+    private_key: str = Field(repr=False)
 
 
 class Probe(Stated):

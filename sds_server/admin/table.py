@@ -8,6 +8,7 @@ from typing import Final
 
 from sds_server.admin import (
     audit,
+    bundles,
     certificates,
     health,
     issuers,
@@ -31,6 +32,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *secrets.ROUTES,
     *rotations.ROUTES,
     *certificates.ROUTES,
+    *bundles.ROUTES,
     *targets.ROUTES,
     *probes.ROUTES,
     *proxies.ROUTES,

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from sds_server.inventory import audit
 from sds_server.inventory.database import Database, Transaction
-from sds_server.model import Identity, TargetId
+from sds_server.model import Identity, TargetId, TargetKind
 
 SEEN_TARGETS_PER_IDENTITY = 1000
 """One identity's proxies may name themselves as they like (node.id); this bounds the rows they can make."""
@@ -21,6 +21,7 @@ class News:
 
     ``seen_for``: how long the peer counts from now on; None: it no longer wants the Secret.
     ``refused_before``: versions that it refused before ``refused_version``, none of them written yet.
+    ``kind``: what a Target that nobody knows yet is.
     """
 
     identity: Identity
@@ -33,14 +34,15 @@ class News:
     refused_version: str | None
     seen_for: timedelta | None
     refused_before: tuple[str, ...] = ()
+    kind: TargetKind = TargetKind.ENVOY
 
 
 async def write(database: Database, news: Sequence[News], *, actor: str) -> None:
     """Write a batch in one transaction; the first acceptance and refusal of each generation is audited."""
     news = [replace(item, node_id=_label(item.node_id)) for item in news]
     async with database.transaction() as tx:
-        peers = sorted({(item.identity, item.node_id) for item in news})
-        targets = {peer: await _target_of(tx, *peer) for peer in peers}
+        kinds = {(item.identity, item.node_id): item.kind for item in news}
+        targets = {peer: await target_of(tx, *peer, kinds[peer]) for peer in sorted(kinds)}
         batch = sorted(
             ((target, item) for item in news if (target := targets[item.identity, item.node_id]) is not None),
             key=lambda pair: (pair[0], pair[1].secret),
@@ -128,12 +130,12 @@ def _label(node_id: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in node_id[:NODE_ID_CHARACTERS])
 
 
-async def _target_of(tx: Transaction, identity: Identity, node_id: str) -> TargetId | None:
+async def target_of(tx: Transaction, identity: Identity, node_id: str, kind: TargetKind) -> TargetId | None:
     """Return the peer's Target: known, waiting for it, or made now; None: the identity has too many."""
     known = await tx.value("target_of_peer", identity, node_id)
     if known is None:
         known = await tx.value("bind_target", identity, node_id)
     for name in (node_id, f"{node_id} ({identity})"):
         if known is None:
-            known = await tx.value("see_target", identity, node_id, name, SEEN_TARGETS_PER_IDENTITY)
+            known = await tx.value("see_target", identity, node_id, name, SEEN_TARGETS_PER_IDENTITY, kind)
     return None if known is None else TargetId(known)

@@ -344,8 +344,8 @@ RETURNING id;
 
 -- name: see_target
 -- A peer that nobody registered: a Target of its own, at most $4 an identity.
-INSERT INTO target (name, identity, node_id, registered, last_seen)
-SELECT $3, $1, $2, false, certvoy_now() WHERE (SELECT count(*) FROM target WHERE identity = $1 AND NOT registered) < $4
+INSERT INTO target (name, kind, identity, node_id, registered, last_seen)
+SELECT $3, $5, $1, $2, false, certvoy_now() WHERE (SELECT count(*) FROM target WHERE identity = $1 AND NOT registered) < $4
 ON CONFLICT DO NOTHING RETURNING id;
 
 -- name: touch_targets

@@ -165,6 +165,7 @@ class Recorder:
             refused_version=note.refused_version,
             seen_for=self._seen_for if note.wanted else None,
             refused_before=note.refused_before,
+            kind=peer.kind,
         )
 
     def _note(

@@ -95,6 +95,12 @@ def tls_certificate(name: str, chain_pem: bytes, key_pem: bytes) -> bytes:
     return encoded
 
 
+def chain_and_key(body: bytes) -> tuple[bytes, bytes]:
+    """Return what `tls_certificate` encoded, as PEM each: for who does not speak Envoy's messages."""
+    pair = Secret.FromString(body).tls_certificate
+    return pair.certificate_chain.inline_bytes, pair.private_key.inline_bytes
+
+
 def version(key: bytes, body: bytes) -> str:
     """Return the version of a Secret's bytes: equal on all replicas that share ``key`` (64 bytes at most).
 

@@ -20,7 +20,7 @@ from typing import Final, Protocol, assert_never
 
 from sds_server.clock import Clock
 from sds_server.log import Logger, get
-from sds_server.model import Identity
+from sds_server.model import Identity, TargetKind
 from sds_server.xds import codec
 from sds_server.xds.catalog import ABSENT, Catalog, Entry, Resource
 from sds_server.xds.stream import (
@@ -46,10 +46,11 @@ _log = get("stream")
 
 @dataclass(frozen=True, slots=True)
 class PeerNode:
-    """One client: who it is, and what it calls itself."""
+    """One client: who it is, what it calls itself, and what kind of program it serves."""
 
     identity: Identity
     node_id: str
+    kind: TargetKind = TargetKind.ENVOY
 
 
 class Observer(Protocol):

@@ -21,6 +21,8 @@ from sds_server.identity import Grant, Grants, https_context, identify
 from sds_server.inventory import api_tokens
 from sds_server.inventory.database import Database
 from sds_server.model import Identity, Scope
+from sds_server.xds.catalog import Catalog, Resource
+from sds_server.xds.session import PeerNode
 from tests.support.pki import Authority, Pair, authority
 
 HOST = "127.0.0.1"
@@ -77,6 +79,31 @@ class Api:
         return text
 
 
+class Witness:
+    """An Observer that keeps what it was told: (event, target, secret) each."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, str]] = []
+
+    def subscribed(self, peer: PeerNode, name: str) -> None:
+        self._keep("subscribed", peer, name)
+
+    def unsubscribed(self, peer: PeerNode, name: str) -> None:
+        self._keep("unsubscribed", peer, name)
+
+    def disconnected(self, peer: PeerNode, name: str) -> None:
+        self._keep("disconnected", peer, name)
+
+    def sent(self, peer: PeerNode, resource: Resource) -> None:
+        self._keep("sent", peer, resource.name)
+
+    def denied(self, peer: PeerNode, name: str) -> None:
+        self._keep("denied", peer, name)
+
+    def _keep(self, event: str, peer: PeerNode, name: str) -> None:
+        self.told.append((event, peer.node_id, name))
+
+
 @asynccontextmanager
 async def serving(
     database: Database,
@@ -98,12 +125,11 @@ async def serving(
         ROUTES,
         Services(
             database=database,
-            clock=SystemClock(),
             declared=frozenset(declared),
             issuers={name: f"https://{name}.example.test/directory" for name in issuers},
             checks=lambda: checks,
             authorize=Grants(grants).authorize,
-            **more,
+            **{"clock": SystemClock(), "catalog": Catalog(), "observer": Witness()} | more,
         ),
         Callers(token=partial(api_tokens.find, database), identify=identify, clients=clients or {}),
         socket_path=directory / "admin.sock",
