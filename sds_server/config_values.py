@@ -146,7 +146,12 @@ def _dns_name(text: str) -> str:
     return name
 
 
-def _secret_name(text: str) -> SecretName:
+def secret_name(text: str) -> SecretName:
+    """Read the name of a Secret.
+
+    Raises:
+        Wrong: it cannot be one.
+    """
     if not text or len(text.encode()) > SECRET_NAME_BYTES_MAX:
         raise Wrong(f"has {len(text.encode())} bytes", f"use 1 to {SECRET_NAME_BYTES_MAX}")
     if "*" in text or _CONTROL.search(text):
@@ -205,7 +210,7 @@ ListenAddress = Annotated[Listen, BeforeValidator(_listen), _ADDRESS]
 DirectoryUrl = Annotated[str, AfterValidator(_https)]
 Contact = Annotated[str, AfterValidator(_mailto)]
 DatabaseUrl = Annotated[str, AfterValidator(_database)]
-NameOfSecret = Annotated[SecretName, AfterValidator(_secret_name)]
+NameOfSecret = Annotated[SecretName, AfterValidator(secret_name)]
 IdentityName = Annotated[Identity, AfterValidator(_identity)]
 NamePattern = Annotated[str, AfterValidator(_granted_name)]
 """A full name, a prefix (``team/*``), or a DNS suffix (``*.example.com``)."""

@@ -15,11 +15,14 @@ CertvoyError
 │   ├── Unavailable
 │   └── CustodyError
 ├── GateRefused          what a CA or a person gave us must not leave
+├── IssuanceFailed       a CA said no; it is tried again by itself
+├── DeliveryRefused      a Target said no; it keeps what it had
 ├── StaleLease           another worker has the Rotation now: stop
 └── IllegalTransition    a bug
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class CertvoyError(Exception):
@@ -122,6 +125,22 @@ class GateRefused(CertvoyError):
     def __init__(self, rule: str, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.rule = rule
+
+
+class IssuanceFailed(CertvoyError):
+    """No certificate came of the attempt; ``told["problems"]`` holds the CA's own documents."""
+
+    hint = "`certvoy why NAME` says why, and when it is tried again"
+
+    def __init__(self, message: str, *, told: Mapping[str, Any]) -> None:
+        super().__init__(message, hint=told.get("hint"))
+        self.told = told
+
+
+class DeliveryRefused(CertvoyError):
+    """A Target refused a Certificate."""
+
+    hint = "mend what it names, then rotate: the same content is not offered to it again"
 
 
 class StaleLease(CertvoyError):

@@ -105,6 +105,19 @@ async def claim(database: Database, *, replica: str, lease_for: timedelta) -> Cl
         return await claim_in(tx, found["id"], replica=replica, lease_for=lease_for)
 
 
+async def claim_this(
+    database: Database, secret: str, rotation: RotationId, *, replica: str, lease_for: timedelta
+) -> Claim | None:
+    """Take this Rotation of the Secret; None: it wants no worker now.
+
+    Raises:
+        NotFound: there is no such Secret.
+    """
+    async with database.transaction() as tx:
+        await secrets.lock(tx, secret)
+        return await claim_in(tx, rotation, replica=replica, lease_for=lease_for)
+
+
 async def claim_in(
     tx: Transaction, rotation: RotationId, *, replica: str, lease_for: timedelta
 ) -> Claim | None:

@@ -31,7 +31,16 @@ from sds_server.inventory.tokens import RotationTokens
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.accounts import Accounts, Issuer
 from sds_server.log import get
-from sds_server.model import Certificate, CertificateId, CertificateStatus, KeyId, Lease, Reason, Secret
+from sds_server.model import (
+    Certificate,
+    CertificateId,
+    CertificateStatus,
+    KeyId,
+    Lease,
+    Reason,
+    RotationId,
+    Secret,
+)
 
 ORDER_DEADLINE_S: Final = 300.0
 """After that the order is parked and resumed later: a CA may take days (RFC 8555 section 7.4)."""
@@ -84,6 +93,19 @@ class Worker:
         while claim := await rotations.claim(
             self._database, replica=self._replica, lease_for=self._lease_for
         ):
+            await self._work(claim)
+
+    async def work_on(self, secret: str, rotation: RotationId) -> None:
+        """Work on this Rotation, unless it is another's, or wants no worker now.
+
+        Raises:
+            Unavailable: the database or the KMS does not answer; the Rotation is free again when its Lease
+            ends.
+        """
+        claim = await rotations.claim_this(
+            self._database, secret, rotation, replica=self._replica, lease_for=self._lease_for
+        )
+        if claim is not None:
             await self._work(claim)
 
     async def _work(self, claim: Claim) -> None:
