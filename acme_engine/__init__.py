@@ -20,7 +20,15 @@ from acme_engine.http01 import Http01Responder
 from acme_engine.issue import Journal, obtain
 from acme_engine.jws import Eab
 from acme_engine.keys import KeyType, PrivateKey
-from acme_engine.messages import Account, Authorization, Challenge, Directory, Identifier, Order
+from acme_engine.messages import (
+    Account,
+    Authorization,
+    Challenge,
+    Directory,
+    Identifier,
+    Order,
+    RevocationReason,
+)
 from acme_engine.names import normalise, normalise_all
 from acme_engine.solver import Http01Solver, Solver, TokenReader, TokenStore
 
@@ -45,6 +53,7 @@ __all__ = [
     "PrivateKey",
     "Problem",
     "Refused",
+    "RevocationReason",
     "Solver",
     "TokenReader",
     "TokenStore",

@@ -12,14 +12,24 @@ from josepy.b64 import b64encode
 from acme_engine import backoff, transport
 from acme_engine.errors import (
     AccountUnusable,
+    Action,
     BadReply,
     BindingRequired,
     Misconfigured,
+    Refused,
     TermsNotAgreed,
 )
 from acme_engine.jws import Eab, Signer
 from acme_engine.keys import PrivateKey
-from acme_engine.messages import Account, Authorization, Challenge, Directory, Identifier, Order
+from acme_engine.messages import (
+    Account,
+    Authorization,
+    Challenge,
+    Directory,
+    Identifier,
+    Order,
+    RevocationReason,
+)
 from acme_engine.transport import Repeat
 
 USER_AGENT = "certvoy/0.1 (acme_engine)"
@@ -165,6 +175,41 @@ class Client:
     async def certificate(self, url: str) -> bytes:
         """Download a chain as PEM (section 7.4.2), as the CA sent it: `chain.parse` judges it."""
         return (await self._read(url)).body
+
+    async def revoke(
+        self, der: bytes, *, reason: RevocationReason, certificate_key: PrivateKey | None = None
+    ) -> None:
+        """Revoke a certificate, DER (section 7.6); one that is revoked already is as it shall be.
+
+        Our account may revoke what it ordered, or what is for names that it holds authorizations for. For any
+        other, ``certificate_key`` signs instead: the private key of the certificate proves the right to it.
+
+        Raises:
+            Misconfigured: the directory has no ``revokeCert``.
+            Refused: with ``unauthorized`` not by who signed, with ``badRevocationReason`` not for that.
+        """
+        directory = await self.directory()
+        if directory.revoke_cert is None:
+            raise Misconfigured(
+                f"{self._directory_url} has no revokeCert: this CA revokes nothing over ACME",
+                hint="revoke it by the CA's own means",
+            )
+        payload: dict[str, object] = {"certificate": b64encode(der).decode("ascii"), "reason": int(reason)}
+        try:
+            if certificate_key is None:
+                await self._post(directory.revoke_cert, payload, repeat=Repeat.SILENCE)
+            else:
+                await self._transport.post(
+                    directory.revoke_cert,
+                    payload,
+                    signer=Signer(certificate_key),
+                    account_url=None,
+                    new_nonce_url=directory.new_nonce,
+                    repeat=Repeat.SILENCE,
+                )
+        except Refused as e:
+            if e.problem.rule.action is not Action.DONE:
+                raise
 
     def key_authorization(self, challenge: Challenge) -> str:
         """Return what the CA must find (section 8.1)."""

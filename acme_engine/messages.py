@@ -8,6 +8,7 @@ it is: what cannot be acted on is waited for.
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 from acme_engine.errors import BadReply, Problem
@@ -30,15 +31,29 @@ class Identifier(NamedTuple):
         return {"type": self.type, "value": self.value}
 
 
+class RevocationReason(IntEnum):
+    """Why a certificate is revoked: those codes of RFC 5280 section 5.3.1 that a CA takes from a subscriber.
+
+    The others say something of a CA, or of a certificate on hold, which TLS does not know.
+    """
+
+    UNSPECIFIED = 0
+    KEY_COMPROMISE = 1
+    AFFILIATION_CHANGED = 3
+    SUPERSEDED = 4
+    CESSATION_OF_OPERATION = 5
+
+
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """Where everything is (section 7.1.1)."""
+    """Where everything is (section 7.1.1); ``revoke_cert`` None: this CA cannot be asked to revoke."""
 
     new_nonce: str
     new_account: str
     new_order: str
     terms_of_service: str | None
     external_account_required: bool
+    revoke_cert: str | None = None
 
     @classmethod
     def parse(cls, document: object) -> "Directory":
@@ -51,6 +66,7 @@ class Directory:
             new_order=fields.text("newOrder"),
             terms_of_service=meta.optional_text("termsOfService"),
             external_account_required=meta.get("externalAccountRequired") is True,
+            revoke_cert=fields.optional_text("revokeCert"),
         )
 
 

@@ -6,7 +6,20 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from acme_engine import Actor, Client, Eab, KeyType, OrderFailed, Refused, chain, errors, keys
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from acme_engine import (
+    Actor,
+    Client,
+    Eab,
+    KeyType,
+    OrderFailed,
+    Refused,
+    RevocationReason,
+    chain,
+    errors,
+    keys,
+)
 from tests.support import pki
 from tests.support.acme import Crash, MemoryJournal, Orderer, Tokens, responding
 from tests.support.pebble import start
@@ -183,3 +196,33 @@ async def test_a_ca_file_of_another_ca_is_a_clear_error(pebble, tmp_path):
 
     assert refusal.value.actor is Actor.OPERATOR
     assert "CA file" in refusal.value.hint
+
+
+async def test_the_account_that_ordered_a_certificate_revokes_it_and_twice_is_as_once(pebble):
+    tokens = Tokens()
+    async with account(pebble) as client, responding(tokens, port=pebble.http_port):
+        got = await Orderer(client, ["revoked.example.com"], tokens).obtain(MemoryJournal())
+        before = await pebble.revocation(got.serial_number)
+        der = got.leaf.public_bytes(Encoding.DER)
+        await client.revoke(der, reason=RevocationReason.SUPERSEDED)
+        await client.revoke(der, reason=RevocationReason.SUPERSEDED)
+
+    assert ("Valid", None) == before
+    assert ("Revoked", 4) == await pebble.revocation(got.serial_number)
+
+
+async def test_another_account_may_not_revoke_and_the_certificate_s_key_may(pebble):
+    tokens = Tokens()
+    async with account(pebble) as client, responding(tokens, port=pebble.http_port):
+        orderer = Orderer(client, ["stolen.example.com"], tokens)
+        got = await orderer.obtain(MemoryJournal())
+    der = got.leaf.public_bytes(Encoding.DER)
+    async with account(pebble) as stranger:
+        with pytest.raises(Refused) as refusal:
+            await stranger.revoke(der, reason=RevocationReason.KEY_COMPROMISE)
+        refused = await pebble.revocation(got.serial_number)
+        await stranger.revoke(der, reason=RevocationReason.KEY_COMPROMISE, certificate_key=orderer.key)
+
+    assert "unauthorized" == refusal.value.problem.code
+    assert ("Valid", None) == refused
+    assert ("Revoked", 1) == await pebble.revocation(got.serial_number)

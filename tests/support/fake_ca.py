@@ -102,6 +102,7 @@ class FakeCa:
                 return web.Response()
             case "/directory":
                 urls = {"newNonce": "/nonce", "newAccount": "/account", "newOrder": "/new-order"}
+                urls["revokeCert"] = "/revoke"
                 document = {name: self.url + at for name, at in urls.items()} | {"random": "key"}
                 return web.json_response(document | self.directory)
             case "/account":
@@ -124,6 +125,8 @@ class FakeCa:
                 self._issue(_open(self.requests[-1].payload["csr"]))
                 self.order["status"] = "valid"
                 return web.json_response(self._order())
+            case "/revoke":
+                return web.Response()
             case "/certificate":
                 return web.Response(body=self.chain)
         return web.Response(status=404, text=problem("malformed"))

@@ -94,6 +94,12 @@ class Pebble:
         """Return the root of what it issues, made anew at each start."""
         return x509.load_pem_x509_certificate(await self._get(f"{self._management_url}/roots/0"))
 
+    async def revocation(self, serial_number: str) -> tuple[str, int | None]:
+        """Return the status of a certificate that it issued, and the reason if it is revoked."""
+        url = f"{self._management_url}/cert-status-by-serial/{serial_number}"
+        told = json.loads(await self._get(url))
+        return told["Status"], told.get("Reason")
+
     def orders(self) -> int:
         """Count the orders it ever made."""
         return len(re.findall(r"Added order", self._log.read_text()))
