@@ -6,7 +6,7 @@ worker resumes the same order, so no second certificate is bought.
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from random import Random
@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 
 from acme_engine import backoff, keys, renewal
 from acme_engine.chain import Chain
-from acme_engine.errors import AcmeError, Action, BadIdentifier, OrderFailed, Problem, Refused
+from acme_engine.errors import AcmeError, Action, BadIdentifier, OrderFailed, Refused
 from acme_engine.errors import ChainError as BadChain
 from acme_engine.issue import obtain
 from acme_engine.solver import Http01Solver
@@ -30,6 +30,7 @@ from sds_server.inventory.rotations import Claim
 from sds_server.inventory.tokens import RotationTokens
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.accounts import Accounts, Issuer
+from sds_server.lifecycle.told import told
 from sds_server.log import get
 from sds_server.model import (
     Certificate,
@@ -49,9 +50,6 @@ EXTENSIONS: Final = 3
 """How often a Lease is extended within its life, so that one lost write does not end it."""
 
 LEAF_PURPOSE: Final = "leaf"
-
-Failure = AcmeError | GateRefused | CustodyError
-"""Why an attempt ended that the Rotation is put back for, with its reason."""
 
 T = TypeVar("T")
 
@@ -119,8 +117,9 @@ class Worker:
         except StaleLease as e:
             log.warning("lease.lost", error=e.message)
         except (AcmeError, GateRefused, CustodyError) as e:
-            await self._put_back(claim, e)
-            log.warning("rotation.failed", error=str(e), hint=_hint(e))
+            words = told(e)
+            await self._put_back(claim, e, words)
+            log.warning("rotation.failed", error=words["what"], hint=words["hint"])
         else:
             seconds = round(self._clock.monotonic() - started, 3)
             log.info("certificate.issued", generation=generation, seconds=seconds)
@@ -239,7 +238,7 @@ class Worker:
         same_issuer = [pair.certificate for pair in found if pair.certificate.issuer == secret.issuer]
         return same_issuer[0] if same_issuer else None
 
-    async def _put_back(self, claim: Claim, error: Failure) -> None:
+    async def _put_back(self, claim: Claim, error: Exception, words: Mapping[str, Any]) -> None:
         secret = await secrets.get(self._database, claim.lease.secret)
         previous = await self._previous(claim.replaces, secret)
         retry_after = getattr(error, "retry_after", None)
@@ -255,7 +254,7 @@ class Worker:
             await rotations.fail(
                 self._database,
                 claim.lease,
-                error=_told(error),
+                error=words,
                 # The pause, and not the moment: replicas' clocks may differ from the database's.
                 pause=at - now,
                 abandon_order=isinstance(error, OrderFailed | BadChain | GateRefused | BadIdentifier),
@@ -342,37 +341,3 @@ class _Journal:
 def _jitter(cert_id: UUID) -> float:
     """A share that every replica computes alike: what was issued together is not renewed together."""
     return cert_id.int % 1_000_000 / 1_000_000
-
-
-def _hint(error: Failure) -> str:
-    return error.hint if isinstance(error, AcmeError) else error.next_step
-
-
-def _told(error: Failure) -> dict[str, Any]:
-    """What the operator is told: in our words and, whole, in the CA's."""
-    problems = _problems(error)
-    return {
-        "what": str(error),
-        "hint": _hint(error),
-        "actor": error.actor if isinstance(error, AcmeError) else None,
-        "problems": [_document(problem) for problem in problems],
-    }
-
-
-def _problems(error: Failure) -> Sequence[Problem]:
-    if isinstance(error, OrderFailed):
-        return error.problems
-    problem = getattr(error, "problem", None)
-    return [] if problem is None else [problem]
-
-
-def _document(problem: Problem) -> dict[str, Any]:
-    return {
-        "type": problem.type,
-        "title": problem.title,
-        "detail": problem.detail,
-        "status": problem.status,
-        "identifier": problem.identifier,
-        "instance": problem.instance,
-        "subproblems": [_document(sub) for sub in problem.subproblems],
-    }
