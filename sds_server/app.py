@@ -34,6 +34,7 @@ from sds_server.lifecycle.loop import Loop
 from sds_server.lifecycle.prover import Prover
 from sds_server.lifecycle.publisher import Publisher
 from sds_server.lifecycle.recorder import Recorder
+from sds_server.lifecycle.revoker import Revoker
 from sds_server.lifecycle.scheduler import Scheduler
 from sds_server.lifecycle.worker import Worker
 from sds_server.log import get
@@ -150,10 +151,20 @@ class _Parts:
         )
         scheduler = Scheduler(database=database, tokens=tokens, actor=actor)
         accounts = Accounts(database=database, sealer=sealer, actor=actor)
+        cas = issuers(config)
+        revoker = Revoker(
+            database=database,
+            sealer=sealer,
+            issuers=cas,
+            accounts=accounts,
+            clock=clock,
+            rng=SystemRandom(),
+            actor=actor,
+        )
         worker = Worker(
             database=database,
             sealer=sealer,
-            issuers=issuers(config),
+            issuers=cas,
             accounts=accounts,
             lease_for=config.rotation.lease,
             replica=config.replica,
@@ -164,6 +175,7 @@ class _Parts:
         publishing = Loop("publisher", publisher.step, every=poll)
         working = [Loop(f"worker-{number}", worker.step, every=poll) for number in range(WORKERS)]
         proving = Loop("prover", prover.step, every=poll)
+        revoking = Loop("revoker", revoker.step, every=poll)
         recorder = Recorder(
             database=database,
             authorize=grants.authorize,
@@ -180,7 +192,7 @@ class _Parts:
             publishing.wake()
 
         def wake_workers() -> None:
-            for loop in working:
+            for loop in (*working, revoking):
                 loop.wake()
 
         def wake_all() -> None:
@@ -204,6 +216,7 @@ class _Parts:
             recording,
             proving,
             Loop("scheduler", scheduler.step, every=poll),
+            revoking,
             *working,
         ]
         return cls(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sds_server.model import Certificate, Outcome, Rotation
+from sds_server.model import Certificate, CertificateStatus, Outcome, Revocation, Rotation
 
 
 class RotationState(StrEnum):
@@ -31,6 +31,16 @@ class DeliveryState(StrEnum):
     SENT = "sent"
     STALE = "stale"
     NEVER = "never"
+
+
+class RevocationState(StrEnum):
+    """How far a Certificate is that somebody wants revoked."""
+
+    WAITING = "waiting"
+    ASKING = "asking"
+    FAILING = "failing"
+    REVOKED = "revoked"
+    LAPSED = "lapsed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,19 @@ def rotation_state(rotation: Rotation) -> RotationState:
     if rotation.new_cert_id is not None:
         return RotationState.ROLLING_OUT
     return RotationState.ISSUING if rotation.leased else RotationState.WAITING
+
+
+def revocation_state(revocation: Revocation) -> tuple[RevocationState, str]:
+    """Return how far it is, and what that means."""
+    if revocation.done_at is not None:
+        return RevocationState.REVOKED, f"the CA revoked it at {revocation.done_at:%FT%TZ}"
+    if revocation.status is CertificateStatus.EXPIRED:
+        return RevocationState.LAPSED, "it expired before the CA was asked: nobody accepts it any more"
+    if not revocation.ready:
+        return RevocationState.WAITING, "the CA is asked once a later generation is proved everywhere"
+    if revocation.error is not None:
+        return RevocationState.FAILING, str(revocation.error["what"])
+    return RevocationState.ASKING, "the CA is asked now"
 
 
 def delivery_state(
@@ -97,17 +120,22 @@ def of_secret(
     rotation: Rotation | None,
     deliveries: Sequence[DeliveryState],
     now: datetime,
+    revocations: Sequence[Revocation] = (),
 ) -> Sequence[Condition]:
     """Return Ready, Issuing, Served and RenewalOverdue, as cert-manager's users know them."""
     return [
-        _ready(certificate, now),
+        _ready(certificate, revocations, now),
         _issuing(rotation),
         _served(certificate, deliveries),
         _overdue(certificate, now),
     ]
 
 
-def _ready(certificate: Certificate | None, now: datetime) -> Condition:
+def _ready(certificate: Certificate | None, revocations: Sequence[Revocation], now: datetime) -> Condition:
+    revoked = [revocation for revocation in revocations if revocation.done_at is not None]
+    if certificate is None and revoked:
+        gone = f"generation {revoked[0].generation} is revoked, and its successor is not issued yet"
+        return Condition("Ready", status=False, reason="Revoked", message=gone)
     if certificate is None:
         return Condition("Ready", status=False, reason="NotIssued", message="no certificate is issued yet")
     if certificate.not_after <= now:

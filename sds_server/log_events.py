@@ -19,6 +19,7 @@ class LogEvent:
 
 
 _ORDER: Final = ("secret", "rotation")
+_REVOCATION: Final = ("secret", "generation", "reason")
 _STREAM: Final = ("identity", "node", "delta", "aggregated")
 _WORK: Final = (*_ORDER, "lease_no")
 
@@ -95,6 +96,7 @@ EVENTS: Final = (
         "A new certificate is stored; proxies get it next.",
         (*_WORK, "generation", "seconds"),
     ),
+    LogEvent("certificate.revoked", "info", "The CA revoked a certificate.", (*_REVOCATION, "serial_number")),
     LogEvent(
         "challenge.answered",
         "info",
@@ -124,6 +126,12 @@ EVENTS: Final = (
     LogEvent("order.created", "info", "The CA took an order.", (*_ORDER, "order")),
     LogEvent("order.finalizing", "info", "The CA is asked to issue.", (*_ORDER, "order")),
     LogEvent("order.resumed", "info", "An order that was left behind goes on.", (*_ORDER, "order", "status")),
+    LogEvent(
+        "revocation.failed",
+        "warning",
+        "The CA did not revoke a certificate; it is asked again.",
+        (*_REVOCATION, "error", "hint"),
+    ),
     LogEvent("rotation.claimed", "info", "A worker took a rotation.", (*_WORK, "attempts")),
     LogEvent("rotation.ended", "info", "A rotation is over.", (*_ORDER, "outcome", "generation")),
     LogEvent(

@@ -49,6 +49,16 @@ class Reason(StrEnum):
     REVOKED = "revoked"
 
 
+class RevocationReason(StrEnum):
+    """Why a Certificate is revoked, by its name in RFC 5280 section 5.3.1; the engine knows the codes."""
+
+    UNSPECIFIED = "unspecified"
+    KEY_COMPROMISE = "keyCompromise"
+    AFFILIATION_CHANGED = "affiliationChanged"
+    SUPERSEDED = "superseded"
+    CESSATION_OF_OPERATION = "cessationOfOperation"
+
+
 class Outcome(StrEnum):
     """How a Rotation ended."""
 
@@ -188,6 +198,27 @@ class Rotation:
     last_error: dict[str, Any] | None
     leased: bool
     """A worker is at it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """A Certificate that somebody wants revoked, and how far that is.
+
+    ``at_once``: also while it is served. ``ready``: the CA may be asked now. ``error``: why it last said no.
+    """
+
+    cert_id: CertificateId
+    secret: SecretName
+    generation: int
+    status: CertificateStatus
+    reason: RevocationReason
+    at_once: bool
+    ready: bool
+    wanted_at: datetime
+    attempts: int
+    next_attempt_at: datetime
+    error: dict[str, Any] | None
+    done_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

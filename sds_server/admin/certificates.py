@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, Field
 from sds_server.admin import pages, shapes
 from sds_server.admin.routes import Answer, Call, Route, Text
 from sds_server.errors import CallerError, NotFound
-from sds_server.inventory import certificates
+from sds_server.inventory import certificates, revocations
 from sds_server.model import CertificateId, CertificateStatus, Issuance, Scope
 
 FIRST = (datetime.min.replace(tzinfo=UTC), UUID(int=0))
@@ -42,9 +42,12 @@ async def list_certificates(call: Call) -> Answer:
         fingerprint=query.fingerprint,
         ends_before=query.expires_before,
     )
+    revoked = await revocations.of_certificates(
+        call.services.database, [issuance.certificate.id for issuance in found]
+    )
     return Answer(
         shapes.Issuances(
-            items=[shapes.Issuance.of(issuance) for issuance in found],
+            items=[shapes.Issuance.of(issuance, revoked.get(issuance.certificate.id)) for issuance in found],
             next_cursor=pages.cursor(found, query.limit, _keys),
         )
     )
@@ -52,7 +55,10 @@ async def list_certificates(call: Call) -> Answer:
 
 async def get_certificate(call: Call) -> Answer:
     """Return one, whatever became of it."""
-    return Answer(shapes.Issuance.of(await _get(call)))
+    issuance = await _get(call)
+    cert_id = issuance.certificate.id
+    revoked = await revocations.of_certificates(call.services.database, [cert_id])
+    return Answer(shapes.Issuance.of(issuance, revoked.get(cert_id)))
 
 
 async def get_chain(call: Call) -> Answer:

@@ -12,7 +12,7 @@ from sds_server.admin.routes import Answer, Call, Route, Shape, Text, etag
 from sds_server.admin.services import Services
 from sds_server.config_values import DnsNames, NameOfSecret
 from sds_server.errors import BadName, Conflict
-from sds_server.inventory import certificates, declarations, progress, secrets, targets
+from sds_server.inventory import certificates, declarations, progress, revocations, secrets, targets
 from sds_server.model import KeyType, Kind, Scope
 
 _NAME: TypeAdapter[model.SecretName] = TypeAdapter(NameOfSecret)
@@ -111,11 +111,13 @@ async def _answer(services: Services, name: str, *, status: HTTPStatus = HTTPSta
         shapes.Delivery.of(live, secret=name, current=current)
         for live in await targets.live_set(database, name)
     ]
+    revoked = await revocations.of_secret(database, name)
     what_it_means = conditions.of_secret(
         certificate=certificate,
         rotation=rotation,
         deliveries=[delivery.state for delivery in deliveries],
         now=services.clock.now(),
+        revocations=revoked,
     )
     body = shapes.Secret(
         **shapes.Declaration.of(secret).model_dump(),
@@ -123,6 +125,7 @@ async def _answer(services: Services, name: str, *, status: HTTPStatus = HTTPSta
         created_at=await secrets.created_at(database, name),
         certificate=None if certificate is None else shapes.Certificate.model_validate(certificate),
         rotation=shapes.Rotation.of(rotation),
+        revocations=[shapes.Revocation.of(revocation) for revocation in revoked],
         deliveries=deliveries,
         conditions=[shapes.Condition.model_validate(condition) for condition in what_it_means],
     )

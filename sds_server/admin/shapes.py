@@ -38,6 +38,40 @@ class Certificate(Stated):
     key_ref: str
 
 
+class Revocation(BaseModel):
+    """A certificate that somebody wants revoked; ``now``: also while it is served."""
+
+    cert_id: UUID
+    generation: int
+    reason: model.RevocationReason
+    now: bool
+    state: conditions.RevocationState
+    message: str
+    wanted_at: datetime
+    attempts: int
+    next_attempt_at: datetime
+    done_at: datetime | None
+    error: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, revocation: model.Revocation) -> "Revocation":
+        """Say it of a Revocation."""
+        state, message = conditions.revocation_state(revocation)
+        return cls(
+            cert_id=revocation.cert_id,
+            generation=revocation.generation,
+            reason=revocation.reason,
+            now=revocation.at_once,
+            state=state,
+            message=message,
+            wanted_at=revocation.wanted_at,
+            attempts=revocation.attempts,
+            next_attempt_at=revocation.next_attempt_at,
+            done_at=revocation.done_at,
+            error=revocation.error,
+        )
+
+
 class Issuance(Certificate):
     """One immutable issuance with what became of it."""
 
@@ -45,9 +79,10 @@ class Issuance(Certificate):
     issued_at: datetime
     replaced_at: datetime | None
     revoked_at: datetime | None
+    revocation: Revocation | None
 
     @classmethod
-    def of(cls, issuance: model.Issuance) -> "Issuance":
+    def of(cls, issuance: model.Issuance, revocation: model.Revocation | None) -> "Issuance":
         """Say it of a Certificate of the inventory."""
         return cls(
             **Certificate.model_validate(issuance.certificate).model_dump(),
@@ -55,6 +90,7 @@ class Issuance(Certificate):
             issued_at=issuance.issued_at,
             replaced_at=issuance.replaced_at,
             revoked_at=issuance.revoked_at,
+            revocation=None if revocation is None else Revocation.of(revocation),
         )
 
 
@@ -129,6 +165,13 @@ class Rotations(BaseModel):
 
     items: list[Rotation]
     next_cursor: str | None
+
+
+class RevocationWanted(BaseModel):
+    """What will happen; ``rotation`` brings the successor of what is served, null where none is needed."""
+
+    revocation: Revocation
+    rotation: Rotation | None
 
 
 class Delivery(BaseModel):
@@ -344,6 +387,7 @@ class Secret(Declaration):
     created_at: datetime
     certificate: Certificate | None
     rotation: Rotation | None
+    revocations: list[Revocation]
     deliveries: list[Delivery]
     conditions: list[Condition]
 

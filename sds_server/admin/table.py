@@ -15,6 +15,7 @@ from sds_server.admin import (
     openapi,
     probes,
     proxies,
+    revocations,
     rotations,
     secrets,
     targets,
@@ -31,6 +32,7 @@ async def get_openapi(call: Call) -> Answer:  # noqa: ARG001 - a handler's signa
 ROUTES: Final[tuple[Route, ...]] = (
     *secrets.ROUTES,
     *rotations.ROUTES,
+    *revocations.ROUTES,
     *certificates.ROUTES,
     *bundles.ROUTES,
     *targets.ROUTES,

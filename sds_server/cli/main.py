@@ -17,6 +17,7 @@ COMMANDS = {
     "ls": ("sds_server.cli.ls:ls", "List secrets or certificates."),
     "probe": ("sds_server.cli.probe:probe", "Look at what is served, now."),
     "proxies": ("sds_server.cli.proxies:proxies", "List what each proxy has, the worst first."),
+    "revoke": ("sds_server.cli.revoke:revoke", "Revoke a certificate, once its successor is proved or now."),
     "rotate": ("sds_server.cli.rotate:rotate", "Give a secret its next certificate now."),
     "serve": ("sds_server.cli.serve:serve", "Run the control plane."),
     "show": ("sds_server.cli.show:show", "Show a secret, a PEM file, or what an address serves."),

@@ -94,6 +94,10 @@ def _print_secret(secret: Json) -> None:
             }
             | {key: moment(certificate[key]) for key in ("not_before", "not_after", "renew_at")}
         )
+    for revocation in secret["revocations"]:
+        facts(
+            {f"revocation of {revocation['generation']}": f"{revocation['state']}: {revocation['message']}"}
+        )
     for condition in secret["conditions"]:
         click.echo(
             f"{condition['type']}: {condition['status']} ({condition['reason']}): {condition['message']}"

@@ -60,6 +60,8 @@ def tree(secret: Json, rotation: Json) -> Branch:
     if conditions["RenewalOverdue"]["status"]:
         root.add(f"✗ overdue: {conditions['RenewalOverdue']['message']}")
     _certificate(root, secret["certificate"])
+    for revocation in secret["revocations"]:
+        _revocation(root, secret["name"], revocation)
     _rotation(root, rotation)
     for delivery in secret["deliveries"]:
         _target(root, delivery)
@@ -100,6 +102,19 @@ def _rotation(root: Branch, rotation: Json) -> None:
         branch.add(f"remedy: {error['hint']}")
     if rotation["state"] == "waiting":
         branch.add(f"next try: {moment(rotation['next_attempt_at'])}")
+
+
+def _revocation(root: Branch, name: str, revocation: Json) -> None:
+    generation, state = revocation["generation"], revocation["state"]
+    branch = root.add(f"revocation of generation {generation} ({revocation['reason']}): {state}")
+    branch.add(revocation["message"])
+    if state == "failing":
+        for problem in revocation["error"]["problems"]:
+            branch.add(f"the CA said: {problem['type']}: {problem['detail']}")
+        branch.add(f"remedy: {revocation['error']['hint']}")
+        branch.add(f"next try: {moment(revocation['next_attempt_at'])}")
+    elif state == "waiting":
+        branch.add(f"`certvoy revoke {name} --generation {generation} --now` does not wait")
 
 
 def _target(root: Branch, delivery: Json) -> None:

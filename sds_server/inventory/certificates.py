@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sds_server.errors import IllegalTransition, NotFound
@@ -47,8 +48,18 @@ class Pair:
     key: SealedKey
 
 
-async def move(tx: Transaction, cert_id: CertificateId, event: Event, *, actor: str, subject: str) -> bool:
+async def move(
+    tx: Transaction,
+    cert_id: CertificateId,
+    event: Event,
+    *,
+    actor: str,
+    subject: str,
+    detail: Mapping[str, Any] | None = None,
+) -> bool:
     """Let an event happen to a Certificate; the caller holds the Secret's lock.
+
+    ``detail`` is what its audit entry says besides.
 
     Returns False where the event comes too late to mean anything (a second proof, a lapse after the lapse).
 
@@ -66,7 +77,12 @@ async def move(tx: Transaction, cert_id: CertificateId, event: Event, *, actor: 
     if await tx.value("move_certificate", cert_id, before, after) is None:
         raise IllegalTransition(f"certificate {cert_id}: it is no longer {before}")
     await audit.append(
-        tx, action=ACTIONS[after], actor=actor, subject=subject, cert_id=cert_id, detail={"event": event}
+        tx,
+        action=ACTIONS[after],
+        actor=actor,
+        subject=subject,
+        cert_id=cert_id,
+        detail={"event": event} | dict(detail or {}),
     )
     return True
 

@@ -142,6 +142,49 @@ SELECT c.id, c.status FROM certificate c JOIN secret s ON s.name = c.secret
         OR EXISTS (SELECT FROM certrotation r WHERE r.secret = c.secret AND r.completed_at IS NULL))
  ORDER BY c.not_after LIMIT $1 FOR UPDATE OF s SKIP LOCKED;
 
+-- ---------------------------------------------------------------- revocations
+
+-- name: certificate_to_revoke
+-- Generation $2 of Secret $1; null: the one that is served.
+SELECT id, generation, status, issuer FROM certificate
+ WHERE secret = $1 AND CASE WHEN $2::int IS NULL THEN status NOT IN ('replaced', 'rejected', 'revoked') ELSE generation = $2 END
+ ORDER BY generation DESC LIMIT 1;
+
+-- name: want_revocation
+-- Asked for again it is tried now; for another reason, or at once, as was said last. What is done stays as it is.
+INSERT INTO revocation AS r (cert_id, reason, at_once) VALUES ($1, $2, $3)
+ON CONFLICT (cert_id) DO UPDATE
+   SET reason = excluded.reason, at_once = r.at_once OR excluded.at_once, next_attempt_at = certvoy_now()
+ WHERE r.done_at IS NULL;
+
+-- name: claim_revocation
+-- One that the CA may be asked for, kept from others for $1; the conditions are repeated, as nothing was locked.
+UPDATE revocation SET attempts = attempts + 1, next_attempt_at = certvoy_now() + $1::interval
+ WHERE done_at IS NULL AND next_attempt_at <= certvoy_now()
+   AND cert_id = (SELECT r.cert_id FROM revocation r JOIN certificate c ON c.id = r.cert_id
+                   WHERE r.done_at IS NULL AND r.next_attempt_at <= certvoy_now() AND revocable(c, r.at_once)
+                   ORDER BY r.at_once DESC, r.next_attempt_at LIMIT 1)
+RETURNING cert_id, reason, attempts;
+
+-- name: lock_secret_of
+-- Deleted or not: what somebody wanted revoked is revoked.
+SELECT s.name FROM certificate c JOIN secret s ON s.name = c.secret WHERE c.id = $1 FOR UPDATE OF s;
+
+-- name: revocation_done
+UPDATE revocation SET done_at = certvoy_now(), error = NULL WHERE cert_id = $1 AND done_at IS NULL RETURNING reason;
+
+-- name: revocation_failed
+UPDATE revocation SET error = $2, next_attempt_at = certvoy_now() + $3::interval
+ WHERE cert_id = $1 AND done_at IS NULL RETURNING cert_id;
+
+-- name: revocations
+-- Newest generation first, of one Secret or of these Certificates.
+SELECT r.cert_id, r.reason, r.at_once, r.wanted_at, r.attempts, r.next_attempt_at, r.error, r.done_at,
+       c.secret, c.generation, c.status, revocable(c, r.at_once) AS ready
+  FROM revocation r JOIN certificate c ON c.id = r.cert_id
+ WHERE ($1::text IS NULL OR c.secret = $1) AND ($2::uuid[] IS NULL OR c.id = ANY ($2))
+ ORDER BY c.generation DESC LIMIT $3;
+
 -- ---------------------------------------------------------------- rotations
 
 -- name: open_rotation

@@ -23,7 +23,7 @@ class Event(StrEnum):
     SUPERSEDED = "superseded"  # its successor is itself being replaced before it was proved everywhere
     REJECTED = "rejected"  # the gate or the Targets refused it
     LAPSED = "lapsed"  # its notAfter has passed
-    REVOKED = "revoked"
+    REVOKED = "revoked"  # its CA has revoked it
 
 
 _LIVING: Final = (S.ISSUED, S.ACTIVE, S.EXPIRING_SOON, S.ROTATING, S.REPLACED)
@@ -40,7 +40,8 @@ TRANSITIONS: Final[Mapping[tuple[S, Event], S]] = {
     (S.ROTATING, Event.COMPLETED): S.REPLACED,
     (S.ROTATING, Event.SUPERSEDED): S.REPLACED,
     **{(status, Event.LAPSED): S.EXPIRED for status in _LIVING},
-    **{(status, Event.REVOKED): S.REVOKED for status in _LIVING},
+    # A rejected one was issued all the same: whoever has its key can use it until it is revoked.
+    **{(status, Event.REVOKED): S.REVOKED for status in (*_LIVING, S.REJECTED)},
 }
 
 

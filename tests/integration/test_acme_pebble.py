@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
-
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from acme_engine import (

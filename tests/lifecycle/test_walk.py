@@ -5,16 +5,33 @@ changes; time passes. After every step the promises are checked against the rows
 """
 
 from collections import Counter
+from contextlib import suppress
 from datetime import timedelta
 from random import Random
 from uuid import uuid4
 
 import pytest
 
-from sds_server.errors import StaleLease
-from sds_server.inventory import certificates, declarations, orders, roll_outs, rotations, targets
+from sds_server.errors import Conflict, StaleLease
+from sds_server.inventory import (
+    certificates,
+    declarations,
+    orders,
+    revocations,
+    roll_outs,
+    rotations,
+    targets,
+)
 from sds_server.lifecycle.states import TRANSITIONS, Event
-from sds_server.model import Certificate, CertificateId, CertificateStatus, KeyId, Reason, SealedKey
+from sds_server.model import (
+    Certificate,
+    CertificateId,
+    CertificateStatus,
+    KeyId,
+    Reason,
+    RevocationReason,
+    SealedKey,
+)
 from tests.support.databases import turn_clock
 from tests.support.issuances import LEASE, secret
 
@@ -127,6 +144,26 @@ class Walk:
         self.domains[name] = (f"{self.rng.randrange(3)}.{name}.example.test",)
         await self.declare(name)
 
+    async def revoke(self):
+        rows = await self.sql.fetch("SELECT secret, generation FROM certificate ORDER BY id")
+        if rows:
+            row = self.rng.choice(rows)
+            with suppress(Conflict):
+                await revocations.request(
+                    self.database,
+                    row["secret"],
+                    generation=row["generation"],
+                    reason=RevocationReason.SUPERSEDED,
+                    at_once=self.rng.random() < 0.3,
+                    actor="person:test",
+                )
+
+    async def ask_the_ca(self):
+        claim = await revocations.claim(self.database, hold_for=LEASE)
+        if claim is not None and self.rng.random() < 0.8:
+            await revocations.done(self.database, claim.cert_id, actor="r")
+            self.seen["revoked"] += 1
+
     async def due(self):
         await rotations.open_due(self.database, limit=10, actor="r")
 
@@ -221,10 +258,11 @@ class Walk:
 
     async def _check_served(self, name, mine):
         (served,) = (await certificates.served(self.database, [name])).values()
-        alive = [row for row in mine if row["status"] not in {"replaced", "rejected"}]
+        alive = [row for row in mine if row["status"] not in {"replaced", "rejected", "revoked"}]
         newest = max(alive, key=lambda row: row["generation"], default=None)
         assert served.cert_id == (newest and newest["id"]), "the highest that is not over is served"
-        if any(row["status"] != "rejected" for row in mine):
+        states = {row["status"] for row in mine}
+        if "revoked" not in states and states - {"rejected"}:
             assert served.cert_id is not None, "what was stored and not rejected is served, or its successor"
 
     async def _check_rotation(self, name, mine):
@@ -273,6 +311,8 @@ WEIGHTS = {
     "reject": 4,
     "operate": 10,
     "change": 2,
+    "revoke": 6,
+    "ask_the_ca": 9,
     "due": 6,
     "lapse": 4,
     "pass_minutes": 8,
@@ -290,4 +330,5 @@ async def test_whatever_happens_the_promises_hold(database, sql, seed):
     except Exception as e:
         pytest.fail(f"seed {seed}, step {len(walk.trail)}, after {walk.trail[-12:]}: {e!r}")
 
+    assert walk.seen["revoked"], f"seed {seed}: nothing was revoked"
     assert walk.seen["stored"] > 5, f"seed {seed}: nothing much happened"

@@ -12,7 +12,7 @@ import yaml
 from sds_server.cli import api
 from sds_server.cli import main as cli
 from sds_server.errors import NotFound
-from sds_server.inventory import deliveries, progress, roll_outs, rotations, targets
+from sds_server.inventory import deliveries, progress, revocations, roll_outs, rotations, targets
 from sds_server.inventory.deliveries import News
 from sds_server.model import Identity, Scope
 from tests.support.admin import serving
@@ -405,3 +405,40 @@ def test_the_schema_of_the_configuration_takes_what_the_program_takes(capsys):
     jsonschema.validate(yaml.safe_load(block), schema)
     with pytest.raises(jsonschema.ValidationError, match="colour"):
         jsonschema.validate(yaml.safe_load(block) | {"colour": "red"}, schema)
+
+
+async def test_a_revocation_says_what_will_happen_and_why_it_has_not_yet(run, issuances, database):
+    await issuances.issue(await issuances.declare())
+    code, out, _ = await run("revoke", "www", "--reason", "cessationOfOperation")
+    _, waiting, _ = await run("why", "www")
+    await run("revoke", "www", "--generation", "1", "--now")
+    claim = await revocations.claim(database, hold_for=timedelta(minutes=1))
+    await revocations.failed(database, claim.cert_id, error=TOLD, pause=timedelta(minutes=1), actor="r")
+    _, failing, _ = await run("why", "www")
+    _, shown, _ = await run("show", "www")
+
+    assert 0 == code
+    assert "www, generation 1: the CA is asked once a later generation is proved everywhere" in out
+    assert "rotation 2 brings its successor" in out
+    assert "revocation of generation 1 (cessationOfOperation): waiting" in waiting
+    assert "`certvoy revoke www --generation 1 --now` does not wait" in waiting
+    assert "the CA said: urn:ietf:params:acme:error:dns: NXDOMAIN" in failing
+    assert "remedy: make the name resolve for the CA" in failing
+    assert "revocation of 1  failing: it is invalid" in shown
+
+
+async def test_waiting_for_a_revocation_ends_in_time_and_says_why(run, issuances):
+    await issuances.issue(await issuances.declare())
+    code, _, err = await run("revoke", "www", "--now", "--wait", "--timeout", "100ms")
+
+    assert 5 == code
+    assert "generation 1 is not revoked yet: the CA is asked now" in err
+
+
+async def test_revoking_what_is_not_served_asks_which(run, issuances):
+    await issuances.declare()
+    code, _, err = await run("revoke", "www")
+
+    assert 1 == code
+    assert "nothing is served" in err
+    assert "--generation" in err
