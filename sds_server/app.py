@@ -220,7 +220,16 @@ class _Parts:
             *working,
         ]
         return cls(
-            admin=_admin(config, database, clock, loops, grants=grants, catalog=catalog, recorder=recorder),
+            admin=_admin(
+                config,
+                database,
+                clock,
+                loops,
+                grants=grants,
+                catalog=catalog,
+                recorder=recorder,
+                prover=prover,
+            ),
             sds=SdsServer(
                 catalog=catalog,
                 authorize=grants.authorize,
@@ -259,6 +268,7 @@ def _admin(
     grants: Grants,
     catalog: Catalog,
     recorder: Recorder,
+    prover: Prover,
 ) -> AdminServer:
     services = Services(
         database=database,
@@ -269,6 +279,8 @@ def _admin(
         authorize=grants.authorize,
         catalog=catalog,
         observer=recorder,
+        on_accepted=prover.accepted,
+        seen_for=config.rotation.seen_for,
     )
     callers = Callers(
         token=partial(api_tokens.find, database),

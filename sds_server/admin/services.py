@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 
 from sds_server.clock import Clock
@@ -34,7 +35,9 @@ class Services:
 
     ``declared``: the Secrets that this replica's configuration declares; ``issuers``: the directory's URL by
     the issuer's name; ``authorize``: whether an identity may see a Secret of that name; ``catalog`` and
-    ``observer``: what this replica serves, and who is told of it, the same as on the streams.
+    ``observer``: what this replica serves, and who is told of it, the same as on the streams;
+    ``on_accepted``: told of a Secret that an agent has accepted; ``seen_for``: how long an agent counts from
+    its report on.
     """
 
     database: Database
@@ -45,3 +48,5 @@ class Services:
     authorize: Callable[[Identity, str], bool]
     catalog: Catalog
     observer: Observer
+    on_accepted: Callable[[str], None]
+    seen_for: timedelta

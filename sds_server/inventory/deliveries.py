@@ -39,7 +39,7 @@ class News:
 
 async def write(database: Database, news: Sequence[News], *, actor: str) -> None:
     """Write a batch in one transaction; the first acceptance and refusal of each generation is audited."""
-    news = [replace(item, node_id=_label(item.node_id)) for item in news]
+    news = [replace(item, node_id=label(item.node_id)) for item in news]
     async with database.transaction() as tx:
         kinds = {(item.identity, item.node_id): item.kind for item in news}
         targets = {peer: await target_of(tx, *peer, kinds[peer]) for peer in sorted(kinds)}
@@ -47,23 +47,7 @@ async def write(database: Database, news: Sequence[News], *, actor: str) -> None
             ((target, item) for item in news if (target := targets[item.identity, item.node_id]) is not None),
             key=lambda pair: (pair[0], pair[1].secret),
         )
-        ids = [target for target, _ in batch]
-        # Targets before their Deliveries, as whoever registers or removes one locks them.
-        await tx.rows("touch_targets", sorted(set(ids)))
-        names = [item.secret for _, item in batch]
-        before = {
-            (row["target_id"], row["secret"]): row for row in await tx.rows("deliveries_before", ids, names)
-        }
-        await tx.rows(
-            "write_deliveries",
-            ids,
-            names,
-            [item.sent for _, item in batch],
-            [item.accepted for _, item in batch],
-            [item.refused for _, item in batch],
-            [item.refusal for _, item in batch],
-            [item.seen_for for _, item in batch],
-        )
+        await mark(tx, batch, actor=actor)
         refused = [
             (item, version)
             for item in news
@@ -77,24 +61,45 @@ async def write(database: Database, news: Sequence[News], *, actor: str) -> None
             [item.secret for item, _ in refused],
             [version for _, version in refused],
         )
-        for target, item in batch:
-            row = before.get((target, item.secret))
-            for mark in ("accepted", "refused"):
-                generation = getattr(item, mark)
-                if generation is not None and (row is None or row[mark] != generation):
-                    await audit.append(
-                        tx,
-                        action=f"delivery.{mark}",
-                        actor=actor,
-                        subject=item.secret,
-                        detail={
-                            "target": target,
-                            "identity": item.identity,
-                            "node_id": item.node_id,
-                            "generation": generation,
-                            "refusal": item.refusal if mark == "refused" else None,
-                        },
-                    )
+
+
+async def mark(tx: Transaction, batch: Sequence[tuple[TargetId, News]], *, actor: str) -> None:
+    """Write what is new of these Deliveries, which come in the order of their keys."""
+    ids = [target for target, _ in batch]
+    # Targets before their Deliveries, as whoever registers or removes one locks them.
+    await tx.rows("touch_targets", sorted(set(ids)))
+    names = [item.secret for _, item in batch]
+    before = {
+        (row["target_id"], row["secret"]): row for row in await tx.rows("deliveries_before", ids, names)
+    }
+    await tx.rows(
+        "write_deliveries",
+        ids,
+        names,
+        [item.sent for _, item in batch],
+        [item.accepted for _, item in batch],
+        [item.refused for _, item in batch],
+        [item.refusal for _, item in batch],
+        [item.seen_for for _, item in batch],
+    )
+    for target, item in batch:
+        row = before.get((target, item.secret))
+        for said in ("accepted", "refused"):
+            generation = getattr(item, said)
+            if generation is not None and (row is None or row[said] != generation):
+                await audit.append(
+                    tx,
+                    action=f"delivery.{said}",
+                    actor=actor,
+                    subject=item.secret,
+                    detail={
+                        "target": target,
+                        "identity": item.identity,
+                        "node_id": item.node_id,
+                        "generation": generation,
+                        "refusal": item.refusal if said == "refused" else None,
+                    },
+                )
 
 
 async def deny(database: Database, denials: Iterable[tuple[Identity, str, str]], *, actor: str) -> None:
@@ -125,7 +130,7 @@ async def refused_content(database: Database) -> Sequence[tuple[Identity, str, s
         ]
 
 
-def _label(node_id: str) -> str:
+def label(node_id: str) -> str:
     """Return what is kept of a node id: one that no table takes would hold up everybody's news."""
     return "".join(c if c.isprintable() else "?" for c in node_id[:NODE_ID_CHARACTERS])
 

@@ -86,6 +86,11 @@ SELECT s.name, c.id, c.generation
          ORDER BY generation DESC LIMIT 1) c ON true
  WHERE s.name = ANY ($1::text[]) AND s.deleted_at IS NULL;
 
+-- name: current_leaf
+-- What a Secret is served with, as an agent names it.
+SELECT id, generation, fingerprint FROM certificate
+ WHERE secret = $1 AND status NOT IN ('replaced', 'rejected', 'revoked') ORDER BY generation DESC LIMIT 1;
+
 -- name: pairs
 -- All that is needed to serve these Certificates: chain and sealed key.
 SELECT c.id, c.secret, c.generation, c.status, c.domain, c.san_domains, c.issuer, c.serial_number, c.not_before, c.not_after,
@@ -360,6 +365,14 @@ SELECT id, name, kind, identity, node_id, probe, registered, last_seen FROM targ
 
 -- name: target
 SELECT id, name, kind, identity, node_id, probe, registered, last_seen FROM target WHERE name = $1;
+
+-- name: target_by_id
+SELECT id, name, kind, identity, node_id, probe, registered FROM target WHERE id = $1;
+
+-- name: target_of_secret
+-- A Target by its name, if it is known of the Secret.
+SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.registered
+  FROM target t JOIN delivery d ON d.target_id = t.id WHERE t.name = $1 AND d.secret = $2;
 
 -- name: deliveries_of
 -- What is known of each Secret at these Targets, with the generation that they should serve.

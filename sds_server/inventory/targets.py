@@ -159,8 +159,12 @@ async def _listed(tx: Transaction, rows: Sequence[Row]) -> Sequence[Listed]:
 async def live_set(database: Database, secret: str) -> Sequence[Live]:
     """Return the Targets that count for the Secret now: registered for it, or seen lately."""
     async with database.transaction() as tx:
-        rows = await tx.rows("live_set", secret)
-    return [_live(_target(row), row) for row in rows]
+        return await live_in(tx, secret)
+
+
+async def live_in(tx: Transaction, secret: str) -> Sequence[Live]:
+    """Return the same, as a transaction that is under way sees it."""
+    return [_live(_target(row), row) for row in await tx.rows("live_set", secret)]
 
 
 def _live(target: Target, row: Row) -> Live:

@@ -16,7 +16,7 @@ from sds_server.inventory.database import Database
 from sds_server.inventory.roll_outs import RollOut
 from sds_server.inventory.targets import Live
 from sds_server.log import get
-from sds_server.model import Outcome, RotationId, TargetId
+from sds_server.model import Outcome, RotationId, TargetId, TargetKind
 from sds_server.targets.probe import ProbeFailed, served_fingerprint
 
 AT_ONCE: Final = 64
@@ -31,6 +31,7 @@ SOON_S: Final = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
 """After an ACK Envoy's workers take some milliseconds to switch: look again so soon before the next step."""
 
 NO_ADDRESS: Final = "no address to probe: `certvoy targets add NAME --probe HOST:PORT`"
+NOT_REPORTED: Final = "its agent has not reported it as proved, and there is no address to probe"
 
 _log = get("prover")
 
@@ -116,7 +117,7 @@ class Prover:
     async def _look(self, roll_out: RollOut, item: Live, *, soon: bool) -> str | None:
         """Return why the Target is not proved; None: it is."""
         if item.target.probe is None:
-            return NO_ADDRESS
+            return NO_ADDRESS if item.target.kind is TargetKind.ENVOY else NOT_REPORTED
         error: str | None = None
         for pause_s in (*(SOON_S if soon else ()), None):
             async with self._probes:

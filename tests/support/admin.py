@@ -4,6 +4,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,14 @@ async def serving(
             issuers={name: f"https://{name}.example.test/directory" for name in issuers},
             checks=lambda: checks,
             authorize=Grants(grants).authorize,
-            **{"clock": SystemClock(), "catalog": Catalog(), "observer": Witness()} | more,
+            **{
+                "clock": SystemClock(),
+                "catalog": Catalog(),
+                "observer": Witness(),
+                "on_accepted": lambda _name: None,
+                "seen_for": timedelta(minutes=10),
+            }
+            | more,
         ),
         Callers(token=partial(api_tokens.find, database), identify=identify, clients=clients or {}),
         socket_path=directory / "admin.sock",
