@@ -66,7 +66,12 @@ def admin_socket(config: Config) -> Path:
     return config.state_dir / "admin.sock"
 
 
-async def serve(config: Config, *, on_ready: Callable[[Addresses], None] | None = None) -> None:
+async def serve(
+    config: Config,
+    *,
+    on_ready: Callable[[Addresses], None] | None = None,
+    on_stop: Callable[[], None] | None = None,
+) -> None:
     """Run until SIGTERM or SIGINT, then stop in order.
 
     Raises:
@@ -82,6 +87,8 @@ async def serve(config: Config, *, on_ready: Callable[[Addresses], None] | None 
                 on_ready(addresses)
             await stop.wait()
             _log.info("app.stopping")
+            if on_stop is not None:
+                on_stop()
     finally:
         for sig in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(sig)

@@ -28,6 +28,7 @@ _DURATION = re.compile(r"(?:[0-9]+(?:ms|[smhd]))+")
 _DURATION_PART = re.compile(r"([0-9]+)(ms|[smhd])")
 _IDENTITY = re.compile(r"spiffe://[a-z0-9._-]+(?:/[A-Za-z0-9._-]+)+|dns:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 _EVERY_HOST = {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+_CREDENTIALS = "${CREDENTIALS_DIRECTORY}"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -66,7 +67,20 @@ def _path(text: Any, info: ValidationInfo[File]) -> Path:
     if not isinstance(text, str) or not text:
         raise Wrong("must be a path", "relative paths begin at the directory of this file")
     file = info.context
-    return Path(os.path.normpath(file.directory / Path(text).expanduser()))
+    return Path(os.path.normpath(file.directory / Path(_with_credentials(text)).expanduser()))
+
+
+def _with_credentials(text: str) -> str:
+    """Put in the directory of systemd's credentials (LoadCredential=), which only it knows."""
+    if not text.startswith(f"{_CREDENTIALS}/"):
+        return text
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        raise Wrong(
+            f"{shown(text)}: CREDENTIALS_DIRECTORY is not set",
+            "start certvoy by systemd with LoadCredential=, or name the file itself",
+        )
+    return directory + text.removeprefix(_CREDENTIALS)
 
 
 def _readable(path: Path) -> Path:
@@ -179,6 +193,15 @@ def _granted_name(text: str) -> str:
     return text
 
 
+def _database_of_file(value: Any, info: ValidationInfo[File]) -> Any:
+    """Read ``{file: PATH}``: a URL with a password need not stand in the configuration."""
+    if not isinstance(value, dict):
+        return value
+    if [*value] != ["file"]:
+        raise Wrong("holds other keys than file", "write the URL itself, or below it `file:` with a path")
+    return _readable(_path(value["file"], info)).read_text().strip()
+
+
 def _database(text: str) -> str:
     if text != EMBEDDED and not re.match(r"postgres(ql)?://", text):
         # What was written is not repeated: it may hold a password.
@@ -201,6 +224,20 @@ _PATH = WithJsonSchema(
     {"type": "string", "minLength": 1, "description": "a path, from this file's directory"}
 )
 _SPAN = WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$", "examples": ["90s", "1h30m"]})
+_URL = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "string"},
+            {
+                "type": "object",
+                "properties": {"file": {"type": "string", "minLength": 1}},
+                "required": ["file"],
+                "additionalProperties": False,
+            },
+        ],
+        "description": "embedded, a PostgreSQL URL, or the file that holds one",
+    }
+)
 _ADDRESS = WithJsonSchema({"type": "string", "pattern": ":[0-9]+$", "examples": ["0.0.0.0:8443"]})
 
 FilePath = Annotated[Path, BeforeValidator(_path), _PATH]
@@ -209,7 +246,7 @@ Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(spel
 ListenAddress = Annotated[Listen, BeforeValidator(_listen), _ADDRESS]
 DirectoryUrl = Annotated[str, AfterValidator(_https)]
 Contact = Annotated[str, AfterValidator(_mailto)]
-DatabaseUrl = Annotated[str, AfterValidator(_database)]
+DatabaseUrl = Annotated[str, AfterValidator(_database), BeforeValidator(_database_of_file), _URL]
 NameOfSecret = Annotated[SecretName, AfterValidator(secret_name)]
 IdentityName = Annotated[Identity, AfterValidator(_identity)]
 NamePattern = Annotated[str, AfterValidator(_granted_name)]

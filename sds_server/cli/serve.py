@@ -2,13 +2,13 @@
 
 import asyncio
 import os
-import socket
 from pathlib import Path
 
 import click
 
 from sds_server import app, log
 from sds_server.config import load
+from sds_server.systemd import Systemd
 
 
 @click.command()
@@ -23,21 +23,21 @@ def serve(path: Path, ports_file: Path | None) -> None:
     config = load(path)
     log.configure(level=config.log.level, replica=config.replica)
 
+    systemd = Systemd.of(os.environ)
+
     def ready(addresses: app.Addresses) -> None:
         if ports_file is not None:
             partial = ports_file.with_suffix(".partial")
             ports = [addresses.sds_port, addresses.http01_port, addresses.admin_port, addresses.probes_port]
             partial.write_text(" ".join(str(port or 0) for port in ports) + "\n")
             partial.replace(ports_file)
-        _notify_systemd("READY=1")
+        systemd.ready()
 
-    asyncio.run(app.serve(config, on_ready=ready))
+    async def run() -> None:
+        feeding = asyncio.create_task(systemd.feed_watchdog())
+        try:
+            await app.serve(config, on_ready=ready, on_stop=systemd.stopping)
+        finally:
+            feeding.cancel()
 
-
-def _notify_systemd(state: str) -> None:
-    """Tell systemd (sd_notify(3)), where it started us with ``Type=notify``."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-            channel.connect("\0" + address[1:] if address.startswith("@") else address)
-            channel.send(state.encode())
+    asyncio.run(run())

@@ -101,7 +101,7 @@ def _read(path: Path) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise _refused(path, "is not a regular file", "name another file in kms.key_file")
-        if wide := stat.S_IMODE(status.st_mode) & ~0o600:
+        if wide := stat.S_IMODE(status.st_mode) & ~_widest(path):
             mode = stat.S_IMODE(status.st_mode)
             found = f"has mode {mode:04o}, which is wider than 0600 by {wide:04o}"
             raise _refused(path, found, f"chmod 600 {path}, and consider who could read it until now")
@@ -115,6 +115,15 @@ def _read(path: Path) -> bytes:
         found = f"must hold {KEK_BYTES} bytes in base64 on one line"
         raise _refused(path, found, "restore it; if no key was ever sealed, remove it and start again")
     return kek
+
+
+def _widest(path: Path) -> int:
+    """Return the mode that a KEK may have.
+
+    In the directory of systemd's credentials the group's bits are the mask of an ACL that names us alone.
+    """
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    return 0o640 if credentials and path.parent == Path(credentials) else 0o600
 
 
 def _refused(path: Path, found: str, hint: str) -> CustodyError:

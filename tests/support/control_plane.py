@@ -33,6 +33,7 @@ class ControlPlane:
     def __init__(self, directory: Path, *, database: str, http01_port: int | None = None) -> None:
         self.directory = directory
         self.config = directory / "certvoy.yaml"
+        self.program = [sys.executable, "-m", "sds_server"]
         self.sds_port = free_port()
         self.http01_port = http01_port or free_port()
         self.clients = authority("proxies")
@@ -69,7 +70,7 @@ class ControlPlane:
         arguments = ["serve", "--config", self.config, "--ports-file", self.directory / "ready"]
         self.child = Child(
             "certvoy",
-            [sys.executable, "-m", "sds_server", *arguments],
+            [*self.program, *arguments],
             log=self.directory / "certvoy.log",
             env=env,
             cwd=Path(__file__).parents[2],

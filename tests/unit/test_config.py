@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import yaml
@@ -290,3 +291,41 @@ def test_a_duration_is_spelt_as_it_was_read(text):
     span = TypeAdapter(Duration).validate_python(text)
 
     assert span == TypeAdapter(Duration).validate_python(spelt(span))
+
+
+def test_the_databases_url_may_come_from_a_file(read, tmp_path):
+    (tmp_path / "url").write_text("postgresql://certvoy:hunter2@db/certvoy\n")
+    text = SMALL.replace("postgresql://certvoy:hunter2@db/certvoy", "{file: url}")
+
+    assert "postgresql://certvoy:hunter2@db/certvoy" == read(text).database
+
+
+def test_a_wrong_url_in_a_file_is_refused_without_repeating_it(errors, tmp_path):
+    (tmp_path / "url").write_text("mysql://certvoy:hunter2@db/certvoy\n")
+    (error,) = errors(SMALL.replace("postgresql://certvoy:hunter2@db/certvoy", "{file: url}"))
+
+    assert "database: must be 'embedded' or a PostgreSQL URL (line 1)" in error
+    assert "hunter2" not in error
+
+
+@pytest.mark.parametrize("value", ["{file: nowhere}", "{path: pem}", "{file: pem, user: x}"])
+def test_a_file_for_the_databases_url_that_is_none_is_refused(errors, value):
+    (error,) = errors(SMALL.replace("postgresql://certvoy:hunter2@db/certvoy", value))
+
+    assert error.startswith("database: ")
+
+
+def test_a_path_may_begin_at_the_credentials_of_systemd(read, monkeypatch):
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/run/credentials/certvoy.service")
+    config = read(SMALL + 'kms: {key_file: "${CREDENTIALS_DIRECTORY}/kek"}\n')
+
+    assert Path("/run/credentials/certvoy.service/kek") == config.kms.key_file
+
+
+def test_credentials_that_systemd_did_not_give_are_told(errors, monkeypatch):
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    (error,) = errors(SMALL + 'kms: {key_file: "${CREDENTIALS_DIRECTORY}/kek"}\n')
+
+    assert "kms.key_file: " in error
+    assert "CREDENTIALS_DIRECTORY is not set" in error
+    assert "LoadCredential=" in error

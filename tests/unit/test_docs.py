@@ -19,6 +19,7 @@ PAGES = [
     *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "envoy-configs" / "README.md",
+    *sorted((ROOT / "deploy").rglob("*.md")),
 ]
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
 DECISION_PARTS = ["## Context", "## Choice", "## Alternatives", "## What would change our mind"]

@@ -49,6 +49,23 @@ def test_missing_file_is_refused_unless_it_may_be_made(path):
     assert "No such file" in refusal(path)
 
 
+def test_a_credential_of_systemd_may_show_the_mask_of_its_acl(path, monkeypatch):
+    made = LocalKms(path, create=True).kek_uri
+    path.chmod(0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(path.parent))
+
+    assert made == LocalKms(path).kek_uri
+
+
+@pytest.mark.parametrize("mode", [0o444, 0o460])
+def test_a_credential_that_others_may_read_or_a_group_write_is_refused(path, mode, monkeypatch):
+    LocalKms(path, create=True)
+    path.chmod(mode)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(path.parent))
+
+    assert "is wider" in refusal(path)
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o700])
 def test_wider_mode_is_refused(path, mode):
     LocalKms(path, create=True)

@@ -1,0 +1,151 @@
+"""deploy/systemd: the unit is one that systemd takes, and `certvoy serve` does what it promises there."""
+
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sds_server.config import load
+from sds_server.programs.child import free_port
+from tests.support.control_plane import HOST, ControlPlane, dsn, until
+
+ROOT = Path(__file__).parents[2]
+DIRECTORY = ROOT / "deploy" / "systemd"
+UNIT = DIRECTORY / "certvoy.service"
+PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
+
+
+class Unit(dict):
+    """Directives that stand more than once are lists."""
+
+    def __init__(self, text):
+        super().__init__()
+        for line in text.splitlines():
+            if line and not line.startswith(("#", "[", ";")):
+                name, _, value = line.partition("=")
+                self.setdefault(name, []).append(value)
+
+
+def unit():
+    return Unit(UNIT.read_text())
+
+
+def test_systemd_finds_nothing_to_say_about_the_unit(tmp_path):
+    """The program is another: in /opt/certvoy there is none here."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze here (Debian package systemd)")
+    text = UNIT.read_text()
+    (tmp_path / UNIT.name).write_text(text.replace("/opt/certvoy/bin/certvoy", sys.executable))
+    command = ["systemd-analyze", "verify", "--man=no", "--generators=no", tmp_path / UNIT.name]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    ours = [line for line in (run.stdout + run.stderr).splitlines() if UNIT.name in line]
+    assert (0, []) == (run.returncode, ours)
+
+
+def test_no_directive_stands_in_a_comment_of_its_line():
+    """Systemd reads a # after a value as a part of it."""
+    assert [] == [value for values in unit().values() for value in values if "#" in value]
+
+
+def test_the_configuration_loads_with_the_credentials_that_the_unit_hands_over(tmp_path, monkeypatch):
+    """Each ${CREDENTIALS_DIRECTORY}/NAME of the file is loaded by the unit, and the unit loads no other."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    names = [value.partition(":")[0] for value in unit()["LoadCredential"]]
+    for name in names:
+        (tmp_path / name).write_text("postgresql://certvoy:hunter2@db/certvoy\n")
+    (tmp_path / "proxies-ca.crt").write_text("PEM\n")
+    text = (DIRECTORY / "certvoy.yaml").read_text()
+    (tmp_path / "certvoy.yaml").write_text(text.replace("/etc/certvoy", str(tmp_path)))
+
+    config = load(tmp_path / "certvoy.yaml")
+
+    assert "postgresql://certvoy:hunter2@db/certvoy" == config.database
+    assert tmp_path / "kek" == config.kms.key_file
+    assert Path("/var/lib") / unit()["StateDirectory"][0] == config.state_dir
+    assert sorted(names) == sorted(
+        line.split("}/")[1].split()[0] for line in text.splitlines() if "}/" in line
+    )
+
+
+@pytest.fixture
+def inbox(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(tmp_path / "notify"))
+        channel.setblocking(False)
+        yield channel
+
+
+def heard(inbox):
+    """All that systemd was told until now."""
+    messages = []
+    while True:
+        try:
+            messages.append(inbox.recv(64).decode())
+        except BlockingIOError:
+            return messages
+
+
+async def test_serve_is_ready_when_it_serves_feeds_the_watchdog_and_says_that_it_stops(
+    connect, inbox, tmp_path, monkeypatch
+):
+    """With its secrets as credentials, in a directory whose name only the environment knows."""
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    plane = ControlPlane(tmp_path, database="")
+    plane.issuer(f"https://localhost:{free_port()}/directory", plane.client_ca)
+    (credentials / "database").write_text(dsn(connect) + "\n")
+    kek = subprocess.run(
+        "head -c 32 /dev/urandom | base64", shell=True, capture_output=True, check=True
+    ).stdout
+    (credentials / "kek").write_bytes(kek)
+    (credentials / "kek").chmod(0o440)  # as an ACL for one user looks from outside
+    for file, name in (("control-plane.pem", "sds.crt"), ("control-plane.key", "sds.key")):
+        (tmp_path / file).rename(credentials / name)
+    published = yaml.safe_load((DIRECTORY / "certvoy.yaml").read_text())
+    plane.settings |= {"database": published["database"], "kms": published["kms"]}
+    plane.settings["sds"] |= {key: published["sds"][key] for key in ("certificate", "key")}
+    environment = {
+        "NOTIFY_SOCKET": str(tmp_path / "notify"),
+        "WATCHDOG_USEC": "600000",
+        "CREDENTIALS_DIRECTORY": str(credentials),
+    }
+    told = []
+
+    def hears(message):
+        async def holds():
+            told.extend(heard(inbox))
+            return message in told
+
+        return holds
+
+    plane.launch(env=environment)
+    await until(hears("READY=1"))
+    with socket.create_connection((HOST, plane.sds_port)):  # it serves, and not: it has begun to start
+        told.clear()
+    await until(hears("WATCHDOG=1"))
+    stopped = await plane.stop()
+
+    assert 0 == stopped, plane.log()
+    assert "STOPPING=1" in told + heard(inbox)
+
+
+async def test_serve_lives_under_memory_deny_write_execute(connect, tmp_path):
+    """The kernel's own form of it (prctl(2) PR_SET_MDWE, Linux 6.3), which children inherit."""
+    plane = ControlPlane(tmp_path, database=dsn(connect))
+    plane.issuer(f"https://localhost:{free_port()}/directory", plane.client_ca)
+    plane.write()
+    refuse = "import ctypes; prctl = ctypes.CDLL(None).prctl"
+    refuse += f"; assert 0 == prctl({PR_SET_MDWE}, {PR_MDWE_REFUSE_EXEC_GAIN}, 0, 0, 0)"
+    if subprocess.run([sys.executable, "-c", refuse], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this kernel has no PR_SET_MDWE (Linux 6.3)")
+    start = "import runpy; runpy.run_module('sds_server', run_name='__main__', alter_sys=True)"
+    plane.program = [sys.executable, "-c", f"{refuse}; {start}"]
+    await plane.start()
+
+    assert 0 == await plane.stop()
+    assert ["yes"] == unit()["MemoryDenyWriteExecute"]
