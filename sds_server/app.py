@@ -5,6 +5,7 @@ Stopping: no new work, the streams end (Envoys keep serving what they have), the
 
 import asyncio
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -22,14 +23,19 @@ from sds_server.admin.services import Check, Health, Services
 from sds_server.admin.table import ROUTES
 from sds_server.clock import Clock, SystemClock
 from sds_server.config import Config
+from sds_server.config_values import EVERY_HOST
+from sds_server.credentials import Files, HttpsTls, server_credentials
 from sds_server.errors import Unavailable
 from sds_server.foundation import custody, issuers, open_inventory
-from sds_server.identity import Grant, Grants, https_context, identify, server_credentials
+from sds_server.identity import Grant
 from sds_server.inventory import api_tokens, declarations
 from sds_server.inventory.database import Database
 from sds_server.inventory.feed import Feed
 from sds_server.inventory.tokens import Tokens
+from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.accounts import Accounts
+from sds_server.lifecycle.admission import RELOAD, Admission
+from sds_server.lifecycle.enroller import Enroller
 from sds_server.lifecycle.loop import Loop
 from sds_server.lifecycle.prover import Prover
 from sds_server.lifecycle.publisher import Publisher
@@ -40,7 +46,7 @@ from sds_server.lifecycle.worker import Worker
 from sds_server.log import get
 from sds_server.model import Kind, Secret
 from sds_server.xds.catalog import Catalog
-from sds_server.xds.server import SdsServer
+from sds_server.xds.server import MAX_AGE, SdsServer
 
 WORKERS: Final = 4
 """Orders under way at once: a CA's answer takes seconds, ours microseconds."""
@@ -145,7 +151,8 @@ class _Parts:
         sealer, version_key = await custody(config, database, clock)
         await _declare(config, database)
         catalog = Catalog()
-        grants = Grants(Grant(grant.identity, grant.names) for grant in config.grants)
+        enroller, admission = _enrolment(config, database, sealer, clock, actor)
+        await admission.step()
         tokens = Tokens(database)
         prover = Prover(database=database, settle=config.rotation.settle, clock=clock, actor=actor)
         publisher = Publisher(
@@ -185,12 +192,13 @@ class _Parts:
         revoking = Loop("revoker", revoker.step, every=poll)
         recorder = Recorder(
             database=database,
-            authorize=grants.authorize,
+            authorize=admission.authorize,
             seen_for=config.rotation.seen_for,
             clock=clock,
             actor=actor,
             on_written=prover.accepted,
         )
+        admitting = Loop("admission", admission.step, every=RELOAD)
         recording = Loop("recorder", recorder.step, every=RECORD_EVERY)
         await recorder.load()
 
@@ -205,6 +213,7 @@ class _Parts:
         def wake_all() -> None:
             publishing.wake()
             proving.wake()
+            admitting.wake()
             wake_workers()
 
         catalog.on_want = want
@@ -216,42 +225,61 @@ class _Parts:
             on_secret=lambda _name: publishing.wake(),
             on_work=wake_workers,
             on_gap=wake_all,
+            on_rights=admitting.wake,
         )
         loops = [
             Loop("feed", feed.step, every=poll),
             publishing,
             recording,
             proving,
+            admitting,
             Loop("scheduler", scheduler.step, every=poll),
             revoking,
             *working,
         ]
+        sds = SdsServer(
+            catalog=catalog,
+            authorize=admission.authorize,
+            identify=admission.holder,
+            admits=admission.admits,
+            observer=recorder,
+            refused=recorder,
+            credentials=server_credentials(
+                Files(config.sds.certificate, config.sds.key, config.sds.client_ca), lambda: admission.issued
+            ),
+            host=config.sds.listen.host,
+            port=config.sds.listen.port,
+            identifier=config.replica,
+            clock=clock,
+            # A third of a credential's life is left when it is renewed: by then its connection is another.
+            max_age=min(MAX_AGE, config.enrolment.lifetime / 4),
+        )
+        tls = _https(config, admission)
+
+        def changed() -> None:
+            sds.recheck()
+            if tls is not None:
+                tls.refresh()
+
+        admission.on_change = changed
+        services = Services(
+            database=database,
+            clock=clock,
+            declared=frozenset(config.secrets),
+            issuers={name: issuer.directory for name, issuer in config.issuers.items()},
+            checks=partial(_checks, loops),
+            authorize=admission.authorize,
+            enroller=enroller,
+            enrolment_of=admission.enrolment_of,
+            sds_port=lambda: sds.port,
+            catalog=catalog,
+            observer=recorder,
+            on_accepted=prover.accepted,
+            seen_for=config.rotation.seen_for,
+        )
         return cls(
-            admin=_admin(
-                config,
-                database,
-                clock,
-                loops,
-                grants=grants,
-                catalog=catalog,
-                recorder=recorder,
-                prover=prover,
-            ),
-            sds=SdsServer(
-                catalog=catalog,
-                authorize=grants.authorize,
-                observer=recorder,
-                refused=recorder,
-                credentials=server_credentials(
-                    certificate=config.sds.certificate,
-                    private_key=config.sds.key,
-                    client_ca=config.sds.client_ca,
-                ),
-                host=config.sds.listen.host,
-                port=config.sds.listen.port,
-                identifier=config.replica,
-                clock=clock,
-            ),
+            admin=_admin(config, services, admission, tls),
+            sds=sds,
             responder=Http01Responder(tokens, host=config.http01.listen.host, port=config.http01.listen.port),
             recorder=recorder,
             loops=loops,
@@ -266,48 +294,63 @@ class _Parts:
             _log.warning("deliveries.unwritten", error=str(e))
 
 
-def _admin(
-    config: Config,
-    database: Database,
-    clock: Clock,
-    loops: Sequence[Loop],
-    *,
-    grants: Grants,
-    catalog: Catalog,
-    recorder: Recorder,
-    prover: Prover,
-) -> AdminServer:
-    services = Services(
+def _enrolment(
+    config: Config, database: Database, sealer: Sealer, clock: Clock, actor: str
+) -> tuple[Enroller, Admission]:
+    enroller = Enroller(
         database=database,
+        sealer=sealer,
+        trust_domain=config.enrolment.trust_domain,
+        lifetime=config.enrolment.lifetime,
         clock=clock,
-        declared=frozenset(config.secrets),
-        issuers={name: issuer.directory for name, issuer in config.issuers.items()},
-        checks=partial(_checks, loops),
-        authorize=grants.authorize,
-        catalog=catalog,
-        observer=recorder,
-        on_accepted=prover.accepted,
-        seen_for=config.rotation.seen_for,
+        actor=actor,
     )
+    admission = Admission(
+        database=database,
+        enroller=enroller,
+        configured=[Grant(grant.identity, grant.names) for grant in config.grants],
+        trust_domain=config.enrolment.trust_domain,
+        clock=clock,
+        server_names=_server_names(config) if config.sds.certificate is None else (),
+        own_ca=config.sds.client_ca is None,
+    )
+    return enroller, admission
+
+
+def _server_names(config: Config) -> Sequence[str]:
+    """Return what our own server certificate is for: what is configured, else what is known of us."""
+    if config.sds.server_names:
+        return config.sds.server_names
+    listens = [listen.host for listen in (config.sds.listen, config.admin.listen) if listen is not None]
+    hosts = [socket.gethostname().lower(), *(host for host in listens if host not in EVERY_HOST)]
+    return [*dict.fromkeys(["localhost", *(host for host in hosts if host.isascii())])]
+
+
+def _https(config: Config, admission: Admission) -> HttpsTls | None:
+    if config.admin.listen is None:
+        return None
+    files = Files(
+        config.admin.certificate or config.sds.certificate,
+        config.admin.key or config.sds.key,
+        config.sds.client_ca,
+        section="admin",
+    )
+    return HttpsTls(files, lambda: admission.issued)
+
+
+def _admin(config: Config, services: Services, admission: Admission, tls: HttpsTls | None) -> AdminServer:
     callers = Callers(
-        token=partial(api_tokens.find, database),
-        identify=identify,
+        token=partial(api_tokens.find, services.database),
+        identify=admission.identify,
         clients={client.identity: frozenset(client.scopes) for client in config.admin.clients},
     )
-    tls = None
-    if config.admin.listen is not None:
-        tls = https_context(
-            certificate=config.admin.certificate or config.sds.certificate,
-            private_key=config.admin.key or config.sds.key,
-            client_ca=config.sds.client_ca,
-        )
     return AdminServer(
         ROUTES,
         services,
         callers,
         socket_path=admin_socket(config),
         listen=config.admin.listen,
-        tls=tls,
+        tls=None if tls is None else tls.context,
         probes=config.metrics.listen,
     )
 

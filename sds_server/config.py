@@ -9,7 +9,7 @@ import socket
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -37,7 +37,9 @@ from sds_server.config_values import (
     ListenAddress,
     NameOfSecret,
     NamePattern,
+    ServerName,
     Some,
+    TrustDomain,
     Wrong,
     spelt,
 )
@@ -87,13 +89,33 @@ class Http01Config(_Model):
     listen: ListenAddress
 
 
+_Served = TypeVar("_Served", "SdsConfig", "AdminConfig")
+
+
+def _pair(section: _Served) -> _Served:
+    if (section.certificate is None) != (section.key is None):
+        given, missing = ("key", "certificate") if section.certificate is None else ("certificate", "key")
+        raise Wrong(f"has a {given}, but no {missing}", "name both, or neither: then certvoy issues its own")
+    return section
+
+
 class SdsConfig(_Model):
-    """Where Envoys connect, over mutual TLS only: certificates that ``client_ca`` issued."""
+    """Where Envoys connect, over mutual TLS only.
+
+    Clients are those that certvoy enrolled, and those with a certificate that ``client_ca`` issued. Without
+    ``certificate`` and ``key`` certvoy issues its own, for ``server_names``: by default ``localhost``, this
+    machine's name and the addresses that are listened on.
+    """
 
     listen: ListenAddress
-    certificate: ExistingFile
-    key: ExistingFile
-    client_ca: ExistingFile
+    certificate: ExistingFile | None = None
+    key: ExistingFile | None = None
+    client_ca: ExistingFile | None = None
+    server_names: tuple[ServerName, ...] = ()
+
+    @model_validator(mode="after")
+    def _both(self) -> "SdsConfig":
+        return _pair(self)
 
 
 class AdminClientConfig(_Model):
@@ -113,6 +135,21 @@ class AdminConfig(_Model):
     certificate: ExistingFile | None = None
     key: ExistingFile | None = None
     clients: tuple[AdminClientConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _both(self) -> "AdminConfig":
+        return _pair(self)
+
+
+class EnrolmentConfig(_Model):
+    """Credentials that certvoy issues to proxies: ``spiffe://<trust_domain>/proxy/<name>``.
+
+    No other CA is believed about names of that trust domain. Changed later, every proxy must enrol anew.
+    """
+
+    trust_domain: TrustDomain = "certvoy"
+    lifetime: Duration = timedelta(hours=24)
+    """How long a credential lasts; proxies renew it at two thirds of that."""
 
 
 class MetricsConfig(_Model):
@@ -181,6 +218,7 @@ class Config(_Model):
     metrics: MetricsConfig = MetricsConfig()
     secrets: Mapping[NameOfSecret, SecretConfig] = {}
     grants: tuple[GrantConfig, ...] = ()
+    enrolment: EnrolmentConfig = EnrolmentConfig()
     rotation: RotationConfig = RotationConfig()
     log: LogConfig = LogConfig()
 
@@ -229,9 +267,11 @@ def schema() -> dict[str, Any]:
     described = Config.model_json_schema()
     described["required"] = [key for key in described["required"] if key not in {"state_dir", "kms"}]
     described["$defs"]["KmsConfig"]["required"] = []
-    times = described["$defs"]["RotationConfig"]["properties"]
-    for name, field in RotationConfig.model_fields.items():
-        times[name]["default"] = spelt(field.default)
+    for model in (RotationConfig, EnrolmentConfig):
+        properties = described["$defs"][model.__name__]["properties"]
+        for name, field in model.model_fields.items():
+            if isinstance(field.default, timedelta):
+                properties[name]["default"] = spelt(field.default)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "certvoy.yaml"} | described
 
 
@@ -288,6 +328,7 @@ _MODELS: Mapping[tuple[str, ...], type[_Model]] = {
     ("metrics",): MetricsConfig,
     ("secrets",): SecretConfig,
     ("grants",): GrantConfig,
+    ("enrolment",): EnrolmentConfig,
     ("rotation",): RotationConfig,
     ("log",): LogConfig,
 }

@@ -3,6 +3,7 @@
 Each is an annotated type for a pydantic model. A refusal is a `Wrong`, which carries the next step.
 """
 
+import ipaddress
 import os
 import re
 from collections.abc import Sequence, Sized
@@ -27,7 +28,11 @@ _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}  # 
 _DURATION = re.compile(r"(?:[0-9]+(?:ms|[smhd]))+")
 _DURATION_PART = re.compile(r"([0-9]+)(ms|[smhd])")
 _IDENTITY = re.compile(r"spiffe://[a-z0-9._-]+(?:/[A-Za-z0-9._-]+)+|dns:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
-_EVERY_HOST = {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+_TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
+_HOST = re.compile(
+    r"(?=.{1,253}$)[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*"
+)
+EVERY_HOST = {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
 _CREDENTIALS = "${CREDENTIALS_DIRECTORY}"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -126,7 +131,7 @@ def _listen(text: Any, info: ValidationInfo[File]) -> Listen:
     listen = Listen(bare, int(port))
     file = info.context
     for other in file.listens:
-        same_host = listen.host == other.host or _EVERY_HOST & {listen.host, other.host}
+        same_host = listen.host == other.host or EVERY_HOST & {listen.host, other.host}
         if listen.port and listen.port == other.port and same_host:
             raise Wrong(f"{listen} is taken: {other} is above", "give each its own port")
     file.listens.append(listen)
@@ -180,6 +185,26 @@ def _identity(text: str) -> Identity:
             "write spiffe://trust-domain/path or dns:host.example.com, as in the client's certificate",
         )
     return Identity(text)
+
+
+def _trust_domain(text: str) -> str:
+    if not _TRUST_DOMAIN.fullmatch(text):
+        raise Wrong(
+            f"must be a SPIFFE trust domain, got {shown(text)}",
+            "write certvoy.example.com: lower case, no path",
+        )
+    return text
+
+
+def _server_name(text: str) -> str:
+    if not _HOST.fullmatch(text):
+        try:
+            return str(ipaddress.ip_address(text))
+        except ValueError:
+            raise Wrong(
+                f"must be a host's name or address, got {shown(text)}", "write it without a port"
+            ) from None
+    return text
 
 
 def _granted_name(text: str) -> str:
@@ -249,6 +274,8 @@ Contact = Annotated[str, AfterValidator(_mailto)]
 DatabaseUrl = Annotated[str, AfterValidator(_database), BeforeValidator(_database_of_file), _URL]
 NameOfSecret = Annotated[SecretName, AfterValidator(secret_name)]
 IdentityName = Annotated[Identity, AfterValidator(_identity)]
+TrustDomain = Annotated[str, AfterValidator(_trust_domain)]
+ServerName = Annotated[str, AfterValidator(_server_name)]
 NamePattern = Annotated[str, AfterValidator(_granted_name)]
 """A full name, a prefix (``team/*``), or a DNS suffix (``*.example.com``)."""
 

@@ -1,4 +1,4 @@
-"""Who a peer is, what it may see, and the TLS credentials that make the answer trustworthy.
+"""Who a peer is, whether that is believed, and what it may see.
 
 An identity is read from the peer's certificate and from nothing else: ``node.id`` is a label that every
 client can write. (gRPC's own ``x509_subject_alternative_name`` mixes the types of names, so that a DNS name
@@ -6,18 +6,14 @@ may look like a URI; the certificate itself does not.)
 """
 
 import re
-import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-import grpc
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
-from sds_server.errors import CallerError, ConfigError, OperatorError
-from sds_server.log import get
+from sds_server import authority
+from sds_server.errors import CallerError, ConfigError
 from sds_server.model import Identity
 
 MAX_SPIFFE_BYTES: Final = 2048  # SPIFFE-ID section 2.3
@@ -27,8 +23,6 @@ _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]+")
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _DNS_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-
-_log = get("identity")
 
 
 def identify(peer_certificate_pem: bytes) -> Identity:
@@ -96,6 +90,65 @@ def dns_id(name: str) -> Identity:
             f"not a host's DNS name: {name[:100]!r}", hint="use one name, no wildcard, in A-labels"
         )
     return Identity(f"dns:{name}")
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a certificate; ``enrolment`` is the one that a credential of ours stands on."""
+
+    identity: Identity
+    enrolment: int | None = None
+
+
+class Trust:
+    """Whom to believe; immutable. TLS has verified the chain before, up to one of the CAs that are trusted.
+
+    The trust domain of enrolment is our CA's alone: no other CA may name anybody in it.
+    """
+
+    __slots__ = ("_authorities", "_enrolled", "_reserved")
+
+    def __init__(
+        self,
+        trust_domain: str,
+        *,
+        authorities: Sequence[x509.Certificate] = (),
+        enrolled: Mapping[Identity, int] | None = None,
+    ) -> None:
+        self._reserved = f"spiffe://{trust_domain}/"
+        self._authorities = authorities
+        self._enrolled = enrolled or {}
+
+    def holder(self, certificate_pem: bytes) -> Holder:
+        """Return whose certificate it is.
+
+        Raises:
+            CallerError: it names nobody, or somebody whom it cannot name.
+        """
+        identity = identify(certificate_pem)
+        certificate = x509.load_pem_x509_certificate(certificate_pem)
+        ours = authority.issued_by(certificate, self._authorities)
+        if ours != identity.startswith(self._reserved):
+            raise CallerError(
+                f"{identity}: its certificate is {'' if ours else 'not '}of the control plane's own CA",
+                hint=f"names below {self._reserved} are for enrolled proxies: `certvoy proxies enroll NAME`",
+            )
+        holder = Holder(identity, authority.enrolment_of(certificate) if ours else None)
+        if not self.admits(holder):
+            raise CallerError(
+                f"{identity} is not enrolled, or was removed since", hint="`certvoy proxies enroll NAME`"
+            )
+        return holder
+
+    def enrolment_of(self, identity: Identity) -> int | None:
+        """Return the number of the identity's enrolment; None: it has none."""
+        return self._enrolled.get(identity)
+
+    def admits(self, holder: Holder) -> bool:
+        """Whether the holder is enrolled now, if it has to be."""
+        if not holder.identity.startswith(self._reserved):
+            return True
+        return holder.enrolment is not None and self._enrolled.get(holder.identity) == holder.enrolment
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,96 +224,3 @@ def _rule(identity: Identity, patterns: Iterable[str]) -> _Rule:
                 hint="write a full name, a prefix like team/*, or a DNS suffix like *.example.com",
             )
     return _Rule(frozenset(exact), tuple(prefixes), tuple(suffixes))
-
-
-def server_credentials(*, certificate: Path, private_key: Path, client_ca: Path) -> grpc.ServerCredentials:
-    """Return gRPC credentials that demand a client certificate of ``client_ca``.
-
-    The files are read again for each connection, so that they can be renewed in place; while they are not
-    usable, what was read last stays in force.
-
-    Raises:
-        OperatorError: a file is missing, empty or not what it should be; it names the file and the key.
-    """
-    files = _Files(certificate, private_key, client_ca)
-    return grpc.dynamic_ssl_server_credentials(
-        files.read(),
-        files.read_again,  # type: ignore[arg-type]  # None says "unchanged", which the stubs do not know
-        require_client_authentication=True,
-    )
-
-
-def https_context(*, certificate: Path, private_key: Path, client_ca: Path) -> ssl.SSLContext:
-    """Return what the admin API's listener speaks TLS with; a client certificate is asked for, not demanded.
-
-    Raises:
-        OperatorError: a file is missing or not what it should be.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_mode = ssl.CERT_OPTIONAL
-    try:
-        context.load_cert_chain(certificate, private_key)
-        context.load_verify_locations(client_ca)
-    except (OSError, ssl.SSLError) as e:
-        raise OperatorError(
-            f"admin: {certificate}, {private_key} or {client_ca}: {e}", hint=_FILE_HINT
-        ) from e
-    return context
-
-
-class _Files:
-    """The three files behind the server's credentials."""
-
-    def __init__(self, certificate: Path, private_key: Path, client_ca: Path) -> None:
-        self._paths = {
-            "sds.certificate": certificate,
-            "sds.key": private_key,
-            "sds.client_ca": client_ca,
-        }
-        self._contents: tuple[bytes, ...] = ()
-
-    def read(self) -> grpc.ServerCertificateConfiguration:
-        chain, key, ca = contents = tuple(_content(setting, path) for setting, path in self._paths.items())
-        leaf, *_ = self._certificates("sds.certificate", chain)
-        self._certificates("sds.client_ca", ca)
-        try:
-            public_key = serialization.load_pem_private_key(key, password=None).public_key()
-        except (ValueError, TypeError) as e:
-            raise self._error("sds.key", "holds no private key in PEM that can be read") from e
-        if public_key != leaf.public_key():
-            raise self._error("sds.key", "is not the key of sds.certificate")
-        self._contents = contents
-        return grpc.ssl_server_certificate_configuration([(key, chain)], root_certificates=ca)
-
-    def read_again(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return what changed, None for "nothing"; gRPC calls this in a thread of its own."""
-        try:
-            if tuple(path.read_bytes() for path in self._paths.values()) == self._contents:
-                return None
-            return self.read()
-        except (OSError, OperatorError) as e:
-            _log.warning("credentials.kept", reason=str(e))
-            return None
-
-    def _certificates(self, setting: str, pem: bytes) -> list[x509.Certificate]:
-        try:
-            return x509.load_pem_x509_certificates(pem)
-        except ValueError as e:
-            raise self._error(setting, "holds no certificate in PEM that can be read") from e
-
-    def _error(self, setting: str, what: str) -> OperatorError:
-        return OperatorError(f"{setting}: {self._paths[setting]} {what}", hint=_FILE_HINT)
-
-
-_FILE_HINT = "clients are never served without mutual TLS: put the right PEM file there"
-
-
-def _content(setting: str, path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as e:
-        raise OperatorError(f"{setting}: {path}: {e.strerror}", hint=_FILE_HINT) from e
-    if not content.strip():
-        raise OperatorError(f"{setting}: {path} is empty", hint=_FILE_HINT)
-    return content

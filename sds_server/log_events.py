@@ -31,6 +31,18 @@ EVENTS: Final = (
         "A proxy accepted bytes that it had refused before: Envoy does that, and it proves nothing.",
         (*_STREAM, "secret", "version"),
     ),
+    LogEvent(
+        "admission.changed",
+        "info",
+        "Who may come, or what they may see, has changed; open streams were looked at again.",
+        ("enrolled", "authorities"),
+    ),
+    LogEvent(
+        "admission.unreadable",
+        "error",
+        "A grant in the inventory cannot be read and counts for nothing; the others do.",
+        ("identity", "reason"),
+    ),
     LogEvent("answer.overdue", "warning", "A proxy neither accepts nor refuses.", (*_STREAM, "unanswered_s")),
     LogEvent(
         "bundle.sent",
@@ -83,6 +95,13 @@ EVENTS: Final = (
     LogEvent(
         "type.ignored", "info", "A proxy asked ADS for another type than secrets.", (*_STREAM, "type_url")
     ),
+    LogEvent(
+        "enrolment.ca_made",
+        "info",
+        "There is a new CA of our own for proxies.",
+        ("generation",),
+    ),
+    LogEvent("enrolment.done", "info", "A proxy used its token and has a credential.", ("proxy", "identity")),
     # Issuing
     LogEvent(
         "account.forgotten", "warning", "The CA does not know our account any more.", ("issuer", "account")

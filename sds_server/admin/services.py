@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Protocol
 
+from sds_server.authority import Credential
 from sds_server.clock import Clock
+from sds_server.inventory.control_cas import ControlCa
 from sds_server.inventory.database import Database
+from sds_server.inventory.proxies import Proxy
 from sds_server.model import Identity
 from sds_server.xds.catalog import Catalog
 from sds_server.xds.session import Observer
@@ -29,6 +33,24 @@ class Check:
     detail: str = ""
 
 
+class Enroller(Protocol):
+    """The control plane's own CA: see `lifecycle.enroller`."""
+
+    async def authorities(self) -> Sequence[ControlCa]:
+        """Return the CAs that are trusted, oldest first."""
+
+    async def invite(
+        self, name: str, *, names: Sequence[str], lasts: timedelta, actor: str
+    ) -> tuple[Proxy, str, datetime]:
+        """Let a proxy enrol once; returns it, the token, and until when that is good."""
+
+    async def enroll(self, token: str, csr: str) -> Credential:
+        """Give a proxy its first credential."""
+
+    async def renew(self, identity: Identity, enrolment: int, csr: str) -> Credential:
+        """Give a proxy its next credential."""
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What a call may need.
@@ -37,7 +59,8 @@ class Services:
     the issuer's name; ``authorize``: whether an identity may see a Secret of that name; ``catalog`` and
     ``observer``: what this replica serves, and who is told of it, the same as on the streams;
     ``on_accepted``: told of a Secret that an agent has accepted; ``seen_for``: how long an agent counts from
-    its report on.
+    its report on;
+    ``enrolment_of``: the number of an identity's enrolment; None: it is no proxy of ours.
     """
 
     database: Database
@@ -50,3 +73,6 @@ class Services:
     observer: Observer
     on_accepted: Callable[[str], None]
     seen_for: timedelta
+    enroller: Enroller
+    enrolment_of: Callable[[Identity], int | None]
+    sds_port: Callable[[], int]

@@ -1,26 +1,38 @@
-"""`certvoy proxies`: what each proxy has of each secret, the worst first."""
+"""`certvoy proxies`: what each proxy has of each secret, the worst first; and who may be a proxy."""
 
 import click
 
 from sds_server.cli.api import Api, Json, asks
-from sds_server.cli.output import age, json_option, print_json, table
+from sds_server.cli.output import age, json_option, moment, note, print_json, table
 
 WORST_FIRST = ("refused", "stale", "never", "sent", "accepted", "proved")
 
 
-@click.group(invoke_without_command=True)
-@click.option("--secret", help="Only this secret.")
-@json_option
-@asks
-@click.pass_context
-def proxies(ctx: click.Context, /, *, secret: str | None, as_json: bool, api: Api) -> None:
-    r"""List what each proxy has of each secret, the worst first, with age and reason.
+class _ListsByDefault(click.Group):
+    """Without a subcommand it is ``ls``, options and all."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["ls", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_ListsByDefault)
+def proxies() -> None:
+    r"""List what each proxy has of each secret, the worst first; let proxies enrol.
 
     \b
     certvoy proxies --secret www
+    certvoy proxies enroll edge-1 --secret www
     """
-    if ctx.invoked_subcommand is not None:
-        return
+
+
+@proxies.command()
+@click.option("--secret", help="Only this secret.")
+@json_option
+@asks
+def ls(*, secret: str | None, as_json: bool, api: Api) -> None:
+    """List what each proxy has of each secret, the worst first, with age and reason."""
     found = list(api.pages("v1", "proxies"))
     if as_json:
         print_json(found)
@@ -41,6 +53,36 @@ def proxies(ctx: click.Context, /, *, secret: str | None, as_json: bool, api: Ap
             for item in deliveries
         ],
     )
+
+
+@proxies.command()
+@click.argument("name")
+@click.option("--secret", "names", multiple=True, help="What it may see: a name, team/* or *.example.com.")
+@click.option("--ttl", default="1h", show_default=True, help="How long it has to enrol, such as 1h.")
+@json_option
+@asks
+def enroll(name: str, *, names: tuple[str, ...], ttl: str, as_json: bool, api: Api) -> None:
+    r"""Let the proxy NAME enrol once, and print the token for it: it is said once and kept nowhere.
+
+    \b
+    certvoy proxies enroll edge-1 --secret www > token
+    certvoy agent --credentials ./edge-1 --server https://certvoy.example.com:8445 --token-file token
+    """
+    made = api.post("v1", "proxies", name, "enrolments", body={"names": list(names), "ttl": ttl})
+    if as_json:
+        print_json(made)
+    else:
+        note(f"{made['identity']} may enrol until {moment(made['expires_at'])}")
+        click.echo(made["token"])
+
+
+@proxies.command()
+@click.argument("name")
+@asks
+def rm(name: str, *, api: Api) -> None:
+    """Take the grants and the credential of the proxy NAME away, and end its streams."""
+    api.delete("v1", "proxies", name)
+    click.echo(f"proxy {name} is not enrolled any more, and its streams end now")
 
 
 def _badness(delivery: Json) -> tuple[int, str, str]:

@@ -1,7 +1,7 @@
 """What changed, as a hint: NOTIFY tells at once, and who listens polls anyway, because a NOTIFY can be lost.
 
-A message is ``secret:NAME`` (what is served under the name may have changed) or ``work`` (a Rotation wants a
-worker).
+A message is ``secret:NAME`` (what is served under the name may have changed), ``work`` (a Rotation wants a
+worker) or ``rights`` (who may come, or what they may see, has changed).
 """
 
 from collections.abc import Callable
@@ -28,8 +28,13 @@ async def tell_work(tx: Transaction) -> None:
     await tx.rows("notify", "work")
 
 
+async def tell_rights(tx: Transaction) -> None:
+    """Tell every replica, at commit, that who may come, or what they may see, has changed."""
+    await tx.rows("notify", "rights")
+
+
 class Feed:
-    """Calls ``on_secret(name)`` and ``on_work()`` for what is told, ``on_gap()`` after a silence."""
+    """Calls ``on_secret(name)``, ``on_work()``, ``on_rights()`` as told, ``on_gap()`` after a silence."""
 
     def __init__(
         self,
@@ -39,12 +44,14 @@ class Feed:
         on_secret: Callable[[str], None],
         on_work: Callable[[], None],
         on_gap: Callable[[], None],
+        on_rights: Callable[[], None] = lambda: None,
     ) -> None:
         self._database = database
         self._clock = clock
         self._on_secret = on_secret
         self._on_work = on_work
         self._on_gap = on_gap
+        self._on_rights = on_rights
 
     async def step(self) -> None:
         """Listen until the connection is lost.
@@ -68,5 +75,7 @@ class Feed:
         kind, _, name = str(message).partition(":")
         if kind == "secret":
             self._on_secret(name)
+        elif kind == "rights":
+            self._on_rights()
         else:
             self._on_work()

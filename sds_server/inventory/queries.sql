@@ -497,6 +497,66 @@ SELECT id, name, scopes, created_at, created_by, expires_at, revoked_at, last_us
 -- name: revoke_api_token
 UPDATE api_token SET revoked_at = certvoy_now() WHERE id = $1 AND revoked_at IS NULL RETURNING name;
 
+-- ---------------------------------------------------------------- enrolment
+
+-- name: control_cas
+SELECT generation, key_id, certificate_pem, created_at FROM control_ca WHERE not_after > certvoy_now() ORDER BY generation;
+
+-- name: newest_control_ca
+SELECT max(generation) FROM control_ca;
+
+-- name: insert_control_ca
+INSERT INTO control_ca (generation, key_id, certificate_pem, not_after) VALUES ($1, $2, $3, $4);
+
+-- name: identity_grants
+SELECT identity, name FROM identity_grant ORDER BY identity, name;
+
+-- name: grants_of
+SELECT name, granted_at, granted_by FROM identity_grant WHERE identity = $1 ORDER BY name;
+
+-- name: insert_grant
+INSERT INTO identity_grant (identity, name, granted_by) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING;
+
+-- name: delete_grants
+DELETE FROM identity_grant WHERE identity = $1;
+
+-- name: enrolled
+SELECT id, identity FROM proxy ORDER BY id;
+
+-- name: proxy
+SELECT id, name, identity, created_at, created_by, credential_at, credential_until FROM proxy WHERE name = $1;
+
+-- name: insert_proxy
+INSERT INTO proxy (name, identity, created_by) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING;
+
+-- name: lock_proxy
+SELECT id, identity FROM proxy WHERE name = $1 FOR UPDATE;
+
+-- name: delete_proxy
+-- Its enrolment tokens go with it.
+DELETE FROM proxy WHERE name = $1 RETURNING id, identity;
+
+-- name: insert_enrolment_token
+INSERT INTO enrolment_token (sha256, proxy_id, created_by, expires_at) VALUES ($1, $2, $3, certvoy_now() + $4::interval)
+RETURNING expires_at;
+
+-- name: sweep_enrolment_tokens
+DELETE FROM enrolment_token WHERE expires_at < certvoy_now() - interval '1 day';
+
+-- name: usable_enrolment_token
+-- For this key pair: not used, or used by it.
+SELECT p.id, p.name, p.identity FROM enrolment_token t JOIN proxy p ON p.id = t.proxy_id
+ WHERE t.sha256 = $1 AND t.expires_at > certvoy_now() AND (t.spki_sha256 IS NULL OR t.spki_sha256 = $2);
+
+-- name: use_enrolment_token
+-- The database alone decides who was first.
+UPDATE enrolment_token SET used_at = coalesce(used_at, certvoy_now()), spki_sha256 = $2
+ WHERE sha256 = $1 AND expires_at > certvoy_now() AND (spki_sha256 IS NULL OR spki_sha256 = $2)
+RETURNING proxy_id;
+
+-- name: credential_issued
+UPDATE proxy SET credential_at = certvoy_now(), credential_until = $3 WHERE id = $1 AND identity = $2 RETURNING name;
+
 -- ---------------------------------------------------------------- migrations
 
 -- name: schema_exists

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from secrets import SystemRandom
 from typing import Final
@@ -12,7 +12,7 @@ from cryptography import x509
 
 from sds_server.clock import Clock
 from sds_server.errors import CallerError, Unavailable
-from sds_server.identity import identify
+from sds_server.identity import Holder
 from sds_server.log import get
 from sds_server.model import Identity
 from sds_server.xds.catalog import Catalog
@@ -24,6 +24,9 @@ DELTA: Final = {  # method -> variant; the unary Fetch is left UNIMPLEMENTED
     SDS: {"StreamSecrets": False, "DeltaSecrets": True},
     ADS: {"StreamAggregatedResources": False, "DeltaAggregatedResources": True},
 }
+
+MAX_AGE: Final = timedelta(minutes=45)
+"""Of a connection: spreads clients over replicas and authenticates them anew; gRPC adds a jitter of 10 %."""
 
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024  # Envoy's first request is 61 kB
 
@@ -37,8 +40,10 @@ OPTIONS: Final = (
     ("grpc.server.max_pending_requests_hard_limit", 200_000),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    # Spreads clients over replicas and authenticates them anew; gRPC adds a jitter of 10 %.
-    ("grpc.max_connection_age_ms", 45 * 60 * 1000),
+    # Envoy keeps its connection when it renews its certificate, and opens its streams on it again when the
+    # old one has expired. We refuse them, and a connection without a stream is closed: the next one shows the
+    # new certificate. Shorter than a client's pauses between two tries, as each try begins the time anew.
+    ("grpc.max_connection_idle_ms", 50),
     ("grpc.max_connection_age_grace_ms", 30_000),
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_concurrent_streams", 256),
@@ -58,6 +63,8 @@ class SdsServer:
         *,
         catalog: Catalog,
         authorize: Callable[[Identity, str], bool],
+        identify: Callable[[bytes], Holder],
+        admits: Callable[[Holder], bool],
         observer: Observer,
         refused: RefusedContent,
         credentials: grpc.ServerCredentials,
@@ -65,10 +72,15 @@ class SdsServer:
         port: int,
         identifier: str,
         clock: Clock,
+        max_age: timedelta = MAX_AGE,
     ) -> None:
+        """``identify`` says whose certificate (PEM) it is; ``admits`` whether that is still believed."""
         self._rng = SystemRandom()
         self._service = Service(catalog, authorize, observer, refused, identifier, clock, self._rng)
+        self._identify = identify
+        self._admits = admits
         self._credentials = credentials
+        self._max_age = max_age
         self._host = host
         self._port = port
         self._sessions: set[Session] = set()
@@ -80,7 +92,8 @@ class SdsServer:
         Raises:
             Unavailable: the address is taken or not ours.
         """
-        server = grpc.aio.server(options=OPTIONS)
+        max_age_ms = round(self._max_age / timedelta(milliseconds=1))
+        server = grpc.aio.server(options=(*OPTIONS, ("grpc.max_connection_age_ms", max_age_ms)))
         server.add_generic_rpc_handlers((self._handlers(SDS), self._handlers(ADS)))
         host = f"[{self._host}]" if ":" in self._host else self._host
         address = f"{host}:{self._port}"
@@ -93,8 +106,13 @@ class SdsServer:
                 f"sds: cannot listen on {address}", hint="stop what holds the port, or choose another"
             ) from None
         await server.start()
-        self._server = server
+        self._server, self._port = server, port
         return port
+
+    @property
+    def port(self) -> int:
+        """Where it listens; 0: not yet, and wherever the system says."""
+        return self._port
 
     async def stop(self, grace_s: float) -> None:
         """Take no new stream; end the open ones spread over half of the grace, so that no herd returns."""
@@ -117,12 +135,13 @@ class SdsServer:
     ) -> None:
         """Handle one stream from its opening to its end."""
         try:
-            identity, expires = _authenticated(call)
+            holder, expires = self._authenticated(call)
             session = Session(
                 self._service,
                 call.write,
-                identity=identity,
+                identity=holder.identity,
                 expires=expires,
+                admitted=partial(self._admits, holder),
                 delta=delta,
                 aggregated=aggregated,
             )
@@ -147,19 +166,18 @@ class SdsServer:
             },
         )
 
+    def _authenticated(self, call: _Call) -> tuple[Holder, datetime]:
+        """Return who the peer is and until when its certificate says so.
 
-def _authenticated(call: _Call) -> tuple[Identity, datetime]:
-    """Return who the peer is and until when its certificate says so.
-
-    gRPC has no option for the lowest TLS version, so it is looked at here, before anything is said.
-    """
-    properties: dict[str, list[bytes]] = call.auth_context()  # type: ignore[assignment]
-    tls_version = b"".join(properties.get("ssl_tls_version", ()))
-    pem = b"".join(properties.get("x509_pem_cert", ()))
-    if tls_version != b"TLSv1.3" or not pem:
-        raise Ended(Status.UNAUTHENTICATED, "a client certificate over TLS 1.3 is required")
-    try:
-        return identify(pem), x509.load_pem_x509_certificate(pem).not_valid_after_utc
-    except (CallerError, ValueError) as e:
-        _log.warning("client.refused", reason=str(e))
-        raise Ended(Status.UNAUTHENTICATED, str(e)) from None
+        gRPC has no option for the lowest TLS version, so it is looked at here, before anything is said.
+        """
+        properties: dict[str, list[bytes]] = call.auth_context()  # type: ignore[assignment]
+        tls_version = b"".join(properties.get("ssl_tls_version", ()))
+        pem = b"".join(properties.get("x509_pem_cert", ()))
+        if tls_version != b"TLSv1.3" or not pem:
+            raise Ended(Status.UNAUTHENTICATED, "a client certificate over TLS 1.3 is required")
+        try:
+            return self._identify(pem), x509.load_pem_x509_certificate(pem).not_valid_after_utc
+        except (CallerError, ValueError) as e:
+            _log.warning("client.refused", reason=str(e))
+            raise Ended(Status.UNAUTHENTICATED, str(e)) from None

@@ -117,7 +117,10 @@ class Service:
 
 
 class Session:
-    """One open stream: its peer, its core, and what wakes them. ``expires`` is its certificate's notAfter."""
+    """One open stream: its peer, its core, and what wakes them. ``expires`` is its certificate's notAfter.
+
+    ``admitted`` says whether the peer is still believed to be who it said.
+    """
 
     def __init__(
         self,
@@ -126,6 +129,7 @@ class Session:
         *,
         identity: Identity,
         expires: datetime,
+        admitted: Callable[[], bool],
         delta: bool,
         aggregated: bool,
     ) -> None:
@@ -133,6 +137,7 @@ class Session:
         self._write_bytes = write
         self._identity = identity
         self._expires = expires
+        self._admitted = admitted
         self._delta = delta
         self._aggregated = aggregated
         self._peer = PeerNode(self._identity, "")
@@ -168,10 +173,10 @@ class Session:
         self._wake.set()
 
     def recheck(self) -> None:
-        """Look at every name again."""
+        """Look at every name again, and at whether the peer may be here at all."""
         if self._stream is not None:
             self._stream.recheck()
-            self._wake.set()
+        self._wake.set()
 
     def close(self) -> None:
         """Leave nothing behind: no watcher, no subscription."""
@@ -275,6 +280,8 @@ class Session:
         """Return how long the stream may go on, at most."""
         if self._stopping:
             raise Ended(Status.UNAVAILABLE, "the server stops")
+        if not self._admitted():
+            raise Ended(Status.UNAUTHENTICATED, "the client is not enrolled any more")
         left_s = (self._expires - self._service.clock.now()).total_seconds()
         if left_s <= 0:
             raise Ended(Status.UNAUTHENTICATED, "the client certificate has expired")

@@ -1,5 +1,6 @@
 """The admin API of a test: its real listeners on a real database, and clients of each kind."""
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -16,17 +17,25 @@ from sds_server.admin.callers import Callers
 from sds_server.admin.server import AdminServer, Ports
 from sds_server.admin.services import Check, Services
 from sds_server.admin.table import ROUTES
-from sds_server.clock import SystemClock
+from sds_server.clock import Clock, SystemClock
 from sds_server.config_values import Listen
-from sds_server.identity import Grant, Grants, https_context, identify
-from sds_server.inventory import api_tokens
+from sds_server.credentials import Files, HttpsTls
+from sds_server.identity import Grant
+from sds_server.inventory import api_tokens, deployment
 from sds_server.inventory.database import Database
+from sds_server.inventory.feed import Feed
+from sds_server.keys.kms import Sealer
+from sds_server.keys.local import LocalKms
+from sds_server.lifecycle.admission import Admission
+from sds_server.lifecycle.enroller import Enroller
 from sds_server.model import Identity, Scope
 from sds_server.xds.catalog import Catalog, Resource
 from sds_server.xds.session import PeerNode
 from tests.support.pki import Authority, Pair, authority
 
 HOST = "127.0.0.1"
+TRUST_DOMAIN = "certvoy"
+SDS_PORT = 8234
 
 
 @dataclass
@@ -47,6 +56,7 @@ class Api:
     directory: Path
     ports: Ports
     clients: Authority
+    admission: Admission
     checks: list[Check] = field(default_factory=list)
 
     @property
@@ -114,6 +124,8 @@ async def serving(
     issuers: Sequence[str] = ("internal",),
     clients: Mapping[Identity, frozenset[Scope]] | None = None,
     grants: Sequence[Grant] = (),
+    own_ca: bool = False,
+    clock: Clock | None = None,
     **more: Any,
 ) -> AsyncIterator[Api]:
     """Serve the API for the length of the block; ``more`` are further fields of `Services`."""
@@ -122,6 +134,21 @@ async def serving(
     server_ca.write(directory / "server-ca.pem")
     client_ca.write(directory / "client-ca.pem")
     checks: list[Check] = []
+    enroller = await _enroller(database, directory, clock or SystemClock())
+    admission = Admission(
+        database=database,
+        enroller=enroller,
+        configured=grants,
+        trust_domain=TRUST_DOMAIN,
+        clock=SystemClock(),
+        server_names=["localhost", HOST] if own_ca else (),
+        own_ca=own_ca,
+    )
+    await admission.step()
+    files = Files(section="admin") if own_ca else Files(certificate, key, directory / "client-ca.pem")
+    tls = HttpsTls(files, lambda: admission.issued)
+    admission.on_change = tls.refresh
+    feed = asyncio.create_task(_follow(admission, database))
     server = AdminServer(
         ROUTES,
         Services(
@@ -129,9 +156,12 @@ async def serving(
             declared=frozenset(declared),
             issuers={name: f"https://{name}.example.test/directory" for name in issuers},
             checks=lambda: checks,
-            authorize=Grants(grants).authorize,
+            authorize=admission.authorize,
+            enroller=enroller,
+            enrolment_of=admission.enrolment_of,
+            sds_port=lambda: SDS_PORT,
             **{
-                "clock": SystemClock(),
+                "clock": clock or SystemClock(),
                 "catalog": Catalog(),
                 "observer": Witness(),
                 "on_accepted": lambda _name: None,
@@ -139,17 +169,49 @@ async def serving(
             }
             | more,
         ),
-        Callers(token=partial(api_tokens.find, database), identify=identify, clients=clients or {}),
+        Callers(token=partial(api_tokens.find, database), identify=admission.identify, clients=clients or {}),
         socket_path=directory / "admin.sock",
         listen=Listen(HOST, 0),
-        tls=https_context(certificate=certificate, private_key=key, client_ca=directory / "client-ca.pem"),
+        tls=tls.context,
         probes=Listen(HOST, 0),
     )
     ports = await server.start()
     try:
-        yield Api(database, directory, ports, client_ca, checks)
+        yield Api(database, directory, ports, client_ca, admission, checks)
     finally:
         await server.stop()
+        feed.cancel()
+
+
+async def _enroller(database: Database, directory: Path, clock: Clock) -> Enroller:
+    deployed, _ = await deployment.identify(database)
+    return Enroller(
+        database=database,
+        sealer=Sealer(LocalKms(directory / "kek", create=True), deployment=deployed, clock=clock),
+        trust_domain=TRUST_DOMAIN,
+        lifetime=timedelta(hours=24),
+        clock=clock,
+        actor="replica:test",
+    )
+
+
+async def _follow(admission: Admission, database: Database) -> None:
+    """Read the rights again whenever they are told of, as a replica does."""
+    told = asyncio.Event()
+    feed = Feed(
+        database,
+        clock=SystemClock(),
+        on_secret=lambda _name: None,
+        on_work=lambda: None,
+        on_gap=told.set,
+        on_rights=told.set,
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(feed.step())
+        while True:
+            await told.wait()
+            told.clear()
+            await admission.step()
 
 
 async def _ask(connector: aiohttp.BaseConnector, base: str, method: str, path: str, **more: Any) -> Reply:

@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 import grpc
 
 from sds_server.clock import SystemClock
-from sds_server.identity import Grant, Grants, server_credentials
+from sds_server.credentials import Files, server_credentials
+from sds_server.identity import Grant, Grants, Trust
 from sds_server.xds import codec
 from sds_server.xds.catalog import Catalog, Resource
 from sds_server.xds.server import SdsServer
@@ -73,6 +74,7 @@ class Deployment:
             "client_ca": self.clients_ca.write(directory / "clients.pem"),
         }
         self.grants = Grants([Grant(EDGE, tuple(names))])
+        self.trust = Trust("certvoy")
         self.catalog = Catalog()
         self.witness = Witness()
         self.clock = clock or SystemClock()
@@ -84,9 +86,11 @@ class Deployment:
         server = SdsServer(
             catalog=self.catalog,
             authorize=self.authorize,
+            identify=self.trust.holder,
+            admits=self.trust.admits,
             observer=self.witness,
             refused=self.witness,
-            credentials=server_credentials(**self.files),
+            credentials=server_credentials(Files(**self.files)),
             host="127.0.0.1",
             port=self.port,
             identifier="replica-1",

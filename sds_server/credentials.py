@@ -1,0 +1,185 @@
+"""The TLS of our listeners: from files that may be renewed in place, or from the control plane's own CA."""
+
+import os
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from sds_server.errors import OperatorError
+from sds_server.log import get
+
+_FILE_HINT: Final = "clients are never served without mutual TLS: put the right PEM file there"
+
+_log = get("credentials")
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """What our own CA gives our servers: whom to trust besides, and a pair if they have none."""
+
+    authorities_pem: bytes = b""
+    chain_pem: bytes | None = None
+    key_pem: bytes | None = field(default=None, repr=False)
+
+
+def _nothing() -> Issued:
+    return Issued()
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files that the configuration names; what is None comes from the control plane's own CA."""
+
+    certificate: Path | None = None
+    private_key: Path | None = None
+    client_ca: Path | None = None
+    section: str = "sds"
+
+
+@dataclass(frozen=True, slots=True)
+class _Material:
+    chain: bytes
+    key: bytes = field(repr=False)
+    roots: bytes
+
+
+def server_credentials(files: Files, issued: Callable[[], Issued] = _nothing) -> grpc.ServerCredentials:
+    """Return gRPC credentials that demand a client certificate of a CA that is trusted.
+
+    Everything is read again for each connection, so that it can be renewed in place; while the files are not
+    usable, what was read last stays in force.
+
+    Raises:
+        OperatorError: a file is missing, empty or not what it should be; it names the file and the key.
+    """
+    source = _Source(files, issued)
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(source.read()),
+        # gRPC calls this in a thread of its own; None says "unchanged", which the stubs do not know.
+        lambda: None if (new := source.read_again()) is None else _configuration(new),  # type: ignore[arg-type,return-value]
+        require_client_authentication=True,
+    )
+
+
+def _configuration(material: _Material) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(material.key, material.chain)], root_certificates=material.roots
+    )
+
+
+class HttpsTls:
+    """What the admin API's listener speaks TLS with; a client certificate is asked for, not demanded.
+
+    `refresh` reads everything again, for the connections that come then.
+    """
+
+    def __init__(self, files: Files, issued: Callable[[], Issued] = _nothing) -> None:
+        """Read it.
+
+        Raises:
+            OperatorError: a file is missing or not what it should be.
+        """
+        self._source = _Source(files, issued)
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.context.verify_mode = ssl.CERT_OPTIONAL
+        self._load(self._source.read())
+
+    def refresh(self) -> None:
+        """Take what has changed. A CA that is trusted no more goes with the next start."""
+        if (new := self._source.read_again()) is not None:
+            self._load(new)
+
+    def _load(self, material: _Material) -> None:
+        # load_cert_chain takes files alone; this one is memory.
+        memory = os.memfd_create("certvoy-https")
+        try:
+            with os.fdopen(os.dup(memory), "wb") as file:
+                file.write(material.key.rstrip() + b"\n" + material.chain)
+            self.context.load_cert_chain(f"/proc/self/fd/{memory}")
+        finally:
+            os.close(memory)
+        self.context.load_verify_locations(cadata=material.roots.decode("ascii", "ignore"))
+
+
+class _Source:
+    """The pair and the roots, from files or from our CA, checked before use."""
+
+    def __init__(self, files: Files, issued: Callable[[], Issued]) -> None:
+        self._files = files
+        self._issued = issued
+        self._last: tuple[object, ...] = ()
+
+    def read(self) -> _Material:
+        now = self._contents()
+        issued, chain, key, client_ca = now
+        chain = chain if chain is not None else issued.chain_pem
+        key = key if key is not None else issued.key_pem
+        if chain is None or key is None:
+            raise OperatorError(
+                f"{self._files.section}.certificate: there is none", hint="name it, or let our CA issue it"
+            )
+        roots = (client_ca or b"").rstrip() + b"\n" + issued.authorities_pem
+        leaf, *_ = self._certificates("certificate", chain)
+        if client_ca is not None:
+            self._certificates("client_ca", client_ca)
+        elif not issued.authorities_pem:
+            raise OperatorError(f"{self._files.section}.client_ca: there is none", hint=_FILE_HINT)
+        try:
+            public_key = serialization.load_pem_private_key(key, password=None).public_key()
+        except (ValueError, TypeError) as e:
+            raise self._error("key", "holds no private key in PEM that can be read") from e
+        if public_key != leaf.public_key():
+            raise self._error("key", f"is not the key of {self._files.section}.certificate")
+        self._last = now
+        return _Material(chain, key, roots)
+
+    def read_again(self) -> _Material | None:
+        """Return what changed; None: nothing, or nothing that can be used."""
+        try:
+            return None if self._contents() == self._last else self.read()
+        except OperatorError as e:
+            _log.warning("credentials.kept", reason=str(e))
+            return None
+
+    def _contents(self) -> tuple[Issued, bytes | None, bytes | None, bytes | None]:
+        files = self._files
+        return (
+            self._issued(),
+            self._content("certificate", files.certificate),
+            self._content("key", files.private_key),
+            self._content("client_ca", files.client_ca),
+        )
+
+    def _content(self, setting: str, path: Path | None) -> bytes | None:
+        if path is None:
+            return None
+        try:
+            content = path.read_bytes()
+        except OSError as e:
+            raise OperatorError(
+                f"{self._files.section}.{setting}: {path}: {e.strerror}", hint=_FILE_HINT
+            ) from e
+        if not content.strip():
+            raise OperatorError(f"{self._files.section}.{setting}: {path} is empty", hint=_FILE_HINT)
+        return content
+
+    def _certificates(self, setting: str, pem: bytes) -> list[x509.Certificate]:
+        try:
+            return x509.load_pem_x509_certificates(pem)
+        except ValueError as e:
+            raise self._error(setting, "holds no certificate in PEM that can be read") from e
+
+    def _error(self, setting: str, what: str) -> OperatorError:
+        paths = {
+            "certificate": self._files.certificate,
+            "key": self._files.private_key,
+            "client_ca": self._files.client_ca,
+        }
+        return OperatorError(f"{self._files.section}.{setting}: {paths[setting]} {what}", hint=_FILE_HINT)

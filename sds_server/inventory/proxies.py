@@ -1,0 +1,199 @@
+"""Proxies that enrol: their one-time tokens, their grants, and whether their credentials still count."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import groupby
+
+from sds_server.errors import NotFound, Unauthenticated
+from sds_server.inventory import audit, control_cas, feed
+from sds_server.inventory.control_cas import ControlCa
+from sds_server.inventory.database import Database
+from sds_server.model import Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy that may hold a credential of ours; ``id`` is in the credential."""
+
+    id: int
+    name: str
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A name that an identity may see."""
+
+    name: str
+    granted_at: datetime
+    granted_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """What is known of a proxy that was invited; ``credential_until`` None: it has not enrolled yet."""
+
+    proxy: Proxy
+    created_at: datetime
+    created_by: str
+    credential_at: datetime | None
+    credential_until: datetime | None
+    grants: Sequence[Granted]
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """All that decides about who comes, at one moment."""
+
+    grants: Mapping[str, tuple[str, ...]]
+    enrolled: Mapping[Identity, int]
+    authorities: Sequence[ControlCa]
+
+
+async def rights(database: Database) -> Rights:
+    """Read it."""
+    async with database.transaction() as tx:
+        granted = await tx.rows("identity_grants")
+        enrolled = await tx.rows("enrolled")
+        authorities = await control_cas.read(tx)
+    return Rights(
+        grants={
+            identity: tuple(row["name"] for row in rows)
+            for identity, rows in groupby(granted, key=lambda row: str(row["identity"]))
+        },
+        enrolled={Identity(row["identity"]): row["id"] for row in enrolled},
+        authorities=authorities,
+    )
+
+
+async def invite(
+    database: Database,
+    name: str,
+    *,
+    identity: Identity,
+    names: Sequence[str],
+    token: str,
+    lasts: timedelta,
+    actor: str,
+) -> tuple[Proxy, datetime]:
+    """Let a proxy enrol once by this token, and see these names besides those that it sees already."""
+    async with database.transaction() as tx:
+        await tx.rows("sweep_enrolment_tokens")
+        await tx.rows("insert_proxy", name, identity, actor)
+        row = await tx.row("lock_proxy", name)
+        assert row is not None  # noqa: S101 - inserted above, or there already
+        proxy = Proxy(row["id"], name, Identity(row["identity"]))
+        for granted in sorted(set(names)):
+            await tx.rows("insert_grant", proxy.identity, granted, actor)
+        ends = await tx.value("insert_enrolment_token", _digest(token), proxy.id, actor, lasts)
+        detail = {"identity": proxy.identity, "names": sorted(set(names)), "expires_at": ends}
+        await audit.append(tx, action="proxy.invited", actor=actor, subject=name, detail=detail)
+        await feed.tell_rights(tx)
+    return proxy, ends
+
+
+async def invited(database: Database, token: str, *, spki_sha256: bytes) -> Proxy:
+    """Return whom the token is for, if this key pair may still use it.
+
+    Raises:
+        Unauthenticated: it is unknown, over, or was used.
+    """
+    async with database.transaction() as tx:
+        row = await tx.row("usable_enrolment_token", _digest(token), spki_sha256)
+    if row is None:
+        raise _worthless()
+    return Proxy(row["id"], row["name"], Identity(row["identity"]))
+
+
+async def enrolled(
+    database: Database, token: str, proxy: Proxy, *, spki_sha256: bytes, until: datetime, serial: str
+) -> None:
+    """Use the token up, by this key pair alone.
+
+    Raises:
+        Unauthenticated: somebody was quicker, or it is over by now.
+    """
+    async with database.transaction() as tx:
+        if await tx.value("use_enrolment_token", _digest(token), spki_sha256) != proxy.id:
+            raise _worthless()
+        await tx.rows("credential_issued", proxy.id, proxy.identity, until)
+        await audit.append(
+            tx,
+            action="proxy.enrolled",
+            actor=f"proxy:{proxy.name}",
+            subject=proxy.name,
+            detail={"identity": proxy.identity, "serial_number": serial, "not_after": until},
+        )
+        await feed.tell_rights(tx)
+
+
+async def renewed(
+    database: Database, identity: Identity, proxy: int, *, until: datetime, serial: str
+) -> None:
+    """Write that a proxy's credential was renewed.
+
+    Raises:
+        Unauthenticated: it was removed meanwhile.
+    """
+    async with database.transaction() as tx:
+        name = await tx.value("credential_issued", proxy, identity, until)
+        if name is None:
+            raise Unauthenticated(
+                f"{identity} is not enrolled any more", hint="enroll it anew: `certvoy proxies enroll NAME`"
+            )
+        await audit.append(
+            tx,
+            action="credential.renewed",
+            actor=f"proxy:{name}",
+            subject=name,
+            detail={"identity": identity, "serial_number": serial, "not_after": until},
+        )
+
+
+async def get(database: Database, name: str) -> Enrolled | None:
+    """Return what is known of a proxy; None: it was never invited, or was removed."""
+    async with database.transaction() as tx:
+        row = await tx.row("proxy", name)
+        if row is None:
+            return None
+        grants = await tx.rows("grants_of", row["identity"])
+    return Enrolled(
+        proxy=Proxy(row["id"], row["name"], Identity(row["identity"])),
+        created_at=row["created_at"],
+        created_by=row["created_by"],
+        credential_at=row["credential_at"],
+        credential_until=row["credential_until"],
+        grants=[Granted(grant["name"], grant["granted_at"], grant["granted_by"]) for grant in grants],
+    )
+
+
+async def remove(database: Database, name: str, *, actor: str) -> None:
+    """Take a proxy's grants, tokens and credential away; every replica ends its streams.
+
+    Raises:
+        NotFound: there is none of that name.
+    """
+    async with database.transaction() as tx:
+        row = await tx.row("delete_proxy", name)
+        if row is None:
+            raise NotFound(
+                f"proxy {name}: none of that name is enrolled",
+                hint="`certvoy proxies` lists what was seen; a seen one is forgotten by `certvoy targets rm`",
+            )
+        await tx.rows("delete_grants", row["identity"])
+        detail = {"identity": row["identity"]}
+        await audit.append(tx, action="proxy.removed", actor=actor, subject=name, detail=detail)
+        await feed.tell_rights(tx)
+
+
+def _worthless() -> Unauthenticated:
+    return Unauthenticated(
+        "the enrolment token is unknown, used, or has expired",
+        hint="get another: `certvoy proxies enroll NAME`",
+    )
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()

@@ -1,0 +1,123 @@
+"""Who may come and what they may see, as the database said last: serving asks memory alone."""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import Final
+
+from sds_server import authority
+from sds_server.clock import Clock
+from sds_server.credentials import Issued
+from sds_server.errors import ConfigError
+from sds_server.identity import Grant, Grants, Holder, Trust
+from sds_server.inventory import proxies
+from sds_server.inventory.database import Database
+from sds_server.inventory.proxies import Rights
+from sds_server.lifecycle.enroller import Enroller, ServerPair
+from sds_server.log import get
+from sds_server.model import Identity
+
+RELOAD: Final = timedelta(seconds=30)
+"""How often it is read without being told."""
+
+_log = get("admission")
+
+
+class Admission:
+    """Answers from memory; `step` reads what changed. ``on_change`` is called when anything did."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        enroller: Enroller,
+        configured: Iterable[Grant],
+        trust_domain: str,
+        clock: Clock,
+        server_names: Sequence[str] = (),
+        own_ca: bool = False,
+    ) -> None:
+        """``server_names``: those of a certificate of our own CA; none: we have another.
+
+        ``own_ca``: our CA has to be there from the start, as it is the only one that clients are known by.
+        """
+        self._database = database
+        self._enroller = enroller
+        self._configured = tuple(configured)
+        self._trust_domain = trust_domain
+        self._clock = clock
+        self._server_names = server_names
+        self._own_ca = own_ca or bool(server_names)
+        self._seen: Rights | None = None
+        self._pair: ServerPair | None = None
+        self._grants = Grants(self._configured)
+        self._trust = Trust(trust_domain)
+        self.issued = Issued()
+        self.on_change: Callable[[], None] = lambda: None
+
+    def authorize(self, identity: Identity, resource_name: str) -> bool:
+        """Whether the identity may see the name, now."""
+        return self._grants.authorize(identity, resource_name)
+
+    def identify(self, certificate_pem: bytes) -> Identity:
+        """Return who the certificate's holder is.
+
+        Raises:
+            CallerError: nobody that is believed.
+        """
+        return self.holder(certificate_pem).identity
+
+    def holder(self, certificate_pem: bytes) -> Holder:
+        """Return who the certificate's holder is, with what `admits` asks about again later.
+
+        Raises:
+            CallerError: nobody that is believed.
+        """
+        return self._trust.holder(certificate_pem)
+
+    def admits(self, holder: Holder) -> bool:
+        """Whether the holder is still believed: quick, for streams that are open."""
+        return self._trust.admits(holder)
+
+    def enrolment_of(self, identity: Identity) -> int | None:
+        """Return the number of the identity's enrolment; None: it has none."""
+        return self._trust.enrolment_of(identity)
+
+    async def step(self) -> None:
+        """Read what the database says; make our server's certificate when it is time."""
+        if self._own_ca:
+            await self._enroller.authorities()
+        rights = await proxies.rights(self._database)
+        renewed = await self._renew_pair()
+        if rights == self._seen and not renewed:
+            return
+        self._grants = Grants([*self._configured, *_readable(rights)])
+        trusted = [ca.certificate for ca in rights.authorities]
+        self._trust = Trust(self._trust_domain, authorities=trusted, enrolled=rights.enrolled)
+        self.issued = Issued(
+            authorities_pem=authority.pem(trusted).encode(),
+            chain_pem=None if self._pair is None else self._pair.chain_pem,
+            key_pem=None if self._pair is None else self._pair.key_pem,
+        )
+        first, self._seen = self._seen is None, rights
+        if first:
+            return
+        _log.info("admission.changed", enrolled=len(rights.enrolled), authorities=len(trusted))
+        self.on_change()
+
+    async def _renew_pair(self) -> bool:
+        now = self._clock.now()
+        if not self._server_names or (self._pair is not None and now < self._pair.renew_at):
+            return False
+        self._pair = await self._enroller.server_pair(self._server_names)
+        return True
+
+
+def _readable(rights: Rights) -> Iterable[Grant]:
+    """Return the grants that can be read; one that cannot must not take the others away."""
+    for identity, names in rights.grants.items():
+        try:
+            Grants([grant := Grant(identity, names)])
+        except ConfigError as e:
+            _log.error("admission.unreadable", identity=identity, reason=str(e))
+        else:
+            yield grant

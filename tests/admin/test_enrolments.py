@@ -1,0 +1,287 @@
+"""Enrolment over the API: one token, one credential, renewed for as long as the proxy may."""
+
+import asyncio
+import ssl
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509.oid import NameOID
+
+from sds_server import authority
+from sds_server.identity import Grant
+from sds_server.model import Scope
+from tests.support.admin import SDS_PORT, serving
+from tests.support.databases import turn_clock
+from tests.support.pki import Pair, key_pem, new_key
+
+EDGE = "spiffe://certvoy/proxy/edge-1"
+
+
+async def invite(api, name="edge-1", **body):
+    reply = await api.local("POST", f"/v1/proxies/{name}/enrolments", json=body)
+    assert 201 == reply.status, reply.json
+    return reply.json
+
+
+async def enrol(api, token, key=None):
+    """Enrol without a name of any kind; returns the reply and what it is worth as a client's pair."""
+    key = key or new_key()
+    body = {"token": token, "csr": authority.new_csr(key)}
+    return await api.remote("POST", "/v1/enrolments", json=body), key
+
+
+def pair(reply, key):
+    chain = reply.json["certificate"].encode()
+    return Pair(chain, key_pem(key), x509.load_pem_x509_certificate(chain), key)
+
+
+async def enrolled(api, name="edge-1", **body):
+    """Enrol a proxy, and wait until this replica has heard of it."""
+    reply, key = await enrol(api, (await invite(api, name, **body))["token"])
+    assert 201 == reply.status, reply.json
+    made = pair(reply, key)
+    await until(lambda: believed(api, made))
+    return made
+
+
+def believed(api, made):
+    try:
+        return bool(api.admission.identify(made.chain_pem))
+    except Exception:
+        return False
+
+
+async def until(holds):
+    async with asyncio.timeout(20):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_token_gives_a_credential_of_the_invited_name(api):
+    invited = await invite(api, names=["www", "team/*"])
+    reply, key = await enrol(api, invited["token"])
+    certificate = x509.load_pem_x509_certificate(reply.json["certificate"].encode())
+    (ca,) = x509.load_pem_x509_certificates(reply.json["authorities"].encode())
+
+    assert (201, EDGE, EDGE) == (reply.status, invited["identity"], reply.json["identity"])
+    assert key.public_key() == certificate.public_key()
+    assert authority.issued_by(certificate, [ca])
+    assert authority.digest(ca) == authority.ca_digest_of(invited["token"])
+    assert SDS_PORT == reply.json["sds_port"]
+
+
+async def test_an_enrolled_proxy_may_see_what_it_was_invited_for_and_is_shown_with_it(api):
+    made = await enrolled(api, names=["www", "team/*"])
+    shown = (await api.local("GET", "/v1/proxies/edge-1")).json["enrolment"]
+    whoami = await api.remote("GET", "/v1/whoami", pair=made)
+
+    assert EDGE == whoami.json["identity"]
+    assert [True, True, False] == [api.admission.authorize(EDGE, n) for n in ("www", "team/a", "other")]
+    assert ["team/*", "www"] == [grant["name"] for grant in shown["grants"]]
+    assert shown["credential_until"] == made.certificate.not_valid_after_utc.isoformat().replace(
+        "+00:00", "Z"
+    )
+
+
+async def test_names_in_the_request_change_nothing(api):
+    key = new_key()
+    csr = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, "999")]))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier("spiffe://certvoy/proxy/other")]),
+            critical=True,
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+        .decode()
+    )
+    token = (await invite(api))["token"]
+    reply = await api.remote("POST", "/v1/enrolments", json={"token": token, "csr": csr})
+    certificate = x509.load_pem_x509_certificate(reply.json["certificate"].encode())
+
+    assert EDGE == reply.json["identity"]
+    assert 999 != authority.enrolment_of(certificate)
+    assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+
+
+async def test_a_token_is_used_once_by_whoever_is_first(api):
+    token = (await invite(api))["token"]
+    replies = await asyncio.gather(*(enrol(api, token) for _ in range(5)))
+
+    assert [201, 401, 401, 401, 401] == sorted(reply.status for reply, _ in replies)
+
+
+async def test_whoever_lost_the_answer_asks_again_with_the_same_key(api):
+    token = (await invite(api))["token"]
+    first, key = await enrol(api, token)
+    again, _ = await enrol(api, token, key)
+
+    assert (201, 201) == (first.status, again.status)
+
+
+async def test_a_token_ends(api, sql):
+    token = (await invite(api, ttl="10m"))["token"]
+    await turn_clock(sql, timedelta(minutes=11))
+    reply, _ = await enrol(api, token)
+
+    assert 401 == reply.status
+
+
+@pytest.mark.parametrize(
+    "token", ["", "certvoy_" + "A" * 43, "certvoy_enrol_x", f"certvoy_enrol_{'A' * 43}.{'0' * 64}"]
+)
+async def test_a_token_that_was_made_up_is_worth_nothing(api, token):
+    reply, _ = await enrol(api, token)
+
+    assert 401 == reply.status
+
+
+async def test_a_bad_request_does_not_use_the_token_up(api):
+    token = (await invite(api))["token"]
+    bad = await api.remote("POST", "/v1/enrolments", json={"token": token, "csr": "garbage"})
+    good, _ = await enrol(api, token)
+
+    assert (400, 201) == (bad.status, good.status)
+
+
+async def test_the_token_is_kept_as_its_digest_alone(api, sql):
+    token = (await invite(api))["token"]
+    random = token.removeprefix("certvoy_enrol_").split(".")[0]
+    tables = ("enrolment_token", "proxy", "certaudit")
+    rows = [str(row) for table in tables for row in await sql.fetch(f"SELECT {table}::text FROM {table}")]
+
+    assert rows
+    assert not [row for row in rows if random in row]
+
+
+async def test_a_credential_is_renewed_as_the_same_identity(api):
+    made = await enrolled(api)
+    key = new_key()
+    reply = await api.remote("POST", "/v1/credentials", pair=made, json={"csr": authority.new_csr(key)})
+    renewed = pair(reply, key)
+
+    assert (201, EDGE) == (reply.status, reply.json["identity"])
+    assert believed(api, renewed)
+    assert made.certificate.serial_number != renewed.certificate.serial_number
+
+
+async def test_garbage_is_not_renewed(api):
+    made = await enrolled(api)
+
+    assert 400 == (await api.remote("POST", "/v1/credentials", pair=made, json={"csr": "garbage"})).status
+
+
+async def test_a_certificate_of_another_ca_is_not_renewed_here(api):
+    foreign = api.clients.issue(uris=["spiffe://td.test/edge"])
+    body = {"csr": authority.new_csr(new_key())}
+
+    assert 403 == (await api.remote("POST", "/v1/credentials", pair=foreign, json=body)).status
+
+
+async def test_a_certificate_of_another_ca_that_claims_our_trust_domain_is_refused(api):
+    await enrolled(api)
+    foreign = api.clients.issue(uris=[EDGE])
+    body = {"csr": authority.new_csr(new_key())}
+
+    assert 401 == (await api.remote("GET", "/v1/whoami", pair=foreign)).status
+    assert 401 == (await api.remote("POST", "/v1/credentials", pair=foreign, json=body)).status
+
+
+async def test_a_mesh_whose_chains_have_an_intermediate_is_known_by_its_root(api):
+    mesh = api.clients.intermediate("istiod")
+    uris = ["spiffe://cluster.local/ns/web/sa/edge", "spiffe://cluster.local/ns/api/sa/edge"]
+    seen = [(await api.remote("GET", "/v1/whoami", pair=mesh.issue(uris=[uri]))).json for uri in uris]
+    two_names = await api.remote("GET", "/v1/whoami", pair=mesh.issue(uris=uris))
+
+    assert uris == [who["identity"] for who in seen]
+    assert 401 == two_names.status
+
+
+async def test_a_proxy_that_was_removed_is_refused_at_once_and_renews_nothing(api):
+    made = await enrolled(api, names=["www"])
+    removed = await api.local("DELETE", "/v1/proxies/edge-1")
+    await until(lambda: not believed(api, made))
+    body = {"csr": authority.new_csr(new_key())}
+
+    assert 204 == removed.status
+    assert 401 == (await api.remote("POST", "/v1/credentials", pair=made, json=body)).status
+    assert not api.admission.authorize(EDGE, "www")
+    assert 404 == (await api.local("GET", "/v1/proxies/edge-1")).status
+    assert 404 == (await api.local("DELETE", "/v1/proxies/edge-1")).status
+
+
+async def test_a_token_of_a_removed_proxy_goes_with_it(api):
+    token = (await invite(api))["token"]
+    await api.local("DELETE", "/v1/proxies/edge-1")
+    reply, _ = await enrol(api, token)
+
+    assert 401 == reply.status
+
+
+async def test_a_proxy_that_is_enrolled_anew_is_not_let_in_by_its_old_credential(api):
+    old = await enrolled(api)
+    await api.local("DELETE", "/v1/proxies/edge-1")
+    new = await enrolled(api)
+
+    assert not believed(api, old)
+    assert believed(api, new)
+    assert 401 == (await api.remote("GET", "/v1/whoami", pair=old)).status
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "status"),
+    [
+        ("edge-1", {"names": ["*"]}, 422),
+        ("edge-1", {"names": ["*.not a name"]}, 400),
+        ("edge-1", {"ttl": "31d"}, 400),
+        ("edge%20one", {}, 400),
+        ("edge%2Fone", {}, 400),
+    ],
+)
+async def test_an_invitation_that_cannot_be_is_refused(api, sql, name, body, status):
+    reply = await api.local("POST", f"/v1/proxies/{name}/enrolments", json=body)
+
+    assert status == reply.status
+    assert 0 == await sql.fetchval("SELECT count(*) FROM proxy")
+
+
+async def test_what_was_done_is_audited(api, sql):
+    made = await enrolled(api, names=["www"])
+    await api.remote("POST", "/v1/credentials", pair=made, json={"csr": authority.new_csr(new_key())})
+    await api.local("DELETE", "/v1/proxies/edge-1")
+    actions = await sql.fetch("SELECT action, actor FROM certaudit WHERE subject = 'edge-1' ORDER BY id")
+
+    assert ["proxy.invited", "proxy.enrolled", "credential.renewed", "proxy.removed"] == [
+        row["action"] for row in actions
+    ]
+    assert ["proxy:edge-1"] * 2 == [row["actor"] for row in actions][1:3]
+
+
+async def test_grants_of_the_configuration_stay_beside_those_of_the_database(database, tmp_path):
+    async with serving(database, tmp_path, grants=[Grant(EDGE, ("a",))]) as api:
+        await enrolled(api, names=["b"])
+
+        assert [True, True] == [api.admission.authorize(EDGE, name) for name in ("a", "b")]
+        await api.local("DELETE", "/v1/proxies/edge-1")
+        await until(lambda: not api.admission.authorize(EDGE, "b"))
+
+
+async def test_without_a_certificate_the_api_is_served_with_one_of_our_own_ca(database, tmp_path):
+    async with serving(database, tmp_path, own_ca=True) as api:
+        told = await api.local("GET", "/v1/authorities")
+        context = ssl.create_default_context(cadata=told.json["authorities"])
+        _, writer = await asyncio.open_connection(
+            "127.0.0.1", api.ports.api, ssl=context, server_hostname="localhost"
+        )
+        writer.close()
+
+
+async def test_the_scope_that_enrols_is_enroll(api):
+    token = await api.token(Scope.ENROLL)
+    reply = await api.remote("POST", "/v1/proxies/edge-1/enrolments", token=token, json={})
+
+    assert 201 == reply.status
