@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-PACKAGES = {"pebble": ("pebble",)}
+PACKAGES = {"pebble": ("pebble",), "nginx": ("nginx",)}
 """A program set and its packages; what Debian's base system has (libc6) is not unpacked again."""
 
 DOWNLOAD_TIMEOUT_S = 300
@@ -28,10 +28,13 @@ def cache() -> Path:
 def program(name: str, *, of: str) -> Path:
     """Return a program of a set: the system's own, or the one in the cache, unpacked now if need be."""
     installed = shutil.which(name)
-    path = Path(installed) if installed else unpack(of) / "usr" / "bin" / name
-    if not path.is_file():
-        raise Unavailable(f"{of}: the package holds no program {name}")
-    return path
+    if installed:
+        return Path(installed)
+    for directory in ("bin", "sbin"):
+        path = unpack(of) / "usr" / directory / name
+        if path.is_file():
+            return path
+    raise Unavailable(f"{of}: the package holds no program {name}")
 
 
 def unpack(of: str) -> Path:

@@ -71,7 +71,7 @@ def test_the_envoy_configuration_of_the_readme_is_envoys():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the same, imported by a command
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_command_in_a_document_is_one_with_these_arguments(page):
-    lines = [line for block in _blocks(page, "sh") for line in block.splitlines()]
+    lines = [line for block in _blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
     for line in lines:
         words = shlex.split(line, comments=True)
         if words[:1] == ["certvoy"]:
