@@ -42,6 +42,7 @@ from sds_server.lifecycle.publisher import Publisher
 from sds_server.lifecycle.recorder import Recorder
 from sds_server.lifecycle.revoker import Revoker
 from sds_server.lifecycle.scheduler import Scheduler
+from sds_server.lifecycle.uploads import Uploads
 from sds_server.lifecycle.worker import Worker
 from sds_server.log import get
 from sds_server.model import Kind, Secret
@@ -274,6 +275,7 @@ class _Parts:
             sds_port=lambda: sds.port,
             catalog=catalog,
             observer=recorder,
+            uploads=Uploads(database=database, sealer=sealer, clock=clock, replica=config.replica),
             on_accepted=prover.accepted,
             seen_for=config.rotation.seen_for,
         )

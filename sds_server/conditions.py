@@ -121,13 +121,17 @@ def of_secret(
     deliveries: Sequence[DeliveryState],
     now: datetime,
     revocations: Sequence[Revocation] = (),
+    uploaded: bool = False,
 ) -> Sequence[Condition]:
-    """Return Ready, Issuing, Served and RenewalOverdue, as cert-manager's users know them."""
+    """Return Ready, Issuing, Served and RenewalOverdue, as cert-manager's users know them.
+
+    ``uploaded``: its pairs come from a person, and so do its renewals.
+    """
     return [
         _ready(certificate, revocations, now),
         _issuing(rotation),
         _served(certificate, deliveries),
-        _overdue(certificate, now),
+        _overdue(certificate, now, uploaded=uploaded),
     ]
 
 
@@ -166,15 +170,13 @@ def _served(certificate: Certificate | None, deliveries: Sequence[DeliveryState]
     return Condition("Served", status=False, reason=reason, message=message)
 
 
-def _overdue(certificate: Certificate | None, now: datetime) -> Condition:
+def _overdue(certificate: Certificate | None, now: datetime, *, uploaded: bool) -> Condition:
     at = None if certificate is None else certificate.renew_at
     if at is None:
         return Condition("RenewalOverdue", status=False, reason="NotPlanned", message="nothing to renew")
     late = at < now
     verb = "was due" if late else "is due"
-    return Condition(
-        "RenewalOverdue",
-        status=late,
-        reason="Late" if late else "InTime",
-        message=f"its renewal {verb} at {at:%FT%TZ}",
-    )
+    message = f"its renewal {verb} at {at:%FT%TZ}"
+    if uploaded:
+        message += ", and no CA is asked for it: upload the next pair (`certvoy upload`)"
+    return Condition("RenewalOverdue", status=late, reason="Late" if late else "InTime", message=message)

@@ -35,6 +35,7 @@ from sds_server.config_values import (
     FilePath,
     IdentityName,
     ListenAddress,
+    NameOfIssuer,
     NameOfSecret,
     NamePattern,
     ServerName,
@@ -211,7 +212,7 @@ class Config(_Model):
     state_dir: FilePath
     replica: str = Field(default_factory=socket.gethostname, min_length=1)
     kms: KmsConfig
-    issuers: Some[Mapping[str, IssuerConfig]]
+    issuers: Some[Mapping[NameOfIssuer, IssuerConfig]]
     http01: Http01Config
     sds: SdsConfig
     admin: AdminConfig = AdminConfig()

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, PlainSerializer, Validatio
 
 from acme_engine.errors import BadIdentifier
 from acme_engine.names import normalise
-from sds_server.model import Identity, SecretName
+from sds_server.model import UPLOAD, UPLOADED, Identity, SecretName
 from sds_server.yaml_lines import shown
 
 EMBEDDED = "embedded"
@@ -178,6 +178,12 @@ def secret_name(text: str) -> SecretName:
     return SecretName(text)
 
 
+def _issuer_name(text: str) -> str:
+    if text == UPLOAD or text.startswith(UPLOADED):
+        raise Wrong(f"{shown(text)} stands for pairs that people upload", "call the CA by another name")
+    return text
+
+
 def _identity(text: str) -> Identity:
     if not _IDENTITY.fullmatch(text):
         raise Wrong(
@@ -273,6 +279,7 @@ DirectoryUrl = Annotated[str, AfterValidator(_https)]
 Contact = Annotated[str, AfterValidator(_mailto)]
 DatabaseUrl = Annotated[str, AfterValidator(_database), BeforeValidator(_database_of_file), _URL]
 NameOfSecret = Annotated[SecretName, AfterValidator(secret_name)]
+NameOfIssuer = Annotated[str, AfterValidator(_issuer_name)]
 IdentityName = Annotated[Identity, AfterValidator(_identity)]
 TrustDomain = Annotated[str, AfterValidator(_trust_domain)]
 ServerName = Annotated[str, AfterValidator(_server_name)]

@@ -117,6 +117,12 @@ EVENTS: Final = (
     ),
     LogEvent("certificate.revoked", "info", "The CA revoked a certificate.", (*_REVOCATION, "serial_number")),
     LogEvent(
+        "certificate.uploaded",
+        "info",
+        "A pair that somebody brought is stored; proxies get it next.",
+        ("secret", "fingerprint"),
+    ),
+    LogEvent(
         "challenge.answered",
         "info",
         "The CA was asked to validate a name.",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NewType
+from typing import Any, Final, NewType
 from uuid import UUID
 
 SecretName = NewType("SecretName", str)
@@ -15,6 +15,13 @@ TargetId = NewType("TargetId", int)
 
 Identity = NewType("Identity", str)
 """Who a peer is, typed by its form: ``spiffe://trust-domain/path`` or ``dns:name``."""
+
+
+UPLOAD: Final = "upload"
+"""The issuer of a Secret whose pairs people bring; no CA has this name."""
+
+UPLOADED: Final = "upload:"
+"""How the issuer of an uploaded Certificate begins; a hash of the issuer's own name follows."""
 
 
 class Kind(StrEnum):
@@ -47,6 +54,7 @@ class Reason(StrEnum):
     OPERATOR = "operator"
     CHANGED = "changed"
     REVOKED = "revoked"
+    UPLOADED = "uploaded"
 
 
 class RevocationReason(StrEnum):

@@ -64,7 +64,9 @@ def _operation(route: Route, references: Mapping[Any, Json], queries: Mapping[st
     }
     if route.body is not None:
         schema = references[route.body, "validation"]
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        content: Json = {"application/json": {"schema": schema}}
+        content |= {kind: {"schema": {"type": "string"}} for kind in route.reads}
+        operation["requestBody"] = {"required": True, "content": content}
     if route.scope is not None:
         operation["security"] = [{"token": []}, {"certificate": []}]
         operation["x-scope"] = str(route.scope)

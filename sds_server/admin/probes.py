@@ -13,7 +13,7 @@ from sds_server.errors import CallerError, NotFound
 from sds_server.inventory import certificates, targets
 from sds_server.inventory.targets import Live
 from sds_server.model import Certificate, Scope
-from sds_server.targets.probe import ProbeFailed, served_fingerprint
+from sds_server.targets.probe import ProbeFailed, covered, served_fingerprint
 from sds_server.targets.verdict import Verdict, judge
 
 AT_ONCE: Final = 64
@@ -71,7 +71,7 @@ async def probe_secret(call: Call) -> Answer:
 
 def _looks(live: Sequence[Live], current: Certificate) -> Sequence[_Look]:
     return [
-        _Look(target=item.target.name, probe=item.target.probe, server_name=domain)
+        _Look(target=item.target.name, probe=item.target.probe, server_name=covered(domain))
         for item in live
         for domain in current.domains
     ]

@@ -128,6 +128,7 @@ class Route:
     with both, either will do. The grant is the handler's to ask for.
     ``answers`` are the successes: status -> shape; None: no body, ``bytes``: not JSON, of ``content_type``.
     ``also``: another type in which OK is answered to who accepts it.
+    ``reads``: other types in which the body may come -> how its parts are read from them.
     ``probe``: also on the listener of health and metrics, which knows no callers.
     """
 
@@ -141,6 +142,7 @@ class Route:
     body: type[BaseModel] | None = None
     peer: bool = False
     probe: bool = False
+    reads: Mapping[str, Callable[[bytes], Any]] = field(default_factory=dict)
     content_type: str = "application/json"
     also: str | None = None
 
@@ -172,7 +174,7 @@ def _endpoint(
             path=_path(request),
             headers=request.headers,
             _query=None if route.query is None else _read_query(request, route.query),
-            _body=None if route.body is None else await _read_body(request, route.body),
+            _body=None if route.body is None else await _read_body(request, route, route.body),
         )
         return _response(await route.handler(call))
 
@@ -211,16 +213,16 @@ def _read_query(request: web.Request, shape: type[BaseModel]) -> BaseModel:
     return shape.model_validate(dict(given))
 
 
-async def _read_body(request: web.Request, shape: type[BaseModel]) -> BaseModel:
-    if request.content_type not in {"application/json", "application/octet-stream"}:
+async def _read_body(request: web.Request, route: Route, shape: type[BaseModel]) -> BaseModel:
+    read = route.reads.get(request.content_type)
+    if read is None and request.content_type not in {"application/json", "application/octet-stream"}:
         # Without a Content-Type aiohttp says octet-stream: curl's own guess is worse than none.
-        raise CallerError(
-            f"Content-Type: expected application/json, got {request.content_type}", hint="send JSON"
-        )
+        wanted = " or ".join(["application/json", *route.reads])
+        raise CallerError(f"Content-Type: expected {wanted}, got {request.content_type}", hint="send JSON")
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             raw = await request.read()
-        parsed = json.loads(raw) if raw else {}
+        parsed = read(raw) if read else json.loads(raw) if raw else {}
     except TimeoutError:
         raise CallerError(f"body: it did not come within {BODY_TIMEOUT_S:g} s") from None
     except (ValueError, RecursionError) as e:

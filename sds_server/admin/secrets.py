@@ -54,14 +54,17 @@ async def list_secrets(call: Call) -> Answer:
 
 async def get_secret(call: Call) -> Answer:
     """Return one with its certificate, its latest rotation, its targets and what they mean."""
-    return await _answer(call.services, call.path["name"])
+    return await described(call.services, call.path["name"])
 
 
 async def put_secret(call: Call) -> Answer:
     """Declare it: created, changed, or as it is already."""
-    wanted, name = call.body(PutSecret), _name(call.path["name"])
+    wanted, name = call.body(PutSecret), named(call.path["name"])
     _refuse_declared(call, name)
     if wanted.issuer not in call.services.issuers:
+        if wanted.issuer == model.UPLOAD:
+            hint = f"upload a pair: PUT /v1/secrets/{name}/certificate, `certvoy upload`"
+            raise BadName("issuer: a secret whose pairs are uploaded begins with its first pair", hint=hint)
         declared = ", ".join(sorted(call.services.issuers))
         raise BadName(f"issuer: there is no {wanted.issuer}", hint=f"the configuration declares: {declared}")
     status = HTTPStatus.OK
@@ -83,7 +86,7 @@ async def put_secret(call: Call) -> Answer:
         actor=call.caller.actor,
         check=check,
     )
-    return await _answer(call.services, name, status=status)
+    return await described(call.services, name, status=status)
 
 
 async def delete_secret(call: Call) -> Answer:
@@ -98,7 +101,8 @@ async def delete_secret(call: Call) -> Answer:
     return Answer(status=HTTPStatus.NO_CONTENT)
 
 
-async def _answer(services: Services, name: str, *, status: HTTPStatus = HTTPStatus.OK) -> Answer:
+async def described(services: Services, name: str, *, status: HTTPStatus = HTTPStatus.OK) -> Answer:
+    """Return all that hangs on a secret."""
     database = services.database
     secret = await secrets.get(database, name)
     served = (await certificates.served(database, [name])).get(name)
@@ -118,6 +122,7 @@ async def _answer(services: Services, name: str, *, status: HTTPStatus = HTTPSta
         deliveries=[delivery.state for delivery in deliveries],
         now=services.clock.now(),
         revocations=revoked,
+        uploaded=secret.issuer == model.UPLOAD,
     )
     body = shapes.Secret(
         **shapes.Declaration.of(secret).model_dump(),
@@ -137,7 +142,12 @@ def _etag(secret: model.Secret) -> str:
     return etag(shapes.Declaration.of(secret))
 
 
-def _name(text: str) -> model.SecretName:
+def named(text: str) -> model.SecretName:
+    """Return the name, if a secret can have it.
+
+    Raises:
+        BadName: it cannot.
+    """
     try:
         return _NAME.validate_python(text)
     except ValidationError as e:

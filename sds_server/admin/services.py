@@ -11,7 +11,8 @@ from sds_server.clock import Clock
 from sds_server.inventory.control_cas import ControlCa
 from sds_server.inventory.database import Database
 from sds_server.inventory.proxies import Proxy
-from sds_server.model import Identity
+from sds_server.inventory.uploads import Uploaded
+from sds_server.model import Identity, SecretName
 from sds_server.xds.catalog import Catalog
 from sds_server.xds.session import Observer
 
@@ -51,6 +52,16 @@ class Enroller(Protocol):
         """Give a proxy its next credential."""
 
 
+class Uploads(Protocol):
+    """Takes pairs that people bring."""
+
+    async def put(
+        self, name: SecretName, *, chain_pem: bytes, private_key_pem: bytes, actor: str
+    ) -> Uploaded:
+        """Make the pair the Secret's next generation, or raise GateRefused or Conflict and change nothing."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What a call may need.
@@ -71,6 +82,7 @@ class Services:
     authorize: Callable[[Identity, str], bool]
     catalog: Catalog
     observer: Observer
+    uploads: Uploads
     on_accepted: Callable[[str], None]
     seen_for: timedelta
     enroller: Enroller

@@ -22,6 +22,7 @@ from sds_server.admin import (
     secrets,
     targets,
     tokens,
+    uploads,
 )
 from sds_server.admin.routes import Answer, Call, Route
 
@@ -33,6 +34,7 @@ async def get_openapi(call: Call) -> Answer:  # noqa: ARG001 - a handler's signa
 
 ROUTES: Final[tuple[Route, ...]] = (
     *secrets.ROUTES,
+    *uploads.ROUTES,
     *rotations.ROUTES,
     *revocations.ROUTES,
     *certificates.ROUTES,

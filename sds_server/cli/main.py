@@ -23,6 +23,7 @@ COMMANDS = {
     "show": ("sds_server.cli.show:show", "Show a secret, a PEM file, or what an address serves."),
     "targets": ("sds_server.cli.targets:targets", "Say where proxies can be probed."),
     "token": ("sds_server.cli.token:token", "Make and revoke tokens of the API."),
+    "upload": ("sds_server.cli.upload:upload", "Bring a pair from elsewhere as a secret's next certificate."),
     "why": ("sds_server.cli.why:why", "Say why a secret is as it is, and what comes next."),
 }
 

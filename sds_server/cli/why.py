@@ -62,7 +62,7 @@ def tree(secret: Json, rotation: Json) -> Branch:
     _certificate(root, secret["certificate"])
     for revocation in secret["revocations"]:
         _revocation(root, secret["name"], revocation)
-    _rotation(root, rotation)
+    _rotation(root, rotation, secret["issuer"])
     for delivery in secret["deliveries"]:
         _target(root, delivery)
     if not secret["deliveries"]:
@@ -81,7 +81,7 @@ def _certificate(root: Branch, certificate: Json | None) -> None:
     )
 
 
-def _rotation(root: Branch, rotation: Json) -> None:
+def _rotation(root: Branch, rotation: Json, issuer: str) -> None:
     attempts = rotation["attempts"]
     state = (
         "waiting for a certificate" if rotation["state"] == "waiting" else rotation["state"].replace("_", " ")
@@ -100,7 +100,9 @@ def _rotation(root: Branch, rotation: Json) -> None:
             for sub in problem.get("subproblems", ()):
                 said.add(f"{sub.get('identifier')}: {sub['type']}: {sub['detail']}")
         branch.add(f"remedy: {error['hint']}")
-    if rotation["state"] == "waiting":
+    if rotation["state"] == "waiting" and issuer == "upload":
+        branch.add(f"waits for another pair: `certvoy upload {rotation['secret']}`")
+    elif rotation["state"] == "waiting":
         branch.add(f"next try: {moment(rotation['next_attempt_at'])}")
 
 

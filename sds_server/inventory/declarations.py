@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from sds_server.errors import Conflict
 from sds_server.inventory import audit, feed, rotations, secrets
-from sds_server.inventory.database import Database
+from sds_server.inventory.database import Database, Transaction
 from sds_server.lifecycle.states import Event
 from sds_server.model import Outcome, Reason, Secret
 
@@ -25,32 +25,38 @@ async def put(database: Database, secret: Secret, *, actor: str, check: Check = 
     Raises:
         Conflict: the name exists with another kind.
     """
-    columns = (list(secret.domains), secret.issuer, secret.key_type)
     async with database.transaction() as tx:
-        created = await tx.value("insert_secret", secret.name, secret.kind, *columns)
-        row = await tx.row("lock_secret", secret.name)
-        before = None if created or row is None else secrets.from_row(row)
-        check(before)
-        if before == secret:
-            return False
-        if before is not None and before.kind != secret.kind:
-            raise Conflict(
-                f"secret {secret.name}: it is a {before.kind} for ever, and cannot become a {secret.kind}",
-                hint="use another name",
-            )
-        if not created:
-            await tx.rows("update_secret", secret.name, *columns)
-        await audit.append(
-            tx,
-            action="secret.created" if created else "secret.changed",
-            actor=actor,
-            subject=secret.name,
-            detail={"domains": secret.domains, "issuer": secret.issuer, "key_type": secret.key_type},
+        reason = await put_in(tx, secret, actor=actor, check=check)
+        if reason is not None:
+            await rotations.open_in(tx, secret.name, reason=reason, actor=actor)
+            await feed.tell_secret(tx, secret.name)
+    return reason is not None
+
+
+async def put_in(tx: Transaction, secret: Secret, *, actor: str, check: Check = whatever) -> Reason | None:
+    """As `put`, in a transaction of the caller's, who opens the Rotation; None: nothing has changed."""
+    columns = (list(secret.domains), secret.issuer, secret.key_type)
+    created = await tx.value("insert_secret", secret.name, secret.kind, *columns)
+    row = await tx.row("lock_secret", secret.name)
+    before = None if created or row is None else secrets.from_row(row)
+    check(before)
+    if before == secret:
+        return None
+    if before is not None and before.kind != secret.kind:
+        raise Conflict(
+            f"secret {secret.name}: it is a {before.kind} for ever, and cannot become a {secret.kind}",
+            hint="use another name",
         )
-        reason = Reason.INITIAL if created else Reason.CHANGED
-        await rotations.open_in(tx, secret.name, reason=reason, actor=actor)
-        await feed.tell_secret(tx, secret.name)
-    return True
+    if not created:
+        await tx.rows("update_secret", secret.name, *columns)
+    await audit.append(
+        tx,
+        action="secret.created" if created else "secret.changed",
+        actor=actor,
+        subject=secret.name,
+        detail={"domains": secret.domains, "issuer": secret.issuer, "key_type": secret.key_type},
+    )
+    return Reason.INITIAL if created else Reason.CHANGED
 
 
 async def remove(database: Database, name: str, *, actor: str, check: Check = whatever) -> None:

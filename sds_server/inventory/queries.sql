@@ -116,6 +116,14 @@ SELECT c.id, c.secret, c.generation, c.status, c.domain, c.san_domains, c.issuer
        c.fingerprint, c.key_id, c.key_ref, c.renew_at, c.renew_reason, c.issued_at, c.replaced_at, c.revoked_at, p.chain_pem
   FROM certificate c JOIN certificate_chain p ON p.cert_id = c.id WHERE c.id = $1;
 
+-- name: same_certificate
+-- The one with this leaf, or with this serial number of this CA, whatever became of it.
+SELECT id, secret, generation, status FROM certificate WHERE fingerprint = $1 OR (issuer = $2 AND serial_number = $3) LIMIT 1;
+
+-- name: compromised_key
+SELECT c.secret, c.generation FROM certificate c JOIN revocation r ON r.cert_id = c.id
+ WHERE c.spki_sha256 = $1 AND r.reason = 'keyCompromise' LIMIT 1;
+
 -- name: generations
 -- Which generation of Secret $1 each of these leaves is.
 SELECT fingerprint, generation FROM certificate WHERE secret = $1 AND fingerprint = ANY ($2::text[]);
@@ -129,7 +137,7 @@ SELECT c.id, c.secret FROM certificate c JOIN secret s ON s.name = c.secret
          UNION ALL
         SELECT n.id FROM certrotation r JOIN certificate n ON n.id = r.new_cert_id
          WHERE r.completed_at IS NULL AND n.status = 'expired'))
-   AND s.deleted_at IS NULL
+   AND s.deleted_at IS NULL AND s.issuer <> 'upload'
  ORDER BY c.not_after LIMIT $1 FOR UPDATE OF s SKIP LOCKED;
 
 -- name: still_due
@@ -140,10 +148,11 @@ SELECT 1 FROM certificate c
             SELECT FROM certrotation r WHERE r.new_cert_id = c.id AND r.completed_at IS NULL)));
 
 -- name: lapsed
--- A current one whose renewal is not open yet waits until it is: once it is expired nothing would open one.
+-- A current one whose renewal is not open yet waits until it is: once it is expired nothing would open one. Nothing ever
+-- does where pairs are uploaded.
 SELECT c.id, c.status FROM certificate c JOIN secret s ON s.name = c.secret
  WHERE c.status IN ('issued', 'active', 'expiring_soon', 'rotating', 'replaced') AND c.not_after <= certvoy_now()
-   AND (c.status NOT IN ('issued', 'active') OR s.deleted_at IS NOT NULL
+   AND (c.status NOT IN ('issued', 'active') OR s.deleted_at IS NOT NULL OR s.issuer = 'upload'
         OR EXISTS (SELECT FROM certrotation r WHERE r.secret = c.secret AND r.completed_at IS NULL))
  ORDER BY c.not_after LIMIT $1 FOR UPDATE OF s SKIP LOCKED;
 
@@ -213,9 +222,10 @@ UPDATE certrotation SET completed_at = certvoy_now(), outcome = $2, leased_until
 
 -- name: claimable
 -- One Rotation that wants a worker, nearest expiry first; a first issuance has no date and comes when nothing is urgent.
+-- Where pairs are uploaded an open one waits for a person.
 SELECT r.id, r.secret FROM certrotation r JOIN secret s ON s.name = r.secret LEFT JOIN certificate c ON c.id = r.cert_id
  WHERE r.completed_at IS NULL AND r.new_cert_id IS NULL AND r.next_attempt_at <= certvoy_now()
-   AND (r.leased_until IS NULL OR r.leased_until < certvoy_now()) AND s.deleted_at IS NULL
+   AND (r.leased_until IS NULL OR r.leased_until < certvoy_now()) AND s.deleted_at IS NULL AND s.issuer <> 'upload'
  ORDER BY c.not_after NULLS LAST, r.triggered_at LIMIT 1 FOR UPDATE OF s SKIP LOCKED;
 
 -- name: claim

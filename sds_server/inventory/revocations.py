@@ -14,6 +14,7 @@ from sds_server.inventory import audit, certificates, feed, rotations, secrets
 from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.lifecycle.states import Event
 from sds_server.model import (
+    UPLOADED,
     CertificateId,
     CertificateStatus,
     Reason,
@@ -145,6 +146,11 @@ async def of_certificates(
 
 
 def _refuse(secret: str, row: Row) -> None:
+    if row["issuer"].startswith(UPLOADED):
+        raise Conflict(
+            f"secret {secret}: generation {row['generation']} was uploaded: no account of ours ordered it",
+            hint="revoke it at its own CA; another upload, or a rotation, replaces it here",
+        )
     if row["status"] == CertificateStatus.EXPIRED:
         raise Conflict(
             f"secret {secret}: generation {row['generation']} has expired: nobody accepts it any more",

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sds_server.errors import StaleLease
+from sds_server.errors import Conflict, StaleLease
 from sds_server.inventory import audit, certificates, feed, secrets
 from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.lifecycle.states import Event
 from sds_server.model import (
+    UPLOAD,
     Certificate,
     CertificateId,
     Lease,
@@ -40,22 +41,28 @@ async def open_for(database: Database, secret: str, *, reason: Reason, actor: st
 
     Raises:
         NotFound: there is no such Secret.
+        Conflict: its pairs are uploaded: no CA has its next one.
     """
     async with database.transaction() as tx:
-        await secrets.lock(tx, secret)
+        if (await secrets.lock(tx, secret)).issuer == UPLOAD:
+            raise Conflict(
+                f"secret {secret}: its pairs are uploaded, and not ordered from a CA",
+                hint=f"upload the next one: `certvoy upload {secret} --chain FILE --private-key FILE`",
+            )
         return await open_in(tx, secret, reason=reason, actor=actor)
 
 
 async def open_in(tx: Transaction, secret: str, *, reason: Reason, actor: str) -> RotationId:
     """As `open_for`, in a transaction that holds the Secret's lock.
 
-    ``Reason.CHANGED`` takes the one that waits from its worker, with its order: the next begins anew.
+    ``Reason.CHANGED`` and ``UPLOADED`` take the one that waits from its worker, with its order: what comes
+    next begins anew.
     One that is being rolled out is superseded: its new Certificate, not proved everywhere yet, is replaced in
     its turn.
     """
     under_way = await tx.row("open_rotation", secret)
     if under_way is not None and under_way["new_cert_id"] is None:
-        if reason is Reason.CHANGED:
+        if reason in {Reason.CHANGED, Reason.UPLOADED}:
             # What a worker has under way is not what is wanted now: another issuer, another type of key.
             await tx.rows("take_rotation_back", under_way["id"])
             await tx.rows("abandon_orders", under_way["id"])
@@ -187,48 +194,70 @@ async def store(
         StaleLease: another worker has the Rotation; nothing was written.
     """
     async with database.transaction() as tx:
-        secret = await secrets.lock(tx, lease.secret)
-        if secret.domains != certificate.domains:
-            raise StaleLease(f"secret {secret.name}: its names changed while the order was under way")
-        await hold(tx, lease)
-        generation: int = await tx.value(
-            "insert_certificate",
-            certificate.id,
-            certificate.domains[0],
-            list(certificate.domains[1:]),
-            certificate.serial_number,
-            certificate.not_before,
-            certificate.not_after,
-            certificate.fingerprint,
-            certificate.key_ref,
-            certificate.secret,
-            certificate.issuer,
-            certificate.key_id,
-            spki_sha256,
-            order_url,
-            certificate.renew_at,
-            renew_reason,
-        )
-        await tx.rows("insert_chain", certificate.id, certificate.chain_pem.decode())
-        await tx.rows("rotation_stored", lease.rotation, certificate.id)
-        await tx.rows("orders_stored", lease.rotation)
-        await tx.rows("clear_tokens", lease.rotation)
-        await audit.append(
+        return await store_in(
             tx,
-            action="certificate.issued",
+            lease,
+            certificate,
+            spki_sha256=spki_sha256,
+            order_url=order_url,
+            renew_reason=renew_reason,
             actor=actor,
-            subject=lease.secret,
-            cert_id=certificate.id,
-            detail={
-                "rotation": lease.rotation,
-                "generation": generation,
-                "serial_number": certificate.serial_number,
-                "fingerprint": certificate.fingerprint,
-                "not_after": certificate.not_after.isoformat(),
-                "issuer": certificate.issuer,
-            },
         )
-        await feed.tell_secret(tx, lease.secret)
+
+
+async def store_in(
+    tx: Transaction,
+    lease: Lease,
+    certificate: Certificate,
+    *,
+    spki_sha256: bytes,
+    order_url: str | None,
+    renew_reason: str,
+    actor: str,
+) -> int:
+    """As `store`, in a transaction of the caller's."""
+    secret = await secrets.lock(tx, lease.secret)
+    if secret.domains != certificate.domains:
+        raise StaleLease(f"secret {secret.name}: its names changed while the order was under way")
+    await hold(tx, lease)
+    generation: int = await tx.value(
+        "insert_certificate",
+        certificate.id,
+        certificate.domains[0],
+        list(certificate.domains[1:]),
+        certificate.serial_number,
+        certificate.not_before,
+        certificate.not_after,
+        certificate.fingerprint,
+        certificate.key_ref,
+        certificate.secret,
+        certificate.issuer,
+        certificate.key_id,
+        spki_sha256,
+        order_url,
+        certificate.renew_at,
+        renew_reason,
+    )
+    await tx.rows("insert_chain", certificate.id, certificate.chain_pem.decode())
+    await tx.rows("rotation_stored", lease.rotation, certificate.id)
+    await tx.rows("orders_stored", lease.rotation)
+    await tx.rows("clear_tokens", lease.rotation)
+    await audit.append(
+        tx,
+        action="certificate.issued",
+        actor=actor,
+        subject=lease.secret,
+        cert_id=certificate.id,
+        detail={
+            "rotation": lease.rotation,
+            "generation": generation,
+            "serial_number": certificate.serial_number,
+            "fingerprint": certificate.fingerprint,
+            "not_after": certificate.not_after.isoformat(),
+            "issuer": certificate.issuer,
+        },
+    )
+    await feed.tell_secret(tx, lease.secret)
     return generation
 
 

@@ -17,7 +17,7 @@ from sds_server.inventory.roll_outs import RollOut
 from sds_server.inventory.targets import Live
 from sds_server.log import get
 from sds_server.model import Outcome, RotationId, TargetId, TargetKind
-from sds_server.targets.probe import ProbeFailed, served_fingerprint
+from sds_server.targets.probe import ProbeFailed, covered, served_fingerprint
 
 AT_ONCE: Final = 64
 """Probes in flight; each is a full handshake."""
@@ -130,7 +130,7 @@ class Prover:
     async def _handshakes(self, roll_out: RollOut, address: str) -> str | None:
         for domain in roll_out.domains:
             try:
-                fingerprint = await served_fingerprint(address, domain)
+                fingerprint = await served_fingerprint(address, covered(domain))
             except (ProbeFailed, CallerError) as e:
                 return str(e)
             if fingerprint != roll_out.fingerprint:

@@ -12,6 +12,8 @@ from sds_server.errors import CallerError
 
 TIMEOUT_S: Final = 3.0
 MAX_PORT: Final = 65535
+BELOW_WILDCARD: Final = "certvoy-probe"
+"""No server name is a wildcard (RFC 6066 section 3): a name that it covers is asked for instead."""
 
 
 class ProbeFailed(Exception):
@@ -50,6 +52,11 @@ async def served_leaf(address: str, server_name: str) -> bytes:
         # Not a polite close: its wait would count against the next probe.
         writer.transport.abort()
     return leaf
+
+
+def covered(domain: str) -> str:
+    """Return a name to ask for: the DNS name itself, or one below a wildcard."""
+    return domain.replace("*", BELOW_WILDCARD, 1)
 
 
 def split(address: str) -> tuple[str, int]:

@@ -28,9 +28,11 @@ from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms
 from sds_server.lifecycle.admission import Admission
 from sds_server.lifecycle.enroller import Enroller
+from sds_server.lifecycle.uploads import Uploads
 from sds_server.model import Identity, Scope
 from sds_server.xds.catalog import Catalog, Resource
 from sds_server.xds.session import PeerNode
+from tests.support.issuances import Issuances
 from tests.support.pki import Authority, Pair, authority
 
 HOST = "127.0.0.1"
@@ -160,6 +162,7 @@ async def serving(
             enroller=enroller,
             enrolment_of=admission.enrolment_of,
             sds_port=lambda: SDS_PORT,
+            uploads=await _uploads(database, directory),
             **{
                 "clock": clock or SystemClock(),
                 "catalog": Catalog(),
@@ -212,6 +215,11 @@ async def _follow(admission: Admission, database: Database) -> None:
             await told.wait()
             told.clear()
             await admission.step()
+
+
+async def _uploads(database: Database, directory: Path) -> Uploads:
+    issuances = await Issuances.open(database, directory)
+    return Uploads(database=database, sealer=issuances.sealer, clock=SystemClock(), replica="test")
 
 
 async def _ask(connector: aiohttp.BaseConnector, base: str, method: str, path: str, **more: Any) -> Reply:

@@ -329,3 +329,11 @@ def test_credentials_that_systemd_did_not_give_are_told(errors, monkeypatch):
     assert "kms.key_file: " in error
     assert "CREDENTIALS_DIRECTORY is not set" in error
     assert "LoadCredential=" in error
+
+
+@pytest.mark.parametrize("name", ["upload", "upload:0123"])
+def test_no_issuer_is_called_as_uploaded_pairs_are(errors, name):
+    (error,) = errors(SMALL.replace("internal", f'"{name}"'))
+
+    assert "stands for pairs that people upload" in error
+    assert "call the CA by another name" in error

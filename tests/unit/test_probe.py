@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from sds_server.errors import CallerError
 from sds_server.programs.child import free_port
 from sds_server.targets import probe
-from sds_server.targets.probe import ProbeFailed, served_fingerprint, split
+from sds_server.targets.probe import ProbeFailed, covered, served_fingerprint, split
 from tests.support.fakes import Listener
 from tests.support.pki import authority
 
@@ -139,3 +139,7 @@ def test_what_is_no_address_is_refused_with_an_example(address):
     with pytest.raises(CallerError, match="must be host:port") as refused:
         split(address)
     assert "edge-1.example.com:443" in refused.value.next_step
+
+
+def test_below_a_wildcard_a_name_is_asked_for_that_it_covers():
+    assert ["www.a.test", "certvoy-probe.a.test"] == [covered(name) for name in ("www.a.test", "*.a.test")]

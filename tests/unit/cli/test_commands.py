@@ -17,6 +17,7 @@ from sds_server.inventory.deliveries import News
 from sds_server.model import Identity, Scope
 from tests.support.admin import serving
 from tests.support.issuances import Issuances
+from tests.support.pki import authority
 
 TOLD = {
     "what": "it is invalid: www.example.test: NXDOMAIN (dns)",
@@ -442,3 +443,43 @@ async def test_revoking_what_is_not_served_asks_which(run, issuances):
     assert 1 == code
     assert "nothing is served" in err
     assert "--generation" in err
+
+
+async def test_a_pair_is_uploaded_and_seen(run, database, tmp_path):
+    chain, key = authority("Bought").issue(["www.example.test"]).write(tmp_path, "www")
+    words = ["upload", "www", "--chain", str(chain), "--private-key", str(key)]
+    code, out, _ = await run(*words)
+    _, ls, _ = await run("ls", "--issuer", "upload")
+    roll_out = await roll_outs.get(database, "www")
+    await roll_outs.confirm(database, roll_out, proved=[], actor="r", unobserved=True)
+    again = await run(*words, "--wait")
+    served = await run(*words)
+
+    assert 0 == code
+    assert "rotation 1 is open" in out
+    assert "www.example.test" in ls
+    assert (0, "done, and seen by nobody: no target was subscribing, and none is registered\n") == again[:2]
+    assert "served with it already" in served[1]
+
+
+async def test_a_pair_that_is_refused_or_a_file_that_is_not_there_says_what_to_do(run, tmp_path):
+    chain, _ = authority("Bought").issue(["www.example.test"]).write(tmp_path, "www")
+    _, key = authority("Bought").issue(["www.example.test"]).write(tmp_path, "other")
+    refused = await run("upload", "www", "--chain", str(chain), "--private-key", str(key))
+    missing = await run("upload", "www", "--chain", str(chain), "--private-key", str(tmp_path / "no.key"))
+
+    assert (1, 1) == (refused[0], missing[0])
+    assert "hint: send the private key that the leaf was issued for" in refused[2]
+    assert "cannot read" in missing[2]
+
+
+async def test_why_says_that_an_uploaded_secret_waits_for_a_person(run, database, tmp_path):
+    chain, key = authority("Bought").issue(["www.example.test"]).write(tmp_path, "www")
+    await run("upload", "www", "--chain", str(chain), "--private-key", str(key))
+    roll_out = await roll_outs.get(database, "www")
+    await roll_outs.reject(database, "www", roll_out.new_cert_id, error=TOLD, actor="r")
+
+    _, why, _ = await run("why", "www")
+
+    assert "waits for another pair: `certvoy upload www`" in why
+    assert "next try" not in why

@@ -1,0 +1,63 @@
+"""`certvoy upload NAME`: a pair from elsewhere as a secret's next certificate."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import click
+
+from sds_server.cli.api import Api, asks
+from sds_server.cli.output import json_option, print_json
+from sds_server.cli.wait import follow, outcome, timeout_option, wait_option
+from sds_server.errors import CallerError
+
+_file = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--chain", required=True, type=_file, help="PEM: the leaf first, no root.")
+@click.option("--private-key", required=True, type=_file, help="PEM: the leaf's key, not encrypted.")
+@wait_option
+@timeout_option
+@json_option
+@asks
+def upload(
+    name: str,
+    *,
+    chain: Path,
+    private_key: Path,
+    wait: bool,
+    timeout: timedelta,
+    as_json: bool,
+    api: Api,
+) -> None:
+    r"""Upload a pair as the next certificate of the secret NAME; one that is not there is created.
+
+    \b
+    certvoy upload www --chain www.pem --private-key www.key --wait
+    """
+    body = {"chain": _read(chain), "private_key": _read(private_key)}
+    secret = api.put("v1", "secrets", name, "certificate", body=body)
+    rotation = secret["rotation"]
+    ended = None
+    if wait:
+        ended = follow(api, rotation["id"], timeout=timeout)
+        secret = api.get("v1", "secrets", name)
+    if as_json:
+        print_json(secret)
+    elif ended is not None:
+        click.echo(outcome(ended))
+    elif rotation["completed_at"] is None:
+        click.echo(
+            f"{name} has a new pair, rotation {rotation['id']} is open; `certvoy why {name}` says how it goes"
+        )
+    else:
+        click.echo(f"{name} is served with it already: nothing to do")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, ValueError) as e:
+        why = e.strerror if isinstance(e, OSError) else "it is not text"
+        raise CallerError(f"cannot read {path}: {why}", hint="name a PEM file") from None

@@ -1,0 +1,82 @@
+"""Conditions: what is said of a secret whose pairs are uploaded, and of one that is revoked."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+
+from sds_server import conditions
+from sds_server.conditions import RevocationState
+from sds_server.model import Certificate, CertificateStatus, Revocation, RevocationReason
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def certificate(renew_at):
+    return Certificate(
+        id=uuid4(),
+        secret="www",
+        generation=1,
+        status=CertificateStatus.ACTIVE,
+        domains=("www.example.test",),
+        issuer="upload:00",
+        serial_number="1",
+        not_before=NOW,
+        not_after=NOW + timedelta(days=30),
+        fingerprint="f" * 64,
+        key_id=uuid4(),
+        key_ref="cv1:local:x:y",
+        chain_pem=b"",
+        renew_at=renew_at,
+    )
+
+
+def revocation(**changed):
+    fields = {
+        "cert_id": uuid4(),
+        "secret": "www",
+        "generation": 1,
+        "status": CertificateStatus.ACTIVE,
+        "reason": RevocationReason.SUPERSEDED,
+        "at_once": False,
+        "ready": False,
+        "wanted_at": NOW,
+        "attempts": 0,
+        "next_attempt_at": NOW,
+        "error": None,
+        "done_at": None,
+    }
+    return Revocation(**fields | changed)
+
+
+@pytest.mark.parametrize("uploaded", [True, False])
+def test_who_is_late_with_an_uploaded_pair_is_told_to_upload(uploaded):
+    found = conditions.of_secret(
+        certificate=certificate(NOW - timedelta(days=1)),
+        rotation=None,
+        deliveries=[],
+        now=NOW,
+        uploaded=uploaded,
+    )
+    overdue = next(condition for condition in found if condition.type == "RenewalOverdue")
+
+    assert (True, "Late") == (overdue.status, overdue.reason)
+    assert uploaded == ("certvoy upload" in overdue.message)
+
+
+@pytest.mark.parametrize(
+    ("changed", "state"),
+    [
+        ({}, RevocationState.WAITING),
+        ({"ready": True}, RevocationState.ASKING),
+        ({"ready": True, "error": {"what": "no"}}, RevocationState.FAILING),
+        ({"error": {"what": "no"}}, RevocationState.WAITING),
+        ({"done_at": NOW, "status": CertificateStatus.REVOKED}, RevocationState.REVOKED),
+        ({"status": CertificateStatus.EXPIRED}, RevocationState.LAPSED),
+    ],
+)
+def test_each_state_of_a_revocation_has_its_words(changed, state):
+    found, words = conditions.revocation_state(revocation(**changed))
+
+    assert state == found
+    assert words
