@@ -4,6 +4,7 @@ Stopping: no new work, the streams end (Envoys keep serving what they have), the
 """
 
 import asyncio
+import importlib.metadata
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -28,6 +29,7 @@ from sds_server.credentials import Files, HttpsTls, server_credentials
 from sds_server.errors import Unavailable
 from sds_server.foundation import custody, issuers, open_inventory
 from sds_server.identity import Grant
+from sds_server.instruments import MeasuredKms, MeasuredStreams, watch_delivery, watch_loops, watch_work
 from sds_server.inventory import api_tokens, declarations
 from sds_server.inventory.database import Database
 from sds_server.inventory.feed import Feed
@@ -35,6 +37,7 @@ from sds_server.inventory.tokens import Tokens
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.accounts import Accounts
 from sds_server.lifecycle.admission import RELOAD, Admission
+from sds_server.lifecycle.census import EVERY, Census
 from sds_server.lifecycle.enroller import Enroller
 from sds_server.lifecycle.loop import Loop
 from sds_server.lifecycle.prover import Prover
@@ -45,6 +48,7 @@ from sds_server.lifecycle.scheduler import Scheduler
 from sds_server.lifecycle.uploads import Uploads
 from sds_server.lifecycle.worker import Worker
 from sds_server.log import get
+from sds_server.metrics import Metrics
 from sds_server.model import Kind, Secret
 from sds_server.xds.catalog import Catalog
 from sds_server.xds.server import MAX_AGE, SdsServer
@@ -149,7 +153,10 @@ class _Parts:
     @classmethod
     async def build(cls, config: Config, database: Database, clock: Clock) -> "_Parts":
         actor = f"replica:{config.replica}"
-        sealer, version_key = await custody(config, database, clock)
+        metrics = Metrics(version=importlib.metadata.version("certvoy"))
+        sealer, version_key = await custody(
+            config, database, clock, around=partial(MeasuredKms, to=metrics, clock=clock)
+        )
         await _declare(config, database)
         catalog = Catalog()
         enroller, admission = _enrolment(config, database, sealer, clock, actor)
@@ -164,7 +171,6 @@ class _Parts:
             clock=clock,
             actor=actor,
         )
-        scheduler = Scheduler(database=database, tokens=tokens, actor=actor)
         accounts = Accounts(database=database, sealer=sealer, actor=actor)
         cas = issuers(config)
         revoker = Revoker(
@@ -202,6 +208,8 @@ class _Parts:
         admitting = Loop("admission", admission.step, every=RELOAD)
         recording = Loop("recorder", recorder.step, every=RECORD_EVERY)
         await recorder.load()
+        streams = MeasuredStreams(recorder, to=metrics, clock=clock)
+        census = Census(database=database, clock=clock)
 
         def want(name: str) -> None:
             publisher.want(name)
@@ -234,8 +242,9 @@ class _Parts:
             recording,
             proving,
             admitting,
-            Loop("scheduler", scheduler.step, every=poll),
+            Loop("scheduler", Scheduler(database=database, tokens=tokens, actor=actor).step, every=poll),
             revoking,
+            Loop("census", census.step, every=EVERY),
             *working,
         ]
         sds = SdsServer(
@@ -243,7 +252,7 @@ class _Parts:
             authorize=admission.authorize,
             identify=admission.holder,
             admits=admission.admits,
-            observer=recorder,
+            observer=streams,
             refused=recorder,
             credentials=server_credentials(
                 Files(config.sds.certificate, config.sds.key, config.sds.client_ca), lambda: admission.issued
@@ -255,6 +264,8 @@ class _Parts:
             # A third of a credential's life is left when it is renewed: by then its connection is another.
             max_age=min(MAX_AGE, config.enrolment.lifetime / 4),
         )
+        watch_delivery(publisher, streams, prover, recorder=recorder, sds=sds, to=metrics)
+        _watch(metrics, config, clock, loops, feed=feed, worker=worker, census=census)
         tls = _https(config, admission)
 
         def changed() -> None:
@@ -269,12 +280,13 @@ class _Parts:
             declared=frozenset(config.secrets),
             issuers={name: issuer.directory for name, issuer in config.issuers.items()},
             checks=partial(_checks, loops),
+            metrics=metrics.exposition,
             authorize=admission.authorize,
             enroller=enroller,
             enrolment_of=admission.enrolment_of,
             sds_port=lambda: sds.port,
             catalog=catalog,
-            observer=recorder,
+            observer=streams,
             uploads=Uploads(database=database, sealer=sealer, clock=clock, replica=config.replica),
             on_accepted=prover.accepted,
             seen_for=config.rotation.seen_for,
@@ -294,6 +306,23 @@ class _Parts:
                 await self.recorder.step()
         except Exception as e:  # noqa: BLE001 - stopping goes on, whatever is broken
             _log.warning("deliveries.unwritten", error=str(e))
+
+
+def _watch(
+    metrics: Metrics,
+    config: Config,
+    clock: Clock,
+    loops: Sequence[Loop],
+    *,
+    feed: Feed,
+    worker: Worker,
+    census: Census,
+) -> None:
+    """Count what the loops do; the feed's step does not end, so that it says itself that it is well."""
+    feed.on_beat = loops[0].succeeded
+    watch_loops(loops, to=metrics, clock=clock)
+    watch_work(worker, workers=WORKERS, issuers=config.issuers, to=metrics)
+    census.tell(metrics)
 
 
 def _enrolment(

@@ -1,7 +1,7 @@
 """What everything stands on: a deployment's database, its Sealer and its CAs, as its configuration says."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,7 @@ from sds_server.config_values import EMBEDDED
 from sds_server.errors import ConfigError
 from sds_server.inventory import deployment
 from sds_server.inventory.database import Database, migrate, open_database
-from sds_server.keys.kms import Sealer
+from sds_server.keys.kms import Kms, Sealer
 from sds_server.keys.providers import PROVIDERS
 from sds_server.lifecycle.accounts import Issuer
 from sds_server.log import get
@@ -44,13 +44,17 @@ async def open_inventory(config: Config, stack: AsyncExitStack) -> Database:
     return database
 
 
-async def custody(config: Config, database: Database, clock: Clock) -> tuple[Sealer, bytes]:
+async def custody(
+    config: Config, database: Database, clock: Clock, *, around: Callable[[Kms], Kms] = lambda kms: kms
+) -> tuple[Sealer, bytes]:
     """Return the Sealer of this deployment and the key of its content hashes.
+
+    ``around`` may put something between the Sealer and the KMS.
 
     Raises:
         CustodyError: the KEK is not the one that this deployment's keys are wrapped with.
     """
-    kms = PROVIDERS[config.kms.provider](config.kms)
+    kms = around(PROVIDERS[config.kms.provider](config.kms))
     if kms.insecure:
         _log.warning(
             "kms.insecure", kek_uri=kms.kek_uri, hint="a local KEK is for trials: whoever has the disk has it"

@@ -79,6 +79,7 @@ class Services:
     declared: frozenset[str]
     issuers: Mapping[str, str]
     checks: Callable[[], Sequence[Check]]
+    metrics: Callable[[], bytes]
     authorize: Callable[[Identity, str], bool]
     catalog: Catalog
     observer: Observer

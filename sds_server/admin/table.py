@@ -14,6 +14,7 @@ from sds_server.admin import (
     enrolments,
     health,
     issuers,
+    metrics,
     openapi,
     probes,
     proxies,
@@ -48,6 +49,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *audit.ROUTES,
     *tokens.ROUTES,
     *health.ROUTES,
+    *metrics.ROUTES,
     Route(
         method="GET",
         path="/openapi.json",

@@ -34,7 +34,10 @@ async def tell_rights(tx: Transaction) -> None:
 
 
 class Feed:
-    """Calls ``on_secret(name)``, ``on_work()``, ``on_rights()`` as told, ``on_gap()`` after a silence."""
+    """Calls ``on_secret(name)``, ``on_work()``, ``on_rights()`` as told, ``on_gap()`` after a silence.
+
+    ``on_beat()`` says that it listens: `step` itself does not end while it does.
+    """
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class Feed:
         self._on_work = on_work
         self._on_gap = on_gap
         self._on_rights = on_rights
+        self.on_beat: Callable[[], None] = lambda: None
 
     async def step(self) -> None:
         """Listen until the connection is lost.
@@ -64,6 +68,7 @@ class Feed:
             await connection.add_listener(CHANNEL, self._heard)
             self._on_gap()
             while True:
+                self.on_beat()
                 await self._clock.sleep(HEARTBEAT_S)
                 await connection.execute("SELECT 1")
         except (*UNREACHABLE, asyncpg.PostgresError) as e:

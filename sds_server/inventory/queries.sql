@@ -234,7 +234,8 @@ UPDATE certrotation
    SET lease_no = lease_no + 1, leased_by = $2, leased_until = certvoy_now() + $3::interval, attempts = attempts + 1
  WHERE id = $1 AND completed_at IS NULL AND new_cert_id IS NULL AND next_attempt_at <= certvoy_now()
    AND (leased_until IS NULL OR leased_until < certvoy_now())
-RETURNING id, secret, reason, cert_id, lease_no, leased_until, attempts;
+RETURNING id, secret, reason, cert_id, lease_no, leased_until, attempts,
+          (SELECT issuer FROM secret WHERE name = certrotation.secret) AS issuer;
 
 -- name: extend_lease
 UPDATE certrotation SET leased_until = certvoy_now() + $3::interval
@@ -457,7 +458,7 @@ SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.registered, d.sen
 
 -- name: roll_out
 -- The open Rotation of a Secret and the Certificate that its Targets must be proved to serve.
-SELECT r.id, r.cert_id, c.id AS new_cert_id, c.generation, c.fingerprint, s.domains
+SELECT r.id, r.cert_id, c.id AS new_cert_id, c.generation, c.fingerprint, s.domains, certvoy_now() - c.issued_at AS age
   FROM certrotation r JOIN certificate c ON c.id = r.new_cert_id JOIN secret s ON s.name = r.secret
  WHERE r.secret = $1 AND r.completed_at IS NULL;
 
@@ -468,6 +469,65 @@ UPDATE delivery SET proved = $3, probe_error = NULL, updated_at = certvoy_now()
 -- name: note_probe_error
 UPDATE delivery SET probe_error = $3, updated_at = certvoy_now()
  WHERE target_id = $1 AND secret = $2 AND probe_error IS DISTINCT FROM $3;
+
+-- ---------------------------------------------------------------- facts, for metrics
+
+-- name: count_secrets
+-- Secrets by what they are served with, and how many of them are past their renewal.
+SELECT count(*) FILTER (WHERE c.not_after > certvoy_now()) AS valid,
+       count(*) FILTER (WHERE c.not_after <= certvoy_now()) AS expired,
+       count(*) FILTER (WHERE c.not_after IS NULL) AS none,
+       count(*) FILTER (WHERE c.renew_at <= certvoy_now()) AS overdue
+  FROM secret s
+  LEFT JOIN LATERAL (
+        SELECT not_after, renew_at FROM certificate
+         WHERE secret = s.name AND status NOT IN ('replaced', 'rejected', 'revoked')
+         ORDER BY generation DESC LIMIT 1) c ON true
+ WHERE s.deleted_at IS NULL AND s.kind = 'tls_certificate';
+
+-- name: dates
+-- The dates of what is served, those first that end first.
+SELECT s.name, c.not_before, c.not_after, c.renew_at
+  FROM secret s
+ CROSS JOIN LATERAL (
+        SELECT not_before, not_after, renew_at FROM certificate
+         WHERE secret = s.name AND status NOT IN ('replaced', 'rejected', 'revoked')
+         ORDER BY generation DESC LIMIT 1) c
+ WHERE s.deleted_at IS NULL
+ ORDER BY c.not_after, s.name LIMIT $1;
+
+-- name: count_rotations
+-- Open Rotations by how far they are (conditions.rotation_state), when the oldest began, and how many failed last.
+SELECT CASE WHEN new_cert_id IS NOT NULL THEN 'rolling_out'
+            WHEN leased_until > certvoy_now() THEN 'issuing'
+            ELSE 'waiting' END AS state,
+       count(*) AS open, min(triggered_at) AS oldest, count(*) FILTER (WHERE last_error IS NOT NULL) AS failing
+  FROM certrotation r JOIN secret s ON s.name = r.secret
+ WHERE r.completed_at IS NULL AND s.deleted_at IS NULL GROUP BY 1;
+
+-- name: count_deliveries
+-- Deliveries of live sets by what is known of them (conditions.delivery_state): in all, and for the $1 Secrets and states
+-- with the most that are not proved.
+WITH state AS (
+    SELECT d.secret,
+           CASE WHEN c.generation IS NULL THEN 'never'
+                WHEN d.proved >= c.generation THEN 'proved'
+                WHEN d.refused = c.generation AND d.accepted IS DISTINCT FROM c.generation THEN 'refused'
+                WHEN d.accepted >= c.generation THEN 'accepted'
+                WHEN d.sent >= c.generation THEN 'sent'
+                WHEN coalesce(d.sent, d.accepted, d.proved) IS NOT NULL THEN 'stale'
+                ELSE 'never' END AS state
+      FROM (SELECT s.name, g.generation FROM secret s
+              LEFT JOIN LATERAL (
+                    SELECT generation FROM certificate
+                     WHERE secret = s.name AND status NOT IN ('replaced', 'rejected', 'revoked')
+                     ORDER BY generation DESC LIMIT 1) g ON true
+             WHERE s.deleted_at IS NULL) c
+      JOIN delivery d ON d.secret = c.name
+     WHERE d.registered OR d.seen_until > certvoy_now())
+(SELECT NULL AS secret, state, count(*) AS targets FROM state GROUP BY state)
+UNION ALL
+(SELECT secret, state, count(*) FROM state WHERE state <> 'proved' GROUP BY secret, state ORDER BY 3 DESC, 1, 2 LIMIT $1);
 
 -- ---------------------------------------------------------------- audit and feed
 

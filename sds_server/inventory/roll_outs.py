@@ -27,6 +27,9 @@ class RollOut:
     new_cert_id: CertificateId
     generation: int
     fingerprint: str
+    age: timedelta
+    """How long ago the new Certificate was stored, when this was read."""
+
     domains: tuple[str, ...]
 
 
@@ -140,5 +143,6 @@ def _roll_out(secret: str, row: Row) -> RollOut:
         new_cert_id=CertificateId(row["new_cert_id"]),
         generation=row["generation"],
         fingerprint=row["fingerprint"],
+        age=row["age"],
         domains=tuple(row["domains"]),
     )

@@ -32,6 +32,7 @@ class Claim:
 
     lease: Lease
     reason: Reason
+    issuer: str
     replaces: CertificateId | None
     attempts: int
 
@@ -149,7 +150,13 @@ async def claim_in(
         number=LeaseNo(row["lease_no"]),
         until=row["leased_until"],
     )
-    return Claim(lease=lease, reason=Reason(row["reason"]), replaces=row["cert_id"], attempts=row["attempts"])
+    return Claim(
+        lease=lease,
+        reason=Reason(row["reason"]),
+        issuer=row["issuer"],
+        replaces=row["cert_id"],
+        attempts=row["attempts"],
+    )
 
 
 async def extend(database: Database, lease: Lease, *, lease_for: timedelta) -> None:

@@ -29,7 +29,10 @@ class Loop:
         self._every = every
         self._woken = asyncio.Event()
         self.failures = 0
+        self.failed = 0
+        """How often in all; ``failures`` is how often in a row."""
         self.error = ""
+        self.on_success: Callable[[], None] = lambda: None
 
     def wake(self) -> None:
         """Take the next step now."""
@@ -47,13 +50,19 @@ class Loop:
                 self._failed(e)
                 _log.exception("loop.crashed", loop=self.name)
             else:
-                if self.failures:
-                    _log.info("loop.recovered", loop=self.name, failures=self.failures)
-                self.failures = 0
+                self.succeeded()
             await self._pause()
+
+    def succeeded(self) -> None:
+        """Note that all that was to be done is done; a step that does not end says so itself."""
+        if self.failures:
+            _log.info("loop.recovered", loop=self.name, failures=self.failures)
+        self.failures = 0
+        self.on_success()
 
     def _failed(self, error: Exception) -> None:
         self.failures += 1
+        self.failed += 1
         self.error = str(error)
         _log.warning("loop.failed", loop=self.name, failures=self.failures, error=str(error))
 

@@ -49,6 +49,9 @@ class Prover:
         self._accepted: set[str] = set()
         self._after = NO_ROTATION
         self.on_hint: Callable[[], None] = lambda: None
+        self.on_look: Callable[[str], None] = lambda _result: None
+        self.on_proof: Callable[[float], None] = lambda _seconds: None
+        self.on_end: Callable[[Outcome], None] = lambda _outcome: None
 
     def accepted(self, secret: str) -> None:
         """Some Target has accepted a new Certificate: look at once."""
@@ -84,6 +87,7 @@ class Prover:
         roll_out = await roll_outs.get(self._database, secret)
         if roll_out is None:
             return None
+        read_at = self._clock.monotonic()
         live = await targets.live_set(self._database, secret)
         missing = [target for target in live if (target.proved or 0) < roll_out.generation]
         async with asyncio.TaskGroup() as group:
@@ -92,14 +96,18 @@ class Prover:
             }
         errors = {target: error for target, look in looks.items() if (error := look.result()) is not None}
         await self._note(roll_out, errors)
+        proved = [target for target in looks if target not in errors]
         outcome = await roll_outs.confirm(
             self._database,
             roll_out,
-            proved=[target for target in looks if target not in errors],
+            proved=proved,
             actor=self._actor,
             unobserved=self._settled,
         )
+        for _ in proved:
+            self.on_proof(roll_out.age.total_seconds() + self._clock.monotonic() - read_at)
         if outcome is not None:
+            self.on_end(outcome)
             _log.info(
                 "rotation.ended",
                 secret=secret,
@@ -117,6 +125,7 @@ class Prover:
     async def _look(self, roll_out: RollOut, item: Live, *, soon: bool) -> str | None:
         """Return why the Target is not proved; None: it is."""
         if item.target.probe is None:
+            self.on_look("unprobed")
             return NO_ADDRESS if item.target.kind is TargetKind.ENVOY else NOT_REPORTED
         error: str | None = None
         for pause_s in (*(SOON_S if soon else ()), None):
@@ -132,10 +141,13 @@ class Prover:
             try:
                 fingerprint = await served_fingerprint(address, covered(domain))
             except (ProbeFailed, CallerError) as e:
+                self.on_look("failed")
                 return str(e)
             if fingerprint != roll_out.fingerprint:
+                self.on_look("different")
                 served, wanted = fingerprint[:16], roll_out.fingerprint[:16]
                 return f"{address} serves {served}... for {domain}, not {wanted}..."
+        self.on_look("proved")
         return None
 
     async def _note(self, roll_out: RollOut, errors: Mapping[TargetId, str]) -> None:

@@ -5,7 +5,7 @@ never leaves: what was served before stays, and the Rotation that brought it goe
 reason.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -53,6 +53,8 @@ class Publisher:
         self._published: dict[str, CertificateId] = {}
         self._refused: dict[str, CertificateId] = {}
         self._held_back: dict[str, CertificateId] = {}
+        self.on_published: Callable[[Resource], None] = lambda _resource: None
+        self.on_withheld: Callable[[str], None] = lambda _why: None
 
     def want(self, name: str) -> None:
         """Somebody watches a name that is not loaded."""
@@ -103,10 +105,12 @@ class Publisher:
             except CustodyError as e:
                 # Not the Certificate's fault: a replica with the wrong KEK must not reject what all others
                 # serve.
+                self.on_withheld("unopened")
                 _log.error(
                     "key.unopened", secret=pair.certificate.secret, key_ref=pair.key.key_ref, error=str(e)
                 )
             else:
+                self.on_published(resource)
                 self._catalog.publish({resource.name: resource})
                 self._published[resource.name] = pair.certificate.id
                 _log.info(
@@ -141,6 +145,7 @@ class Publisher:
             self._catalog.publish({certificate.secret: PENDING})
         if self._held_back.get(certificate.secret) != certificate.id:
             self._held_back[certificate.secret] = certificate.id
+            self.on_withheld("held_back")
             _log.error("certificate.held_back", secret=certificate.secret, error=error.message)
 
     async def _refuse(self, pair: Pair, error: GateRefused) -> None:
@@ -158,6 +163,7 @@ class Publisher:
         )
         # Only now: where the database did not take the refusal, the next step asks the gate again.
         self._refused[certificate.secret] = certificate.id
+        self.on_withheld("refused")
         if not taken_back and self._catalog.look(certificate.secret) is None:
             self._catalog.publish({certificate.secret: PENDING})
         _log.error(

@@ -120,6 +120,11 @@ class Recorder:
         """Return (name, version) of each content that this peer refused."""
         return frozenset(self._refused.get(peer, ()))
 
+    @property
+    def unwritten(self) -> int:
+        """How many are not written yet."""
+        return len(self._notes) + len(self._denials)
+
     # The writer
 
     async def step(self) -> None:

@@ -6,7 +6,7 @@ worker resumes the same order, so no second certificate is bought.
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from random import Random
@@ -30,6 +30,7 @@ from sds_server.inventory.rotations import Claim
 from sds_server.inventory.tokens import RotationTokens
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.accounts import Accounts, Issuer
+from sds_server.lifecycle.failure import Ended, ended
 from sds_server.lifecycle.told import told
 from sds_server.log import get
 from sds_server.model import (
@@ -80,6 +81,11 @@ class Worker:
         self._actor = f"replica:{replica}"
         self._clock = clock
         self._rng = rng
+        self.busy = 0
+        """How many Rotations are being worked on now."""
+
+        self.on_attempt: Callable[[str, Ended, float], None] = lambda _issuer, _ended, _seconds: None
+        self.on_step: Callable[[str, str], None] = lambda _issuer, _step: None
 
     async def step(self) -> None:
         """Work until nothing is due.
@@ -91,7 +97,7 @@ class Worker:
         while claim := await rotations.claim(
             self._database, replica=self._replica, lease_for=self._lease_for
         ):
-            await self._work(claim)
+            await self._attempt(claim)
 
     async def work_on(self, secret: str, rotation: RotationId) -> None:
         """Work on this Rotation, unless it is another's, or wants no worker now.
@@ -104,9 +110,18 @@ class Worker:
             self._database, secret, rotation, replica=self._replica, lease_for=self._lease_for
         )
         if claim is not None:
-            await self._work(claim)
+            await self._attempt(claim)
 
-    async def _work(self, claim: Claim) -> None:
+    async def _attempt(self, claim: Claim) -> None:
+        self.busy += 1
+        started, how = self._clock.monotonic(), Ended.INTERRUPTED
+        try:
+            how = await self._work(claim)
+        finally:
+            self.busy -= 1
+            self.on_attempt(claim.issuer, how, self._clock.monotonic() - started)
+
+    async def _work(self, claim: Claim) -> Ended:
         lease = claim.lease
         log = _log.bind(secret=lease.secret, rotation=lease.rotation, lease_no=lease.number)
         log.info("rotation.claimed", attempts=claim.attempts)
@@ -116,13 +131,15 @@ class Worker:
             generation = await self._while_leased(lease, self._issue(claim))
         except StaleLease as e:
             log.warning("lease.lost", error=e.message)
+            return Ended.LEASE_LOST
         except (AcmeError, GateRefused, CustodyError) as e:
             words = told(e)
             await self._put_back(claim, e, words)
             log.warning("rotation.failed", error=words["what"], hint=words["hint"])
-        else:
-            seconds = round(self._clock.monotonic() - started, 3)
-            log.info("certificate.issued", generation=generation, seconds=seconds)
+            return ended(e)
+        seconds = round(self._clock.monotonic() - started, 3)
+        log.info("certificate.issued", generation=generation, seconds=seconds)
+        return Ended.ISSUED
 
     async def _issue(self, claim: Claim) -> int:
         lease = claim.lease
@@ -148,7 +165,7 @@ class Worker:
                     journal=journal,
                     order_url=order.url,
                     deadline_s=ORDER_DEADLINE_S,
-                    on_step=lambda name, fields: self._stepped(lease, name, fields),
+                    on_step=lambda name, fields: self._stepped(claim, name, fields),
                 )
             except Refused as e:
                 if e.problem.rule.action is Action.REREGISTER:
@@ -285,8 +302,9 @@ class Worker:
             except CertvoyError as e:
                 _log.warning("lease.unextended", secret=lease.secret, error=e.message)
 
-    def _stepped(self, lease: Lease, name: str, fields: Mapping[str, object]) -> None:
-        _log.info(name, secret=lease.secret, rotation=lease.rotation, **fields)
+    def _stepped(self, claim: Claim, name: str, fields: Mapping[str, object]) -> None:
+        self.on_step(claim.issuer, name)
+        _log.info(name, secret=claim.lease.secret, rotation=claim.lease.rotation, **fields)
         crashpoint(name)
 
 

@@ -125,6 +125,11 @@ class SdsServer:
         await stopping
         self._server = None  # and with it the circle through our handlers: its end needs the loop
 
+    @property
+    def streams(self) -> int:
+        """How many are open."""
+        return len(self._sessions)
+
     def recheck(self) -> None:
         """Look at every name of every stream again: what peers may see has changed."""
         for session in self._sessions:

@@ -1,6 +1,7 @@
 """The feed: a hint that may be lost, and says so when it was."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
@@ -8,6 +9,7 @@ from sds_server.clock import SystemClock
 from sds_server.errors import Unavailable
 from sds_server.inventory import rotations
 from sds_server.inventory.feed import Feed
+from sds_server.lifecycle.loop import Loop
 from sds_server.model import Reason
 
 
@@ -78,3 +80,17 @@ async def test_a_lost_connection_ends_the_step_so_that_the_next_listens_anew(dat
     assert "gap" == await heard.next()
     again.cancel()
     await asyncio.gather(again, return_exceptions=True)
+
+
+async def test_a_loop_whose_feed_listens_again_is_well_again(database):
+    """The step does not end while it listens: it says itself that all is well."""
+    heard = Heard(database)
+    loop = Loop("feed", heard.feed.step, every=timedelta(seconds=1))
+    heard.feed.on_beat = loop.succeeded
+    loop.failures = 3
+    running = asyncio.create_task(loop.run())
+    await heard.next()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    assert 0 == loop.failures

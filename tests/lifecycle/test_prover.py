@@ -74,6 +74,31 @@ async def test_a_target_that_serves_the_new_leaf_is_proved_and_completes(
     assert 1 == await sql.fetchval("SELECT count(*) FROM certaudit WHERE action = 'delivery.proved'")
 
 
+async def test_what_was_seen_is_told_with_the_time_that_it_took(
+    issuances, prover, listener, second, database
+):
+    """For metrics: each look, each proof with the time since the Certificate was stored, and the end."""
+    looks, proofs, ends = [], [], []
+    prover.on_look, prover.on_proof, prover.on_end = looks.append, proofs.append, ends.append
+    await issuances.declare()
+    await register(database, "edge-1", listener.address)
+    await register(database, "edge-2", second.address)
+    await register(database, "edge-3", None)
+    pair = await pair_of(issuances, await issuances.issue(await issuances.declare()))
+    listener.serve(pair)
+    second.serve(issuances.ca.issue(dns=["www.example.test"]))
+    await prover.step()
+    await targets.remove(database, "edge-3", actor="p")
+    second.serve(pair)
+    await prover.step()
+
+    assert ["different", "proved", "unprobed"] == sorted(looks[:3])
+    assert ["proved"] == looks[3:]
+    assert 2 == len(proofs)
+    assert 0 < proofs[0] < proofs[1] < 60
+    assert [Outcome.COMPLETED] == ends
+
+
 async def test_an_accepted_certificate_that_is_not_served_is_not_proved(
     issuances, prover, listener, database
 ):

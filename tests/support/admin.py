@@ -29,6 +29,7 @@ from sds_server.keys.local import LocalKms
 from sds_server.lifecycle.admission import Admission
 from sds_server.lifecycle.enroller import Enroller
 from sds_server.lifecycle.uploads import Uploads
+from sds_server.metrics import Metrics
 from sds_server.model import Identity, Scope
 from sds_server.xds.catalog import Catalog, Resource
 from sds_server.xds.session import PeerNode
@@ -158,6 +159,7 @@ async def serving(
             declared=frozenset(declared),
             issuers={name: f"https://{name}.example.test/directory" for name in issuers},
             checks=lambda: checks,
+            metrics=Metrics(version="0").exposition,
             authorize=admission.authorize,
             enroller=enroller,
             enrolment_of=admission.enrolment_of,

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-PACKAGES = {"pebble": ("pebble",), "nginx": ("nginx",)}
+PACKAGES = {"pebble": ("pebble",), "nginx": ("nginx",), "prometheus": ("prometheus",)}
 """A program set and its packages; what Debian's base system has (libc6) is not unpacked again."""
 
 DOWNLOAD_TIMEOUT_S = 300

@@ -1,0 +1,182 @@
+"""What stands between two parts and counts what goes through: streams and their Observer, Sealer and KMS."""
+
+import dataclasses
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from sds_server import metrics
+from sds_server.clock import Clock
+from sds_server.errors import CustodyError
+from sds_server.keys.kms import Kms, WrappedDek
+from sds_server.lifecycle.failure import Ended
+from sds_server.lifecycle.loop import Loop
+from sds_server.lifecycle.prover import Prover
+from sds_server.lifecycle.publisher import Publisher
+from sds_server.lifecycle.recorder import Recorder
+from sds_server.lifecycle.worker import Worker
+from sds_server.metrics import Metrics
+from sds_server.xds.catalog import Resource
+from sds_server.xds.server import SdsServer
+from sds_server.xds.session import Observer, PeerNode
+
+UNKNOWN_ISSUER = "unknown"
+"""One that this replica's configuration does not name: no label may hold what anybody can make up."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A name that a peer subscribes to: since when (monotonic seconds), and the version that it accepted."""
+
+    since: float
+    accepted: str | None = None
+
+
+class MeasuredStreams:
+    """An Observer that counts, times how long peers wait for a version, and passes on what it hears."""
+
+    def __init__(self, observer: Observer, *, to: Metrics, clock: Clock) -> None:
+        self._observer = observer
+        self._metrics = to
+        self._clock = clock
+        self._wanted: dict[tuple[PeerNode, str], _Wanted] = {}
+        self._published: dict[str, tuple[str, float]] = {}
+        to.number(metrics.SUBSCRIPTIONS, lambda: len(self._wanted))
+
+    def published(self, resource: Resource) -> None:
+        """From now on streams can be sent this version."""
+        self._metrics.count(metrics.PUBLICATIONS, "published")
+        self._published[resource.name] = (resource.version, self._clock.monotonic())
+
+    def subscribed(self, peer: PeerNode, name: str) -> None:
+        """The peer wants the name now."""
+        self._wanted.setdefault((peer, name), _Wanted(self._clock.monotonic()))
+        self._observer.subscribed(peer, name)
+
+    def unsubscribed(self, peer: PeerNode, name: str) -> None:
+        """The peer does not want the name any more."""
+        self._wanted.pop((peer, name), None)
+        self._observer.unsubscribed(peer, name)
+
+    def disconnected(self, peer: PeerNode, name: str) -> None:
+        """The stream on which the peer wanted the name has ended."""
+        self._wanted.pop((peer, name), None)
+        self._observer.disconnected(peer, name)
+
+    def sent(self, peer: PeerNode, resource: Resource) -> None:
+        """The Resource goes out on the peer's stream."""
+        self._metrics.count(metrics.PUSHES)
+        self._observer.sent(peer, resource)
+
+    def accepted(self, peer: PeerNode, name: str, version: str, generation: int) -> None:
+        """The peer said yes. Unchanged content is sent again now and then: only its first yes is timed."""
+        self._metrics.count(metrics.ACKS)
+        wanted = self._wanted.get((peer, name))
+        current, since = self._published.get(name, (None, 0.0))
+        if wanted is not None and version == current != wanted.accepted:
+            self._wanted[peer, name] = dataclasses.replace(wanted, accepted=version)
+            self._metrics.observe(metrics.ACCEPTED, self._clock.monotonic() - max(since, wanted.since))
+        self._observer.accepted(peer, name, version, generation)
+
+    def refused(self, peer: PeerNode, name: str, version: str, generation: int, detail: str) -> None:
+        """The peer said no."""
+        self._metrics.count(metrics.NACKS)
+        self._observer.refused(peer, name, version, generation, detail)
+
+    def denied(self, peer: PeerNode, name: str) -> None:
+        """The peer wants a name that it may not see."""
+        self._metrics.count(metrics.DENIALS)
+        self._observer.denied(peer, name)
+
+
+class MeasuredKms:
+    """A Kms whose operations are counted and timed."""
+
+    def __init__(self, kms: Kms, *, to: Metrics, clock: Clock) -> None:
+        self._kms = kms
+        self._metrics = to
+        self._clock = clock
+        self.kek_uri = kms.kek_uri
+        self.insecure = kms.insecure
+        to.number(metrics.KMS_INSECURE, lambda: self.insecure)
+
+    async def wrap(self, dek: bytes, context: Mapping[str, str]) -> WrappedDek:
+        """Encrypt 32 bytes."""
+        async with self._measured("wrap"):
+            return await self._kms.wrap(dek, context)
+
+    async def unwrap(self, wrapped: bytes, *, kek_version: int, context: Mapping[str, str]) -> bytes:
+        """Undo `wrap`."""
+        async with self._measured("unwrap"):
+            return await self._kms.unwrap(wrapped, kek_version=kek_version, context=context)
+
+    @asynccontextmanager
+    async def _measured(self, operation: str) -> AsyncIterator[None]:
+        started = self._clock.monotonic()
+        result = "unavailable"  # also what the Sealer gives up on: it cancels
+        try:
+            yield
+            result = "success"
+        except CustodyError:
+            result = "refused"
+            raise
+        finally:
+            self._metrics.count(metrics.KMS_OPERATIONS, operation, result)
+            self._metrics.observe(metrics.KMS_SECONDS, self._clock.monotonic() - started, operation)
+
+
+def watch_loops(loops: Iterable[Loop], *, to: Metrics, clock: Clock) -> None:
+    """Tell of each loop how often it failed, and when it last did not; beside what it tells of already."""
+    successes: dict[tuple[str, ...], float] = {}
+    loops = tuple(loops)
+
+    def note(loop: Loop) -> None:
+        told, name = loop.on_success, (loop.name,)
+
+        def succeeded() -> None:
+            successes[name] = clock.now().timestamp()
+            told()
+
+        loop.on_success = succeeded
+
+    for loop in loops:
+        note(loop)
+    to.read(metrics.LOOP_FAILURES, lambda: {(loop.name,): loop.failed for loop in loops})
+    to.read(metrics.LOOP_SUCCESS, lambda: dict(successes))
+
+
+def watch_work(worker: Worker, *, workers: int, issuers: Iterable[str], to: Metrics) -> None:
+    """Count attempts and steps at each issuer."""
+    known = frozenset(issuers)
+    to.prepare(metrics.ATTEMPTS, ((issuer, ended) for issuer in sorted(known) for ended in Ended))
+    to.number(metrics.WORKERS, lambda: workers)
+    to.number(metrics.WORKERS_BUSY, lambda: worker.busy)
+
+    def label(issuer: str) -> str:
+        return issuer if issuer in known else UNKNOWN_ISSUER
+
+    def attempted(issuer: str, ended: Ended, seconds: float) -> None:
+        to.count(metrics.ATTEMPTS, label(issuer), ended)
+        to.observe(metrics.ATTEMPT_SECONDS, seconds, label(issuer))
+
+    worker.on_attempt = attempted
+    worker.on_step = lambda issuer, step: to.count(metrics.STEPS, label(issuer), step)
+
+
+def watch_delivery(
+    publisher: Publisher,
+    streams: MeasuredStreams,
+    prover: Prover,
+    *,
+    recorder: Recorder,
+    sds: SdsServer,
+    to: Metrics,
+) -> None:
+    """Count and time what becomes of a version: published, sent, and proved."""
+    to.number(metrics.STREAMS, lambda: sds.streams)
+    to.number(metrics.UNWRITTEN, lambda: recorder.unwritten)
+    publisher.on_published = streams.published
+    publisher.on_withheld = lambda why: to.count(metrics.PUBLICATIONS, why)
+    prover.on_look = lambda result: to.count(metrics.PROBES, result)
+    prover.on_proof = lambda seconds: to.observe(metrics.PROVED, seconds)
+    prover.on_end = lambda outcome: to.count(metrics.ROTATIONS_ENDED, outcome)

@@ -1,0 +1,233 @@
+"""What a control plane counts: every metric in one table, and a registry of its own for each `Metrics`.
+
+Counters and histograms are told (`count`, `observe`); a gauge is read at the scrape from whoever owns the
+number, in memory: a scrape asks neither database nor KMS, and cannot wait. `exposition` may run in a thread.
+
+Labels hold only what the configuration or this code names: Secrets, issuers, loops, states. Never a proxy:
+there may be any number, and they name themselves. Per proxy the API tells (`certvoy proxies`).
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import Metric as Family
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4"
+
+FAST: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+"""From a push on one machine to a proxy that was away for minutes."""
+
+SLOW: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+"""An order at a CA: under a second at one's own, minutes at a public one."""
+
+Labels = tuple[str, ...]
+Values = Mapping[Labels, float]
+
+
+class Kind(StrEnum):
+    """How a metric is read."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Metric:
+    """One metric; ``buckets`` are a histogram's."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+def _gauge(name: str, said: str, *labels: str) -> Metric:
+    return Metric(f"certvoy_{name}", Kind.GAUGE, said, labels)
+
+
+def _counter(name: str, said: str, *labels: str) -> Metric:
+    return Metric(f"certvoy_{name}_total", Kind.COUNTER, said, labels)
+
+
+def _histogram(name: str, said: str, *labels: str, buckets: tuple[float, ...]) -> Metric:
+    return Metric(f"certvoy_{name}_seconds", Kind.HISTOGRAM, said, labels, buckets)
+
+
+BUILD: Final = _gauge("build_info", "1, with the version that runs.", "version")
+
+DATABASE_UP: Final = _gauge("database_up", "1 while the database answers this replica, else 0.")
+INVENTORY_READ: Final = _gauge(
+    "inventory_read_timestamp_seconds", "When this replica last read the inventory for these metrics."
+)
+SECRETS: Final = _gauge(
+    "secrets", "Secrets by what is served: valid, expired, or none (not issued).", "state"
+)
+NOT_BEFORE: Final = _gauge(
+    "certificate_not_before_timestamp_seconds", "When the current certificate began to be valid.", "secret"
+)
+NOT_AFTER: Final = _gauge(
+    "certificate_not_after_timestamp_seconds", "When the current certificate ends.", "secret"
+)
+RENEWAL: Final = _gauge(
+    "certificate_renewal_timestamp_seconds", "When the current certificate is to be renewed.", "secret"
+)
+UNLISTED: Final = _gauge(
+    "secrets_unlisted", "Secrets without series of their own: those that end last, when there are too many."
+)
+OVERDUE: Final = _gauge("renewals_overdue", "Secrets whose renewal moment has passed, and is not done.")
+ROTATIONS_OPEN: Final = _gauge("rotations_open", "Open rotations by how far they are.", "state")
+ROTATION_OLDEST: Final = _gauge(
+    "rotation_oldest_open_timestamp_seconds",
+    "When the oldest open rotation began, by how far it is; absent where none is.",
+    "state",
+)
+ROTATIONS_FAILING: Final = _gauge("rotations_failing", "Open rotations whose last attempt failed.")
+DELIVERIES: Final = _gauge(
+    "deliveries", "Pairs of a live target and a secret, by what is known of the current generation.", "state"
+)
+UNPROVED: Final = _gauge(
+    "secret_unproved_targets",
+    "Live targets that are not proved to serve the secret's current generation, by what is known; absent"
+    " where there is none.",
+    "secret",
+    "state",
+)
+
+STREAMS: Final = _gauge("xds_streams", "Open streams.")
+SUBSCRIPTIONS: Final = _gauge("xds_subscriptions", "Names that proxies subscribe to, counted for each proxy.")
+PUSHES: Final = _counter("xds_pushes", "Secrets written to streams, or given to agents.")
+ACKS: Final = _counter("xds_acks", "Secrets that proxies said yes to.")
+NACKS: Final = _counter("xds_nacks", "Secrets that proxies refused.")
+DENIALS: Final = _counter("xds_denials", "Subscriptions to names that the proxy has no grant for.")
+ACCEPTED: Final = _histogram(
+    "delivery_accepted",
+    "From the moment that this replica could send a version, or the proxy asked for it if later, to its ACK.",
+    buckets=FAST,
+)
+PROVED: Final = _histogram(
+    "delivery_proved",
+    "From a certificate stored to the handshake that showed it at a target.",
+    buckets=FAST,
+)
+UNWRITTEN: Final = _gauge("deliveries_unwritten", "What proxies told that is not in the database yet.")
+PUBLICATIONS: Final = _counter(
+    "publications",
+    "Certificates that this replica was to serve, by what came of it: published, refused (by the content"
+    " gate), held_back (outside of its dates), unopened (its key does not open here).",
+    "result",
+)
+PROBES: Final = _counter(
+    "probes",
+    "Targets looked at: proved, different (another leaf), failed (no handshake), unprobed.",
+    "result",
+)
+
+ATTEMPTS: Final = _counter(
+    "attempts", "Attempts to get a certificate, by how they ended.", "issuer", "outcome"
+)
+ATTEMPT_SECONDS: Final = _histogram(
+    "attempt_duration", "How long an attempt to get a certificate took.", "issuer", buckets=SLOW
+)
+STEPS: Final = _counter("acme_steps", "Steps of ACME orders; order.created counts orders.", "issuer", "step")
+ROTATIONS_ENDED: Final = _counter("rotations", "Rotations that this replica saw complete.", "outcome")
+WORKERS: Final = _gauge("workers", "Workers of this replica.")
+WORKERS_BUSY: Final = _gauge("workers_busy", "Workers of this replica that are at a rotation.")
+
+KMS_OPERATIONS: Final = _counter(
+    "kms_operations", "Calls of the KMS: success, refused, unavailable.", "operation", "result"
+)
+KMS_SECONDS: Final = _histogram("kms_operation_duration", "How long the KMS took.", "operation", buckets=FAST)
+KMS_INSECURE: Final = _gauge("kms_insecure", "1 where the KEK lies in a file, which is for trials only.")
+
+LOOP_FAILURES: Final = _counter("loop_failures", "Steps of a loop that failed and were tried again.", "loop")
+LOOP_SUCCESS: Final = _gauge(
+    "loop_last_success_timestamp_seconds", "When a loop last did all that there was to do.", "loop"
+)
+
+METRICS: Final = tuple(found for found in globals().values() if isinstance(found, Metric))
+
+RESULTS: Final[Mapping[Metric, tuple[Labels, ...]]] = {
+    PUBLICATIONS: tuple((result,) for result in ("published", "refused", "held_back", "unopened")),
+    PROBES: tuple((result,) for result in ("proved", "different", "failed", "unprobed")),
+    ROTATIONS_ENDED: tuple((outcome,) for outcome in ("completed", "completed_unobserved")),
+    KMS_OPERATIONS: tuple(
+        (operation, result)
+        for operation in ("wrap", "unwrap")
+        for result in ("success", "refused", "unavailable")
+    ),
+}
+"""What exists at 0 from the start: an increase from nothing is none to Prometheus."""
+
+
+class Metrics:
+    """The numbers of one control plane."""
+
+    def __init__(self, *, version: str) -> None:
+        # The library's own switch, for the process: a series for when each counter began, which nobody reads.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = CollectorRegistry()
+        self._told: dict[Metric, Counter | Histogram] = {}
+        self._read: dict[Metric, Callable[[], Values]] = {}
+        for metric in METRICS:
+            if metric.kind is Kind.COUNTER and metric is not LOOP_FAILURES:
+                self._told[metric] = Counter(metric.name, metric.help, metric.labels, registry=self._registry)
+            elif metric.kind is Kind.HISTOGRAM:
+                self._told[metric] = Histogram(
+                    metric.name, metric.help, metric.labels, buckets=metric.buckets, registry=self._registry
+                )
+        for metric, labels in RESULTS.items():
+            self.prepare(metric, labels)
+        self.read(BUILD, lambda: {(version,): 1})
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def prepare(self, metric: Metric, labels: Iterable[Labels]) -> None:
+        """Let these series of a counter or a histogram exist, at 0."""
+        for values in labels:
+            self._told[metric].labels(*values)
+
+    def count(self, metric: Metric, *labels: str, by: int = 1) -> None:
+        """Add to a counter."""
+        told = self._told[metric]
+        assert isinstance(told, Counter)  # noqa: S101 - the table says so
+        (told.labels(*labels) if labels else told).inc(by)
+
+    def observe(self, metric: Metric, seconds: float, *labels: str) -> None:
+        """Add to a histogram."""
+        told = self._told[metric]
+        assert isinstance(told, Histogram)  # noqa: S101 - the table says so
+        (told.labels(*labels) if labels else told).observe(seconds)
+
+    def read(self, metric: Metric, values: Callable[[], Values]) -> None:
+        """Ask ``values`` at each scrape: quick, from memory, and from any thread."""
+        self._read[metric] = values
+
+    def number(self, metric: Metric, value: Callable[[], float]) -> None:
+        """Ask ``value`` at each scrape, for a gauge without labels."""
+        self.read(metric, lambda: {(): value()})
+
+    def collect(self) -> Iterable[Family]:
+        """Answer prometheus_client, with what is read."""
+        for metric, values in self._read.items():
+            make = CounterMetricFamily if metric.kind is Kind.COUNTER else GaugeMetricFamily
+            family = make(metric.name, metric.help, labels=metric.labels)
+            for labels, value in values().items():
+                family.add_metric(labels, value)
+            yield family
+
+    def exposition(self) -> bytes:
+        """Return all of it in Prometheus' text format."""
+        return generate_latest(self._registry)

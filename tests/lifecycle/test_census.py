@@ -1,0 +1,180 @@
+"""The census: what metrics say of the inventory is what the inventory says, and lasts while it is away."""
+
+from datetime import timedelta
+from itertools import product
+
+import pytest
+
+from sds_server.conditions import delivery_state
+from sds_server.errors import Unavailable
+from sds_server.inventory import facts, rotations
+from sds_server.lifecycle.census import COUNTS_LAST, Census
+from sds_server.metrics import Metrics
+from sds_server.model import Reason
+from tests.support.clocks import TurnedClock
+from tests.support.databases import turn_clock
+from tests.support.exposition import samples
+from tests.support.fakes import CuttableDatabase
+
+NOT_AFTER = "certvoy_certificate_not_after_timestamp_seconds"
+
+
+@pytest.fixture
+def clock():
+    return TurnedClock()
+
+
+@pytest.fixture
+def cuttable(database):
+    return CuttableDatabase(database)
+
+
+@pytest.fixture
+def census(cuttable, clock):
+    return Census(database=cuttable, clock=clock)
+
+
+@pytest.fixture
+def said(census):
+    metrics = Metrics(version="1")
+    census.tell(metrics)
+    return lambda: samples(metrics.exposition())
+
+
+async def test_before_anything_was_read_only_the_database_is_told_of(said):
+    found = said()
+
+    assert 0 == found["certvoy_database_up",]
+    assert not [key for key in found if key[0].startswith(("certvoy_secrets", "certvoy_inventory"))]
+
+
+async def test_the_dates_are_those_of_what_is_served(issuances, census, said, clock):
+    certificate = await issuances.issue(await issuances.declare())
+    await issuances.declare("later", ["later.example.test"])
+    await census.step()
+    found = said()
+
+    assert certificate.not_after.timestamp() == found[NOT_AFTER, "www"]
+    assert certificate.renew_at.timestamp() == found["certvoy_certificate_renewal_timestamp_seconds", "www"]
+    assert (NOT_AFTER, "later") not in found
+    assert (1, 0, 1) == tuple(found["certvoy_secrets", state] for state in ("valid", "expired", "none"))
+    assert (1, clock.now().timestamp()) == (
+        found["certvoy_database_up",],
+        found["certvoy_inventory_read_timestamp_seconds",],
+    )
+
+
+async def test_what_is_late_or_over_is_counted(issuances, census, said, sql):
+    await issuances.issue(await issuances.declare())
+    await turn_clock(sql, timedelta(days=61))
+    await census.step()
+    late = said()
+    await turn_clock(sql, timedelta(days=91))
+    await census.step()
+    over = said()
+
+    assert (1, 0) == (late["certvoy_renewals_overdue",], late["certvoy_secrets", "expired"])
+    assert (1, 1) == (over["certvoy_renewals_overdue",], over["certvoy_secrets", "expired"])
+
+
+async def test_open_rotations_are_told_by_how_far_they_are(issuances, census, said, sql):
+    for name in ("a", "b", "c"):
+        await issuances.declare(name, [f"{name}.example.test"])
+    claim = await issuances.claim()
+    await rotations.fail(
+        issuances.database,
+        claim.lease,
+        error={"what": "no"},
+        pause=timedelta(hours=1),
+        abandon_order=False,
+        actor="replica:test",
+    )
+    await issuances.claim()
+    oldest = await sql.fetchval("SELECT min(triggered_at) FROM certrotation")
+    await census.step()
+    found = said()
+
+    assert {"waiting": 2, "issuing": 1, "rolling_out": 0} == {
+        state: found["certvoy_rotations_open", state] for state in ("waiting", "issuing", "rolling_out")
+    }
+    assert 1 == found["certvoy_rotations_failing",]
+    assert ("certvoy_rotation_oldest_open_timestamp_seconds", "rolling_out") not in found
+    assert pytest.approx(oldest.timestamp(), abs=1e-3) == min(
+        value for key, value in found.items() if key[0] == "certvoy_rotation_oldest_open_timestamp_seconds"
+    )
+
+
+async def test_deliveries_are_judged_as_everywhere_else(issuances, database, sql):
+    """Every combination of marks: the statement says what `conditions.delivery_state` says."""
+    declared = await issuances.declare()
+    await issuances.issue(declared)
+    await rotations.open_for(database, "www", reason=Reason.OPERATOR, actor="person:test")
+    await issuances.issue(declared)  # the second generation
+    expected: dict[str, int] = {}
+    marks = list(product((None, 1, 2), repeat=4))
+    for number, (sent, accepted, refused, proved) in enumerate(marks):
+        target = await sql.fetchval(
+            "INSERT INTO target (name, registered) VALUES ($1, true) RETURNING id", f"t{number}"
+        )
+        await sql.execute(
+            "INSERT INTO delivery (target_id, secret, registered, sent, accepted, refused, proved)"
+            " VALUES ($1, 'www', true, $2, $3, $4, $5)",
+            target,
+            sent,
+            accepted,
+            refused,
+            proved,
+        )
+        state, _ = delivery_state(
+            current=2,
+            sent=sent,
+            accepted=accepted,
+            refused=refused,
+            proved=proved,
+            refusal=None,
+            probe_error=None,
+        )
+        expected[state] = expected.get(state, 0) + 1
+    found = await facts.read(database)
+
+    assert 6 == len(expected)
+    assert expected == found.deliveries
+    assert {("www", state): n for state, n in expected.items() if state != "proved"} == found.unproved
+
+
+async def test_without_the_database_dates_stay_and_counts_end(issuances, census, cuttable, said, clock):
+    await issuances.issue(await issuances.declare())
+    await census.step()
+    cuttable.cut()
+    with pytest.raises(Unavailable):
+        await census.step()
+    soon = said()
+    clock.turn(COUNTS_LAST + timedelta(seconds=1))
+    late = said()
+
+    assert (0, 1) == (soon["certvoy_database_up",], soon["certvoy_secrets", "valid"])
+    assert ("certvoy_secrets", "valid") not in late
+    assert soon[NOT_AFTER, "www"] == late[NOT_AFTER, "www"]
+
+
+async def test_where_there_are_too_many_secrets_those_that_end_first_are_told(
+    issuances, census, said, monkeypatch
+):
+    monkeypatch.setattr(facts, "DATES_MAX", 1)
+    for name, days in (("late", 90), ("soon", 10)):
+        declared = await issuances.declare(name, [f"{name}.example.test"])
+        await issuances.store(await issuances.claim(), declared, days=days)
+    await census.step()
+    found = said()
+
+    assert 1 == found["certvoy_secrets_unlisted",]
+    assert ["soon"] == [key[1] for key in found if key[0] == NOT_AFTER]
+
+
+async def test_a_deleted_secret_is_told_of_no_more(issuances, census, said, sql):
+    await issuances.issue(await issuances.declare())
+    await sql.execute("UPDATE secret SET deleted_at = certvoy_now()")
+    await census.step()
+
+    assert not [key for key in said() if key[0] == NOT_AFTER]
+    assert 0 == said()["certvoy_rotations_open", "rolling_out"]
