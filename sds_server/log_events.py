@@ -70,6 +70,13 @@ EVENTS: Final = (
     ),
     LogEvent("client.refused", "warning", "A client certificate names nobody.", ("reason",)),
     LogEvent(
+        "credential.not_renewed",
+        "warning",
+        "An agent could not renew a credential; the old one stays, and it is tried again.",
+        ("failures", "error", "hint"),
+    ),
+    LogEvent("credential.stored", "info", "An agent has a new credential.", ("reason", "not_after")),
+    LogEvent(
         "credentials.kept",
         "warning",
         "The server's own certificate files cannot be used now: what was read last stays in force.",

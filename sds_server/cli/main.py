@@ -9,7 +9,12 @@ from sds_server.errors import CertvoyError, ConfigError, NotFound, TimedOut
 
 COMMANDS = {
     # name: (module:attribute, what the overview says)
+    "agent": ("sds_server.cli.agent:agent", "Keep a proxy's own client certificate."),
     "audit": ("sds_server.cli.audit:audit", "Read what was done."),
+    "bootstrap-config": (
+        "sds_server.cli.bootstrap_config:bootstrap_config",
+        "Print an Envoy bootstrap that works.",
+    ),
     "config": ("sds_server.cli.config:config", "Check the configuration, or print its schema."),
     "delete": ("sds_server.cli.issue:delete", "Take a secret out of the inventory."),
     "demo": ("sds_server.cli.demo:demo", "Show everything at work, on this machine, for a while."),

@@ -9,6 +9,7 @@ of gRPC for a flood when it subscribes to 1,500 names at once, and resets the st
 The text is JSON, because Envoy reads plain YAML scalars by YAML 1.1, where a node called ``n`` is false.
 """
 
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -43,9 +44,11 @@ from envoy_data_plane.envoy.config.core.v3 import (
     Http2ProtocolOptions,
     KeepaliveSettings,
     Node,
+    PathConfigSource,
     RetryPolicy,
     SocketAddress,
     TransportSocket,
+    WatchedDirectory,
 )
 from envoy_data_plane.envoy.config.endpoint.v3 import (
     ClusterLoadAssignment,
@@ -69,6 +72,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     CertificateValidationContext,
     CommonTlsContext,
+    CommonTlsContextCombinedCertificateValidationContext,
     DownstreamTlsContext,
     SdsSecretConfig,
     SubjectAltNameMatcher,
@@ -86,6 +90,8 @@ from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
 CLUSTER: Final = "certvoy"
+CREDENTIAL_SECRET: Final = "credential"  # noqa: S105 - the names of the files that an agent keeps
+AUTHORITIES_SECRET: Final = "authorities"  # noqa: S105
 FETCH_TIMEOUT: Final = timedelta(seconds=15)  # Envoy's default, said: a listener waits so long for its secret
 MAX_REQUESTS: Final = 100_000
 RETRY_FIRST: Final = timedelta(milliseconds=100)
@@ -116,6 +122,16 @@ class ControlPlane:
 
 
 @dataclass(frozen=True, slots=True)
+class EnrolledControlPlane:
+    """The same, for an Envoy whose client certificate an agent keeps in a directory, and renews there."""
+
+    host: str
+    port: int
+    server_name: str
+    credentials: Path
+
+
+@dataclass(frozen=True, slots=True)
 class TlsListener:
     """A listener that answers 200 to everything, under the certificate of one Secret. Port 0: any."""
 
@@ -129,7 +145,7 @@ def bootstrap(
     *,
     node_id: str,
     cluster: str,
-    control_plane: ControlPlane,
+    control_plane: ControlPlane | EnrolledControlPlane,
     listeners: Sequence[TlsListener],
     api: Api = Api.ADS,
     fetch_timeout: timedelta = FETCH_TIMEOUT,
@@ -169,7 +185,7 @@ def _api_source(api: Api) -> ApiConfigSource:
     )
 
 
-def _cluster(control_plane: ControlPlane) -> Cluster:
+def _cluster(control_plane: ControlPlane | EnrolledControlPlane) -> Cluster:
     endpoint = Endpoint(address=_address(control_plane.host, control_plane.port))
     http2 = HttpProtocolOptions(
         explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
@@ -195,30 +211,55 @@ def _cluster(control_plane: ControlPlane) -> Cluster:
     )
 
 
-def _upstream_tls(control_plane: ControlPlane) -> UpstreamTlsContext:
+def _upstream_tls(control_plane: ControlPlane | EnrolledControlPlane) -> UpstreamTlsContext:
+    name, is_address = control_plane.server_name, _is_address(control_plane.server_name)
     expected = SubjectAltNameMatcher(
-        san_type=SubjectAltNameMatcherSanType.DNS, matcher=StringMatcher(exact=control_plane.server_name)
+        san_type=SubjectAltNameMatcherSanType.IP_ADDRESS if is_address else SubjectAltNameMatcherSanType.DNS,
+        matcher=StringMatcher(exact=name),
     )
-    return UpstreamTlsContext(
-        sni=control_plane.server_name,
-        common_tls_context=CommonTlsContext(
-            tls_params=TlsParameters(
-                tls_minimum_protocol_version=TlsParametersTlsProtocol.TLSv1_3,
-                tls_maximum_protocol_version=TlsParametersTlsProtocol.TLSv1_3,
-            ),
-            alpn_protocols=["h2"],
-            tls_certificates=[
-                TlsCertificate(
-                    certificate_chain=DataSource(filename=str(control_plane.certificate)),
-                    private_key=DataSource(filename=str(control_plane.private_key)),
-                )
-            ],
-            validation_context=CertificateValidationContext(
-                trusted_ca=DataSource(filename=str(control_plane.ca)),
-                match_typed_subject_alt_names=[expected],
-            ),
+    common = CommonTlsContext(
+        tls_params=TlsParameters(
+            tls_minimum_protocol_version=TlsParametersTlsProtocol.TLSv1_3,
+            tls_maximum_protocol_version=TlsParametersTlsProtocol.TLSv1_3,
         ),
+        alpn_protocols=["h2"],
     )
+    if isinstance(control_plane, ControlPlane):
+        common.tls_certificates = [
+            TlsCertificate(
+                certificate_chain=DataSource(filename=str(control_plane.certificate)),
+                private_key=DataSource(filename=str(control_plane.private_key)),
+            )
+        ]
+        common.validation_context = CertificateValidationContext(
+            trusted_ca=DataSource(filename=str(control_plane.ca)), match_typed_subject_alt_names=[expected]
+        )
+    else:
+        directory = control_plane.credentials
+        common.tls_certificate_sds_secret_configs = [_from_file(directory, CREDENTIAL_SECRET)]
+        common.combined_validation_context = CommonTlsContextCombinedCertificateValidationContext(
+            default_validation_context=CertificateValidationContext(match_typed_subject_alt_names=[expected]),
+            validation_context_sds_secret_config=_from_file(directory, AUTHORITIES_SECRET),
+        )
+    return UpstreamTlsContext(sni="" if is_address else name, common_tls_context=common)
+
+
+def _from_file(directory: Path, name: str) -> SdsSecretConfig:
+    """Return a secret that Envoy reads from a file, and again when something is moved into the directory."""
+    source = PathConfigSource(
+        path=str(directory / f"{name}.json"), watched_directory=WatchedDirectory(path=str(directory))
+    )
+    return SdsSecretConfig(
+        name=name, sds_config=ConfigSource(path_config_source=source, resource_api_version=ApiVersion.V3)
+    )
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _listener(listener: TlsListener, source: ConfigSource) -> Listener:

@@ -86,8 +86,8 @@ class Deployment:
         server = SdsServer(
             catalog=self.catalog,
             authorize=self.authorize,
-            identify=self.trust.holder,
-            admits=self.trust.admits,
+            identify=self.identify,
+            admits=self.admits,
             observer=self.witness,
             refused=self.witness,
             credentials=server_credentials(Files(**self.files)),
@@ -102,6 +102,14 @@ class Deployment:
     def authorize(self, identity, name):
         """Ask the grants of now."""
         return self.grants.authorize(identity, name)
+
+    def identify(self, certificate_pem):
+        """Ask the trust of now."""
+        return self.trust.holder(certificate_pem)
+
+    def admits(self, holder):
+        """Ask the trust of now."""
+        return self.trust.admits(holder)
 
     async def stop(self, grace_s=0.0):
         if self.server is not None:

@@ -1,0 +1,123 @@
+"""`certvoy proxies enroll`, `certvoy agent` and `certvoy bootstrap-config`, as an operator runs them."""
+
+import asyncio
+import json
+import subprocess
+
+import pytest
+
+import tests.xds.quiet  # noqa: F401
+from sds_server import authority
+from sds_server.agent.files import CredentialFiles
+from sds_server.cli import main as cli
+from sds_server.programs import envoy
+from tests.support.admin import HOST, serving
+from tests.support.pki import authority as new_authority
+
+
+@pytest.fixture
+async def api(database, tmp_path):
+    async with serving(database, tmp_path, own_ca=True) as running:
+        yield running
+
+
+@pytest.fixture
+async def run(api, tmp_path, capsys):
+    (tmp_path / "certvoy.yaml").write_text("state_dir: .\n")
+
+    async def run(*words):
+        code = await asyncio.to_thread(cli.main, list(words))
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run
+
+
+async def token_of(run, tmp_path, *more):
+    words = ("proxies", "enroll", "edge-1", "--config", str(tmp_path / "certvoy.yaml"), *more)
+    code, shown, note = await run(*words)
+    assert (0, True) == (code, note.startswith("spiffe://certvoy/proxy/edge-1 may enrol until")), note
+    return shown.strip().splitlines()[-1]
+
+
+def asking(api, tmp_path, *more):
+    server = f"https://{HOST}:{api.ports.api}"
+    return ("agent", "--credentials", str(tmp_path / "edge-1"), "--server", server, "--once", *more)
+
+
+async def test_a_token_is_all_that_a_proxy_needs(run, api, tmp_path):
+    token = await token_of(run, tmp_path, "--secret", "www")
+    (tmp_path / "token").write_text(token + "\n")
+    code, _, said = await run(*asking(api, tmp_path, "--token-file", str(tmp_path / "token")))
+    held = CredentialFiles(tmp_path / "edge-1").held()
+
+    assert (0, True) == (code, "is renewed after" in said), said
+    assert "spiffe://certvoy/proxy/edge-1" == api.admission.identify(held.paths[0].read_bytes())
+    assert api.admission.authorize("spiffe://certvoy/proxy/edge-1", "www")
+
+
+async def test_a_server_of_another_ca_is_not_spoken_to(run, api, tmp_path):
+    """The token says which CA it is of; who sits in between has another."""
+    token = await token_of(run, tmp_path)
+    other = authority.token_of(token.split("_enrol_")[1].split(".")[0], new_authority("other").certificate)
+    code, _, said = await run(*asking(api, tmp_path, "--token", other))
+    again, _, _ = await run(*asking(api, tmp_path, "--token", token))
+
+    assert 2 == code
+    assert "does not show the CA that the token is of" in said
+    assert 0 == again, "the token was not shown to the other server"
+
+
+async def test_a_used_token_and_a_made_up_one_are_refused(run, api, tmp_path):
+    token = await token_of(run, tmp_path)
+    await run(*asking(api, tmp_path, "--token", token))
+    again = await run(
+        "agent",
+        "--credentials",
+        str(tmp_path / "thief"),
+        *asking(api, tmp_path, "--token", token)[3:],
+    )
+    made_up = await run(
+        *asking(api, tmp_path, "--token", "x")[:2],
+        str(tmp_path / "x"),
+        *asking(api, tmp_path, "--token", "x")[3:],
+    )
+
+    assert (1, True) == (again[0], "used" in again[2])
+    assert (2, True) == (made_up[0], "no enrolment token" in made_up[2])
+
+
+async def test_a_proxy_is_taken_away_by_name(run, api, tmp_path):
+    await token_of(run, tmp_path)
+    config = ("--config", str(tmp_path / "certvoy.yaml"))
+    first = await run("proxies", "rm", "edge-1", *config)
+    second = await run("proxies", "rm", "edge-1", *config)
+    listed = await run("proxies", *config)
+
+    assert (0, 3, 0) == (first[0], second[0], listed[0])
+    assert "not enrolled any more" in first[1]
+
+
+async def test_the_bootstrap_is_one_that_envoy_takes(run, api, tmp_path):
+    token = await token_of(run, tmp_path)
+    await run(*asking(api, tmp_path, "--token", token))
+    words = ("bootstrap-config", "n", "--server", "127.0.0.1:8443", "--credentials", str(tmp_path / "edge-1"))
+    code, shown, _ = await run(*words, "--listener", "www=127.0.0.1:0")
+    (tmp_path / "envoy.json").write_text(shown)
+    argv = [envoy.binary(), "--mode", "validate", "-c", tmp_path / "envoy.json", "-l", "error"]
+    validated = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, check=False)
+    bootstrap = json.loads(shown)
+    (cluster,) = bootstrap["static_resources"]["clusters"]
+
+    assert 0 == code
+    assert 0 == validated.returncode, validated.stdout + validated.stderr
+    assert "n" == bootstrap["node"]["id"]
+    assert "DELTA_GRPC" == bootstrap["dynamic_resources"]["ads_config"]["api_type"]
+    assert "5s" == cluster["connect_timeout"]
+
+
+@pytest.mark.parametrize("words", [("--server", "nowhere"), ("--server", "h:99999"), ("--server", ":1")])
+async def test_an_address_that_is_none_is_refused(run, tmp_path, words):
+    code, _, said = await run("bootstrap-config", "n", "--credentials", str(tmp_path), *words)
+
+    assert (2, True) == (code, "must be HOST:PORT" in said)
