@@ -124,7 +124,9 @@ class Database:
             _terminate(connection)
             raise
         finally:
-            await self._pool.release(connection, timeout=CONNECT_TIMEOUT_S)
+            # The connection may break when it is given back; what was committed before is done all the same.
+            with suppress(*UNREACHABLE, *_OUT_OF_ORDER):
+                await self._pool.release(connection, timeout=CONNECT_TIMEOUT_S)
 
     async def listen(self) -> Any:
         """Open a connection of its own for LISTEN; the caller closes it.
