@@ -42,6 +42,9 @@ def issue(
     }
     secret = api.put("v1", "secrets", name, body=body)
     rotation = secret["rotation"]
+    if rotation["state"] == "waiting" and rotation["last_error"] is not None:
+        # Who says it again, by hand, has mended something and does not want to wait for the next attempt.
+        rotation = api.post("v1", "secrets", name, "rotations", repeat=True)
     ended = None
     if wait:
         ended = follow(api, rotation["id"], timeout=timeout)

@@ -51,6 +51,11 @@ def ls(*, secret: str | None, as_json: bool, api: Api) -> None:
                 item["reason"],
             )
             for item in deliveries
+        ]
+        + [
+            (proxy["name"], None, None, None, age(proxy["last_seen"]), "it subscribes to nothing")
+            for proxy in found
+            if not proxy["deliveries"] and secret is None
         ],
     )
 

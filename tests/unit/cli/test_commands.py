@@ -483,3 +483,31 @@ async def test_why_says_that_an_uploaded_secret_waits_for_a_person(run, database
 
     assert "waits for another pair: `certvoy upload www`" in why
     assert "next try" not in why
+
+
+async def test_a_proxy_that_subscribes_to_nothing_is_listed_too(run):
+    await run("targets", "add", "edge-7", "--probe", "127.0.0.1:1")
+
+    _, shown, _ = await run("proxies")
+    _, only, _ = await run("proxies", "--secret", "api")
+
+    assert "edge-7" in shown
+    assert "it subscribes to nothing" in shown
+    assert "edge-7" not in only
+
+
+async def test_issuing_again_by_hand_tries_again_at_once(run, issuances, database):
+    await run("issue", "www", "--domain", "www.example.test", "--issuer", "internal")
+    claim = await issuances.claim()
+    await rotations.fail(
+        database,
+        claim.lease,
+        error={"what": "the CA is away"},
+        pause=timedelta(days=1),
+        abandon_order=True,
+        actor="replica:test",
+    )
+
+    await run("issue", "www", "--domain", "www.example.test", "--issuer", "internal")
+
+    assert (await issuances.claim()).lease.rotation == claim.lease.rotation
