@@ -93,3 +93,16 @@ def test_wrong_configuration_gives_a_line_for_each_error(file, capsys):
 def test_missing_configuration_is_an_error_of_its_own(tmp_path, capsys):
     assert cli.main(["config", "check", str(tmp_path / "nowhere.yaml")]) == 2
     assert "No such file" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # envoy-data-plane decorates in an old way
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_shows_no_mark_of_its_layout(name, capsys):
+    """An example keeps its lines; the mark that says so is not shown, in a raw docstring either."""
+    command = cli.certvoy.get_command(click.Context(cli.certvoy), name)
+    for words in [[name], *([name, inner] for inner in getattr(command, "commands", ()))]:
+        assert 0 == cli.main([*words, "--help"])
+
+    shown = capsys.readouterr().out
+    assert "\\b" not in shown
+    assert "\b" not in shown
