@@ -3,7 +3,7 @@ UV ?= $(shell command -v uv || echo .uv/bin/uv)
 RUN = $(UV) run --locked
 export GRPC_VERBOSITY ?= NONE
 
-.PHONY: demo test lint bench format
+.PHONY: demo test lint bench format reference
 demo: $(UV)
 	@$(RUN) --extra demo certvoy demo $(ARGS)
 
@@ -19,6 +19,9 @@ lint: $(UV)
 format: $(UV)
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
+
+reference: $(UV)
+	@$(RUN) python scripts/reference.py
 
 bench: $(UV)
 	@$(RUN) python -m benchmarks $(ARGS)

@@ -52,7 +52,7 @@ DEFAULT_STATE_DIR = "./certvoy-state"
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class KmsConfig(_Model):
