@@ -62,9 +62,11 @@ class Enroller:
     async def authorities(self) -> Sequence[ControlCa]:
         """Return the CAs that are trusted, oldest first; one, or a successor, is made if need be."""
         now = self._clock.now()
+        # Asked before: who makes one after what we see here has made the one that we would make.
+        generation = await control_cas.next_generation(self._database)
         found = await control_cas.unexpired(self._database)
         if not found or found[-1].certificate.not_valid_after_utc - now < authority.CA_RENEWED:
-            await self._make(now)
+            await self._make(generation, now)
             found = await control_cas.unexpired(self._database)
         return found
 
@@ -168,9 +170,8 @@ class Enroller:
             raise CustodyError(f"key {signing.key_id}: it is not one of a CA of ours")
         return Ca(signing.certificate, key)
 
-    async def _make(self, now: datetime) -> None:
-        """Make the next CA; replicas that come here together agree on one."""
-        generation = await control_cas.next_generation(self._database)
+    async def _make(self, generation: int, now: datetime) -> None:
+        """Make the CA of this generation; of replicas that come here together the first one's is kept."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = authority.new_ca(key, name=f"certvoy {self._trust_domain} {generation}", now=now)
         sealed = await self._sealer.seal(

@@ -2,11 +2,14 @@
 
 import asyncio
 import socket
+import ssl
+import sys
 from pathlib import Path
 
 import pytest
 
 from acme_engine.http01 import Http01Responder
+from sds_server.agent.files import CredentialFiles
 from sds_server.inventory.tokens import Tokens
 from sds_server.programs.caddy import Caddy
 from sds_server.programs.child import free_port
@@ -236,3 +239,46 @@ async def test_embedded_postgres_ends_with_the_server_even_by_sigkill(tmp_path):
     await plane.start()
     code, said = await plane.command("why", "www")
     assert (0, 0) == (code, await plane.stop()), said
+
+
+async def test_without_any_certificate_of_its_own_it_serves_and_enrols(control_plane, tmp_path):
+    """No PEM file is made by hand: certvoy's own CA is enough for both listeners and for a proxy."""
+    port = free_port()
+    for setting in ("certificate", "key", "client_ca"):
+        del control_plane.settings["sds"][setting]
+    control_plane.settings["admin"] = {"listen": f"{HOST}:{port}"}
+    await control_plane.start()
+    try:
+        _, said = await control_plane.command("proxies", "enroll", "edge-1", "--secret", "www")
+        token = said.strip().splitlines()[-1]
+        arguments = [
+            "--credentials",
+            str(tmp_path / "edge-1"),
+            "--server",
+            f"https://{HOST}:{port}",
+            "--once",
+        ]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "sds_server",
+            "agent",
+            *arguments,
+            "--token",
+            token,
+            cwd=Path(__file__).parents[2],
+        )
+        code = await process.wait()
+        certificate, key, authorities = CredentialFiles(tmp_path / "edge-1").held().paths
+        context = ssl.create_default_context(cafile=str(authorities))
+        context.load_cert_chain(certificate, key)
+        context.set_alpn_protocols(["h2"])
+        _, writer = await asyncio.open_connection(
+            HOST, control_plane.sds_port, ssl=context, server_hostname="localhost"
+        )
+        chosen = writer.get_extra_info("ssl_object").selected_alpn_protocol()
+        writer.close()
+    finally:
+        await control_plane.stop()
+
+    assert (0, "h2") == (code, chosen)

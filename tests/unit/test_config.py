@@ -337,3 +337,38 @@ def test_no_issuer_is_called_as_uploaded_pairs_are(errors, name):
 
     assert "stands for pairs that people upload" in error
     assert "call the CA by another name" in error
+
+
+@pytest.mark.parametrize("missing", ["certificate", "key"])
+def test_half_a_pair_is_refused(errors, missing):
+    raw = yaml.safe_load(WHOLE)
+    del raw["sds"][missing]
+    (error,) = errors(yaml.safe_dump(raw, sort_keys=False))
+
+    assert f"but no {missing}" in error
+    assert "certvoy issues its own" in error
+
+
+def test_without_certificates_certvoy_is_its_own_ca(read):
+    raw = yaml.safe_load(WHOLE) | {"sds": {"listen": "127.0.0.1:0", "server_names": ["a.test", "::1"]}}
+    config = read(yaml.safe_dump(raw))
+
+    assert (None, None, None) == (config.sds.certificate, config.sds.key, config.sds.client_ca)
+    assert ("a.test", "::1") == config.sds.server_names
+    assert ("certvoy", timedelta(hours=24)) == (config.enrolment.trust_domain, config.enrolment.lifetime)
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "message"),
+    [
+        ("sds", {"server_names": ["a:1"]}, "must be a host's name or address"),
+        ("enrolment", {"trust_domain": "a/b"}, "must be a SPIFFE trust domain"),
+        ("enrolment", {"lifetime": "0s"}, "must be a duration"),
+    ],
+)
+def test_a_name_that_is_none_is_refused(errors, section, value, message):
+    raw = yaml.safe_load(WHOLE)
+    raw[section] = raw.get(section, {}) | value
+    (error,) = errors(yaml.safe_dump(raw, sort_keys=False))
+
+    assert message in error

@@ -9,7 +9,7 @@ from envoy.config.core.v3.base_pb2 import Node
 from envoy.service.discovery.v3 import discovery_pb2 as pb
 
 from sds_server.errors import Unavailable
-from sds_server.identity import Grants
+from sds_server.identity import Grant, Grants
 from sds_server.xds import session
 from sds_server.xds.catalog import ABSENT, Resource
 from sds_server.xds.codec import TYPE_URL
@@ -348,3 +348,27 @@ async def test_the_servers_certificate_is_renewed_in_place(server):
 
     await server.witness.until("subscribed", "m", "a")
     await client.leave()
+
+
+async def test_a_mesh_whose_chains_have_an_intermediate_gets_what_its_identity_may_see(server):
+    """As Istio's CA issues: the workload sends leaf and intermediate, we trust the root."""
+    mesh = server.clients_ca.intermediate("istiod")
+    workload = "spiffe://cluster.local/ns/web/sa/edge"
+    server.grants = Grants([Grant(workload, ("a",))])
+    server.publish("a", 1, PAIR)
+    client = Client(server.channel(mesh.issue(uris=[workload])), DELTA_SECRETS)
+    await client.send(names=["a"])
+    (resource,) = (await client.receive()).resources
+
+    assert "a" == resource.name
+
+
+async def test_a_ca_that_we_trust_may_not_name_our_proxies(server):
+    client = Client(
+        server.channel(server.clients_ca.issue(uris=["spiffe://certvoy/proxy/edge-1"])), DELTA_SECRETS
+    )
+    await client.send(names=["a"])
+    code, details = await client.status()
+
+    assert grpc.StatusCode.UNAUTHENTICATED == code
+    assert "not of the control plane's own CA" in details

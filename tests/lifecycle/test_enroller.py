@@ -1,0 +1,134 @@
+"""The control plane's own CA: made once, succeeded in time; and the servers' certificates from it."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+
+from sds_server import authority
+from sds_server.credentials import Files, HttpsTls, server_credentials
+from sds_server.errors import Unavailable
+from sds_server.identity import Grant
+from sds_server.inventory import deployment
+from sds_server.keys.kms import Sealer
+from sds_server.keys.local import LocalKms
+from sds_server.lifecycle.admission import Admission
+from sds_server.lifecycle.enroller import SERVER_LIFETIME, Enroller
+from sds_server.model import Identity
+from tests.support.clocks import TurnedClock
+from tests.support.databases import turn_clock
+from tests.support.fakes import CuttableDatabase
+
+LIFE = timedelta(hours=24)
+
+
+@pytest.fixture
+def clock():
+    return TurnedClock()
+
+
+@pytest.fixture
+async def replica(database, tmp_path, clock):
+    """Make the Enroller of another replica of the same deployment."""
+    identity, _ = await deployment.identify(database)
+    LocalKms(tmp_path / "kek", create=True)
+
+    def replica():
+        return Enroller(
+            database=database,
+            sealer=Sealer(LocalKms(tmp_path / "kek"), deployment=identity, clock=clock),
+            trust_domain="certvoy",
+            lifetime=LIFE,
+            clock=clock,
+            actor="replica:test",
+        )
+
+    return replica
+
+
+def admission_of(replica, database, clock, **more):
+    options = {"configured": [], "trust_domain": "certvoy", "clock": clock, "own_ca": True}
+    return Admission(database=database, enroller=replica(), **options | more)
+
+
+async def test_replicas_that_start_together_agree_on_one_ca(replica, sql):
+    found = await asyncio.gather(*(replica().authorities() for _ in range(5)))
+
+    assert 1 == len({ca.certificate for cas in found for ca in cas})
+    assert 1 == await sql.fetchval("SELECT count(*) FROM control_ca")
+    assert 1 == await sql.fetchval("SELECT count(*) FROM key_material WHERE purpose = 'control-ca'")
+
+
+async def test_a_ca_has_a_successor_in_time_and_both_are_trusted(replica, clock, sql):
+    (first,) = await replica().authorities()
+    clock.turn(authority.CA_LIFETIME - authority.CA_RENEWED + timedelta(days=1))
+    old, new = await replica().authorities()
+
+    assert first == old
+    assert old.certificate != new.certificate
+    assert new.certificate.not_valid_after_utc > old.certificate.not_valid_after_utc
+    assert 2 == len(await replica().authorities())
+
+
+async def test_a_ca_that_expired_is_trusted_no_more(replica, clock, sql):
+    await replica().authorities()
+    clock.turn(authority.CA_LIFETIME)
+    await turn_clock(sql, authority.CA_LIFETIME)
+    (only,) = await replica().authorities()
+
+    assert 2 == only.generation
+
+
+async def test_the_servers_own_certificate_is_made_anew_before_it_ends(replica, database, clock):
+    admission = admission_of(replica, database, clock, server_names=["localhost"])
+    changes = []
+    admission.on_change = lambda: changes.append(clock.now())
+    await admission.step()
+    first = x509.load_pem_x509_certificate(admission.issued.chain_pem)
+    clock.turn(SERVER_LIFETIME / 2)
+    await admission.step()
+    same = x509.load_pem_x509_certificate(admission.issued.chain_pem)
+    clock.turn(SERVER_LIFETIME / 4)
+    await admission.step()
+    second = x509.load_pem_x509_certificate(admission.issued.chain_pem)
+
+    assert first == same
+    assert first.serial_number != second.serial_number
+    assert clock.now() < first.not_valid_after_utc
+    assert [clock.now()] == changes
+
+
+async def test_both_listeners_take_what_our_ca_issues(replica, database, clock):
+    admission = admission_of(replica, database, clock, server_names=["localhost", "127.0.0.1"])
+    await admission.step()
+    https = HttpsTls(Files(section="admin"), lambda: admission.issued)
+
+    assert server_credentials(Files(), lambda: admission.issued)
+    assert 1 == len(https.context.get_ca_certs())
+
+
+async def test_a_grant_that_cannot_be_read_takes_no_other_away(replica, database, clock, sql):
+    admission = admission_of(replica, database, clock, configured=[Grant("spiffe://td.test/a", ("x",))])
+    insert = "INSERT INTO identity_grant (identity, name, granted_by) VALUES ($1, $2, 'person:test')"
+    await sql.execute(insert, "spiffe://td.test/b", "*")
+    await sql.execute(insert, "spiffe://td.test/c", "y")
+    await admission.step()
+
+    allowed = [
+        admission.authorize(Identity(f"spiffe://td.test/{who}"), name) for who, name in ("ax", "by", "cy")
+    ]
+    assert [True, False, True] == allowed
+
+
+async def test_what_was_read_last_counts_while_the_database_is_away(replica, database, clock):
+    cut = CuttableDatabase(database)
+    admission = admission_of(
+        replica, cut, clock, configured=[Grant("spiffe://td.test/a", ("x",))], own_ca=False
+    )
+    await admission.step()
+    cut.cut()
+    with pytest.raises(Unavailable):
+        await admission.step()
+
+    assert admission.authorize(Identity("spiffe://td.test/a"), "x")
