@@ -10,7 +10,7 @@ from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
@@ -49,6 +49,10 @@ class Listen:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+_LONGEST: Final = timedelta(days=100 * 365)
+"""Beyond that, dates have no name."""
 
 
 class Wrong(ValueError):
@@ -105,6 +109,8 @@ def _duration(text: Any) -> timedelta:
     milliseconds = sum(int(number) * _UNITS[unit] for number, unit in parts)
     if milliseconds == 0:
         raise Wrong(f"must be a duration, got {shown(text)}", "write a number and a unit: 90s, 10m, 1h30m")
+    if milliseconds > _LONGEST / timedelta(milliseconds=1):
+        raise Wrong(f"is longer than {_LONGEST.days // 365} years: {shown(text)}", "write less")
     return timedelta(milliseconds=milliseconds)
 
 

@@ -93,7 +93,7 @@ ROUTES = (
         path="/v1/whoami",
         handler=whoami,
         summary="Who the caller is to certvoy",
-        scope=None,
+        scope=Scope.READ,
         peer=True,
         answers={HTTPStatus.OK: shapes.Whoami},
     ),

@@ -232,6 +232,7 @@ def test_wrong_database_may_hold_a_password_and_is_not_repeated(errors):
         (["rotation", "lease"], 60, "rotation.lease: must be a duration, got 60"),
         (["rotation", "lease"], "0s", "rotation.lease: must be a duration"),
         (["rotation", "lease"], "1 hour", "rotation.lease: must be a duration"),
+        (["rotation", "lease"], "9999999999h", "rotation.lease: is longer than 100 years"),
         (["log", "level"], "loud", "log.level: must be 'debug', 'info', 'warning' or 'error', got \"loud\""),
     ],
 )  # fmt: skip
