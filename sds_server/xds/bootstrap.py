@@ -29,6 +29,7 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     CircuitBreakersThresholds,
     Cluster,
     ClusterDiscoveryType,
+    ClusterDnsLookupFamily,
 )
 from envoy_data_plane.envoy.config.core.v3 import (
     Address,
@@ -198,6 +199,7 @@ def _cluster(control_plane: ControlPlane | EnrolledControlPlane) -> Cluster:
     return Cluster(
         name=CLUSTER,
         type=ClusterDiscoveryType.STRICT_DNS,
+        dns_lookup_family=ClusterDnsLookupFamily.ALL,
         connect_timeout=CONNECT_TIMEOUT,
         typed_extension_protocol_options={
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": Any.pack(http2)

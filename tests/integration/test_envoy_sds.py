@@ -43,7 +43,7 @@ def configuration(server, api):
         cluster="edge",
         api=api,
         control_plane=ControlPlane(
-            host="127.0.0.1",
+            host="localhost",  # two addresses, of which the server has one
             port=server.port,
             server_name="localhost",
             ca=server.servers_ca.write(server.directory / "servers.pem"),
