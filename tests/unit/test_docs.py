@@ -50,7 +50,7 @@ def test_the_configuration_of_the_readme_loads(tmp_path):
 
     config = load(path)
 
-    assert ["www"] == list(config.secrets)
+    assert ["letsencrypt"] == list(config.issuers)
     assert tmp_path / "state" / "kek" == config.kms.key_file
 
 
@@ -73,7 +73,7 @@ def test_the_envoy_configuration_of_the_readme_is_envoys():
 def test_a_command_in_a_document_is_one_with_these_arguments(page):
     lines = [line for block in _blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
     for line in lines:
-        words = shlex.split(line, comments=True)
+        words = shlex.split(line.split(" > ")[0], comments=True)
         if words[:1] == ["certvoy"]:
             _parse(words[1:])
 
