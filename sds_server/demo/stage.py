@@ -1,4 +1,4 @@
-"""The demo's parts, all real and all ours: a CA, the control plane with its PostgreSQL, an Envoy, a client.
+"""The demo's parts, all real and all ours: a CA, PostgreSQL, the control plane, an agent, an Envoy, a client.
 
 Everything listens on free ports of loopback, lives in one directory, and dies with us.
 """
@@ -10,35 +10,28 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sds_server import foundation
+from sds_server.agent.files import CredentialFiles
 from sds_server.config import load
 from sds_server.errors import Unavailable
 from sds_server.inventory.database import Database, open_database
 from sds_server.programs import envoy
 from sds_server.programs.caddy import Caddy
 from sds_server.programs.child import Child, free_port
-from sds_server.xds.bootstrap import ControlPlane, TlsListener, bootstrap
+from sds_server.xds.bootstrap import EnrolledControlPlane, TlsListener, bootstrap
 
 HOST: Final = "127.0.0.1"
 SECRET: Final = "www"  # noqa: S105 - its name
 DOMAIN: Final = "www.demo.test"
 NODE: Final = "edge-1"
-IDENTITY: Final = f"spiffe://demo.test/{NODE}"
-CONTROL_PLANE: Final = "control-plane.demo.test"
 WAIT_S: Final = 60.0
 POLL_S: Final = 0.02
-
-CredentialPaths = tuple[Path, Path]
 
 
 class NotVerified(Exception):
@@ -59,13 +52,14 @@ class Stage:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.sds_port = free_port()
+        self.admin_port = free_port()
         self.http01_port = free_port()
         self.envoy_port = free_port()
         self.config = directory / "certvoy.yaml"
         self._caddy: Caddy | None = None
         self._control_plane: Child | None = None
+        self._agent: Child | None = None
         self._envoy: envoy.Envoy | None = None
-        self._server, self._client, self._client_ca = _credentials(directory)
 
     async def start_ca(self) -> None:
         """Start the CA; its validator comes to our responder."""
@@ -87,12 +81,7 @@ class Stage:
         self.config.write_text(yaml.safe_dump(self._settings(self._caddy), sort_keys=False))
         ready = self.directory / "ready"
         ready.unlink(missing_ok=True)
-        self._control_plane = Child(
-            "certvoy",
-            [sys.executable, "-m", "sds_server", "serve", "--config", self.config, "--ports-file", ready],
-            log=self.directory / "certvoy.log",
-            cwd=self.directory,
-        )
+        self._control_plane = self._start("certvoy", "serve", "--config", self.config, "--ports-file", ready)
 
         async def answers() -> bool:
             return ready.exists()
@@ -105,18 +94,25 @@ class Stage:
             self._control_plane.kill()
 
     async def start_envoy(self) -> None:
-        """Start an Envoy that asks for the secret over delta ADS and mTLS."""
-        certificate, key = self._client
+        """Let an Envoy enrol, and start it; it asks for the secret over delta ADS and mTLS."""
+        token, credentials = self.directory / "token", CredentialFiles(self.directory / NODE)
+        token.touch(mode=0o600)
+        token.write_text(await self.certvoy("proxies", "enroll", NODE, "--secret", SECRET))
+        server = f"https://{HOST}:{self.admin_port}"
+        self._agent = self._start(
+            *("agent", "agent", "--credentials", credentials.directory),
+            *("--server", server, "--token-file", token),
+        )
+
+        async def enrolled() -> bool:
+            return credentials.held() is not None
+
+        await self._agent.ready(enrolled, timeout_s=WAIT_S)
         configuration = bootstrap(
             node_id=NODE,
-            cluster="edge",
-            control_plane=ControlPlane(
-                host=HOST,
-                port=self.sds_port,
-                server_name=CONTROL_PLANE,
-                ca=self._client_ca,
-                certificate=certificate,
-                private_key=key,
+            cluster=NODE,
+            control_plane=EnrolledControlPlane(
+                host=HOST, port=self.sds_port, server_name=HOST, credentials=credentials.directory
             ),
             listeners=[TlsListener(name="https", secret=SECRET, port=self.envoy_port)],
         )
@@ -124,7 +120,7 @@ class Stage:
 
     async def stop(self) -> None:
         """Stop what runs."""
-        for part in (self._envoy, self._control_plane, self._caddy):
+        for part in (self._envoy, self._agent, self._control_plane, self._caddy):
             if part is not None:
                 await part.stop()
 
@@ -138,12 +134,12 @@ class Stage:
             "--config",
             str(self.config),
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            stderr=asyncio.subprocess.PIPE,
             cwd=self.directory,
         )
-        output, _ = await process.communicate()
+        output, complaint = await process.communicate()
         if process.returncode != 0:
-            raise NotVerified(f"certvoy {' '.join(arguments)}: {output.decode().strip()}")
+            raise NotVerified(f"certvoy {' '.join(arguments)}: {complaint.decode().strip()}")
         return output.decode()
 
     async def inventory(self) -> Database:
@@ -189,8 +185,12 @@ class Stage:
                 seen.failures.append(str(e))
             seen.done += 1
 
+    def _start(self, name: str, *arguments: str | Path) -> Child:
+        """Start a certvoy command that goes on."""
+        argv = [sys.executable, "-m", "sds_server", *arguments]
+        return Child(name, argv, log=self.directory / f"{name}.log", cwd=self.directory)
+
     def _settings(self, caddy: Caddy) -> dict[str, object]:
-        certificate, key = self._server
         return {
             "database": "embedded",
             "state_dir": str(self.directory / "state"),
@@ -203,69 +203,9 @@ class Stage:
                 }
             },
             "http01": {"listen": f"{HOST}:{self.http01_port}"},
-            "sds": {
-                "listen": f"{HOST}:{self.sds_port}",
-                "certificate": str(certificate),
-                "key": str(key),
-                "client_ca": str(self._client_ca),
-            },
+            "sds": {"listen": f"{HOST}:{self.sds_port}"},
+            "admin": {"listen": f"{HOST}:{self.admin_port}"},
             "secrets": {SECRET: {"domains": [DOMAIN], "issuer": "internal"}},
-            "grants": [{"identity": IDENTITY, "names": [SECRET]}],
             # The demo registers its proxy: nothing completes before it is there to be looked at.
             "rotation": {"settle": "1h"},
         }
-
-
-def _credentials(directory: Path) -> tuple[CredentialPaths, CredentialPaths, Path]:
-    """Make what Envoy and the control plane know each other by: a CA and one certificate each, in files."""
-    ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "certvoy demo: proxies")])
-    ca = (
-        _builder(ca_name, ca_name, ca_key)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(ca_key, hashes.SHA256())
-    )
-    ca_path = directory / "proxies-ca.pem"
-    ca_path.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
-
-    def issue(name: str, san: x509.GeneralName) -> CredentialPaths:
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = (
-            _builder(x509.Name([]), ca_name, key)
-            .add_extension(x509.SubjectAlternativeName([san]), critical=True)
-            .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
-                critical=False,
-            )
-            .sign(ca_key, hashes.SHA256())
-        )
-        certificate_path, key_path = directory / f"{name}.crt", directory / f"{name}.key"
-        certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        key_path.touch(mode=0o600)
-        key_path.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-        return certificate_path, key_path
-
-    server = issue("control-plane", x509.DNSName(CONTROL_PLANE))
-    client = issue(NODE, x509.UniformResourceIdentifier(IDENTITY))
-    return server, client, ca_path
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
-) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + timedelta(days=2))
-    )
