@@ -59,35 +59,49 @@ class KmsConfig(_Model):
     """Where the KEK is. ``key_file`` is by default ``<state_dir>/kek``, made at the first start."""
 
     provider: Literal["local"] = "local"
+    """Who wraps the data keys; ``local`` is a key in a file, for trials."""
+
     key_file: FilePath
+    """Where the KEK of ``local`` lies; every replica needs the same."""
 
 
 class EabConfig(_Model):
     """External account binding (RFC 8555 section 7.3.4); the file holds the key in base64url."""
 
     kid: str = Field(min_length=1)
+    """The key's id, as the CA gave it."""
+
     hmac_key_file: ExistingFile
+    """A file that holds the HMAC key in base64url."""
 
 
 class IssuerConfig(_Model):
-    """An ACME directory and our account there.
-
-    ``ca_file`` holds the roots by which its HTTPS is trusted, if not the system's; ``roots_file`` those to
-    which the chains that it issues must build, if that is to be checked.
-    """
+    """An ACME directory and our account there."""
 
     directory: DirectoryUrl
+    """The ACME directory's https URL."""
+
     ca_file: ExistingFile | None = None
+    """PEM roots by which the directory's HTTPS is trusted; the system's by default."""
+
     roots_file: ExistingFile | None = None
+    """PEM roots to which issued chains must build; unchecked by default."""
+
     contact: tuple[Contact, ...] = ()
+    """``mailto:`` URLs that the CA may write to."""
+
     terms_agreed: StrictBool = False
+    """Whether you agree to the CA's terms of service."""
+
     eab: EabConfig | None = None
+    """The account that this one is bound to, where the CA asks for it."""
 
 
 class Http01Config(_Model):
     """Where HTTP-01 challenges are answered; the CA asks on port 80, wherever that is forwarded from."""
 
     listen: ListenAddress
+    """The address of the responder."""
 
 
 _Served = TypeVar("_Served", "SdsConfig", "AdminConfig")
@@ -109,10 +123,19 @@ class SdsConfig(_Model):
     """
 
     listen: ListenAddress
+    """The address that Envoys connect to."""
+
     certificate: ExistingFile | None = None
+    """The server's PEM chain, leaf first; certvoy issues its own by default."""
+
     key: ExistingFile | None = None
+    """Its PEM key."""
+
     client_ca: ExistingFile | None = None
+    """PEM roots of other client certificates, such as SPIRE's or Istio's."""
+
     server_names: tuple[ServerName, ...] = ()
+    """The DNS names and addresses in the certificate that certvoy issues itself."""
 
     @model_validator(mode="after")
     def _both(self) -> "SdsConfig":
@@ -123,7 +146,10 @@ class AdminClientConfig(_Model):
     """An identity that may call the admin API with its client certificate, and what it may do."""
 
     identity: IdentityName
+    """A SPIFFE ID, or ``dns:`` and a name, as in the client's certificate."""
+
     scopes: Some[tuple[Scope, ...]]
+    """What it may do; ``admin`` is all of it."""
 
 
 class AdminConfig(_Model):
@@ -133,9 +159,16 @@ class AdminConfig(_Model):
     """
 
     listen: ListenAddress | None = None
+    """The TLS listener's address; without one there is only the Unix socket."""
+
     certificate: ExistingFile | None = None
+    """The server's PEM chain, leaf first; that of ``sds`` by default."""
+
     key: ExistingFile | None = None
+    """Its PEM key."""
+
     clients: tuple[AdminClientConfig, ...] = ()
+    """Who may call with a client certificate, besides the holders of tokens."""
 
     @model_validator(mode="after")
     def _both(self) -> "AdminConfig":
@@ -149,6 +182,8 @@ class EnrolmentConfig(_Model):
     """
 
     trust_domain: TrustDomain = "certvoy"
+    """The trust domain of enrolled proxies."""
+
     lifetime: Duration = timedelta(hours=24)
     """How long a credential lasts; proxies renew it at two thirds of that."""
 
@@ -157,14 +192,20 @@ class MetricsConfig(_Model):
     """Plain HTTP without authentication for ``/healthz``, ``/readyz`` and ``/metrics``, and nothing else."""
 
     listen: ListenAddress | None = None
+    """An address that only your monitoring reaches; none by default."""
 
 
 class SecretConfig(_Model):
     """A Secret to keep: ``domains`` in A-labels, lower case, the primary first."""
 
     domains: DnsNames
+    """The certificate's DNS names."""
+
     issuer: str
+    """The CA: one of ``issuers``."""
+
     key_type: KeyType = KeyType.ECDSA_P256
+    """The kind of key pair, made anew for each certificate."""
 
     @field_validator("issuer")
     @classmethod
@@ -180,7 +221,10 @@ class GrantConfig(_Model):
     """An identity may see these names: full ones, prefixes (``team/*``), DNS suffixes (``*.example.com``)."""
 
     identity: IdentityName
+    """A SPIFFE ID, or ``dns:`` and a name, as in the client's certificate."""
+
     names: Some[tuple[NamePattern, ...]]
+    """Names of secrets, or patterns of them."""
 
 
 class RotationConfig(_Model):
@@ -203,14 +247,21 @@ class LogConfig(_Model):
     """What is logged."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is worth a line."""
 
 
 class Config(_Model):
     """The whole file."""
 
     database: DatabaseUrl = Field(repr=False)
+    """``embedded``, a PostgreSQL URL, or ``file:`` with the path of a file that holds one."""
+
     state_dir: FilePath
+    """The KEK, the admin socket and the embedded database: back it up."""
+
     replica: str = Field(default_factory=socket.gethostname, min_length=1)
+    """This process's name in logs, leases and audit; unique; the machine's by default."""
+
     kms: KmsConfig
     issuers: Some[Mapping[NameOfIssuer, IssuerConfig]]
     http01: Http01Config
