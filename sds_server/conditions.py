@@ -33,6 +33,15 @@ class DeliveryState(StrEnum):
     NEVER = "never"
 
 
+class ProxyState(StrEnum):
+    """How far a proxy has come."""
+
+    SEEN = "seen"
+    ENROLLED = "enrolled"
+    INVITED = "invited"
+    REGISTERED = "registered"
+
+
 class RevocationState(StrEnum):
     """How far a Certificate is that somebody wants revoked."""
 
@@ -112,6 +121,22 @@ def delivery_state(
     else:
         state, reason = DeliveryState.NEVER, probe_error or "it was never seen subscribing"
     return state, reason
+
+
+def proxy_state(
+    *, seen: bool, invited: bool, credential_until: datetime | None
+) -> tuple[ProxyState, str | None]:
+    """Return how far a proxy has come, and why not further."""
+    if seen:
+        return ProxyState.SEEN, None
+    if credential_until is not None:
+        return (
+            ProxyState.ENROLLED,
+            f"it was never seen on a stream; its credential ends at {credential_until:%FT%TZ}",
+        )
+    if invited:
+        return ProxyState.INVITED, "it has not enrolled yet: `certvoy agent` does, with its token"
+    return ProxyState.REGISTERED, None
 
 
 def of_secret(

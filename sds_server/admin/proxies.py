@@ -1,10 +1,11 @@
-"""``/v1/proxies``: Envoys, with what each has of each secret, and those that enrolled."""
+"""``/v1/proxies``: Envoys, with what each has of each secret, and who was invited to be one."""
 
 from datetime import datetime
 from http import HTTPStatus
 
 from pydantic import BaseModel
 
+from sds_server import conditions
 from sds_server.admin import pages, shapes
 from sds_server.admin.routes import Answer, Call, Route
 from sds_server.errors import NotFound
@@ -31,6 +32,43 @@ class Enrolment(BaseModel):
     grants: list[Granted]
 
 
+class ListedProxy(BaseModel):
+    """A target, or a proxy that was invited, or both in one; ``kind`` null: there is no target yet."""
+
+    name: str
+    state: conditions.ProxyState
+    reason: str | None
+    enrolment: Enrolment | None
+    kind: TargetKind | None = None
+    identity: str | None = None
+    node_id: str | None = None
+    probe: str | None = None
+    registered: bool = False
+    last_seen: datetime | None = None
+    deliveries: list[shapes.Delivery] = []
+
+    @classmethod
+    def of(cls, listed: proxies.Listed) -> "ListedProxy":
+        """Say it of a proxy."""
+        target, enrolled = listed.target, listed.enrolled
+        state, reason = conditions.proxy_state(
+            seen=target is not None and target.last_seen is not None,
+            invited=enrolled is not None,
+            credential_until=None if enrolled is None else enrolled.credential_until,
+        )
+        known = {} if target is None else dict(shapes.Target.of(target))
+        return cls(
+            **{"name": listed.name, **known}, state=state, reason=reason, enrolment=_enrolment(enrolled)
+        )
+
+
+class ListedProxies(BaseModel):
+    """A page of proxies, by name."""
+
+    items: list[ListedProxy]
+    next_cursor: str | None
+
+
 class Proxy(BaseModel):
     """A proxy: its enrolment, if it has one, and its target, if one of its name was seen or registered."""
 
@@ -42,14 +80,12 @@ class Proxy(BaseModel):
 async def list_proxies(call: Call) -> Answer:
     """Return a page, by name."""
     query = call.query(pages.Page)
-    (after,) = pages.after(query.cursor, "")
-    found = await targets.page(
-        call.services.database, after=str(after), limit=query.limit, kind=TargetKind.ENVOY
-    )
+    name, alone = pages.after(query.cursor, "", 0)
+    found = await proxies.page(call.services.database, after=(str(name), bool(alone)), limit=query.limit)
     return Answer(
-        shapes.Targets(
-            items=[shapes.Target.of(listed) for listed in found],
-            next_cursor=pages.cursor(found, query.limit, lambda last: [last.target.name]),
+        ListedProxies(
+            items=[ListedProxy.of(listed) for listed in found],
+            next_cursor=pages.cursor(found, query.limit, lambda last: [last.name, int(last.target is None)]),
         )
     )
 
@@ -91,10 +127,10 @@ ROUTES = (
         method="GET",
         path="/v1/proxies",
         handler=list_proxies,
-        summary="List Envoys, by name, with what each has",
+        summary="List Envoys, by name, with what each has, and who was invited to be one",
         scope=Scope.READ,
         query=pages.Page,
-        answers={HTTPStatus.OK: shapes.Targets},
+        answers={HTTPStatus.OK: ListedProxies},
     ),
     Route(
         method="GET",

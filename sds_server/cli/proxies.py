@@ -32,7 +32,7 @@ def proxies() -> None:
 @json_option
 @asks
 def ls(*, secret: str | None, as_json: bool, api: Api) -> None:
-    """List what each proxy has of each secret, the worst first, with age and reason."""
+    """List what each proxy has of each secret, the worst first, with age and reason; then who has nothing."""
     found = list(api.pages("v1", "proxies"))
     if as_json:
         print_json(found)
@@ -53,7 +53,14 @@ def ls(*, secret: str | None, as_json: bool, api: Api) -> None:
             for item in deliveries
         ]
         + [
-            (proxy["name"], None, None, None, age(proxy["last_seen"]), "it subscribes to nothing")
+            (
+                proxy["name"],
+                None,
+                proxy["state"].upper(),
+                None,
+                age(_since(proxy)),
+                proxy["reason"] or "it subscribes to nothing",
+            )
             for proxy in found
             if not proxy["deliveries"] and secret is None
         ],
@@ -92,6 +99,11 @@ def rm(name: str, *, api: Api) -> None:
 
 def _badness(delivery: Json) -> tuple[int, str, str]:
     return WORST_FIRST.index(delivery["state"]), delivery["target"], delivery["secret"]
+
+
+def _since(proxy: Json) -> str | None:
+    enrolment = proxy["enrolment"] or {}
+    return proxy["last_seen"] or enrolment.get("credential_at") or enrolment.get("created_at")
 
 
 def _newest(delivery: Json) -> int:

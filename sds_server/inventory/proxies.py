@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from itertools import groupby
 
 from sds_server.errors import NotFound, Unauthenticated
-from sds_server.inventory import audit, control_cas, feed
+from sds_server.inventory import audit, control_cas, feed, targets
 from sds_server.inventory.control_cas import ControlCa
-from sds_server.inventory.database import Database
+from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.model import Identity
 
 
@@ -41,6 +41,15 @@ class Enrolled:
     credential_at: datetime | None
     credential_until: datetime | None
     grants: Sequence[Granted]
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A proxy that was seen, registered, invited, or more than one of these."""
+
+    name: str
+    target: targets.Listed | None
+    enrolled: Enrolled | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,18 +164,37 @@ async def renewed(
 async def get(database: Database, name: str) -> Enrolled | None:
     """Return what is known of a proxy; None: it was never invited, or was removed."""
     async with database.transaction() as tx:
-        row = await tx.row("proxy", name)
-        if row is None:
-            return None
-        grants = await tx.rows("grants_of", row["identity"])
-    return Enrolled(
-        proxy=Proxy(row["id"], row["name"], Identity(row["identity"])),
-        created_at=row["created_at"],
-        created_by=row["created_by"],
-        credential_at=row["credential_at"],
-        credential_until=row["credential_until"],
-        grants=[Granted(grant["name"], grant["granted_at"], grant["granted_by"]) for grant in grants],
-    )
+        found = await _enrolled_in(tx, await tx.rows("proxy", name))
+    return next(iter(found.values()), None)
+
+
+async def page(database: Database, *, after: tuple[str, bool], limit: int) -> Sequence[Listed]:
+    """Return Envoys and whoever was invited, by name, behind ``after``: a name, and if it had no Target."""
+    async with database.transaction() as tx:
+        rows = await tx.rows("proxies", *after, limit)
+        seen = [row for row in rows if row["id"] is not None]
+        of_id = {listed.target.id: listed for listed in await targets.listed_in(tx, seen)}
+        invited = await _enrolled_in(tx, [row for row in rows if row["proxy_id"] is not None])
+    return [Listed(row["name"], of_id.get(row["id"]), invited.get(row["proxy_id"])) for row in rows]
+
+
+async def _enrolled_in(tx: Transaction, rows: Sequence[Row]) -> Mapping[int, Enrolled]:
+    granted = await tx.rows("grants_of", [row["proxy_identity"] for row in rows])
+    return {
+        row["proxy_id"]: Enrolled(
+            proxy=Proxy(row["proxy_id"], row["proxy_name"], Identity(row["proxy_identity"])),
+            created_at=row["created_at"],
+            created_by=row["created_by"],
+            credential_at=row["credential_at"],
+            credential_until=row["credential_until"],
+            grants=[
+                Granted(grant["name"], grant["granted_at"], grant["granted_by"])
+                for grant in granted
+                if grant["identity"] == row["proxy_identity"]
+            ],
+        )
+        for row in rows
+    }
 
 
 async def remove(database: Database, name: str, *, actor: str) -> None:

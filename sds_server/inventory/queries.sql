@@ -372,7 +372,7 @@ DELETE FROM target WHERE name = $1 RETURNING id;
 -- name: targets
 -- By name, behind $1.
 SELECT id, name, kind, identity, node_id, probe, registered, last_seen FROM target
- WHERE name > $1 AND ($3::text IS NULL OR kind = $3) ORDER BY name LIMIT $2;
+ WHERE name > $1 ORDER BY name LIMIT $2;
 
 -- name: target
 SELECT id, name, kind, identity, node_id, probe, registered, last_seen FROM target WHERE name = $1;
@@ -582,7 +582,7 @@ INSERT INTO control_ca (generation, key_id, certificate_pem, not_after) VALUES (
 SELECT identity, name FROM identity_grant ORDER BY identity, name;
 
 -- name: grants_of
-SELECT name, granted_at, granted_by FROM identity_grant WHERE identity = $1 ORDER BY name;
+SELECT identity, name, granted_at, granted_by FROM identity_grant WHERE identity = ANY ($1::text[]) ORDER BY identity, name;
 
 -- name: insert_grant
 INSERT INTO identity_grant (identity, name, granted_by) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING;
@@ -594,7 +594,24 @@ DELETE FROM identity_grant WHERE identity = $1;
 SELECT id, identity FROM proxy ORDER BY id;
 
 -- name: proxy
-SELECT id, name, identity, created_at, created_by, credential_at, credential_until FROM proxy WHERE name = $1;
+SELECT id AS proxy_id, name AS proxy_name, identity AS proxy_identity, created_at, created_by, credential_at, credential_until
+  FROM proxy WHERE name = $1;
+
+-- name: proxies
+-- Envoys and whoever was invited, by name behind ($1, $2): a Target and its proxy in one row, a proxy that has none in its own.
+SELECT * FROM (
+    SELECT t.name, false AS alone, t.id, t.kind, t.identity, t.node_id, t.probe, t.registered, t.last_seen,
+           p.id AS proxy_id, p.name AS proxy_name, p.identity AS proxy_identity,
+           p.created_at, p.created_by, p.credential_at, p.credential_until
+      FROM target t LEFT JOIN proxy p ON p.identity = t.identity OR (t.identity IS NULL AND p.name = t.name)
+     WHERE t.kind = 'envoy'
+     UNION ALL
+    SELECT p.name, true, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+           p.id, p.name, p.identity, p.created_at, p.created_by, p.credential_at, p.credential_until
+      FROM proxy p
+     WHERE NOT EXISTS (SELECT FROM target t WHERE (t.kind = 'envoy' OR t.last_seen IS NOT NULL)
+                       AND (t.identity = p.identity OR (t.identity IS NULL AND t.name = p.name)))
+) listed WHERE (name, alone) > ($1, $2) ORDER BY name, alone LIMIT $3;
 
 -- name: insert_proxy
 INSERT INTO proxy (name, identity, created_by) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING;

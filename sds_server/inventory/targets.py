@@ -118,12 +118,10 @@ async def remove(database: Database, name: str, *, actor: str) -> None:
         await audit.append(tx, action="target.removed", actor=actor, subject=name)
 
 
-async def page(
-    database: Database, *, after: str, limit: int, kind: TargetKind | None = None
-) -> Sequence[Listed]:
+async def page(database: Database, *, after: str, limit: int) -> Sequence[Listed]:
     """Return Targets by name, behind ``after``."""
     async with database.transaction() as tx:
-        return await _listed(tx, await tx.rows("targets", after, limit, kind))
+        return await listed_in(tx, await tx.rows("targets", after, limit))
 
 
 async def get(database: Database, name: str) -> Listed:
@@ -133,13 +131,14 @@ async def get(database: Database, name: str) -> Listed:
         NotFound: there is none of that name.
     """
     async with database.transaction() as tx:
-        found = await _listed(tx, await tx.rows("target", name))
+        found = await listed_in(tx, await tx.rows("target", name))
     if not found:
         raise NotFound(f"target {name}: there is none of that name", hint="`certvoy targets ls` lists them")
     return found[0]
 
 
-async def _listed(tx: Transaction, rows: Sequence[Row]) -> Sequence[Listed]:
+async def listed_in(tx: Transaction, rows: Sequence[Row]) -> Sequence[Listed]:
+    """Return the Targets of these rows, with what they have."""
     targets = {row["id"]: _target(row) for row in rows}
     holds: dict[int, list[Held]] = {target: [] for target in targets}
     for row in await tx.rows("deliveries_of", list(targets)):

@@ -11,6 +11,8 @@ from cryptography.x509.oid import NameOID
 
 from sds_server import authority
 from sds_server.identity import Grant
+from sds_server.inventory import deliveries
+from sds_server.inventory.deliveries import News
 from sds_server.model import Scope
 from tests.support.admin import SDS_PORT, serving
 from tests.support.databases import turn_clock
@@ -285,3 +287,72 @@ async def test_the_scope_that_enrols_is_enroll(api):
     reply = await api.remote("POST", "/v1/proxies/edge-1/enrolments", token=token, json={})
 
     assert 201 == reply.status
+
+
+async def listed(api, path="/v1/proxies"):
+    return [(item["name"], item["state"]) for item in (await api.local("GET", path)).json["items"]]
+
+
+async def seen(database, identity, node_id):
+    hour = timedelta(hours=1)
+    await deliveries.write(
+        database, [News(identity, node_id, "www", 1, 1, None, None, None, hour)], actor="r"
+    )
+
+
+async def test_who_was_invited_is_listed_with_how_far_it_has_come(api, database, issuances):
+    await issuances.issue(await issuances.declare())
+    await invite(api, "b-invited", names=["www"])
+    made = await enrolled(api, "a-enrolled")
+    await enrolled(api, "c-seen")
+    await seen(database, "spiffe://certvoy/proxy/c-seen", "c-seen")
+    items = (await api.local("GET", "/v1/proxies")).json["items"]
+
+    assert [("a-enrolled", "enrolled"), ("b-invited", "invited"), ("c-seen", "seen")] == await listed(api)
+    assert [None, None, "envoy"] == [item["kind"] for item in items]
+    assert [0, 0, 1] == [len(item["deliveries"]) for item in items]
+    assert [[], ["www"], []] == [[g["name"] for g in item["enrolment"]["grants"]] for item in items]
+    ends = f"{made.certificate.not_valid_after_utc:%FT%TZ}"
+    assert f"it was never seen on a stream; its credential ends at {ends}" == items[0]["reason"]
+    assert (ends, None) == tuple(item["enrolment"]["credential_until"] for item in items[:2])
+
+
+async def test_an_enrolled_proxy_is_known_by_its_identity_whatever_its_node_is_called(
+    api, database, issuances
+):
+    await issuances.issue(await issuances.declare())
+    await enrolled(api, "edge-1")
+    await seen(database, EDGE, "another-name")
+    (item,) = (await api.local("GET", "/v1/proxies")).json["items"]
+
+    assert ("another-name", "seen", EDGE) == (item["name"], item["state"], item["enrolment"]["identity"])
+
+
+async def test_a_target_and_a_proxy_of_one_name_are_one_until_another_identity_has_it(
+    api, database, issuances
+):
+    await issuances.issue(await issuances.declare())
+    await api.local("PUT", "/v1/targets/edge-1", json={"probe": "127.0.0.1:1"})
+    alone = await listed(api)
+    await invite(api)
+    invited = await listed(api)
+    await invite(api, "edge-2")
+    await seen(database, "spiffe://example.test/elsewhere", "edge-2")
+
+    assert [("edge-1", "registered")] == alone
+    assert [("edge-1", "invited")] == invited
+    assert [("edge-1", "invited"), ("edge-2", "seen"), ("edge-2", "invited")] == await listed(api)
+
+
+async def test_pages_of_proxies_leave_none_out_and_say_none_twice(api, database, issuances):
+    await issuances.issue(await issuances.declare())
+    for name in ("a", "b", "c"):
+        await invite(api, name)
+    await seen(database, "spiffe://example.test/elsewhere", "b")
+    found, path = [], "/v1/proxies?limit=1"
+    while path:
+        reply = (await api.local("GET", path)).json
+        found += [(item["name"], item["state"]) for item in reply["items"]]
+        path = reply["next_cursor"] and f"/v1/proxies?limit=1&cursor={reply['next_cursor']}"
+
+    assert [("a", "invited"), ("b", "seen"), ("b", "invited"), ("c", "invited")] == found

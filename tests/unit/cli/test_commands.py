@@ -496,6 +496,15 @@ async def test_a_proxy_that_subscribes_to_nothing_is_listed_too(run):
     assert "edge-7" not in only
 
 
+async def test_a_proxy_that_was_invited_is_listed_with_how_far_it_has_come(run):
+    await run("proxies", "enroll", "edge-8", "--secret", "www")
+
+    _, shown, _ = await run("proxies")
+
+    (row,) = [line for line in shown.splitlines() if line.startswith("edge-8")]
+    assert ["edge-8", "-", "INVITED", "-", "0", "s", "it", "has", "not", "enrolled"] == row.split()[:10]
+
+
 async def test_issuing_again_by_hand_tries_again_at_once(run, issuances, database):
     await run("issue", "www", "--domain", "www.example.test", "--issuer", "internal")
     claim = await issuances.claim()
