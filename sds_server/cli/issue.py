@@ -5,8 +5,8 @@ from datetime import timedelta
 import click
 
 from sds_server.cli.api import Api, asks
-from sds_server.cli.output import json_option, print_json
-from sds_server.cli.wait import follow, outcome, timeout_option, wait_option
+from sds_server.cli.output import json_option
+from sds_server.cli.wait import tell, timeout_option, wait_option
 from sds_server.errors import CallerError
 
 
@@ -45,20 +45,15 @@ def issue(
     if rotation["state"] == "waiting" and rotation["last_error"] is not None:
         # Who says it again, by hand, has mended something and does not want to wait for the next attempt.
         rotation = api.post("v1", "secrets", name, "rotations", repeat=True)
-    ended = None
-    if wait:
-        ended = follow(api, rotation["id"], timeout=timeout)
-        secret = api.get("v1", "secrets", name)
-    if as_json:
-        print_json(secret)
-    elif ended is not None:
-        click.echo(outcome(ended))
-    elif rotation["completed_at"] is None:
-        click.echo(
-            f"{name} is declared, rotation {rotation['id']} is open; `certvoy why {name}` says how it goes"
-        )
-    else:
-        click.echo(f"{name} is as it shall be: nothing to do")
+    tell(
+        api,
+        secret,
+        rotation=rotation,
+        timeout=timeout if wait else None,
+        as_json=as_json,
+        opened="is declared",
+        nothing_to_do="is as it shall be",
+    )
 
 
 @click.command()

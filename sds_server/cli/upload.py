@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from sds_server.cli.api import Api, asks
-from sds_server.cli.output import json_option, print_json
-from sds_server.cli.wait import follow, outcome, timeout_option, wait_option
+from sds_server.cli.output import json_option
+from sds_server.cli.wait import tell, timeout_option, wait_option
 from sds_server.errors import CallerError
 
 _file = click.Path(path_type=Path, dir_okay=False)
@@ -38,21 +38,15 @@ def upload(
     """
     body = {"chain": _read(chain), "private_key": _read(private_key)}
     secret = api.put("v1", "secrets", name, "certificate", body=body)
-    rotation = secret["rotation"]
-    ended = None
-    if wait:
-        ended = follow(api, rotation["id"], timeout=timeout)
-        secret = api.get("v1", "secrets", name)
-    if as_json:
-        print_json(secret)
-    elif ended is not None:
-        click.echo(outcome(ended))
-    elif rotation["completed_at"] is None:
-        click.echo(
-            f"{name} has a new pair, rotation {rotation['id']} is open; `certvoy why {name}` says how it goes"
-        )
-    else:
-        click.echo(f"{name} is served with it already: nothing to do")
+    tell(
+        api,
+        secret,
+        rotation=secret["rotation"],
+        timeout=timeout if wait else None,
+        as_json=as_json,
+        opened="has a new pair",
+        nothing_to_do="is served with it already",
+    )
 
 
 def _read(path: Path) -> str:

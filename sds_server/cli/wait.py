@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from sds_server.cli.api import Api, Json, Lost
-from sds_server.cli.output import note
+from sds_server.cli.output import note, print_json
 from sds_server.errors import CertvoyError, TimedOut, Unavailable
 
 ASK_S: Final = 20
@@ -115,3 +115,36 @@ def outcome(rotation: Json) -> str:
         proved = rotation["reached"]["proved"]
         return f"done: proved at {proved} of {rotation['reached']['targets']} targets"
     return "done, and seen by nobody: no target was subscribing, and none is registered"
+
+
+def tell(
+    api: Api,
+    secret: Json,
+    *,
+    rotation: Json,
+    timeout: timedelta | None,
+    as_json: bool,
+    opened: str,
+    nothing_to_do: str,
+) -> None:
+    """Say what became of a secret that was put; with a ``timeout``, once its rotation has ended.
+
+    Raises:
+        TimedOut: it has not ended within the timeout.
+        NotDone: another rotation took its place.
+    """
+    name = secret["name"]
+    ended = None
+    if timeout is not None:
+        ended = follow(api, rotation["id"], timeout=timeout)
+        secret = api.get("v1", "secrets", name)
+    if as_json:
+        print_json(secret)
+    elif ended is not None:
+        click.echo(outcome(ended))
+    elif rotation["completed_at"] is None:
+        click.echo(
+            f"{name} {opened}, rotation {rotation['id']} is open; `certvoy why {name}` says how it goes"
+        )
+    else:
+        click.echo(f"{name} {nothing_to_do}: nothing to do")
