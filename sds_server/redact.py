@@ -17,31 +17,39 @@ DEPTH_MAX: Final = 8
 ITEMS_MAX: Final = 1000
 
 _NAMES: Final = (
-    r"(?:[\w.-]*[_.-])?(?:authorization|cookie|dek|hmac_?key|jws|passphrase|passwd|password|pgpassword|pkcs8"
+    r"(?:authorization|cookie|dek|hmac_?key|jws|passphrase|passwd|password|pgpassword|pkcs8"
     r"|private_?key|secret_?key|signature|token)"
 )
+_PREFIX: Final = r"(?:[\w.-]*[_.-])?"
 _JWK_PRIVATE: Final = r"d|k|p|q|dp|dq|qi"  # RFC 7518 section 6
 
-_SECRET_NAME = re.compile(rf"(?:{_NAMES}|{_JWK_PRIVATE})", re.IGNORECASE)
+_SECRET_NAME = re.compile(rf"(?:{_PREFIX}{_NAMES}|{_JWK_PRIVATE})", re.IGNORECASE)
 
-_QUOTE: Final = r"\\*[\"']"  # JSON within JSON escapes it
+_QUOTE: Final = r"(?<!\\)\\*[\"']"  # JSON within JSON escapes it
 _PATTERNS: Final = (
+    # What is logged may be a stranger's words, and no words may hold the loop up: a pattern begins at few
+    # places of any text, and none of its parts runs over the same characters from many of them.
     # A block that was cut has no end: all that follows goes with it.
     (re.compile(r"-----BEGIN[^-]*PRIVATE KEY-----.*?(?:-----END[^-]*-----|\Z)", re.DOTALL), REMOVED),
     (re.compile(r"\b(authorization\W{1,8}).*", re.IGNORECASE), rf"\1{REMOVED}"),
     (re.compile(r"\b(bearer\s+)[^\s\"',]+", re.IGNORECASE), rf"\1{REMOVED}"),
-    (re.compile(r"certvoy_[A-Za-z0-9_-]{43}"), f"certvoy_{REMOVED}"),
-    (re.compile(r"\beyJ[\w-]+\.[\w-]*\.[\w-]+"), REMOVED),
+    (re.compile(r"certvoy_(?:enrol_)?[A-Za-z0-9_-]{43}"), f"certvoy_{REMOVED}"),
+    (re.compile(r"(?<![\w-])((?:(?!eyJ)[\w-])*+)eyJ[\w-]++\.[\w-]*+\.[\w-]++"), rf"\1{REMOVED}"),
     # What stands before the last @ of a word, as a password may hold any other character.
-    (re.compile(r"(\w[\w+.-]*://[^\s/@:]*:)\S+@"), rf"\1{REMOVED}@"),
+    (
+        re.compile(r"(?<!\S)((?:(?!\w://[^\s/@:]*:)\S)*+\w://[^\s/@:]*+:)\S+@"),
+        rf"\1{REMOVED}@",
+    ),
     # To the last such quote of the line, as one within the value cannot be told from its end.
     (
-        re.compile(rf"({_QUOTE}(?:{_NAMES}|{_JWK_PRIVATE}){_QUOTE}\s*:\s*({_QUOTE})).*\2", re.IGNORECASE),
+        re.compile(
+            rf"({_QUOTE}(?:{_PREFIX}{_NAMES}|{_JWK_PRIVATE}){_QUOTE}\s*:\s*({_QUOTE})).*\2", re.IGNORECASE
+        ),
         rf"\1{REMOVED}\2",
     ),
-    (re.compile(rf"\b({_NAMES}\s*=\s*)(?:({_QUOTE}).*\2|[^\s&]+)", re.IGNORECASE), rf"\1{REMOVED}"),
+    (re.compile(rf"(?<![^\W_])({_NAMES}\s*=\s*)(?:({_QUOTE}).*\2|[^\s&]+)", re.IGNORECASE), rf"\1{REMOVED}"),
     # No fingerprint, serial number or URL of ours has so many in a row; a bare key in base64 has.
-    (re.compile(r"(?:[A-Za-z0-9+/_=-]|\\+n){120,}"), REMOVED),
+    (re.compile(r"(?:[A-Za-z0-9+/_=-]|\\{1,8}n){120,}"), REMOVED),
 )
 
 

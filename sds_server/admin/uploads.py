@@ -12,7 +12,8 @@ from sds_server.model import Scope
 
 PEM: Final = "application/x-pem-file"
 
-_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+# No block holds another's border: a file of beginnings without an end is walked once.
+_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----(?:(?!-----).)*+-----END \1-----", re.DOTALL)
 
 
 class PutPair(Shape):

@@ -57,7 +57,9 @@ HINTS: Final[Mapping[str, str]] = {
     "root": "leave the root out: whoever trusts it has it",
 }
 
-_PRIVATE_KEY = re.compile(rb"-----BEGIN ((?:[A-Z0-9]+ )*PRIVATE KEY)-----\r?\n.*?-----END \1-----", re.DOTALL)
+_PRIVATE_KEY = re.compile(
+    rb"-----BEGIN ((?:[A-Z0-9]+ )*PRIVATE KEY)-----\r?\n(?:(?!-----).)*+-----END \1-----", re.DOTALL
+)
 _CURVES: Final = {"secp256r1": KeyType.ECDSA_P256, "secp384r1": KeyType.ECDSA_P384}
 _BITS: Final = {2048: KeyType.RSA_2048, 3072: KeyType.RSA_3072, 4096: KeyType.RSA_4096}
 

@@ -19,7 +19,8 @@ _VALUE = re.compile(
     r'"?\b(inline_?(?:bytes|string)|value|keys|secret|password)"?\s*:\s*' + _STRING, re.DOTALL | re.IGNORECASE
 )
 # A line of PEM has 64 characters; the longest word in Envoy's reasons has 43.
-_ENCODED = re.compile(r"(?:[A-Za-z0-9+/_=-]|\\+n){48,}|(?:\\+(?:x[0-9a-fA-F]{2}|[0-7]{3})){4,}")
+# Escaped often, but not so often that a run of backslashes is walked again from each of them.
+_ENCODED = re.compile(r"(?:[A-Za-z0-9+/_=-]|\\{1,8}n){48,}|(?:\\{1,8}(?:x[0-9a-fA-F]{2}|[0-7]{3})){4,}")
 
 
 def scrub(detail: str) -> str:

@@ -1,5 +1,7 @@
 """Uploads over the API: what is answered to which pair, in both forms in which one may come."""
 
+import time
+
 import pytest
 
 from tests.support.pki import authority, key_pem, new_key
@@ -99,3 +101,17 @@ async def test_a_secret_that_is_uploaded_can_go_over_to_a_ca(api, issuances):
 
     assert 200 == changed.status
     assert "www" == claim.lease.secret
+
+
+@pytest.mark.parametrize("beginning", ["-----BEGIN A-----", "-----BEGIN PRIVATE KEY-----\n"])
+async def test_a_file_of_beginnings_without_an_end_holds_nobody_up(api, beginning):
+    begun = time.process_time()
+    reply = await api.local(
+        "PUT",
+        PATH,
+        data=(beginning * 40_000)[:1_000_000].encode(),
+        headers={"Content-Type": "application/x-pem-file"},
+    )
+
+    assert 422 == reply.status
+    assert time.process_time() - begun < 5

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import time
 import warnings
 from datetime import UTC, datetime, timedelta
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from acme_engine import keys
 from sds_server import log
 from sds_server.log_events import EVENTS
+from sds_server.redact import TEXT_MAX
 
 BASE64URL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
@@ -283,3 +285,21 @@ def test_a_value_without_end_is_cut():
 
 def test_an_object_that_cannot_be_printed_is_named():
     assert '"<Broken>"' in said(value=Broken())
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["a.", "a-", "a", "-eyJ", "\\", "a://b:", '"d":', "token", "-----BEGIN", " BEGIN PRIVATE KEY-----"],
+)
+def test_no_words_of_a_stranger_hold_up_who_logs_them(part):
+    words = (part * TEXT_MAX)[:TEXT_MAX]
+    begun = time.thread_time()
+    said(error=words)
+
+    assert time.thread_time() - begun < 1.0
+
+
+def test_nothing_of_an_enrolment_token_is_logged():
+    random = "Ab3_" * 10 + "xyz"
+
+    assert "xyz" not in said(text=f"certvoy_enrol_{random}.{'5f' * 32}")

@@ -2,11 +2,12 @@
 
 import base64
 import json
+import time
 
 import pytest
 
 from sds_server.xds.codec import tls_certificate
-from sds_server.xds.scrub import MAX_DETAIL, scrub
+from sds_server.xds.scrub import MAX_DETAIL, MAX_LINE, scrub
 from tests.support.pki import authority
 
 PAIR = authority().issue(dns=["a.test"])
@@ -82,3 +83,10 @@ def test_a_reason_is_kept_as_it_is(reason):
 
 def test_control_characters_are_replaced():
     assert scrub("a\x1b[31mb") == "a [31mb"
+
+
+def test_no_refusal_holds_up_the_streams_of_others():
+    begun = time.thread_time()
+    scrub("\\" * MAX_LINE)
+
+    assert time.thread_time() - begun < 1.0
