@@ -283,7 +283,7 @@ class _Parts:
             metrics=metrics.exposition,
             authorize=admission.authorize,
             enroller=enroller,
-            enrolment_of=admission.enrolment_of,
+            admits=admission.admits,
             sds_port=lambda: sds.port,
             catalog=catalog,
             observer=streams,
@@ -372,7 +372,8 @@ def _https(config: Config, admission: Admission) -> HttpsTls | None:
 def _admin(config: Config, services: Services, admission: Admission, tls: HttpsTls | None) -> AdminServer:
     callers = Callers(
         token=partial(api_tokens.find, services.database),
-        identify=admission.identify,
+        identify=admission.holder,
+        clock=services.clock,
         clients={client.identity: frozenset(client.scopes) for client in config.admin.clients},
     )
     return AdminServer(

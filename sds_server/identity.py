@@ -140,10 +140,6 @@ class Trust:
             )
         return holder
 
-    def enrolment_of(self, identity: Identity) -> int | None:
-        """Return the number of the identity's enrolment; None: it has none."""
-        return self._enrolled.get(identity)
-
     def admits(self, holder: Holder) -> bool:
         """Whether the holder is enrolled now, if it has to be."""
         if not holder.identity.startswith(self._reserved):

@@ -63,7 +63,8 @@ async def get_bundle(call: Call) -> Answer:
     services.observer.subscribed(peer, name)
     try:
         entry = await _next(services, name, is_news, wait_s=wait_s or 0)
-        check_grant(services, peer, name)  # it may have been taken back meanwhile
+        call.check_admitted()  # it may have been removed meanwhile
+        check_grant(services, peer, name)
         if entry is ABSENT:
             raise _none(name)
         if not isinstance(entry, Resource):

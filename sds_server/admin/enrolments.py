@@ -99,11 +99,12 @@ async def enroll(call: Call) -> Answer:
 
 async def renew(call: Call) -> Answer:
     """Give the holder of a credential the next one."""
-    identity = call.identity
-    enrolment = call.services.enrolment_of(identity)
-    if enrolment is None:
-        raise Forbidden(f"{identity} did not enrol here", hint="whoever issued its certificate renews it")
-    made = await call.services.enroller.renew(identity, enrolment, call.body(PostCredential).csr)
+    held = call.holder
+    if held.enrolment is None:
+        raise Forbidden(
+            f"{held.identity} did not enrol here", hint="whoever issued its certificate renews it"
+        )
+    made = await call.services.enroller.renew(held.identity, held.enrolment, call.body(PostCredential).csr)
     return Answer(Credential.of(call, made), status=HTTPStatus.CREATED)
 
 

@@ -27,6 +27,7 @@ from sds_server.errors import (
     Unauthenticated,
     Unavailable,
 )
+from sds_server.identity import Holder
 from sds_server.log import get
 from sds_server.model import Identity, Scope
 
@@ -83,11 +84,32 @@ class Call:
         Raises:
             Unauthenticated: there is none.
         """
-        if self.caller.identity is None:
+        return self.holder.identity
+
+    @property
+    def holder(self) -> Holder:
+        """Who holds the client certificate.
+
+        Raises:
+            Unauthenticated: there is none.
+        """
+        if self.caller.holder is None:
             raise Unauthenticated(
                 "a client certificate is required", hint="connect with the certificate that has the grant"
             )
-        return self.caller.identity
+        return self.caller.holder
+
+    def check_admitted(self) -> None:
+        """Ask again, after a wait, whether the holder of the client certificate is still believed.
+
+        Raises:
+            Unauthenticated: its enrolment has ended; another of the same name is not its.
+        """
+        if not self.services.admits(self.holder):
+            raise Unauthenticated(
+                f"{self.identity} is not enrolled any more",
+                hint="enroll it anew: `certvoy proxies enroll NAME`",
+            )
 
     def is_known(self, etag: str) -> bool:
         """Whether ``If-None-Match`` says that the caller has this already (RFC 9110 section 13.1.2)."""

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from sds_server.authority import Credential
 from sds_server.clock import Clock
+from sds_server.identity import Holder
 from sds_server.inventory.control_cas import ControlCa
 from sds_server.inventory.database import Database
 from sds_server.inventory.proxies import Proxy
@@ -71,7 +72,7 @@ class Services:
     ``observer``: what this replica serves, and who is told of it, the same as on the streams;
     ``on_accepted``: told of a Secret that an agent has accepted; ``seen_for``: how long an agent counts from
     its report on;
-    ``enrolment_of``: the number of an identity's enrolment; None: it is no proxy of ours.
+    ``admits``: whether the holder of a client certificate is still believed.
     """
 
     database: Database
@@ -87,5 +88,5 @@ class Services:
     on_accepted: Callable[[str], None]
     seen_for: timedelta
     enroller: Enroller
-    enrolment_of: Callable[[Identity], int | None]
+    admits: Callable[[Holder], bool]
     sds_port: Callable[[], int]

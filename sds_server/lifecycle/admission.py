@@ -58,14 +58,6 @@ class Admission:
         """Whether the identity may see the name, now."""
         return self._grants.authorize(identity, resource_name)
 
-    def identify(self, certificate_pem: bytes) -> Identity:
-        """Return who the certificate's holder is.
-
-        Raises:
-            CallerError: nobody that is believed.
-        """
-        return self.holder(certificate_pem).identity
-
     def holder(self, certificate_pem: bytes) -> Holder:
         """Return who the certificate's holder is, with what `admits` asks about again later.
 
@@ -77,10 +69,6 @@ class Admission:
     def admits(self, holder: Holder) -> bool:
         """Whether the holder is still believed: quick, for streams that are open."""
         return self._trust.admits(holder)
-
-    def enrolment_of(self, identity: Identity) -> int | None:
-        """Return the number of the identity's enrolment; None: it has none."""
-        return self._trust.enrolment_of(identity)
 
     async def step(self) -> None:
         """Read what the database says; make our server's certificate when it is time."""

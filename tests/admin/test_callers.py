@@ -12,6 +12,7 @@ from sds_server.errors import Unavailable
 from sds_server.inventory import api_tokens
 from sds_server.model import Identity, Scope
 from tests.support.admin import serving
+from tests.support.clocks import TurnedClock
 from tests.support.pki import authority
 
 OPS = "spiffe://example.test/ops"
@@ -114,6 +115,18 @@ async def test_a_client_certificate_gives_the_scopes_that_the_configuration_says
 
     assert (f"client:{OPS}", ["read"], OPS) == (who.json["actor"], who.json["scopes"], who.json["identity"])
     assert (200, 403) == (read.status, stranger.status)
+
+
+async def test_a_certificate_that_has_expired_since_the_connection_began_opens_nothing(database, tmp_path):
+    clock = TurnedClock()
+    async with serving(database, tmp_path, clock=clock) as api:
+        ops = api.clients.issue(uris=[OPS], days=1)
+        before = await api.remote("GET", "/v1/whoami", pair=ops)
+        clock.turn(timedelta(days=1))
+        after = await api.remote("GET", "/v1/whoami", pair=ops)
+
+    assert (200, 401) == (before.status, after.status)
+    assert "expired" in after.json["detail"]
 
 
 async def test_a_certificate_of_a_foreign_ca_opens_nothing(api):

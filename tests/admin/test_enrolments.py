@@ -1,6 +1,7 @@
 """Enrolment over the API: one token, one credential, renewed for as long as the proxy may."""
 
 import asyncio
+import json
 import ssl
 from datetime import timedelta
 
@@ -14,7 +15,9 @@ from sds_server.identity import Grant
 from sds_server.inventory import deliveries
 from sds_server.inventory.deliveries import News
 from sds_server.model import Scope
-from tests.support.admin import SDS_PORT, serving
+from sds_server.xds import codec
+from sds_server.xds.catalog import PENDING, Catalog, Resource
+from tests.support.admin import SDS_PORT, Witness, serving
 from tests.support.databases import turn_clock
 from tests.support.pki import Pair, key_pem, new_key
 
@@ -50,7 +53,7 @@ async def enrolled(api, name="edge-1", **body):
 
 def believed(api, made):
     try:
-        return bool(api.admission.identify(made.chain_pem))
+        return bool(api.admission.holder(made.chain_pem))
     except Exception:
         return False
 
@@ -214,6 +217,49 @@ async def test_a_proxy_that_was_removed_is_refused_at_once_and_renews_nothing(ap
     assert not api.admission.authorize(EDGE, "www")
     assert 404 == (await api.local("GET", "/v1/proxies/edge-1")).status
     assert 404 == (await api.local("DELETE", "/v1/proxies/edge-1")).status
+
+
+async def test_a_renewal_that_was_begun_before_a_removal_is_none_of_the_next_enrolment(api):
+    old = await enrolled(api)
+    context = ssl.create_default_context(cafile=str(api.directory / "server-ca.pem"))
+    context.load_cert_chain(*old.write(api.directory, "old"))
+    body = json.dumps({"csr": authority.new_csr(new_key())}).encode()
+    head = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.ports.api, ssl=context)
+    try:
+        writer.write(
+            b"POST /v1/credentials HTTP/1.1\r\nHost: certvoy\r\nConnection: close\r\n" + head.encode()
+        )
+        assert b"100" in await reader.readuntil(b"\r\n\r\n")  # by now it is known who asks
+        await api.local("DELETE", "/v1/proxies/edge-1")
+        await enrolled(api)
+        writer.write(body)
+
+        assert b"401" in await reader.readline()
+    finally:
+        writer.close()
+
+
+async def test_who_waits_for_a_bundle_while_it_is_removed_gets_nothing_of_the_next_enrolment(
+    database, tmp_path
+):
+    catalog, witness = Catalog(), Witness()
+    catalog.publish({"www": PENDING})
+    async with serving(database, tmp_path, catalog=catalog, observer=witness) as api:
+        old = await enrolled(api, names=["www"])
+        waits = asyncio.create_task(
+            api.remote("GET", "/v1/secrets/www/bundle", pair=old, headers={"Prefer": "wait=60"})
+        )
+        await until(lambda: witness.told)
+        await api.local("DELETE", "/v1/proxies/edge-1")
+        await enrolled(api, names=["www"])
+        served = api.clients.issue(dns=["www.example.test"])
+        body = codec.tls_certificate("www", served.chain_pem, served.key_pem)
+        catalog.publish({"www": Resource(name="www", version="1", generation=1, body=body)})
+        reply = await waits
+
+        assert 401 == reply.status
+        assert b"PRIVATE KEY" not in reply.raw
 
 
 async def test_a_token_of_a_removed_proxy_goes_with_it(api):

@@ -52,7 +52,7 @@ async def test_a_token_is_all_that_a_proxy_needs(run, api, tmp_path):
     held = CredentialFiles(tmp_path / "edge-1").held()
 
     assert (0, True) == (code, "is renewed after" in said), said
-    assert "spiffe://certvoy/proxy/edge-1" == api.admission.identify(held.paths[0].read_bytes())
+    assert "spiffe://certvoy/proxy/edge-1" == api.admission.holder(held.paths[0].read_bytes()).identity
     assert api.admission.authorize("spiffe://certvoy/proxy/edge-1", "www")
 
 

@@ -162,7 +162,7 @@ async def serving(
             metrics=Metrics(version="0").exposition,
             authorize=admission.authorize,
             enroller=enroller,
-            enrolment_of=admission.enrolment_of,
+            admits=admission.admits,
             sds_port=lambda: SDS_PORT,
             uploads=await _uploads(database, directory),
             **{
@@ -174,7 +174,12 @@ async def serving(
             }
             | more,
         ),
-        Callers(token=partial(api_tokens.find, database), identify=admission.identify, clients=clients or {}),
+        Callers(
+            token=partial(api_tokens.find, database),
+            identify=admission.holder,
+            clients=clients or {},
+            clock=clock or SystemClock(),
+        ),
         socket_path=directory / "admin.sock",
         listen=Listen(HOST, 0),
         tls=tls.context,
