@@ -88,14 +88,17 @@ class Agent:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._failures = 0
 
-    async def run(self) -> None:
-        """Go on until cancelled.
+    async def run(self, *, on_ready: Callable[[], None] = lambda: None) -> None:
+        """Go on until cancelled; ``on_ready`` is called once, when there is a credential that works.
 
         Raises:
             CertvoyError: there is no credential that works, and none can be had by trying again.
         """
+        ready = False
         while True:
             pause_s = await self._try()
+            if not ready and (ready := self._works()):
+                on_ready()
             await self._clock.sleep(min(pause_s, NAP_S) if not self._failures else pause_s)
 
     async def once(self) -> Plan:
@@ -134,9 +137,11 @@ class Agent:
 
     def _may_try_again(self, error: CertvoyError) -> bool:
         """While the credential works, always; without one, only what may heal by itself."""
+        return self._works() or (isinstance(error, OperatorError) and not isinstance(error, ConfigError))
+
+    def _works(self) -> bool:
         held = self._files.held()
-        works = held is not None and self._clock.now() < held.certificate.not_valid_after_utc
-        return works or (isinstance(error, OperatorError) and not isinstance(error, ConfigError))
+        return held is not None and self._clock.now() < held.certificate.not_valid_after_utc
 
     async def _enroll(self, csr: str) -> Given:
         if self._token is None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import os
 import socket
 import ssl
 from contextlib import suppress
@@ -19,6 +20,7 @@ from sds_server.cli.api import Api, Json, Lost
 from sds_server.cli.output import moment, note
 from sds_server.clock import SystemClock
 from sds_server.errors import ConfigError, Unavailable
+from sds_server.systemd import Systemd
 
 
 @click.command()
@@ -54,7 +56,7 @@ def agent(
         return
     log.configure(level="info", replica=socket.gethostname())
     with suppress(KeyboardInterrupt):
-        asyncio.run(kept.run())
+        asyncio.run(kept.run(on_ready=Systemd.of(os.environ).ready))
 
 
 class HttpsDoor:

@@ -137,6 +137,25 @@ async def test_a_server_that_is_away_is_asked_again_with_growing_pauses_and_noth
     assert held.certificate.serial_number != files.held().certificate.serial_number
 
 
+async def test_it_says_once_that_there_is_a_credential_that_works_and_not_before(plane, files):
+    plane.failures, plane.stop_after, asked_before = [Unavailable("away")] * 3, 6, []
+    kept = agent(plane, files)
+    with pytest.raises(asyncio.CancelledError):
+        await kept.run(on_ready=lambda: asked_before.append(len(plane.asked)))
+
+    assert [4] == asked_before
+
+
+async def test_what_works_still_is_enough_to_be_ready_while_the_control_plane_is_away(plane, files):
+    await agent(plane, files).once()
+    await plane.clock.sleep(LIFE.total_seconds() * 0.7)
+    plane.failures, plane.stop_after, ready = [Unavailable("away")] * 3, 4, []
+    with pytest.raises(asyncio.CancelledError):
+        await agent(plane, files).run(on_ready=lambda: ready.append(len(plane.asked)))
+
+    assert [2] == ready
+
+
 async def test_a_lost_answer_is_asked_for_again_with_the_same_key(plane, files):
     """The token is good for one key alone."""
     plane.failures = [Unavailable("lost"), Unavailable("lost")]

@@ -1,7 +1,9 @@
-"""deploy/systemd: the unit is one that systemd takes, and `certvoy serve` does what it promises there."""
+"""deploy/systemd: the units are such that systemd takes, and certvoy does what they promise there."""
 
+import shlex
 import shutil
 import socket
+import string
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +11,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sds_server.agent.files import CredentialFiles
 from sds_server.config import load
-from sds_server.programs.child import free_port
+from sds_server.programs.child import Child, free_port
 from tests.support.control_plane import HOST, ControlPlane, dsn, until
 
 ROOT = Path(__file__).parents[2]
 DIRECTORY = ROOT / "deploy" / "systemd"
 UNIT = DIRECTORY / "certvoy.service"
+AGENT = DIRECTORY / "certvoy-agent.service"
 PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
 
 
@@ -30,26 +34,43 @@ class Unit(dict):
                 self.setdefault(name, []).append(value)
 
 
-def unit():
-    return Unit(UNIT.read_text())
+def unit(file=UNIT):
+    return Unit(file.read_text().replace("\\\n", ""))
 
 
-def test_systemd_finds_nothing_to_say_about_the_unit(tmp_path):
+@pytest.mark.parametrize("file", [UNIT, AGENT], ids=lambda file: file.stem)
+def test_systemd_finds_nothing_to_say_about_the_unit(file, tmp_path):
     """The program is another: in /opt/certvoy there is none here."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("no systemd-analyze here (Debian package systemd)")
-    text = UNIT.read_text()
-    (tmp_path / UNIT.name).write_text(text.replace("/opt/certvoy/bin/certvoy", sys.executable))
-    command = ["systemd-analyze", "verify", "--man=no", "--generators=no", tmp_path / UNIT.name]
+    text = file.read_text()
+    (tmp_path / file.name).write_text(text.replace("/opt/certvoy/bin/certvoy", sys.executable))
+    command = ["systemd-analyze", "verify", "--man=no", "--generators=no", tmp_path / file.name]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
 
-    ours = [line for line in (run.stdout + run.stderr).splitlines() if UNIT.name in line]
+    ours = [line for line in (run.stdout + run.stderr).splitlines() if file.name in line]
     assert (0, []) == (run.returncode, ours)
 
 
-def test_no_directive_stands_in_a_comment_of_its_line():
+@pytest.mark.parametrize("file", [UNIT, AGENT], ids=lambda file: file.stem)
+def test_no_directive_stands_in_a_comment_of_its_line(file):
     """Systemd reads a # after a value as a part of it."""
-    assert [] == [value for values in unit().values() for value in values if "#" in value]
+    assert [] == [value for values in unit(file).values() for value in values if "#" in value]
+
+
+def test_the_agent_is_shut_in_as_the_control_plane_is_but_for_the_proxys_user():
+    """RemoveIPC= would remove what is the proxy's; an agent opens few sockets, and has no watchdog."""
+    ours, agents = unit(), unit(AGENT)
+    told = {"Description", "Environment", "ExecStart", "User", "LoadCredential", "StateDirectory", "Before"}
+    told |= {"Restart", "RestartSec", "StartLimitIntervalSec", "TimeoutStartSec"}
+
+    assert {"DynamicUser", "RemoveIPC", "LimitNOFILE", "WatchdogSec", "TimeoutStopSec"} == set(ours) - set(
+        agents
+    )
+    assert {"User", "Environment", "Before", "StartLimitIntervalSec"} == set(agents) - set(ours)
+    assert {key: values for key, values in ours.items() if key in agents and key not in told} == {
+        key: values for key, values in agents.items() if key not in told
+    }
 
 
 def test_the_configuration_loads_with_the_credentials_that_the_unit_hands_over(tmp_path, monkeypatch):
@@ -149,3 +170,48 @@ async def test_serve_lives_under_memory_deny_write_execute(connect, tmp_path):
 
     assert 0 == await plane.stop()
     assert ["yes"] == unit()["MemoryDenyWriteExecute"]
+
+
+async def test_the_agent_has_started_when_its_credential_works_and_needs_the_token_once(
+    connect, inbox, tmp_path
+):
+    """The unit's own command, with what systemd would put into it."""
+    plane = ControlPlane(tmp_path, database=dsn(connect))
+    plane.issuer(f"https://localhost:{free_port()}/directory", plane.client_ca)
+    plane.settings["sds"] = {"listen": plane.settings["sds"]["listen"]}
+    plane.settings["admin"] = {"listen": f"{HOST}:{free_port()}"}
+    await plane.start()
+    code, said = await plane.command("proxies", "enroll", "edge-1")
+    assert 0 == code, said
+    (loaded,) = unit(AGENT)["LoadCredential"]
+    token = tmp_path / loaded.partition(":")[0]
+    environment = {
+        "NOTIFY_SOCKET": str(tmp_path / "notify"),
+        "CREDENTIALS_DIRECTORY": str(tmp_path),
+        "CERTVOY_SERVER": f"https://{plane.settings['admin']['listen']}",
+    }
+    (command,) = unit(AGENT)["ExecStart"]
+    program, *words = shlex.split(command.replace("%S", str(tmp_path)))
+    words = [string.Template(word).substitute(environment) for word in words]
+    assert "/opt/certvoy/bin/certvoy" == program
+    files = CredentialFiles(tmp_path / unit(AGENT)["StateDirectory"][0])
+
+    async def started():
+        heard(inbox)
+        argv = [sys.executable, "-m", "sds_server", *words]
+        agent = Child("agent", argv, log=tmp_path / "agent.log", env=environment, cwd=ROOT)
+
+        async def ready():
+            return "READY=1" in heard(inbox)
+
+        await agent.ready(ready, timeout_s=60)
+        held = files.held()
+        await agent.stop()
+        return held.certificate
+
+    token.write_text(said.splitlines()[-1])
+    first = await started()
+    token.write_text("")
+    await plane.stop()
+
+    assert first == await started()
