@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -14,24 +13,19 @@ from sds_server.programs.child import Child, free_port
 from sds_server.targets.probe import ProbeFailed, served_fingerprint
 from tests.support import debian
 from tests.support.control_plane import HOST, ControlPlane, dsn, until
+from tests.support.pages import DOCS, blocks, section
 from tests.support.pki import authority
 
 pytestmark = pytest.mark.debian
 
-PAGE = Path(__file__).parents[2] / "docs" / "targets" / "nginx.md"
+PAGE = DOCS / "targets" / "nginx.md"
 DOMAIN = "www.example.test"
 IDENTITY = "spiffe://example.test/web-1"
 
 
-def blocks(section):
-    """The sh blocks of a section of the page."""
-    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    return re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-
-
 def declared(**values):
     """The page's variables, each with a value of this test in place of the page's, and no other."""
-    text, _ = blocks("Once")
+    text, _ = blocks(section(PAGE, "Once"))
     names = re.findall(r"^([A-Z]+)=", text, re.MULTILINE)
     assert set(names) == set(values)
     return "".join(f"{name}='{values[name]}'\n" for name in names)
@@ -64,7 +58,7 @@ class Host:
 
     def configure(self, directives=""):
         """Write nginx's configuration, with the page's two lines in it."""
-        (lines,) = re.findall(r"^```nginx\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+        (lines,) = blocks(PAGE.read_text(), "nginx")
         user = "user root;" if os.getuid() == 0 else ""
         scratch = "".join(
             f"{kind}_temp_path {self.directory}/{kind};\n"
@@ -81,7 +75,7 @@ server {{ listen {HOST}:{self.port} ssl; {lines} return 200 "hello"; }}
 
     async def round(self):
         """Run the page's blocks of "Each time", as one script."""
-        return await self.run("".join(blocks("Each time")))
+        return await self.run("".join(blocks(section(PAGE, "Each time"))))
 
     async def run(self, lines):
         """Run lines under the page's variables; return the exit code and what they printed."""
@@ -180,7 +174,7 @@ async def test_the_page_serves_rotates_proves_and_keeps_what_works(host, plane, 
 
     # The first pair takes the place of the stopgap.
     host.configure()
-    _, stopgap = blocks("Once")
+    _, stopgap = blocks(section(PAGE, "Once"))
     code, said = await host.run(stopgap)
     assert 0 == code, said
     await host.start()
