@@ -50,11 +50,11 @@ def agent(
     door = HttpsDoor(server, _read(ca))
     token = token or (None if token_file is None else _read(token_file))
     kept = Agent(files, door, token=token.strip() if token else None, clock=SystemClock(), rng=SystemRandom())
+    log.configure(level="warning" if once else "info", replica=socket.gethostname())
     if once:
         wanted = asyncio.run(kept.once())
         note(f"the credential in {files.directory} is renewed after {moment(wanted.at.isoformat())}")
         return
-    log.configure(level="info", replica=socket.gethostname())
     with suppress(KeyboardInterrupt):
         asyncio.run(kept.run(on_ready=Systemd.of(os.environ).ready))
 
