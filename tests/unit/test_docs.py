@@ -73,15 +73,27 @@ def test_the_envoy_configuration_of_the_readme_is_envoys():
 def test_a_command_in_a_document_is_one_with_these_arguments(page):
     lines = [line for block in _blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
     for line in lines:
-        words = shlex.split(line.split(" > ")[0], comments=True)
+        words = _command(line)
         if words[:1] == ["certvoy"]:
             _parse(words[1:])
+
+
+def _command(line: str) -> list[str]:
+    """Return the words of a line's first command, without what the shell does to it."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words = []
+    for word in lexer:
+        if set(word) <= set("();<>|&"):
+            return words[:-1] if words[-1:] == ["2"] else words
+        words.append(word)
+    return words
 
 
 def _parse(words: list[str]) -> None:
     """Let click read the arguments, down to the last subcommand; it raises for what it does not take."""
     command: click.Command | None = certvoy
-    while isinstance(command, click.Group):
+    while isinstance(command, click.Group) and words:
         name, *words = words
         command = command.get_command(click.Context(command), name)
         assert command is not None, f"there is no command {name}"
