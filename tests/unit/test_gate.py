@@ -13,7 +13,7 @@ from sds_server.errors import GateRefused
 from sds_server.gate import check_pair
 from tests.support.pki import authority, cert_pem, new_key
 
-NOW = datetime.now(UTC)
+NOW = datetime.now(UTC) + timedelta(hours=3)  # later than any pair of a slow run is made
 NAMES = ("www.example.test", "example.test")
 ROOT = authority("Root")
 CA = ROOT.intermediate("Intermediate")
