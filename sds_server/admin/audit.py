@@ -1,8 +1,11 @@
 """``/v1/audit``: who did what to what, and when."""
 
+from datetime import datetime
 from http import HTTPStatus
+from typing import Any
+from uuid import UUID
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, BaseModel
 
 from sds_server.admin import pages, shapes
 from sds_server.admin.routes import Answer, Call, Route, Text
@@ -19,6 +22,25 @@ class AuditQuery(pages.Page):
     since: AwareDatetime | None = None
 
 
+class AuditEntry(shapes.Stated):
+    """A fact: ``actor`` did ``action`` to ``subject``."""
+
+    id: int
+    at: datetime
+    action: str
+    actor: str
+    subject: str
+    cert_id: UUID | None
+    detail: dict[str, Any]
+
+
+class AuditEntries(BaseModel):
+    """A page of facts, newest first."""
+
+    items: list[AuditEntry]
+    next_cursor: str | None
+
+
 async def list_audit(call: Call) -> Answer:
     """Return a page, newest first."""
     query = call.query(AuditQuery)
@@ -33,8 +55,8 @@ async def list_audit(call: Call) -> Answer:
         since=query.since,
     )
     return Answer(
-        shapes.AuditEntries(
-            items=[shapes.AuditEntry.model_validate(entry) for entry in found],
+        AuditEntries(
+            items=[AuditEntry.model_validate(entry) for entry in found],
             next_cursor=pages.cursor(found, query.limit, lambda last: [last.id]),
         )
     )
@@ -48,6 +70,6 @@ ROUTES = (
         summary="List what was done, newest first",
         scope=Scope.READ,
         query=AuditQuery,
-        answers={HTTPStatus.OK: shapes.AuditEntries},
+        answers={HTTPStatus.OK: AuditEntries},
     ),
 )

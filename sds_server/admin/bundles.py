@@ -7,14 +7,14 @@ Catalog holds (opened and judged by the publisher, served from memory), and an o
 import asyncio
 import re
 from collections.abc import Callable
+from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Final, Literal
 
 from aiohttp import hdrs
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from acme_engine import chain as chains
-from sds_server.admin import shapes
 from sds_server.admin.routes import Answer, Call, Route, Shape
 from sds_server.admin.services import Services
 from sds_server.admin.targets import NodeId
@@ -47,6 +47,18 @@ class BundleQuery(Shape):
 
     target: NodeId | None = None
     kind: AgentKind = TargetKind.FILES
+
+
+class Bundle(BaseModel):
+    """What a program that terminates TLS needs to serve a secret: chain and private key, as PEM."""
+
+    name: str
+    generation: int
+    version: str
+    fingerprint_sha256: str
+    not_after: datetime
+    chain: str
+    private_key: str = Field(repr=False)
 
 
 async def get_bundle(call: Call) -> Answer:
@@ -144,7 +156,7 @@ def _answer(entry: Resource, headers: dict[str, str], *, as_pem: bool) -> Answer
     if as_pem:
         return Answer(chain + key, headers=headers, content_type=PEM)
     leaf = chains.parse(chain)
-    bundle = shapes.Bundle(
+    bundle = Bundle(
         name=entry.name,
         generation=entry.generation,
         version=entry.version,
@@ -186,7 +198,7 @@ ROUTES = (
         scope=None,
         peer=True,
         query=BundleQuery,
-        answers={HTTPStatus.OK: shapes.Bundle, HTTPStatus.NOT_MODIFIED: None},
+        answers={HTTPStatus.OK: Bundle, HTTPStatus.NOT_MODIFIED: None},
         also=PEM,
     ),
 )

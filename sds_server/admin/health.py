@@ -2,24 +2,43 @@
 
 from http import HTTPStatus
 
-from sds_server.admin import shapes
+from pydantic import BaseModel
+
+from sds_server.admin import services, shapes
 from sds_server.admin.routes import Answer, Call, Route
-from sds_server.admin.services import Health
+
+
+class HealthCheck(shapes.Stated):
+    """One part of the replica."""
+
+    name: str
+    health: str
+    detail: str
+
+
+class Health(BaseModel):
+    """How the replica is: ``ok``, ``degraded`` (it serves from memory), or ``failed``."""
+
+    status: str
+    checks: list[HealthCheck] = []
 
 
 async def healthz(call: Call) -> Answer:  # noqa: ARG001 - a handler's signature
     """Say that the process answers."""
-    return Answer(shapes.Health(status=Health.OK))
+    return Answer(Health(status=services.Health.OK))
 
 
 async def readyz(call: Call) -> Answer:
     """Say how each part is; 503 only where streams cannot be served, which a dead database does not stop."""
     checks = call.services.checks()
     found = {check.health for check in checks}
-    worst = next((health for health in (Health.FAILED, Health.DEGRADED) if health in found), Health.OK)
+    worst = next(
+        (health for health in (services.Health.FAILED, services.Health.DEGRADED) if health in found),
+        services.Health.OK,
+    )
     return Answer(
-        shapes.Health(status=worst, checks=[shapes.HealthCheck.model_validate(check) for check in checks]),
-        status=HTTPStatus.SERVICE_UNAVAILABLE if worst is Health.FAILED else HTTPStatus.OK,
+        Health(status=worst, checks=[HealthCheck.model_validate(check) for check in checks]),
+        status=HTTPStatus.SERVICE_UNAVAILABLE if worst is services.Health.FAILED else HTTPStatus.OK,
     )
 
 
@@ -31,7 +50,7 @@ ROUTES = (
         summary="Whether the process answers",
         scope=None,
         probe=True,
-        answers={HTTPStatus.OK: shapes.Health},
+        answers={HTTPStatus.OK: Health},
     ),
     Route(
         method="GET",
@@ -40,6 +59,6 @@ ROUTES = (
         summary="Whether this replica can serve, and how each of its parts is",
         scope=None,
         probe=True,
-        answers={HTTPStatus.OK: shapes.Health, HTTPStatus.SERVICE_UNAVAILABLE: shapes.Health},
+        answers={HTTPStatus.OK: Health, HTTPStatus.SERVICE_UNAVAILABLE: Health},
     ),
 )

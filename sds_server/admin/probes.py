@@ -7,6 +7,8 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Final
 
+from pydantic import BaseModel
+
 from sds_server.admin import shapes
 from sds_server.admin.routes import Answer, Call, Route, Shape, Text
 from sds_server.errors import CallerError, NotFound
@@ -25,6 +27,23 @@ class ProbesQuery(Shape):
     """Which target; all of the live set without."""
 
     target: Text | None = None
+
+
+class Probe(shapes.Stated):
+    """What a handshake with a target showed for one name."""
+
+    target: str
+    probe: str | None
+    server_name: str
+    verdict: Verdict
+    fingerprint: str | None
+    reason: str | None
+
+
+class Probes(BaseModel):
+    """What the handshakes of a moment showed."""
+
+    items: list[Probe]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +81,7 @@ async def probe_secret(call: Call) -> Answer:
         database, name, {look.fingerprint for look in done if look.fingerprint is not None}
     )
     now = call.services.clock.now()
-    return Answer(
-        shapes.Probes(
-            items=[shapes.Probe.model_validate(_judged(look, current, known, now)) for look in done]
-        )
-    )
+    return Answer(Probes(items=[Probe.model_validate(_judged(look, current, known, now)) for look in done]))
 
 
 def _looks(live: Sequence[Live], current: Certificate) -> Sequence[_Look]:
@@ -105,6 +120,6 @@ ROUTES = (
         summary="Make a handshake at each target now, and say what is served",
         scope=Scope.READ,
         query=ProbesQuery,
-        answers={HTTPStatus.OK: shapes.Probes},
+        answers={HTTPStatus.OK: Probes},
     ),
 )

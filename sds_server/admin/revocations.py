@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from sds_server.admin import shapes
 from sds_server.admin.routes import Answer, Call, Route, Shape
@@ -25,6 +25,13 @@ class PostRevocation(Shape):
     now: bool = False
 
 
+class RevocationWanted(BaseModel):
+    """What will happen; ``rotation`` brings the successor of what is served, null where none is needed."""
+
+    revocation: shapes.Revocation
+    rotation: shapes.Rotation | None
+
+
 async def revoke(call: Call) -> Answer:
     """Want a certificate revoked; for what is served a rotation begins."""
     wanted, database = call.body(PostRevocation), call.services.database
@@ -38,7 +45,7 @@ async def revoke(call: Call) -> Answer:
     )
     rotation = None if found.rotation is None else (await progress.get(database, found.rotation))[0]
     return Answer(
-        shapes.RevocationWanted(
+        RevocationWanted(
             revocation=shapes.Revocation.of(found.revocation),
             rotation=None if rotation is None else shapes.Rotation.of(rotation),
         ),
@@ -54,6 +61,6 @@ ROUTES = (
         summary="Revoke a certificate of a secret: once its successor is proved everywhere, or now",
         scope=Scope.REVOKE,
         body=PostRevocation,
-        answers={HTTPStatus.ACCEPTED: shapes.RevocationWanted},
+        answers={HTTPStatus.ACCEPTED: RevocationWanted},
     ),
 )

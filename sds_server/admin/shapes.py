@@ -1,4 +1,4 @@
-"""What the API says: the nouns of the inventory as JSON.
+"""What several routes of the API say: nouns of the inventory as JSON.
 
 Times are RFC 3339 in UTC, serial numbers lower-case hex, fingerprints lower-case hex SHA-256.
 """
@@ -7,12 +7,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from sds_server import conditions, model
 from sds_server.inventory.secrets import Listed as ListedSecret
 from sds_server.inventory.targets import Listed, Live
-from sds_server.targets.verdict import Verdict
 
 
 class Stated(BaseModel):
@@ -167,13 +166,6 @@ class Rotations(BaseModel):
     next_cursor: str | None
 
 
-class RevocationWanted(BaseModel):
-    """What will happen; ``rotation`` brings the successor of what is served, null where none is needed."""
-
-    revocation: Revocation
-    rotation: Rotation | None
-
-
 class Delivery(BaseModel):
     """A secret at a target: the generations sent, accepted, refused, proved, and what that means."""
 
@@ -263,67 +255,6 @@ class Targets(BaseModel):
     next_cursor: str | None
 
 
-class Bundle(BaseModel):
-    """What a program that terminates TLS needs to serve a secret: chain and private key, as PEM."""
-
-    name: str
-    generation: int
-    version: str
-    fingerprint_sha256: str
-    not_after: datetime
-    chain: str
-    private_key: str = Field(repr=False)
-
-
-class Probe(Stated):
-    """What a handshake with a target showed for one name."""
-
-    target: str
-    probe: str | None
-    server_name: str
-    verdict: Verdict
-    fingerprint: str | None
-    reason: str | None
-
-
-class Probes(BaseModel):
-    """What the handshakes of a moment showed."""
-
-    items: list[Probe]
-
-
-class AuditEntry(Stated):
-    """A fact: ``actor`` did ``action`` to ``subject``."""
-
-    id: int
-    at: datetime
-    action: str
-    actor: str
-    subject: str
-    cert_id: UUID | None
-    detail: dict[str, Any]
-
-
-class AuditEntries(BaseModel):
-    """A page of facts, newest first."""
-
-    items: list[AuditEntry]
-    next_cursor: str | None
-
-
-class Issuer(BaseModel):
-    """An ACME directory that secrets can name."""
-
-    name: str
-    directory: str
-
-
-class Issuers(BaseModel):
-    """The issuers that this replica's configuration declares."""
-
-    items: list[Issuer]
-
-
 class Condition(Stated):
     """One thing that is so, or not, and why."""
 
@@ -397,52 +328,3 @@ class Secrets(BaseModel):
 
     items: list[SecretSummary]
     next_cursor: str | None
-
-
-class Token(Stated):
-    """A bearer token, without its text."""
-
-    id: int
-    name: str
-    scopes: list[model.Scope]
-    created_at: datetime
-    created_by: str
-    expires_at: datetime | None
-    revoked_at: datetime | None
-    last_used_at: datetime | None
-
-
-class NewToken(Token):
-    """A bearer token with its text, which is said once and kept nowhere."""
-
-    token: str
-
-
-class Tokens(BaseModel):
-    """A page of tokens."""
-
-    items: list[Token]
-    next_cursor: str | None
-
-
-class Whoami(BaseModel):
-    """Who the caller is to certvoy."""
-
-    actor: str
-    scopes: list[model.Scope]
-    identity: str | None
-
-
-class HealthCheck(Stated):
-    """One part of the replica."""
-
-    name: str
-    health: str
-    detail: str
-
-
-class Health(BaseModel):
-    """How the replica is: ``ok``, ``degraded`` (it serves from memory), or ``failed``."""
-
-    status: str
-    checks: list[HealthCheck] = []

@@ -1,10 +1,10 @@
 """``/v1/tokens``: bearer tokens of this API; and ``/v1/whoami``."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from sds_server.admin import pages, shapes
 from sds_server.admin.routes import Answer, Call, Route, Shape
@@ -21,14 +21,48 @@ class PostToken(Shape):
     ttl: Annotated[Duration | None, Field(json_schema_extra={"default": "90d"})] = timedelta(days=90)
 
 
+class Token(shapes.Stated):
+    """A bearer token, without its text."""
+
+    id: int
+    name: str
+    scopes: list[Scope]
+    created_at: datetime
+    created_by: str
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+
+class NewToken(Token):
+    """A bearer token with its text, which is said once and kept nowhere."""
+
+    token: str
+
+
+class Tokens(BaseModel):
+    """A page of tokens."""
+
+    items: list[Token]
+    next_cursor: str | None
+
+
+class Whoami(BaseModel):
+    """Who the caller is to certvoy."""
+
+    actor: str
+    scopes: list[Scope]
+    identity: str | None
+
+
 async def list_tokens(call: Call) -> Answer:
     """Return a page, oldest first, revoked ones included."""
     query = call.query(pages.Page)
     (after,) = pages.after(query.cursor, 0)
     found = await api_tokens.page(call.services.database, after=pages.bounded(after), limit=query.limit)
     return Answer(
-        shapes.Tokens(
-            items=[shapes.Token.model_validate(token) for token in found],
+        Tokens(
+            items=[Token.model_validate(token) for token in found],
             next_cursor=pages.cursor(found, query.limit, lambda last: [last.id]),
         )
     )
@@ -44,8 +78,8 @@ async def create_token(call: Call) -> Answer:
         lasts=wanted.ttl,
         actor=call.caller.actor,
     )
-    told = shapes.Token.model_validate(token)
-    return Answer(shapes.NewToken(**told.model_dump(), token=text), status=HTTPStatus.CREATED)
+    told = Token.model_validate(token)
+    return Answer(NewToken(**told.model_dump(), token=text), status=HTTPStatus.CREATED)
 
 
 async def revoke_token(call: Call) -> Answer:
@@ -58,7 +92,7 @@ async def revoke_token(call: Call) -> Answer:
 async def whoami(call: Call) -> Answer:
     """Say who the caller is to certvoy."""
     caller = call.caller
-    return Answer(shapes.Whoami(actor=caller.actor, scopes=sorted(caller.scopes), identity=caller.identity))
+    return Answer(Whoami(actor=caller.actor, scopes=sorted(caller.scopes), identity=caller.identity))
 
 
 ROUTES = (
@@ -69,7 +103,7 @@ ROUTES = (
         summary="List tokens",
         scope=Scope.ADMIN,
         query=pages.Page,
-        answers={HTTPStatus.OK: shapes.Tokens},
+        answers={HTTPStatus.OK: Tokens},
     ),
     Route(
         method="POST",
@@ -78,7 +112,7 @@ ROUTES = (
         summary="Make a token; its text is said once",
         scope=Scope.ADMIN,
         body=PostToken,
-        answers={HTTPStatus.CREATED: shapes.NewToken},
+        answers={HTTPStatus.CREATED: NewToken},
     ),
     Route(
         method="DELETE",
@@ -95,6 +129,6 @@ ROUTES = (
         summary="Who the caller is to certvoy",
         scope=Scope.READ,
         peer=True,
-        answers={HTTPStatus.OK: shapes.Whoami},
+        answers={HTTPStatus.OK: Whoami},
     ),
 )
