@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -22,6 +22,9 @@ MAX_CERTIFICATES = 10
 MIN_RSA_BITS = 2048
 SKEW = timedelta(minutes=5)
 """By how much a CA's clock may be ahead of ours."""
+
+UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+"""What cryptography raises for a certificate that it cannot read, or not to its end."""
 
 _LABEL = re.compile(rb"-----BEGIN ([^-\r\n]*)-----")
 
@@ -93,7 +96,7 @@ def parse(pem: bytes) -> Chain:
         certificates = tuple(x509.load_pem_x509_certificates(pem))
         for certificate in certificates:
             _touch(certificate)
-    except ValueError as e:
+    except UNREADABLE as e:
         raise ChainError("pem", f"the chain cannot be read: {e}") from e
     if len(certificates) > MAX_CERTIFICATES:
         raise ChainError(
@@ -218,6 +221,8 @@ def _touch(certificate: x509.Certificate) -> None:
     certificate.public_key()
     certificate.subject  # noqa: B018
     certificate.issuer  # noqa: B018
+    if certificate.serial_number <= 0:
+        raise ValueError("its serial number is not positive")  # RFC 5280 section 4.1.2.2
 
 
 def _name(certificate: x509.Certificate) -> str:

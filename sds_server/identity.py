@@ -12,6 +12,7 @@ from typing import Final
 
 from cryptography import x509
 
+from acme_engine.chain import UNREADABLE
 from sds_server import authority
 from sds_server.errors import CallerError, ConfigError
 from sds_server.model import Identity
@@ -32,14 +33,16 @@ def identify(peer_certificate_pem: bytes) -> Identity:
         CallerError: no such name, more than one URI ("an X.509 SVID MUST contain exactly one URI SAN"), or a
             name that is not written as the specification says.
     """
-    certificate = x509.load_pem_x509_certificate(peer_certificate_pem)
     try:
+        certificate = x509.load_pem_x509_certificate(peer_certificate_pem)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         raise CallerError(
             "client certificate has no subject alternative name",
             hint="issue it with a SPIFFE URI or a DNS name",
         ) from None
+    except UNREADABLE as e:
+        raise CallerError(f"client certificate cannot be read: {e}", hint="issue another") from None
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) > 1:
         raise CallerError(

@@ -1,8 +1,10 @@
 """Uploads over the API: what is answered to which pair, in both forms in which one may come."""
 
+import ssl
 import time
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from tests.support.pki import authority, key_pem, new_key
 
@@ -115,3 +117,39 @@ async def test_a_file_of_beginnings_without_an_end_holds_nobody_up(api, beginnin
 
     assert 422 == reply.status
     assert time.process_time() - begun < 5
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("0603551d25", "0603551d11"),  # two extensions of one kind
+        ("8210" + b"www.example.test".hex(), "a310" + b"www.example.test".hex()),  # an X.400 name
+        ("06082a8648ce3d030107", "06082a8648ce3d030109"),  # a curve that nobody knows
+    ],
+)
+async def test_a_certificate_that_cannot_be_read_to_its_end_is_refused(api, old, new):
+    pair = CA.issue(NAMES)
+    leaf = pair.certificate.public_bytes(serialization.Encoding.DER)
+    odd = leaf.replace(bytes.fromhex(old), bytes.fromhex(new))
+    assert odd != leaf
+    reply = await api.local(
+        "PUT", PATH, json={"chain": ssl.DER_cert_to_PEM_cert(odd), "private_key": pair.key_pem.decode()}
+    )
+
+    assert 422 == reply.status
+    assert "urn:certvoy:problem:gate-refused" == reply.json["type"]
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+async def test_a_serial_number_below_zero_is_refused(api):
+    pair = CA.issue(NAMES)
+    leaf = bytearray(pair.certificate.public_bytes(serialization.Encoding.DER))
+    serial = leaf.index(b"\xa0\x03\x02\x01\x02") + 7  # behind the version, tag and length
+    leaf[serial] |= 0x80
+    reply = await api.local(
+        "PUT",
+        PATH,
+        json={"chain": ssl.DER_cert_to_PEM_cert(bytes(leaf)), "private_key": pair.key_pem.decode()},
+    )
+
+    assert 422 == reply.status

@@ -1,6 +1,9 @@
 """Who a peer is, and what it may see."""
 
+import ssl
+
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from sds_server.errors import CallerError, ConfigError
 from sds_server.identity import Grant, Grants, identify
@@ -113,3 +116,11 @@ def test_a_pattern_that_says_too_much_or_nothing_is_refused(pattern):
 def test_an_identity_that_no_peer_can_have_is_refused(identity):
     with pytest.raises(ConfigError, match="grants: identity"):
         Grants([Grant(identity, ("a",))])
+
+
+def test_a_certificate_that_cannot_be_read_to_its_end_names_nobody():
+    leaf = CA.issue(dns=["edge.test"]).certificate.public_bytes(serialization.Encoding.DER)
+    odd = leaf.replace(bytes.fromhex("0603551d25"), bytes.fromhex("0603551d11"))  # two of one extension
+
+    with pytest.raises(CallerError, match="cannot be read"):
+        identify(ssl.DER_cert_to_PEM_cert(odd).encode())
