@@ -84,6 +84,7 @@ class AdminServer:
             handle_signals=False,
             shutdown_timeout=SHUTDOWN_S,
             keepalive_timeout=KEEPALIVE_S,
+            auto_decompress=False,  # nobody packs a request to us, but to make us unpack it
         )
         await runner.setup()
         self._runners.append(runner)

@@ -2,6 +2,8 @@
 
 import asyncio
 import getpass
+import gzip
+import json
 import stat
 from datetime import timedelta
 
@@ -140,3 +142,11 @@ async def test_the_listener_of_health_knows_health_and_nothing_else(api):
     health, secrets = await asyncio.gather(api.probe("GET", "/healthz"), api.probe("GET", "/v1/secrets"))
 
     assert (200, 404) == (health.status, secrets.status)
+
+
+async def test_nobody_makes_certvoy_unpack_what_he_sends(api):
+    body = gzip.compress(json.dumps({"token": "x", "csr": "x"}).encode())
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    reply = await api.remote("POST", "/v1/enrolments", data=body, headers=headers)
+
+    assert 400 == reply.status
