@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Final, TypeVar
 
@@ -13,6 +14,9 @@ from sds_server.errors import CallerError, NotFound
 LIMIT_MAX: Final = 500
 CURSOR_MAX: Final = 4096
 ID_MAX: Final = 2**63 - 1
+
+_UNSPEAKABLE = re.compile(r"[\x00\ud800-\udfff]")
+"""What JSON can say and PostgreSQL cannot."""
 
 Item = TypeVar("Item")
 Key = str | int | None
@@ -38,7 +42,11 @@ def after(cursor: str | None, *start: Key) -> Sequence[Key]:
     except (ValueError, RecursionError):
         keys = None
     types = [type(key) for key in start]
-    if not isinstance(keys, list) or [type(key) for key in keys] != types or "\x00" in str(keys):
+    if (
+        not isinstance(keys, list)
+        or [type(key) for key in keys] != types
+        or any(isinstance(key, str) and _UNSPEAKABLE.search(key) for key in keys)
+    ):
         raise CallerError("cursor: it is not one of this list", hint="take next_cursor of the page before")
     return keys
 

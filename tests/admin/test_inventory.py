@@ -1,5 +1,7 @@
 """Certificates, issuers and the audit over the API: what was issued, and what was done."""
 
+import base64
+import json
 from urllib.parse import quote
 
 import pytest
@@ -95,3 +97,10 @@ async def test_the_issuers_that_can_be_named_are_listed(api):
     assert [{"name": "internal", "directory": "https://internal.example.test/directory"}] == (
         await api.local("GET", "/v1/issuers")
     ).json["items"]
+
+
+@pytest.mark.parametrize("word", ["\x00", "\ud800"])
+async def test_a_cursor_holds_nothing_that_the_database_cannot_say(api, word):
+    cursor = base64.urlsafe_b64encode(json.dumps([word]).encode()).decode()
+
+    assert 400 == (await api.local("GET", f"/v1/secrets?cursor={cursor}")).status
