@@ -56,21 +56,13 @@ def test_the_metadata_say_what_a_package_index_shows(wheel):
 @pytest.mark.timeout(300)
 def test_the_demo_runs_from_the_wheel_and_its_extra_alone(wheel, tmp_path):
     """In an empty directory, with an empty home, by the lock file's versions."""
-    environment, requirements = tmp_path / "venv", tmp_path / "requirements.txt"
+    environment = tmp_path / "venv"
+    # By the lock file, whose URLs are all that a cache needs: by name, uv would ask an index.
     uv(
-        "export",
-        "--locked",
-        "--no-dev",
-        "--no-emit-project",
-        "--extra",
-        "demo",
-        "--output-file",
-        requirements,
+        *("sync", "--locked", "--no-dev", "--extra", "demo", "--no-install-project"),
+        environment={"UV_PROJECT_ENVIRONMENT": str(environment)},
     )
-    uv("venv", "--quiet", environment)
-    install = ("pip", "install", "--quiet", "--python", environment, "--no-deps")
-    uv(*install, "--require-hashes", "--requirements", requirements)
-    uv(*install, wheel)
+    uv("pip", "install", "--quiet", "--python", environment, "--no-deps", wheel)
     here = tmp_path / "empty"
     here.mkdir()
     run = subprocess.run(

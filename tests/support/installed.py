@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def uv(*arguments: str | Path, cwd: Path = ROOT) -> None:
+def uv(*arguments: str | Path, cwd: Path = ROOT, environment: Mapping[str, str] | None = None) -> None:
     """Run the uv that runs the tests, on what it has downloaded for them."""
     program = os.environ.get("UV") or shutil.which("uv")
     if program is None:
         pytest.skip("uv is not here: run the tests by make test")
-    environment = {**os.environ, "UV_OFFLINE": "1", "UV_PYTHON": sys.executable}
-    environment.pop("VIRTUAL_ENV", None)
-    run = subprocess.run(
-        [program, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
+    env = {**os.environ, "UV_OFFLINE": "1", "UV_PYTHON": sys.executable, **(environment or {})}
+    env.pop("VIRTUAL_ENV", None)
+    run = subprocess.run([program, *arguments], cwd=cwd, env=env, capture_output=True, text=True, check=False)
     assert run.returncode == 0, f"uv {' '.join(map(str, arguments))}:\n{run.stderr}"
 
 
