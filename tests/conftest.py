@@ -1,6 +1,28 @@
 """Fixtures that many tests share."""
 
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from sds_server.log import ENGINE
 from tests.support.databases import connect, database, postgres, sql
 from tests.support.promtool import promtool
 
 __all__ = ["connect", "database", "postgres", "promtool", "sql"]
+
+
+@pytest.fixture(autouse=True)
+def _logs_of_its_own() -> Iterator[None]:
+    """What a test configures of logs ends with it: a later one would write to a stream that is closed."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
+        structlog.contextvars.clear_contextvars()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        logging.getLogger(ENGINE).setLevel(logging.NOTSET)
+        logging.captureWarnings(capture=False)
