@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import shutil
 import signal
 import socket
@@ -15,6 +16,10 @@ from sds_server.errors import Unavailable
 READY_POLL_S = 0.01
 STOP_TIMEOUT_S = 10.0
 LOG_TAIL_LINES = 15
+PORTS_FROM = 10_000
+PORT_TRIES = 100
+PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_SYSTEM = random.SystemRandom()
 
 
 def die_with_parent(sig: str = "TERM") -> list[str]:
@@ -29,11 +34,28 @@ def die_with_parent(sig: str = "TERM") -> list[str]:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a TCP port that nobody listens on now."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a TCP port that nobody listens on now.
+
+    One below the range from which the kernel takes ports for outgoing connections: of those it could hand out
+    this very port to somebody else before our program listens on it.
+    """
+    for _ in range(PORT_TRIES):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            try:
+                probe.bind((host, _SYSTEM.randrange(PORTS_FROM, _ephemeral_from())))
+            except OSError:  # somebody has it
+                continue
+            port: int = probe.getsockname()[1]
+            return port
+    raise Unavailable(f"no free TCP port on {host}", hint="end what listens there")
+
+
+def _ephemeral_from() -> int:
+    """Return the first of the kernel's own ports; Linux's default where it does not say."""
+    try:
+        return max(int(PORT_RANGE.read_text().split()[0]), PORTS_FROM + 1000)
+    except (OSError, ValueError, IndexError):
+        return 32768
 
 
 class Child:
