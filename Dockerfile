@@ -7,18 +7,13 @@
 # Slim and not Alpine: grpcio and cryptography have no such wheels for every version there, glibc has them all.
 FROM python:3.13-slim-bookworm AS build
 RUN pip install --no-cache-dir --disable-pip-version-check uv==0.13.9
-ENV UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
-WORKDIR /build
+ENV UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PROJECT_ENVIRONMENT=/opt/certvoy
 WORKDIR /src
 COPY pyproject.toml uv.lock README.md LICENSE schema.sql ./
 COPY migrations migrations
 COPY acme_engine acme_engine
 COPY sds_server sds_server
-RUN uv export --locked --no-dev --no-emit-project --quiet --output-file /build/requirements.txt
-RUN uv build --wheel --quiet --out-dir /build/dist
-RUN uv venv --quiet /opt/certvoy
-RUN uv pip install --quiet --python /opt/certvoy --no-deps --require-hashes --requirements /build/requirements.txt
-RUN uv pip install --quiet --python /opt/certvoy --no-deps /build/dist/*.whl
+RUN uv sync --locked --no-dev --no-editable --quiet
 
 FROM python:3.13-slim-bookworm
 LABEL org.opencontainers.image.title="certvoy" \
