@@ -29,7 +29,14 @@ CREATE TABLE secret (
     key_type   text,
     created_at timestamptz NOT NULL DEFAULT certvoy_now(),
     deleted_at timestamptz,
-    CHECK (kind <> 'tls_certificate' OR (cardinality(domains) > 0 AND issuer IS NOT NULL AND key_type IS NOT NULL))
+    -- What completes its Rotations: all of the live set, a share of it such as 90%, or, where nobody can look, its word.
+    proof         text NOT NULL DEFAULT 'all' CHECK (proof ~ '^(all|accepted|[1-9][0-9]?%)$'),
+    -- Frozen: nothing new is issued, offered to more Targets, or taken back, until an operator says so.
+    frozen_at     timestamptz,
+    frozen_by     text,
+    frozen_reason text,
+    CHECK (kind <> 'tls_certificate' OR (cardinality(domains) > 0 AND issuer IS NOT NULL AND key_type IS NOT NULL)),
+    CHECK (num_nonnulls(frozen_at, frozen_by, frozen_reason) IN (0, 3))
 );
 
 -- A name has one kind for ever: a certificate in a CA's slot is ACKed by Envoy and switches client verification off.
@@ -120,6 +127,13 @@ CREATE TABLE certrotation (
     attempts        integer NOT NULL DEFAULT 0,
     next_attempt_at timestamptz NOT NULL DEFAULT certvoy_now(),
     last_error      jsonb,
+    -- Who is offered the new Certificate: the canaries, or all. overruled: an operator said to go on despite refusals.
+    stage           text NOT NULL DEFAULT 'fleet' CHECK (stage IN ('canary', 'fleet')),
+    overruled       boolean NOT NULL DEFAULT false,
+    -- When some replica looks at it next; who has an ACK of it looks at once.
+    look_at         timestamptz NOT NULL DEFAULT certvoy_now(),
+    -- How it was completed: the policy, the live set, and how many of it were proved in which way.
+    evidence        jsonb,
     CHECK ((completed_at IS NULL) = (outcome IS NULL))
 );
 -- At most one open Rotation a Secret.
@@ -176,7 +190,9 @@ CREATE TABLE target (
     probe      text,
     registered boolean NOT NULL,
     created_at timestamptz NOT NULL DEFAULT certvoy_now(),
-    last_seen  timestamptz
+    last_seen  timestamptz,
+    -- Envoy's admin interface, HOST:PORT: where its listener cannot be reached its /certs says what it serves.
+    admin      text
 );
 -- One Target a peer: the same identity and node id are the same proxy.
 CREATE UNIQUE INDEX target_peer ON target (identity, node_id) WHERE identity IS NOT NULL;
@@ -194,9 +210,30 @@ CREATE TABLE delivery (
     probe_error text,
     seen_until  timestamptz,
     updated_at  timestamptz NOT NULL DEFAULT certvoy_now(),
+    accepted_at timestamptz,
+    proved_at   timestamptz,
+    proved_by   text CHECK (proved_by IN ('handshake', 'certs', 'agent')),
+    -- The leaf that was seen in place of the wanted one, and since when; null: what is wanted was seen last.
+    served      text,
+    stale_since timestamptz,
+    -- How often the same Certificate was offered again as other bytes, so that the proxy judges anew; and when last.
+    salt        integer NOT NULL DEFAULT 0,
+    salted_at   timestamptz,
+    -- When some replica looks next whether it still serves what it was proved to serve.
+    look_at     timestamptz NOT NULL DEFAULT certvoy_now(),
     PRIMARY KEY (target_id, secret)
 );
 CREATE INDEX delivery_secret ON delivery (secret);
+CREATE INDEX delivery_salted ON delivery (secret) WHERE salt > 0;
+CREATE INDEX delivery_look_at ON delivery (look_at);
+
+-- The Targets that are offered a Rotation's new Certificate before all others.
+CREATE TABLE canary (
+    rotation_id bigint NOT NULL REFERENCES certrotation ON DELETE CASCADE,
+    target_id   bigint NOT NULL REFERENCES target ON DELETE CASCADE,
+    asked_at    timestamptz NOT NULL DEFAULT certvoy_now(),
+    PRIMARY KEY (rotation_id, target_id)
+);
 
 -- What a node has refused, by content: those bytes are never sent again nor, acknowledged later, believed.
 CREATE TABLE refused_content (

@@ -56,6 +56,9 @@ from sds_server.xds.server import MAX_AGE, SdsServer
 WORKERS: Final = 4
 """Orders under way at once: a CA's answer takes seconds, ours microseconds."""
 
+HEARERS: Final = 4
+"""Looks at what Targets said: while one waits for a slow Target, another takes what is said meanwhile."""
+
 STREAM_GRACE_S: Final = 5.0
 RECORD_EVERY: Final = timedelta(milliseconds=200)
 
@@ -162,7 +165,10 @@ class _Parts:
         enroller, admission = _enrolment(config, database, sealer, clock, actor)
         await admission.step()
         tokens = Tokens(database)
-        prover = Prover(database=database, settle=config.rotation.settle, clock=clock, actor=actor)
+        poll = config.rotation.poll
+        prover = Prover(
+            database=database, settle=config.rotation.settle, clock=clock, actor=actor, every=poll
+        )
         publisher = Publisher(
             database=database,
             sealer=sealer,
@@ -192,10 +198,10 @@ class _Parts:
             clock=clock,
             rng=SystemRandom(),
         )
-        poll = config.rotation.poll
         publishing = Loop("publisher", publisher.step, every=poll)
         working = [Loop(f"worker-{number}", worker.step, every=poll) for number in range(WORKERS)]
         proving = Loop("prover", prover.step, every=poll)
+        hearing = _hearing(prover, poll)
         revoking = Loop("revoker", revoker.step, every=poll)
         recorder = Recorder(
             database=database,
@@ -203,7 +209,7 @@ class _Parts:
             seen_for=config.rotation.seen_for,
             clock=clock,
             actor=actor,
-            on_written=prover.accepted,
+            on_written=prover.said,
         )
         admitting = Loop("admission", admission.step, every=RELOAD)
         recording = Loop("recorder", recorder.step, every=RECORD_EVERY)
@@ -227,7 +233,6 @@ class _Parts:
 
         catalog.on_want = want
         recorder.on_news = recording.wake
-        prover.on_hint = proving.wake
         feed = Feed(
             database,
             clock=clock,
@@ -241,6 +246,7 @@ class _Parts:
             publishing,
             recording,
             proving,
+            *hearing,
             admitting,
             Loop("scheduler", Scheduler(database=database, tokens=tokens, actor=actor).step, every=poll),
             revoking,
@@ -288,7 +294,7 @@ class _Parts:
             catalog=catalog,
             observer=streams,
             uploads=Uploads(database=database, sealer=sealer, clock=clock, replica=config.replica),
-            on_accepted=prover.accepted,
+            on_said=prover.said,
             seen_for=config.rotation.seen_for,
         )
         return cls(
@@ -306,6 +312,18 @@ class _Parts:
                 await self.recorder.step()
         except Exception as e:  # noqa: BLE001 - stopping goes on, whatever is broken
             _log.warning("deliveries.unwritten", error=str(e))
+
+
+def _hearing(prover: Prover, poll: timedelta) -> list[Loop]:
+    """Let several loops hear what Targets say."""
+    loops = [Loop(f"prover-{number}", prover.hear, every=poll) for number in range(HEARERS)]
+
+    def wake() -> None:
+        for loop in loops:
+            loop.wake()
+
+    prover.on_hint = wake
+    return loops
 
 
 def _watch(

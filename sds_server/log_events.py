@@ -21,6 +21,7 @@ class LogEvent:
 _ORDER: Final = ("secret", "rotation")
 _REVOCATION: Final = ("secret", "generation", "reason")
 _STREAM: Final = ("identity", "node", "delta", "aggregated")
+_ROLL_OUT: Final = (*_ORDER, "generation", "reason")
 _WORK: Final = (*_ORDER, "lease_no")
 
 EVENTS: Final = (
@@ -60,7 +61,7 @@ EVENTS: Final = (
         "certificate.published",
         "info",
         "This replica serves a new version from now on.",
-        ("secret", "generation", "version"),
+        ("secret", "generation", "version", "canaries"),
     ),
     LogEvent(
         "certificate.refused",
@@ -165,7 +166,28 @@ EVENTS: Final = (
         (*_REVOCATION, "error", "hint"),
     ),
     LogEvent("rotation.claimed", "info", "A worker took a rotation.", (*_WORK, "attempts")),
-    LogEvent("rotation.ended", "info", "A rotation is over.", (*_ORDER, "outcome", "generation")),
+    LogEvent(
+        "rotation.canaries_asked",
+        "warning",
+        "A canary refused a new certificate or said nothing; others are asked.",
+        (*_ROLL_OUT, "targets"),
+    ),
+    LogEvent("rotation.ended", "info", "A rotation is over.", (*_ROLL_OUT, "outcome")),
+    LogEvent(
+        "rotation.fanned_out", "info", "The canaries have a new certificate; now all get it.", _ROLL_OUT
+    ),
+    LogEvent(
+        "rotation.frozen",
+        "error",
+        "A new certificate is refused and the one before ends soon: a person must decide.",
+        (*_ROLL_OUT, "targets"),
+    ),
+    LogEvent(
+        "rotation.rolled_back",
+        "error",
+        "A new certificate was refused, or not served, and the one before is current again.",
+        (*_ROLL_OUT, "targets"),
+    ),
     LogEvent(
         "rotation.failed", "warning", "An attempt failed; the next one waits.", (*_WORK, "error", "hint")
     ),

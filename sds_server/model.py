@@ -1,9 +1,10 @@
 """The nouns of certvoy as immutable values; the words are those of docs/glossary.md."""
 
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, NewType
+from typing import Any, Final, NamedTuple, NewType
 from uuid import UUID
 
 SecretName = NewType("SecretName", str)
@@ -22,6 +23,9 @@ UPLOAD: Final = "upload"
 
 UPLOADED: Final = "upload:"
 """How the issuer of an uploaded Certificate begins; a hash of the issuer's own name follows."""
+
+NODE_ID_CHARACTERS: Final = 200
+"""Kept of a node id: the target's name, which is made of it, holds 1,024 bytes."""
 
 
 class Kind(StrEnum):
@@ -85,6 +89,44 @@ class KeyType(StrEnum):
     RSA_4096 = "rsa-4096"
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What completes a Rotation: how many percent of the live set must be proved to serve what is new.
+
+    ``accepted``: where nobody can look, a Target that said yes counts as well. Written as ``all``, as
+    ``accepted``, or as a share such as ``90%``.
+    """
+
+    percent: int = 100
+    accepted: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> "Proof":
+        """Read what `str` writes.
+
+        Raises:
+            ValueError: it is none of the three.
+        """
+        if text in {"all", "accepted"}:
+            return cls(accepted=text == "accepted")
+        if re.fullmatch(r"[1-9][0-9]?%", text) is None:
+            raise ValueError(f'must be all, accepted or a share such as 90%, got "{text[:50]}"')
+        return cls(percent=int(text[:-1]))
+
+    def __str__(self) -> str:
+        if self.accepted:
+            return "accepted"
+        return "all" if self.percent == 100 else f"{self.percent}%"  # noqa: PLR2004 - percent
+
+
+class ProvedBy(StrEnum):
+    """How it was seen that a Target serves a Certificate."""
+
+    HANDSHAKE = "handshake"
+    CERTS = "certs"  # Envoy's own statement, /certs of its admin interface
+    AGENT = "agent"  # a handshake that the agent beside it made
+
+
 class TargetKind(StrEnum):
     """What kind of program serves the Secret."""
 
@@ -111,7 +153,8 @@ class Scope(StrEnum):
 class Secret:
     """A named, long-lived thing that proxies subscribe to.
 
-    ``domains`` are normalised DNS names (A-labels, lower case), the primary first.
+    ``domains`` are normalised DNS names (A-labels, lower case), the primary first. ``proof`` is what
+    completes its Rotations.
     """
 
     name: SecretName
@@ -119,6 +162,7 @@ class Secret:
     domains: tuple[str, ...]
     issuer: str
     key_type: KeyType
+    proof: Proof = Proof()
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,9 +273,28 @@ class Revocation:
     done_at: datetime | None
 
 
+class Peer(NamedTuple):
+    """Who a proxy is to the inventory: what is kept of its identity and of what it calls itself.
+
+    Its node id is cut and made printable: one that no table takes would hold up everybody's news.
+    """
+
+    identity: Identity
+    node_id: str
+
+    @classmethod
+    def of(cls, identity: Identity, node_id: str) -> "Peer":
+        """Return what is kept of a node id as a client says it."""
+        kept = node_id[:NODE_ID_CHARACTERS]
+        return cls(identity, "".join(c if c.isprintable() else "?" for c in kept))
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whatever serves a Secret. ``probe`` is ``host:port`` of a TLS listener, None where none is known."""
+    """Whatever serves a Secret.
+
+    ``probe`` is ``host:port`` of a TLS listener, ``admin`` that of Envoy's admin interface; None: not known.
+    """
 
     id: TargetId
     name: str
@@ -240,3 +303,4 @@ class Target:
     node_id: str | None
     probe: str | None
     registered: bool
+    admin: str | None = None

@@ -74,7 +74,7 @@ async def get_bundle(call: Call) -> Answer:
 
     services.observer.subscribed(peer, name)
     try:
-        entry = await _next(services, name, is_news, wait_s=wait_s or 0)
+        entry = await _next(services, peer, name, is_news, wait_s=wait_s or 0)
         call.check_admitted()  # it may have been removed meanwhile
         check_grant(services, peer, name)
         if entry is ABSENT:
@@ -115,7 +115,9 @@ def _none(name: str) -> NotFound:
     )
 
 
-async def _next(services: Services, name: str, is_news: Callable[[Entry], bool], *, wait_s: float) -> Entry:
+async def _next(
+    services: Services, peer: PeerNode, name: str, is_news: Callable[[Entry], bool], *, wait_s: float
+) -> Entry:
     """Return what is known of the name: news at once, else what is there after ``wait_s``.
 
     Raises:
@@ -132,7 +134,7 @@ async def _next(services: Services, name: str, is_news: Callable[[Entry], bool],
     try:
         while True:
             changed.clear()
-            entry = catalog.look(name)
+            entry = catalog.look(name, peer.peer)
             if entry is not None and is_news(entry):
                 return entry
             left_s = started + (LOAD_S if entry is None else wait_s) - clock.monotonic()

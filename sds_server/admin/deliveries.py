@@ -80,8 +80,7 @@ async def post_delivery(call: Call) -> Answer:
     live, current = await reports.write(
         services.database, report, seen_for=services.seen_for, actor=call.caller.actor
     )
-    if body.state is not Said.REFUSED:
-        services.on_accepted(name)
+    services.on_said(name)
     return Answer(shapes.Delivery.of(live, secret=name, current=current))
 
 

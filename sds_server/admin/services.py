@@ -70,7 +70,7 @@ class Services:
     ``declared``: the Secrets that this replica's configuration declares; ``issuers``: the directory's URL by
     the issuer's name; ``authorize``: whether an identity may see a Secret of that name; ``catalog`` and
     ``observer``: what this replica serves, and who is told of it, the same as on the streams;
-    ``on_accepted``: told of a Secret that an agent has accepted; ``seen_for``: how long an agent counts from
+    ``on_said``: told of a Secret that an agent has accepted; ``seen_for``: how long an agent counts from
     its report on;
     ``admits``: whether the holder of a client certificate is still believed.
     """
@@ -85,7 +85,7 @@ class Services:
     catalog: Catalog
     observer: Observer
     uploads: Uploads
-    on_accepted: Callable[[str], None]
+    on_said: Callable[[str], None]
     seen_for: timedelta
     enroller: Enroller
     admits: Callable[[Holder], bool]

@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 from acme_engine import chain as chains
 from acme_engine import keys
 from sds_server.errors import NotFound, StaleLease
-from sds_server.inventory import certificates, rotations, secrets
+from sds_server.inventory import certificates, issuances, rotations, secrets
 from sds_server.inventory.database import Database
 from sds_server.model import CertificateId, Reason
 
@@ -36,7 +36,7 @@ async def store_mismatched_pair(database: Database, name: str) -> None:
         claim = await rotations.claim_in(tx, rotation, replica=ACTOR, lease_for=timedelta(minutes=1))
     if claim is None:
         raise StaleLease(f"rotation {rotation}: a worker is at it already")
-    await rotations.store(
+    await issuances.store(
         database,
         claim.lease,
         replace(

@@ -1,6 +1,7 @@
 """What is declared: a Secret put into the inventory, with the Rotation that it calls for, or taken out."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from sds_server.errors import Conflict
 from sds_server.inventory import audit, feed, rotations, secrets
@@ -35,12 +36,15 @@ async def put(database: Database, secret: Secret, *, actor: str, check: Check = 
 
 async def put_in(tx: Transaction, secret: Secret, *, actor: str, check: Check = whatever) -> Reason | None:
     """As `put`, in a transaction of the caller's, who opens the Rotation; None: nothing has changed."""
-    columns = (list(secret.domains), secret.issuer, secret.key_type)
+    columns = (list(secret.domains), secret.issuer, secret.key_type, str(secret.proof))
     created = await tx.value("insert_secret", secret.name, secret.kind, *columns)
     row = await tx.row("lock_secret", secret.name)
     before = None if created or row is None else secrets.from_row(row)
     check(before)
     if before == secret:
+        return None
+    if before is not None and replace(before, proof=secret.proof) == secret:
+        await _change_proof(tx, before, secret, actor=actor)
         return None
     if before is not None and before.kind != secret.kind:
         raise Conflict(
@@ -54,9 +58,25 @@ async def put_in(tx: Transaction, secret: Secret, *, actor: str, check: Check = 
         action="secret.created" if created else "secret.changed",
         actor=actor,
         subject=secret.name,
-        detail={"domains": secret.domains, "issuer": secret.issuer, "key_type": secret.key_type},
+        detail=_declared(secret),
     )
     return Reason.INITIAL if created else Reason.CHANGED
+
+
+async def _change_proof(tx: Transaction, before: Secret, secret: Secret, *, actor: str) -> None:
+    """Change what completes Rotations: no other Certificate is wanted for that."""
+    await tx.rows("change_proof", secret.name, str(secret.proof))
+    detail = _declared(secret) | {"proof_before": str(before.proof)}
+    await audit.append(tx, action="secret.changed", actor=actor, subject=secret.name, detail=detail)
+
+
+def _declared(secret: Secret) -> dict[str, object]:
+    return {
+        "domains": secret.domains,
+        "issuer": secret.issuer,
+        "key_type": secret.key_type,
+        "proof": str(secret.proof),
+    }
 
 
 async def remove(database: Database, name: str, *, actor: str, check: Check = whatever) -> None:

@@ -6,13 +6,10 @@ from datetime import timedelta
 
 from sds_server.inventory import audit
 from sds_server.inventory.database import Database, Transaction
-from sds_server.model import Identity, TargetId, TargetKind
+from sds_server.model import Identity, Peer, TargetId, TargetKind
 
 SEEN_TARGETS_PER_IDENTITY = 1000
 """One identity's proxies may name themselves as they like (node.id); this bounds the rows they can make."""
-
-NODE_ID_CHARACTERS = 200
-"""Kept of a node id: the target's name, which is made of it, holds 1,024 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +36,7 @@ class News:
 
 async def write(database: Database, news: Sequence[News], *, actor: str) -> None:
     """Write a batch in one transaction; the first acceptance and refusal of each generation is audited."""
-    news = [replace(item, node_id=label(item.node_id)) for item in news]
+    news = [replace(item, node_id=Peer.of(item.identity, item.node_id).node_id) for item in news]
     async with database.transaction() as tx:
         kinds = {(item.identity, item.node_id): item.kind for item in news}
         targets = {peer: await target_of(tx, *peer, kinds[peer]) for peer in sorted(kinds)}
@@ -115,12 +112,6 @@ async def deny(database: Database, denials: Iterable[tuple[Identity, str, str]],
             )
 
 
-async def note_probe_error(database: Database, target: TargetId, secret: str, error: str) -> None:
-    """Write why a Target could not be proved to serve the Secret."""
-    async with database.transaction() as tx:
-        await tx.rows("note_probe_error", target, secret, error)
-
-
 async def refused_content(database: Database) -> Sequence[tuple[Identity, str, str, str]]:
     """Return all that was ever refused: (identity, node id, secret, version) each."""
     async with database.transaction() as tx:
@@ -128,11 +119,6 @@ async def refused_content(database: Database) -> Sequence[tuple[Identity, str, s
             (Identity(row["identity"]), row["node_id"], row["secret"], row["version"])
             for row in await tx.rows("refused_content")
         ]
-
-
-def label(node_id: str) -> str:
-    """Return what is kept of a node id: one that no table takes would hold up everybody's news."""
-    return "".join(c if c.isprintable() else "?" for c in node_id[:NODE_ID_CHARACTERS])
 
 
 async def target_of(tx: Transaction, identity: Identity, node_id: str, kind: TargetKind) -> TargetId | None:

@@ -11,16 +11,28 @@ SELECT id, version_key_wrapped FROM deployment;
 UPDATE deployment SET version_key_wrapped = $1 WHERE version_key_wrapped IS NULL;
 
 -- name: lock_secret
-SELECT name, kind, domains, issuer, key_type FROM secret WHERE name = $1 AND deleted_at IS NULL FOR UPDATE;
+SELECT name, kind, domains, issuer, key_type, proof FROM secret WHERE name = $1 AND deleted_at IS NULL FOR UPDATE;
 
 -- name: secret
-SELECT name, kind, domains, issuer, key_type FROM secret WHERE name = $1 AND deleted_at IS NULL;
+SELECT name, kind, domains, issuer, key_type, proof FROM secret WHERE name = $1 AND deleted_at IS NULL;
+
+-- name: freeze_secret
+-- Frozen twice it stays with who froze it first.
+UPDATE secret SET frozen_at = certvoy_now(), frozen_by = $2, frozen_reason = $3
+ WHERE name = $1 AND deleted_at IS NULL AND frozen_at IS NULL RETURNING name;
+
+-- name: resume_secret
+UPDATE secret SET frozen_at = NULL, frozen_by = NULL, frozen_reason = NULL
+ WHERE name = $1 AND deleted_at IS NULL AND frozen_at IS NOT NULL RETURNING name;
+
+-- name: frozen
+SELECT frozen_at, frozen_by, frozen_reason FROM secret WHERE name = $1 AND frozen_at IS NOT NULL;
 
 -- name: secrets_page
 -- By name, behind $1, each with what it is served with and at how many Targets; what is null is not asked.
-SELECT s.name, s.kind, s.domains, s.issuer, s.key_type, c.status, c.generation, c.not_after, c.renew_at, d.targets, d.proved,
+SELECT s.name, s.kind, s.domains, s.issuer, s.key_type, s.proof, c.status, c.generation, c.not_after, c.renew_at, d.targets, d.proved,
        r.last_error
-  FROM (SELECT name, kind, domains, issuer, key_type FROM secret
+  FROM (SELECT name, kind, domains, issuer, key_type, proof FROM secret
          WHERE deleted_at IS NULL AND name > $1 AND ($2::text IS NULL OR issuer = $2)
            AND ($3::text IS NULL OR $3 = ANY (domains))
          ORDER BY name LIMIT $4) s
@@ -45,11 +57,16 @@ DELETE FROM delivery WHERE secret = $1;
 
 -- name: insert_secret
 -- Nothing happens where the name exists: the caller reads it and compares.
-INSERT INTO secret (name, kind, domains, issuer, key_type) VALUES ($1, $2, $3, $4, $5)
+INSERT INTO secret (name, kind, domains, issuer, key_type, proof) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (name) DO NOTHING RETURNING name;
 
 -- name: update_secret
-UPDATE secret SET domains = $2, issuer = $3, key_type = $4, deleted_at = NULL WHERE name = $1;
+UPDATE secret SET domains = $2, issuer = $3, key_type = $4, proof = $5, deleted_at = NULL, frozen_at = NULL, frozen_by = NULL,
+       frozen_reason = NULL
+ WHERE name = $1;
+
+-- name: change_proof
+UPDATE secret SET proof = $2 WHERE name = $1;
 
 -- ---------------------------------------------------------------- certificates
 
@@ -85,6 +102,26 @@ SELECT s.name, c.id, c.generation
          WHERE secret = s.name AND status NOT IN ('replaced', 'rejected', 'revoked')
          ORDER BY generation DESC LIMIT 1) c ON true
  WHERE s.name = ANY ($1::text[]) AND s.deleted_at IS NULL;
+
+-- name: offered
+-- What each name is offered with: its Certificate, and, while only canaries get that, the one before for all others.
+SELECT s.name, c.id, c.generation, r.id AS rotation, r.cert_id AS before
+  FROM secret s
+  LEFT JOIN LATERAL (
+        SELECT id, generation FROM certificate
+         WHERE secret = s.name AND status NOT IN ('replaced', 'rejected', 'revoked')
+         ORDER BY generation DESC LIMIT 1) c ON true
+  LEFT JOIN certrotation r ON r.secret = s.name AND r.completed_at IS NULL AND r.new_cert_id = c.id AND r.stage = 'canary'
+ WHERE s.name = ANY ($1::text[]) AND s.deleted_at IS NULL;
+
+-- name: canary_peers
+SELECT k.rotation_id, t.identity, t.node_id FROM canary k JOIN target t ON t.id = k.target_id
+ WHERE k.rotation_id = ANY ($1::bigint[]) AND t.identity IS NOT NULL;
+
+-- name: salted_peers
+-- Who gets its Certificate as other bytes, the longest waiting first.
+SELECT d.secret, t.identity, t.node_id, d.salt FROM delivery d JOIN target t ON t.id = d.target_id
+ WHERE d.salt > 0 AND d.secret = ANY ($1::text[]) AND t.identity IS NOT NULL ORDER BY d.salted_at LIMIT $2;
 
 -- name: current_leaf
 -- What a Secret is served with, as an agent names it.
@@ -202,7 +239,7 @@ SELECT r.cert_id, r.reason, r.at_once, r.wanted_at, r.attempts, r.next_attempt_a
 -- ---------------------------------------------------------------- rotations
 
 -- name: open_rotation
-SELECT id, cert_id, new_cert_id FROM certrotation WHERE secret = $1 AND completed_at IS NULL;
+SELECT id, cert_id, new_cert_id, stage FROM certrotation WHERE secret = $1 AND completed_at IS NULL;
 
 -- name: insert_rotation
 INSERT INTO certrotation (secret, cert_id, reason) VALUES ($1, $2, $3) RETURNING id;
@@ -217,15 +254,16 @@ UPDATE certrotation SET lease_no = lease_no + 1, leased_until = NULL, next_attem
  WHERE id = $1 AND completed_at IS NULL AND new_cert_id IS NULL;
 
 -- name: end_rotation
-UPDATE certrotation SET completed_at = certvoy_now(), outcome = $2, leased_until = NULL
+UPDATE certrotation SET completed_at = certvoy_now(), outcome = $2, leased_until = NULL, evidence = $3
  WHERE id = $1 AND completed_at IS NULL RETURNING id;
 
 -- name: claimable
 -- One Rotation that wants a worker, nearest expiry first; a first issuance has no date and comes when nothing is urgent.
--- Where pairs are uploaded an open one waits for a person.
+-- Where pairs are uploaded an open one waits for a person; what is frozen waits as well.
 SELECT r.id, r.secret FROM certrotation r JOIN secret s ON s.name = r.secret LEFT JOIN certificate c ON c.id = r.cert_id
  WHERE r.completed_at IS NULL AND r.new_cert_id IS NULL AND r.next_attempt_at <= certvoy_now()
    AND (r.leased_until IS NULL OR r.leased_until < certvoy_now()) AND s.deleted_at IS NULL AND s.issuer <> 'upload'
+   AND s.frozen_at IS NULL
  ORDER BY c.not_after NULLS LAST, r.triggered_at LIMIT 1 FOR UPDATE OF s SKIP LOCKED;
 
 -- name: claim
@@ -248,7 +286,9 @@ SELECT id, cert_id FROM certrotation
    FOR UPDATE;
 
 -- name: rotation_stored
-UPDATE certrotation SET new_cert_id = $2, leased_until = NULL, last_error = NULL WHERE id = $1;
+UPDATE certrotation SET new_cert_id = $2, leased_until = NULL, last_error = NULL, stage = 'fleet', overruled = false,
+       look_at = certvoy_now()
+ WHERE id = $1;
 
 -- name: rotation_failed
 -- Back into the queue with the reason, due again after $3.
@@ -260,7 +300,29 @@ SELECT id, cert_id, attempts FROM certrotation WHERE new_cert_id = $1 AND comple
 
 -- name: rotation_rejected
 -- Its new Certificate was refused: the same Rotation tries again.
-UPDATE certrotation SET new_cert_id = NULL, next_attempt_at = certvoy_now() + $3::interval, last_error = $2 WHERE id = $1;
+UPDATE certrotation SET new_cert_id = NULL, stage = 'fleet', next_attempt_at = certvoy_now() + $3::interval, last_error = $2
+ WHERE id = $1;
+
+-- name: to_canaries
+UPDATE certrotation SET stage = 'canary' WHERE id = $1;
+
+-- name: fan_out
+-- From the canaries to all.
+UPDATE certrotation SET stage = 'fleet', look_at = certvoy_now() WHERE id = $1 AND stage = 'canary' AND completed_at IS NULL
+RETURNING id;
+
+-- name: overrule
+UPDATE certrotation SET overruled = true, look_at = certvoy_now()
+ WHERE secret = $1 AND completed_at IS NULL AND new_cert_id IS NOT NULL;
+
+-- name: add_canaries
+INSERT INTO canary (rotation_id, target_id) SELECT $1, unnest($2::bigint[]) ON CONFLICT DO NOTHING;
+
+-- name: forget_canaries
+DELETE FROM canary WHERE rotation_id = $1;
+
+-- name: canaries
+SELECT target_id, certvoy_now() - asked_at AS asked_for FROM canary WHERE rotation_id = $1;
 
 -- name: rotation
 SELECT id, secret, reason, cert_id, new_cert_id, attempts, triggered_at, completed_at, outcome, next_attempt_at, last_error,
@@ -290,9 +352,15 @@ SELECT count(*) AS targets, count(*) FILTER (WHERE d.sent >= c.generation) AS se
   FROM delivery d LEFT JOIN certificate c ON c.id = $2
  WHERE d.secret = $1 AND (d.registered OR d.seen_until > certvoy_now());
 
--- name: rolling_out
--- Rotations whose new Certificate is stored and not yet proved everywhere: those after $1, then again from the first.
-SELECT id, secret FROM certrotation WHERE completed_at IS NULL AND new_cert_id IS NOT NULL ORDER BY id <= $1, id LIMIT $2;
+-- name: claim_looks
+-- Rotations whose new Certificate is stored and not yet proved everywhere, and who looks at them: this replica, and nobody for
+-- $1 or, after the first minute, for a twentieth of their age, a minute at most.
+UPDATE certrotation r SET look_at = certvoy_now() + greatest($1::interval, least((
+         SELECT certvoy_now() - interval '1 minute' - c.issued_at FROM certificate c WHERE c.id = r.new_cert_id) / 20,
+         interval '1 minute'))
+ WHERE r.id IN (SELECT id FROM certrotation WHERE completed_at IS NULL AND new_cert_id IS NOT NULL AND look_at <= certvoy_now()
+                 ORDER BY look_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+RETURNING r.secret;
 
 -- ---------------------------------------------------------------- keys, accounts, orders, tokens
 
@@ -360,9 +428,10 @@ DELETE FROM challenge_token WHERE expires_at <= certvoy_now();
 
 -- name: register_target
 -- A Target that was only seen until now becomes a registered one.
-INSERT INTO target (name, kind, identity, node_id, probe, registered) VALUES ($1, $2, $3, $4, $5, true)
+INSERT INTO target (name, kind, identity, node_id, probe, admin, registered) VALUES ($1, $2, $3, $4, $5, $6, true)
 ON CONFLICT (name) DO UPDATE
-   SET registered = true, kind = excluded.kind, probe = coalesce(excluded.probe, target.probe), identity = coalesce(excluded.identity, target.identity),
+   SET registered = true, kind = excluded.kind, probe = coalesce(excluded.probe, target.probe),
+       admin = coalesce(excluded.admin, target.admin), identity = coalesce(excluded.identity, target.identity),
        node_id = coalesce(excluded.node_id, target.node_id)
 RETURNING id;
 
@@ -371,23 +440,24 @@ DELETE FROM target WHERE name = $1 RETURNING id;
 
 -- name: targets
 -- By name, behind $1.
-SELECT id, name, kind, identity, node_id, probe, registered, last_seen FROM target
+SELECT id, name, kind, identity, node_id, probe, admin, registered, last_seen FROM target
  WHERE name > $1 ORDER BY name LIMIT $2;
 
 -- name: target
-SELECT id, name, kind, identity, node_id, probe, registered, last_seen FROM target WHERE name = $1;
+SELECT id, name, kind, identity, node_id, probe, admin, registered, last_seen FROM target WHERE name = $1;
 
 -- name: target_by_id
-SELECT id, name, kind, identity, node_id, probe, registered FROM target WHERE id = $1;
+SELECT id, name, kind, identity, node_id, probe, admin, registered FROM target WHERE id = $1;
 
 -- name: target_of_secret
 -- A Target by its name, if it is known of the Secret.
-SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.registered
+SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered
   FROM target t JOIN delivery d ON d.target_id = t.id WHERE t.name = $1 AND d.secret = $2;
 
 -- name: deliveries_of
 -- What is known of each Secret at these Targets, with the generation that they should serve.
-SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.proved, d.refusal, d.probe_error, d.updated_at, c.generation,
+SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.proved, d.refusal, d.probe_error, d.updated_at, d.proved_by,
+       d.proved_at, d.served, d.stale_since, d.salt, certvoy_now() - d.accepted_at AS accepted_for, c.generation,
        d.registered OR coalesce(d.seen_until > certvoy_now(), false) AS live
   FROM delivery d
   LEFT JOIN LATERAL (
@@ -429,17 +499,21 @@ SELECT target_id, secret, accepted, refused FROM delivery
  WHERE (target_id, secret) IN (SELECT * FROM unnest($1::bigint[], $2::text[])) ORDER BY target_id, secret FOR UPDATE;
 
 -- name: write_deliveries
--- One row a (Target, Secret). An acceptance takes back an older refusal; null means nothing new; seen_for null: no longer
+-- One row a (Target, Secret). Of one generation what was said last counts; null means nothing new; seen_for null: no longer
 -- subscribed, so no longer of the live set unless registered. A name that is nobody's Secret makes no row.
-INSERT INTO delivery AS d (target_id, secret, sent, accepted, refused, refusal, seen_until, updated_at)
-SELECT w.target_id, w.secret, w.sent, w.accepted, w.refused, w.refusal, certvoy_now() + w.seen_for, certvoy_now()
+INSERT INTO delivery AS d (target_id, secret, sent, accepted, accepted_at, refused, refusal, seen_until, updated_at)
+SELECT w.target_id, w.secret, w.sent, w.accepted, CASE WHEN w.accepted IS NOT NULL THEN certvoy_now() END, w.refused, w.refusal,
+       certvoy_now() + w.seen_for, certvoy_now()
   FROM unnest($1::bigint[], $2::text[], $3::int[], $4::int[], $5::int[], $6::text[], $7::interval[])
        AS w (target_id, secret, sent, accepted, refused, refusal, seen_for)
  WHERE EXISTS (SELECT FROM secret s WHERE s.name = w.secret)
  ORDER BY 1, 2
 ON CONFLICT (target_id, secret) DO UPDATE
-   SET sent = coalesce(excluded.sent, d.sent), accepted = coalesce(excluded.accepted, d.accepted),
-       refused = coalesce(excluded.refused, d.refused), refusal = coalesce(excluded.refusal, d.refusal),
+   SET sent = coalesce(excluded.sent, d.sent),
+       accepted = coalesce(excluded.accepted, CASE WHEN d.accepted IS DISTINCT FROM excluded.refused THEN d.accepted END),
+       accepted_at = coalesce(excluded.accepted_at, d.accepted_at),
+       refused = coalesce(excluded.refused, CASE WHEN d.refused IS DISTINCT FROM excluded.accepted THEN d.refused END),
+       refusal = coalesce(excluded.refusal, d.refusal),
        seen_until = coalesce(excluded.seen_until, certvoy_now()), updated_at = certvoy_now();
 
 -- name: refuse_content
@@ -451,24 +525,44 @@ SELECT identity, node_id, secret, version FROM refused_content;
 
 -- name: live_set
 -- Every Target that counts for a Secret now, with what is known of it.
-SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.registered, d.sent, d.accepted, d.refused, d.proved,
-       d.refusal, d.probe_error, d.updated_at
+-- $2: for so much longer one that was seen counts, where nobody could have seen it.
+SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, d.sent, d.accepted, d.refused, d.proved,
+       d.refusal, d.probe_error, d.updated_at, d.proved_by, d.proved_at, d.served, d.stale_since, d.salt,
+       certvoy_now() - d.accepted_at AS accepted_for
   FROM delivery d JOIN target t ON t.id = d.target_id
- WHERE d.secret = $1 AND (d.registered OR d.seen_until > certvoy_now()) ORDER BY t.name;
+ WHERE d.secret = $1 AND (d.registered OR d.seen_until > certvoy_now() - $2::interval) ORDER BY t.name;
 
 -- name: roll_out
 -- The open Rotation of a Secret and the Certificate that its Targets must be proved to serve.
-SELECT r.id, r.cert_id, c.id AS new_cert_id, c.generation, c.fingerprint, s.domains, certvoy_now() - c.issued_at AS age
+SELECT r.id, r.cert_id, r.stage, r.overruled, r.attempts, c.id AS new_cert_id, c.generation, c.fingerprint, c.serial_number,
+       s.domains, s.proof, s.frozen_at IS NOT NULL AS frozen, certvoy_now() - c.issued_at AS age,
+       p.generation AS before_generation, p.fingerprint AS before_fingerprint, p.serial_number AS before_serial_number,
+       p.status AS before_status, p.not_before AS before_not_before, p.not_after AS before_not_after,
+       EXISTS (SELECT FROM revocation v WHERE v.cert_id = p.id
+                  AND (v.at_once OR v.reason = 'keyCompromise' OR v.done_at IS NOT NULL)) AS before_revoked,
+       certvoy_now() AS now
   FROM certrotation r JOIN certificate c ON c.id = r.new_cert_id JOIN secret s ON s.name = r.secret
+  LEFT JOIN certificate p ON p.id = r.cert_id
  WHERE r.secret = $1 AND r.completed_at IS NULL;
 
 -- name: prove_delivery
-UPDATE delivery SET proved = $3, probe_error = NULL, updated_at = certvoy_now()
+UPDATE delivery SET proved = $3, proved_by = $4, proved_at = certvoy_now(), probe_error = NULL, served = NULL, stale_since = NULL,
+       salt = 0, salted_at = NULL, updated_at = certvoy_now()
  WHERE target_id = $1 AND secret = $2 AND coalesce(proved, 0) < $3 RETURNING target_id;
 
--- name: note_probe_error
-UPDATE delivery SET probe_error = $3, updated_at = certvoy_now()
- WHERE target_id = $1 AND secret = $2 AND probe_error IS DISTINCT FROM $3;
+-- name: note_look
+-- Why a Target is not proved, and the leaf that was seen in place of the wanted one; null: none was seen.
+UPDATE delivery SET probe_error = $3, served = coalesce($4, served), updated_at = certvoy_now()
+ WHERE target_id = $1 AND secret = $2 AND (probe_error IS DISTINCT FROM $3 OR served IS DISTINCT FROM coalesce($4, served));
+
+-- name: offer_again
+-- As other bytes, so that the proxy judges them anew.
+UPDATE delivery SET salt = salt + 1, salted_at = certvoy_now() WHERE target_id = $1 AND secret = $2 AND salt = $3
+RETURNING target_id;
+
+-- name: offer_plainly
+-- A new Certificate has other bytes anyway.
+UPDATE delivery SET salt = 0, salted_at = NULL WHERE secret = $1 AND salt > 0;
 
 -- ---------------------------------------------------------------- facts, for metrics
 
@@ -600,13 +694,13 @@ SELECT id AS proxy_id, name AS proxy_name, identity AS proxy_identity, created_a
 -- name: proxies
 -- Envoys and whoever was invited, by name behind ($1, $2): a Target and its proxy in one row, a proxy that has none in its own.
 SELECT * FROM (
-    SELECT t.name, false AS alone, t.id, t.kind, t.identity, t.node_id, t.probe, t.registered, t.last_seen,
+    SELECT t.name, false AS alone, t.id, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.last_seen,
            p.id AS proxy_id, p.name AS proxy_name, p.identity AS proxy_identity,
            p.created_at, p.created_by, p.credential_at, p.credential_until
       FROM target t LEFT JOIN proxy p ON p.identity = t.identity OR (t.identity IS NULL AND p.name = t.name)
      WHERE t.kind = 'envoy'
      UNION ALL
-    SELECT p.name, true, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    SELECT p.name, true, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
            p.id, p.name, p.identity, p.created_at, p.created_by, p.credential_at, p.credential_until
       FROM proxy p
      WHERE NOT EXISTS (SELECT FROM target t WHERE (t.kind = 'envoy' OR t.last_seen IS NOT NULL)

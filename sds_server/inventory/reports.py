@@ -15,7 +15,7 @@ from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.inventory.deliveries import News
 from sds_server.inventory.targets import Live
 from sds_server.lifecycle.states import Event
-from sds_server.model import Identity, TargetId, TargetKind
+from sds_server.model import Identity, Peer, ProvedBy, TargetId, TargetKind
 
 
 class Said(StrEnum):
@@ -72,7 +72,9 @@ async def write(database: Database, report: Report, *, seen_for: timedelta, acto
         )
         await deliveries.mark(tx, [(TargetId(target["id"]), news)], actor=actor)
         proves = report.said is Said.PROVED and target["probe"] is None
-        if proves and await tx.value("prove_delivery", target["id"], report.secret, generation):
+        if proves and await tx.value(
+            "prove_delivery", target["id"], report.secret, generation, ProvedBy.AGENT
+        ):
             await certificates.move(tx, current["id"], Event.CONFIRMED, actor=actor, subject=report.secret)
             await audit.append(
                 tx,
@@ -83,7 +85,7 @@ async def write(database: Database, report: Report, *, seen_for: timedelta, acto
                 detail={
                     "target": target["id"],
                     "generation": generation,
-                    "by": "agent",
+                    "by": ProvedBy.AGENT,
                     "address": report.address,
                 },
             )
@@ -105,7 +107,7 @@ def _check_current(report: Report, current: Row | None) -> None:
 
 async def _target(tx: Transaction, report: Report) -> Row:
     if report.identity is not None:
-        name = deliveries.label(report.target)
+        name = Peer.of(report.identity, report.target).node_id
         known = await deliveries.target_of(tx, report.identity, name, report.kind)
         if known is None:
             raise Conflict(

@@ -1,107 +1,122 @@
-"""Roll-outs: Rotations whose new Certificate is stored, until every Target is proved to serve it.
+"""Roll-outs: Rotations whose new Certificate is stored, until enough Targets are proved or it is taken back.
 
-Every transaction locks the Secret's row first.
+Every transaction locks the Secret's row first. What is done next is `lifecycle.rollout.decide`'s word, asked
+on what the transaction itself reads: a Target that came meanwhile counts.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
-from sds_server.inventory import audit, certificates, feed, rotations, secrets
-from sds_server.inventory.database import Database, Row
+from sds_server.errors import Conflict
+from sds_server.inventory import audit, certificates, feed, freezes, rotations, secrets, targets, voices
+from sds_server.inventory.database import Database, Row, Transaction
+from sds_server.inventory.voices import Before, RollOut
+from sds_server.lifecycle import rollout
+from sds_server.lifecycle.rollout import (
+    Action,
+    Decision,
+    Stage,
+    WayBack,
+)
 from sds_server.lifecycle.states import Event
-from sds_server.model import CertificateId, Outcome, RotationId, SecretName
+from sds_server.model import (
+    CertificateId,
+    Outcome,
+    ProvedBy,
+    RotationId,
+    SecretName,
+    TargetId,
+)
 
-REJECTED_PAUSE: Final = timedelta(minutes=1)
-"""A rejected Certificate cost the CA an order: the next attempt waits, longer each time."""
+NO_GRACE: Final = timedelta(0)
 
-
-@dataclass(frozen=True, slots=True)
-class RollOut:
-    """An open Rotation whose new Certificate is stored: what its Targets must be proved to serve."""
-
-    rotation: RotationId
-    secret: SecretName
-    cert_id: CertificateId | None
-    new_cert_id: CertificateId
-    generation: int
-    fingerprint: str
-    age: timedelta
-    """How long ago the new Certificate was stored, when this was read."""
-
-    domains: tuple[str, ...]
+OVER: Final = Decision(Action.WAIT, "over")
+"""Nothing of the kind is being rolled out any more."""
 
 
 @dataclass(frozen=True, slots=True)
-class RollingOut:
-    """A Rotation whose new Certificate is not yet proved everywhere."""
+class Look:
+    """What a look at a Target showed: the proof, or why there is none and which leaf is served instead."""
 
-    rotation: RotationId
-    secret: SecretName
+    target: TargetId
+    by: ProvedBy | None = None
+    error: str | None = None
+    served: str | None = None
 
 
-async def page(database: Database, *, after: RotationId, limit: int) -> Sequence[RollingOut]:
-    """Return what is being rolled out, oldest first, beginning behind a Rotation and then from the start."""
+async def claim(database: Database, *, every: timedelta, limit: int) -> Sequence[SecretName]:
+    """Return Secrets whose roll-out wants a look, which no other replica takes for ``every``."""
     async with database.transaction() as tx:
-        return [
-            RollingOut(rotation=RotationId(row["id"]), secret=SecretName(row["secret"]))
-            for row in await tx.rows("rolling_out", after, limit)
-        ]
+        return [SecretName(row["secret"]) for row in await tx.rows("claim_looks", every, limit)]
 
 
-async def get(database: Database, secret: str) -> RollOut | None:
-    """Return what the Secret's Targets must be proved to serve; None: nothing is being rolled out."""
+async def get(database: Database, secret: str, *, grace: timedelta = NO_GRACE) -> RollOut | None:
+    """Return what the Secret's Targets must be proved to serve; None: nothing is being rolled out.
+
+    ``grace``: for so much longer a Target counts that was only seen, as nobody could have seen it.
+    """
     async with database.transaction() as tx:
         row = await tx.row("roll_out", secret)
-    return None if row is None else _roll_out(secret, row)
+        return None if row is None else await _roll_out(tx, SecretName(secret), row, grace)
 
 
-async def confirm(
-    database: Database, roll_out: RollOut, *, proved: Iterable[int], actor: str, unobserved: bool = False
-) -> Outcome | None:
-    """Write that these Targets are proved to serve the new Certificate; complete if none is missing.
+async def settle(
+    database: Database,
+    roll_out: RollOut,
+    looks: Iterable[Look] = (),
+    *,
+    known: bool,
+    actor: str,
+    grace: timedelta = NO_GRACE,
+) -> Decision:
+    """Write what was seen, decide what is next, and do it.
 
-    ``unobserved`` says that an empty live set may be believed: the Rotation is then complete, but nobody saw
-    it. The live set is read in this transaction, so a Target that came meanwhile keeps the Rotation open.
-    Returns the outcome, or None while the Rotation stays open.
+    ``known`` says that an empty live set may be believed.
     """
     secret = roll_out.secret
     async with database.transaction() as tx:
         await secrets.lock(tx, secret)
-        now = await tx.row("roll_out", secret)
-        if now is None or now["new_cert_id"] != roll_out.new_cert_id:
-            return None
-        for target in sorted(proved):  # in the order in which `deliveries.write` locks the same rows
-            if await tx.value("prove_delivery", target, secret, roll_out.generation):
-                await certificates.move(
-                    tx, roll_out.new_cert_id, Event.CONFIRMED, actor=actor, subject=secret
-                )
-                await audit.append(
-                    tx,
-                    action="delivery.proved",
-                    actor=actor,
-                    subject=secret,
-                    cert_id=roll_out.new_cert_id,
-                    detail={"target": target, "generation": roll_out.generation, "by": "handshake"},
-                )
-        live = await tx.rows("live_set", secret)
-        if any((row["proved"] or 0) < roll_out.generation for row in live):
-            return None
-        if not live and not unobserved:
-            return None
-        outcome = Outcome.COMPLETED if live else Outcome.COMPLETED_UNOBSERVED
-        await certificates.move(tx, roll_out.new_cert_id, Event.CONFIRMED, actor=actor, subject=secret)
-        await rotations.end(
-            tx,
-            {"id": roll_out.rotation, "cert_id": roll_out.cert_id, "new_cert_id": roll_out.new_cert_id},
-            outcome,
-            Event.COMPLETED,
-            actor=actor,
-            secret=secret,
-        )
-        await feed.tell_secret(tx, secret)
-    return outcome
+        row = await tx.row("roll_out", secret)
+        if row is None or row["new_cert_id"] != roll_out.new_cert_id:
+            return OVER
+        # In the order in which `deliveries.write` locks the same rows.
+        for look in sorted(looks, key=lambda look: look.target):
+            await _write(tx, roll_out, look, actor=actor)
+        now = await _roll_out(tx, secret, row, grace)
+        await _offer_again(tx, now)
+        decision = rollout.decide(voices.situation(row, now, known=known))
+        await _do(tx, row, now, decision, actor=actor)
+        if (
+            decision.action is Action.FAN_OUT
+        ):  # who is left may be nobody: then nobody would say anything more
+            now = replace(now, stage=Stage.FLEET)
+            last = rollout.decide(voices.situation(row, now, known=known))
+            if last.action is Action.COMPLETE:
+                await _do(tx, row, now, last, actor=actor)
+                return last
+    return decision
+
+
+async def begin(
+    tx: Transaction, secret: str, rotation: RotationId, cert_id: CertificateId, *, actor: str
+) -> None:
+    """Choose the canaries of a Certificate that was just stored; without any it is offered to all."""
+    row = await tx.row("roll_out", secret)
+    assert row is not None  # noqa: S101 - stored in this transaction
+    now = await _roll_out(tx, SecretName(secret), row, NO_GRACE)
+    await tx.rows("offer_plainly", secret)
+    if voices.way_back(row) is WayBack.NONE:
+        return
+    situation = voices.situation(row, now, known=True)
+    order = sorted(
+        (voice.target for voice in situation.voices), key=lambda target: voices.rank(cert_id, target)
+    )
+    chosen = rollout.first_canaries(situation.voices, order)
+    if chosen:
+        await tx.rows("to_canaries", rotation)
+        await _ask(tx, now, chosen, "first", actor=actor)
 
 
 async def reject(
@@ -114,35 +129,146 @@ async def reject(
     """
     async with database.transaction() as tx:
         await secrets.lock(tx, secret)
-        row = await tx.row("rotation_of_new", cert_id)
+        return await rotations.take_back(tx, secret, cert_id, error=error, actor=actor)
+
+
+async def roll_back(database: Database, secret: str, *, actor: str) -> RotationId:
+    """Go back to the Certificate before, as an operator wants.
+
+    Raises:
+        NotFound: there is no such Secret.
+        Conflict: nothing is being rolled out, or there is no way back.
+    """
+    async with database.transaction() as tx:
+        await secrets.lock(tx, secret)
+        row = await tx.row("roll_out", secret)
         if row is None:
-            return False
-        await certificates.move(tx, cert_id, Event.REJECTED, actor=actor, subject=secret)
-        if row["cert_id"] is not None:
-            await certificates.move(tx, row["cert_id"], Event.FAILED, actor=actor, subject=secret)
-        pause = REJECTED_PAUSE * max(row["attempts"], 1)
-        await tx.rows("rotation_rejected", row["id"], dict(error), pause)
+            raise Conflict(
+                f"secret {secret}: nothing is being rolled out", hint=f"`certvoy why {secret}` says how it is"
+            )
+        if voices.way_back(row) is WayBack.NONE:
+            raise Conflict(
+                f"secret {secret}: there is no certificate to go back to: {voices.no_way_back(row)}",
+                hint=f"`certvoy rotate {secret}` gets another one",
+            )
+        what = f"{actor} took generation {row['generation']} back"
+        error = {"what": what, "rule": "operator", "hint": f"`certvoy rotate {secret}` tries again at once"}
+        await rotations.take_back(tx, secret, row["new_cert_id"], error=error, actor=actor)
+        return RotationId(row["id"])
+
+
+# What was seen
+
+
+async def _write(tx: Transaction, roll_out: RollOut, look: Look, *, actor: str) -> None:
+    secret, generation = roll_out.secret, roll_out.generation
+    if look.by is None:
+        await tx.rows("note_look", look.target, secret, look.error, look.served)
+    elif await tx.value("prove_delivery", look.target, secret, generation, look.by):
+        await certificates.move(tx, roll_out.new_cert_id, Event.CONFIRMED, actor=actor, subject=secret)
         await audit.append(
             tx,
-            action="rotation.failed",
+            action="delivery.proved",
             actor=actor,
             subject=secret,
-            cert_id=cert_id,
-            detail={"rotation": row["id"], "error": error},
+            cert_id=roll_out.new_cert_id,
+            detail={"target": look.target, "generation": generation, "by": look.by},
         )
-        await feed.tell_secret(tx, secret)
-        await feed.tell_work(tx)
-    return True
 
 
-def _roll_out(secret: str, row: Row) -> RollOut:
+async def _offer_again(tx: Transaction, roll_out: RollOut) -> None:
+    """Offer it as other bytes to who took it and serves the one before: Envoy then judges anew."""
+    again = False
+    for item in roll_out.unproved:
+        if item.salt == 0 and voices.serves_the_one_before(item, roll_out):
+            again |= await tx.value("offer_again", item.target.id, roll_out.secret, item.salt) is not None
+    if again:
+        await feed.tell_secret(tx, roll_out.secret)
+
+
+# What is done
+
+
+async def _do(tx: Transaction, row: Row, roll_out: RollOut, decision: Decision, *, actor: str) -> None:
+    match decision.action:
+        case Action.WAIT:
+            pass
+        case Action.ASK_MORE:
+            await _ask(tx, roll_out, decision.targets, decision.reason, actor=actor)
+            await feed.tell_secret(tx, roll_out.secret)
+        case Action.FAN_OUT:
+            await _fan_out(tx, roll_out, decision.reason, actor=actor)
+        case Action.ROLL_BACK:
+            error = voices.refusals(roll_out, decision)
+            await rotations.take_back(tx, roll_out.secret, roll_out.new_cert_id, error=error, actor=actor)
+        case Action.ASK_OPERATOR:
+            await freezes.freeze_in(
+                tx, roll_out.secret, reason=voices.question(roll_out, decision), actor=actor
+            )
+        case Action.COMPLETE:
+            await _complete(tx, row, roll_out, Outcome.COMPLETED, actor=actor)
+        case Action.COMPLETE_UNOBSERVED:
+            await _complete(tx, row, roll_out, Outcome.COMPLETED_UNOBSERVED, actor=actor)
+
+
+async def _ask(
+    tx: Transaction, roll_out: RollOut, chosen: Sequence[TargetId], reason: str, *, actor: str
+) -> None:
+    await tx.rows("add_canaries", roll_out.rotation, list(chosen))
+    await audit.append(
+        tx,
+        action="rotation.canaries",
+        actor=actor,
+        subject=roll_out.secret,
+        cert_id=roll_out.new_cert_id,
+        detail={"rotation": roll_out.rotation, "reason": reason, "targets": voices.names(roll_out, chosen)},
+    )
+
+
+async def _fan_out(tx: Transaction, roll_out: RollOut, reason: str, *, actor: str) -> None:
+    if await tx.value("fan_out", roll_out.rotation) is None:
+        return
+    await audit.append(
+        tx,
+        action="rotation.fanned_out",
+        actor=actor,
+        subject=roll_out.secret,
+        cert_id=roll_out.new_cert_id,
+        detail={"rotation": roll_out.rotation, "reason": reason},
+    )
+    await feed.tell_secret(tx, roll_out.secret)
+
+
+async def _complete(tx: Transaction, row: Row, roll_out: RollOut, outcome: Outcome, *, actor: str) -> None:
+    await certificates.move(tx, roll_out.new_cert_id, Event.CONFIRMED, actor=actor, subject=roll_out.secret)
+    await rotations.end(
+        tx,
+        row,
+        outcome,
+        Event.COMPLETED,
+        actor=actor,
+        secret=roll_out.secret,
+        evidence=voices.evidence(row, roll_out),
+    )
+    await feed.tell_secret(tx, roll_out.secret)
+
+
+async def _roll_out(tx: Transaction, secret: SecretName, row: Row, grace: timedelta) -> RollOut:
+    asked = await tx.rows("canaries", row["id"])
+    before = row["before_generation"]
     return RollOut(
         rotation=RotationId(row["id"]),
-        secret=SecretName(secret),
-        cert_id=row["cert_id"],
+        secret=secret,
         new_cert_id=CertificateId(row["new_cert_id"]),
         generation=row["generation"],
         fingerprint=row["fingerprint"],
+        serial_number=row["serial_number"],
+        before=None
+        if before is None
+        else Before(before, row["before_fingerprint"], row["before_serial_number"]),
+        stage=Stage(row["stage"]),
         age=row["age"],
         domains=tuple(row["domains"]),
+        asked={TargetId(item["target_id"]): item["asked_for"] for item in asked},
+        live=await targets.live_in(tx, secret, grace=grace),
     )

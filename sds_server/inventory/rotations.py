@@ -1,4 +1,4 @@
-"""Rotations: opened, claimed under a Lease, stored or failed. What is stored is `roll_outs`' to end.
+"""Rotations: opened, claimed under a Lease, failed, taken back, ended. `issuances` stores what they bring.
 
 Every transaction locks the Secret's row first. Every write of a worker quotes its Lease; without one it is
 `StaleLease`.
@@ -12,10 +12,10 @@ from typing import Any
 from sds_server.errors import Conflict, StaleLease
 from sds_server.inventory import audit, certificates, feed, secrets
 from sds_server.inventory.database import Database, Row, Transaction
+from sds_server.lifecycle import rollout
 from sds_server.lifecycle.states import Event
 from sds_server.model import (
     UPLOAD,
-    Certificate,
     CertificateId,
     Lease,
     LeaseNo,
@@ -62,6 +62,15 @@ async def open_in(tx: Transaction, secret: str, *, reason: Reason, actor: str) -
     its turn.
     """
     under_way = await tx.row("open_rotation", secret)
+    if under_way is not None and under_way["new_cert_id"] is not None and under_way["stage"] == "canary":
+        # All but a few have never had it: what they are moved on from is the one before.
+        error = {
+            "what": "another certificate was wanted before the canaries had proved this one",
+            "rule": "superseded",
+            "hint": "nothing to do: the next attempt is under way",
+        }
+        await take_back(tx, secret, under_way["new_cert_id"], error=error, actor=actor)
+        under_way = await tx.row("open_rotation", secret)
     if under_way is not None and under_way["new_cert_id"] is None:
         if reason in {Reason.CHANGED, Reason.UPLOADED}:
             # What a worker has under way is not what is wanted now: another issuer, another type of key.
@@ -167,7 +176,7 @@ async def extend(database: Database, lease: Lease, *, lease_for: timedelta) -> N
     """
     async with database.transaction() as tx:
         if await tx.value("extend_lease", lease.rotation, lease.number, lease_for) is None:
-            raise _stale(lease)
+            raise stale(lease)
 
 
 async def hold(tx: Transaction, lease: Lease) -> Row:
@@ -179,93 +188,8 @@ async def hold(tx: Transaction, lease: Lease) -> Row:
     await secrets.lock(tx, lease.secret)
     row = await tx.row("hold_lease", lease.rotation, lease.number)
     if row is None:
-        raise _stale(lease)
+        raise stale(lease)
     return row
-
-
-async def store(
-    database: Database,
-    lease: Lease,
-    certificate: Certificate,
-    *,
-    spki_sha256: bytes,
-    order_url: str | None,
-    renew_reason: str,
-    actor: str,
-) -> int:
-    """Store the Rotation's new Certificate in one transaction, and return the generation that it became.
-
-    Its ``generation`` and ``status`` are given by the inventory.
-
-    Raises:
-        StaleLease: another worker has the Rotation; nothing was written.
-    """
-    async with database.transaction() as tx:
-        return await store_in(
-            tx,
-            lease,
-            certificate,
-            spki_sha256=spki_sha256,
-            order_url=order_url,
-            renew_reason=renew_reason,
-            actor=actor,
-        )
-
-
-async def store_in(
-    tx: Transaction,
-    lease: Lease,
-    certificate: Certificate,
-    *,
-    spki_sha256: bytes,
-    order_url: str | None,
-    renew_reason: str,
-    actor: str,
-) -> int:
-    """As `store`, in a transaction of the caller's."""
-    secret = await secrets.lock(tx, lease.secret)
-    if secret.domains != certificate.domains:
-        raise StaleLease(f"secret {secret.name}: its names changed while the order was under way")
-    await hold(tx, lease)
-    generation: int = await tx.value(
-        "insert_certificate",
-        certificate.id,
-        certificate.domains[0],
-        list(certificate.domains[1:]),
-        certificate.serial_number,
-        certificate.not_before,
-        certificate.not_after,
-        certificate.fingerprint,
-        certificate.key_ref,
-        certificate.secret,
-        certificate.issuer,
-        certificate.key_id,
-        spki_sha256,
-        order_url,
-        certificate.renew_at,
-        renew_reason,
-    )
-    await tx.rows("insert_chain", certificate.id, certificate.chain_pem.decode())
-    await tx.rows("rotation_stored", lease.rotation, certificate.id)
-    await tx.rows("orders_stored", lease.rotation)
-    await tx.rows("clear_tokens", lease.rotation)
-    await audit.append(
-        tx,
-        action="certificate.issued",
-        actor=actor,
-        subject=lease.secret,
-        cert_id=certificate.id,
-        detail={
-            "rotation": lease.rotation,
-            "generation": generation,
-            "serial_number": certificate.serial_number,
-            "fingerprint": certificate.fingerprint,
-            "not_after": certificate.not_after.isoformat(),
-            "issuer": certificate.issuer,
-        },
-    )
-    await feed.tell_secret(tx, lease.secret)
-    return generation
 
 
 async def fail(
@@ -302,11 +226,52 @@ async def fail(
         )
 
 
+async def take_back(
+    tx: Transaction, secret: str, cert_id: CertificateId, *, error: Mapping[str, Any], actor: str
+) -> bool:
+    """Give up a Certificate that is being rolled out, in a transaction that holds the Secret's lock.
+
+    The one before is current again, and the Rotation tries once more, after a pause. Returns False where the
+    Certificate is no longer being rolled out.
+    """
+    row = await tx.row("rotation_of_new", cert_id)
+    if row is None:
+        return False
+    await certificates.move(tx, cert_id, Event.REJECTED, actor=actor, subject=secret)
+    if row["cert_id"] is not None:
+        await certificates.move(tx, row["cert_id"], Event.FAILED, actor=actor, subject=secret)
+    await tx.rows("rotation_rejected", row["id"], dict(error), rollout.pause(max(row["attempts"], 1)))
+    await tx.rows("forget_canaries", row["id"])
+    await tx.rows("offer_plainly", secret)
+    await audit.append(
+        tx,
+        action="rotation.rolled_back",
+        actor=actor,
+        subject=secret,
+        cert_id=cert_id,
+        detail={"rotation": row["id"], "error": error},
+    )
+    await feed.tell_secret(tx, secret)
+    await feed.tell_work(tx)
+    return True
+
+
 async def end(
-    tx: Transaction, rotation: Row, outcome: Outcome, event: Event, *, actor: str, secret: str
+    tx: Transaction,
+    rotation: Row,
+    outcome: Outcome,
+    event: Event,
+    *,
+    actor: str,
+    secret: str,
+    evidence: Mapping[str, Any] | None = None,
 ) -> None:
-    """Close the Rotation with this outcome; ``event`` happens to the Certificate that it replaced."""
-    await tx.rows("end_rotation", rotation["id"], outcome)
+    """Close the Rotation with this outcome; ``event`` happens to the Certificate that it replaced.
+
+    ``evidence``: what a completion rests on.
+    """
+    await tx.rows("end_rotation", rotation["id"], outcome, None if evidence is None else dict(evidence))
+    await tx.rows("forget_canaries", rotation["id"])
     if rotation["cert_id"] is not None:
         await certificates.move(tx, rotation["cert_id"], event, actor=actor, subject=secret)
     await audit.append(
@@ -315,9 +280,10 @@ async def end(
         actor=actor,
         subject=secret,
         cert_id=rotation["new_cert_id"],
-        detail={"rotation": rotation["id"]},
+        detail={"rotation": rotation["id"]} | ({} if evidence is None else {"evidence": evidence}),
     )
 
 
-def _stale(lease: Lease) -> StaleLease:
+def stale(lease: Lease) -> StaleLease:
+    """Return what a worker is told that has lost its Lease."""
     return StaleLease(f"rotation {lease.rotation}: lease {lease.number} is over")

@@ -7,7 +7,7 @@ from typing import Any
 
 from sds_server.errors import NotFound
 from sds_server.inventory.database import Database, Row, Transaction
-from sds_server.model import CertificateStatus, KeyType, Kind, Secret, SecretName
+from sds_server.model import CertificateStatus, KeyType, Kind, Proof, Secret, SecretName
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,7 @@ def from_row(row: Row) -> Secret:
         domains=tuple(row["domains"]),
         issuer=row["issuer"],
         key_type=KeyType(row["key_type"]),
+        proof=Proof.parse(row["proof"]),
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import asyncpg
@@ -10,7 +10,7 @@ import asyncpg
 from sds_server.errors import CallerError, NotFound
 from sds_server.inventory import audit, secrets
 from sds_server.inventory.database import Database, Row, Transaction
-from sds_server.model import Identity, Target, TargetId, TargetKind
+from sds_server.model import Identity, ProvedBy, Target, TargetId, TargetKind
 
 NAME_BYTES_MAX: Final = 1024
 
@@ -27,6 +27,14 @@ class Live:
     refusal: str | None
     probe_error: str | None
     updated_at: datetime
+    proved_by: ProvedBy | None
+    proved_at: datetime | None
+    served: str | None
+    """The leaf that was seen last in place of the wanted one."""
+
+    stale_since: datetime | None
+    salt: int
+    accepted_for: timedelta | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +69,12 @@ async def register(
     serves: Sequence[str],
     actor: str,
     kind: TargetKind = TargetKind.ENVOY,
+    admin: str | None = None,
 ) -> TargetId:
     """Register a Target, or change the registered or seen one of that name.
 
-    ``probe`` is ``host:port`` of its TLS listener; None leaves what is known of it. ``serves`` names Secrets
+    ``probe`` is ``host:port`` of its TLS listener, ``admin`` that of its Envoy's admin interface; None leaves
+    what is known of it. ``serves`` names Secrets
     that count it in their live set from now on, seen or not; Secrets that it subscribes to count it anyway.
 
     Raises:
@@ -80,7 +90,7 @@ async def register(
         async with database.transaction() as tx:
             for secret in sorted(serves):
                 await secrets.lock(tx, secret)
-            target = TargetId(await tx.value("register_target", name, kind, identity, node_id, probe))
+            target = TargetId(await tx.value("register_target", name, kind, identity, node_id, probe, admin))
             for secret in sorted(serves):
                 await tx.rows("register_delivery", target, secret)
             await audit.append(
@@ -91,6 +101,7 @@ async def register(
                 detail={
                     "kind": kind,
                     "probe": probe,
+                    "admin": admin,
                     "identity": identity,
                     "node_id": node_id,
                     "serves": sorted(serves),
@@ -161,9 +172,9 @@ async def live_set(database: Database, secret: str) -> Sequence[Live]:
         return await live_in(tx, secret)
 
 
-async def live_in(tx: Transaction, secret: str) -> Sequence[Live]:
-    """Return the same, as a transaction that is under way sees it."""
-    return [_live(_target(row), row) for row in await tx.rows("live_set", secret)]
+async def live_in(tx: Transaction, secret: str, *, grace: timedelta = timedelta(0)) -> Sequence[Live]:
+    """Return the same, as a transaction that is under way sees it; for ``grace`` longer where seen only."""
+    return [_live(_target(row), row) for row in await tx.rows("live_set", secret, grace)]
 
 
 def _live(target: Target, row: Row) -> Live:
@@ -176,6 +187,12 @@ def _live(target: Target, row: Row) -> Live:
         refusal=row["refusal"],
         probe_error=row["probe_error"],
         updated_at=row["updated_at"],
+        proved_by=None if row["proved_by"] is None else ProvedBy(row["proved_by"]),
+        proved_at=row["proved_at"],
+        served=row["served"],
+        stale_since=row["stale_since"],
+        salt=row["salt"],
+        accepted_for=row["accepted_for"],
     )
 
 
@@ -188,4 +205,5 @@ def _target(row: Row) -> Target:
         node_id=row["node_id"],
         probe=row["probe"],
         registered=row["registered"],
+        admin=row["admin"],
     )

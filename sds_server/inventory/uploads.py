@@ -7,7 +7,7 @@ from typing import Final
 import asyncpg
 
 from sds_server.errors import Conflict, GateRefused
-from sds_server.inventory import declarations, rotations, sealed_keys, secrets
+from sds_server.inventory import declarations, issuances, rotations, sealed_keys, secrets
 from sds_server.inventory.database import Database, Transaction
 from sds_server.model import Certificate, Reason, SealedKey, Secret
 
@@ -80,7 +80,7 @@ async def _store(
     claim = await rotations.claim_in(tx, rotation, replica=replica, lease_for=LEASE)
     assert claim is not None  # noqa: S101 - we hold the Secret's lock, and nobody has a Lease
     await sealed_keys.insert(tx, key)
-    await rotations.store_in(
+    await issuances.store_in(
         tx,
         claim.lease,
         certificate,

@@ -1,156 +1,236 @@
-"""The prover: a Rotation is complete when a handshake at each Target of the live set shows the new leaf.
+"""The prover: looks what the Targets of a roll-out serve, and has decided what that means.
 
-An ACK is a reason to look, never a proof. A Target that cannot be reached, or serves something else, keeps
-the Rotation open and is named.
+An ACK is a reason to look, never a proof. A proof is a TLS handshake that shows the new leaf, Envoy's own
+statement where only its admin interface is reachable, or an agent's report where nobody else can look.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import timedelta
 from typing import Final
 
 from sds_server.clock import Clock
-from sds_server.errors import CallerError
-from sds_server.inventory import deliveries, roll_outs, targets
+from sds_server.errors import CallerError, CertvoyError
+from sds_server.inventory import roll_outs
 from sds_server.inventory.database import Database
-from sds_server.inventory.roll_outs import RollOut
+from sds_server.inventory.roll_outs import Look
 from sds_server.inventory.targets import Live
+from sds_server.inventory.voices import RollOut
+from sds_server.lifecycle.rollout import Action, Decision
 from sds_server.log import get
-from sds_server.model import Outcome, RotationId, TargetId, TargetKind
+from sds_server.model import Outcome, ProvedBy, TargetKind
+from sds_server.targets.certs import loaded_serials
 from sds_server.targets.probe import ProbeFailed, covered, served_fingerprint
 
 AT_ONCE: Final = 64
-"""Probes in flight; each is a full handshake."""
+"""Looks in flight, of each of the two ways in; each is a full handshake."""
 
 SECRETS_A_STEP: Final = 100
-"""The next step begins behind the last of them, so that Rotations that stay open hide no later one."""
 
-NO_ROTATION: Final = RotationId(0)
+SOON_S: Final = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.46)
+"""After an ACK Envoy's workers take some milliseconds to switch: look again so soon. In all a little more
+than `rollout.SWITCHING`, so that the last look tells who serves the one before all the same."""
 
-SOON_S: Final = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
-"""After an ACK Envoy's workers take some milliseconds to switch: look again so soon before the next step."""
+SIGHT: Final = timedelta(hours=24)
+"""Who was seen within this time before we started may still be there: nobody looked."""
 
 NO_ADDRESS: Final = "no address to probe: `certvoy targets add NAME --probe HOST:PORT`"
 NOT_REPORTED: Final = "its agent has not reported it as proved, and there is no address to probe"
+
+ENDED: Final = {
+    Action.COMPLETE: Outcome.COMPLETED,
+    Action.COMPLETE_UNOBSERVED: Outcome.COMPLETED_UNOBSERVED,
+}
 
 _log = get("prover")
 
 
 class Prover:
-    """Probes what is being rolled out and completes what is proved."""
+    """Looks at what is being rolled out: `hear` at what some Target said, `step` at all, now and then."""
 
-    def __init__(self, *, database: Database, settle: timedelta, clock: Clock, actor: str) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        settle: timedelta,
+        clock: Clock,
+        actor: str,
+        every: timedelta = timedelta(0),
+    ) -> None:
+        """``every``: how often `step` looks at one roll-out, on all replicas together."""
         self._database = database
         self._settle_s = settle.total_seconds()
         self._clock = clock
         self._actor = actor
-        self._started = clock.monotonic()
-        self._probes = asyncio.Semaphore(AT_ONCE)
-        self._accepted: set[str] = set()
-        self._after = NO_ROTATION
+        self._every = every
+        self._sighted_at = clock.monotonic()
+        self._blind_from: float | None = None
+        self._well_at = clock.monotonic()
+        self._hearing, self._polling = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(AT_ONCE)
+        self._said: set[str] = set()
         self.on_hint: Callable[[], None] = lambda: None
         self.on_look: Callable[[str], None] = lambda _result: None
         self.on_proof: Callable[[float], None] = lambda _seconds: None
         self.on_end: Callable[[Outcome], None] = lambda _outcome: None
 
-    def accepted(self, secret: str) -> None:
-        """Some Target has accepted a new Certificate: look at once."""
-        self._accepted.add(secret)
+    def said(self, secret: str) -> None:
+        """Some Target has accepted or refused a new Certificate: look at once."""
+        self._said.add(secret)
         self.on_hint()
 
-    async def step(self) -> None:
-        """Look at every Rotation that is being rolled out.
+    async def hear(self) -> None:
+        """Look at the roll-outs of which a Target said something.
 
         Raises:
             Unavailable: the database does not answer.
         """
-        accepted, self._accepted = self._accepted, set()
-        found = await roll_outs.page(self._database, after=self._after, limit=SECRETS_A_STEP)
-        self._after = found[-1].rotation if found else NO_ROTATION
-        others = [item.secret for item in found if item.secret not in accepted]
-        # All at once, and each to its end: a Target that answers nobody keeps no other Secret waiting.
-        results = await asyncio.gather(
-            *(self.prove(secret, soon=True) for secret in sorted(accepted)),
-            *(self.prove(secret) for secret in others),
-            return_exceptions=True,
-        )
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        said, self._said = self._said, set()
+        await self._all(self.prove(secret, soon=True) for secret in sorted(said))
 
-    async def prove(self, secret: str, *, soon: bool = False) -> Outcome | None:
-        """Probe the Targets of one Secret that are not proved yet; None: its Rotation stays open.
+    async def step(self) -> None:
+        """Look at every roll-out that no replica has looked at lately.
 
-        ``soon``: a Target has just accepted, so that one which still shows the old leaf is worth another look
-        at once.
+        Raises:
+            Unavailable: the database does not answer.
         """
-        roll_out = await roll_outs.get(self._database, secret)
+        try:
+            while found := await roll_outs.claim(self._database, every=self._every, limit=SECRETS_A_STEP):
+                # All at once, and each to its end: a Target that answers nobody keeps no other waiting.
+                await self._all(self.prove(secret) for secret in found)
+                if len(found) < SECRETS_A_STEP:
+                    break
+        except CertvoyError:
+            self._blind()
+            raise
+        self._sees()
+
+    async def prove(self, secret: str, *, soon: bool = False) -> Decision | None:
+        """Look at the Targets of one Secret that are not proved yet; None: nothing is being rolled out.
+
+        ``soon``: a Target has just said something, so that one which still shows the old leaf is worth
+        another look at once.
+        """
+        grace = self._grace
+        roll_out = await roll_outs.get(self._database, secret, grace=grace)
         if roll_out is None:
             return None
         read_at = self._clock.monotonic()
-        live = await targets.live_set(self._database, secret)
-        missing = [target for target in live if (target.proved or 0) < roll_out.generation]
         async with asyncio.TaskGroup() as group:
-            looks = {
-                item.target.id: group.create_task(self._look(roll_out, item, soon=soon)) for item in missing
-            }
-        errors = {target: error for target, look in looks.items() if (error := look.result()) is not None}
-        await self._note(roll_out, errors)
-        proved = [target for target in looks if target not in errors]
-        outcome = await roll_outs.confirm(
-            self._database,
-            roll_out,
-            proved=proved,
-            actor=self._actor,
-            unobserved=self._settled,
+            tasks = [group.create_task(self._look(roll_out, item, soon=soon)) for item in roll_out.unproved]
+        looks = [task.result() for task in tasks]
+        decision = await roll_outs.settle(
+            self._database, roll_out, looks, known=self._settled, grace=grace, actor=self._actor
         )
-        for _ in proved:
-            self.on_proof(roll_out.age.total_seconds() + self._clock.monotonic() - read_at)
-        if outcome is not None:
-            self.on_end(outcome)
-            _log.info(
-                "rotation.ended",
-                secret=secret,
-                outcome=outcome,
-                rotation=roll_out.rotation,
-                generation=roll_out.generation,
-            )
-        return outcome
+        for look in looks:
+            if look.by is not None:
+                self.on_proof(roll_out.age.total_seconds() + self._clock.monotonic() - read_at)
+            else:
+                _log.debug("delivery.unproved", secret=secret, target=look.target, error=look.error)
+        self._tell(roll_out, decision)
+        return decision
+
+    # How much we know
 
     @property
     def _settled(self) -> bool:
         """Whether a live set that is empty may be believed: proxies have had time to come back to us."""
-        return self._clock.monotonic() - self._started >= self._settle_s
+        return self._clock.monotonic() - self._sighted_at >= self._settle_s
 
-    async def _look(self, roll_out: RollOut, item: Live, *, soon: bool) -> str | None:
-        """Return why the Target is not proved; None: it is."""
-        if item.target.probe is None:
+    @property
+    def _grace(self) -> timedelta:
+        """For how much longer a Target counts that was only seen: as long as nobody could have seen it."""
+        if self._settled:
+            return timedelta(0)
+        if self._blind_from is None:
+            return SIGHT
+        return timedelta(seconds=self._clock.monotonic() - self._blind_from)
+
+    def _blind(self) -> None:
+        if self._blind_from is None or self._settled:
+            self._blind_from = self._well_at
+        self._sighted_at = self._clock.monotonic()
+
+    def _sees(self) -> None:
+        self._well_at = self._clock.monotonic()
+
+    # The looks
+
+    async def _look(self, roll_out: RollOut, item: Live, *, soon: bool) -> Look:
+        """Look at one Target until it is proved, or it is not worth another look now."""
+        target = item.target
+        look = Look(target.id, error=NO_ADDRESS if target.kind is TargetKind.ENVOY else NOT_REPORTED)
+        if target.probe is None and target.admin is None:
             self.on_look("unprobed")
-            return NO_ADDRESS if item.target.kind is TargetKind.ENVOY else NOT_REPORTED
-        error: str | None = None
+            return look
         for pause_s in (*(SOON_S if soon else ()), None):
-            async with self._probes:
-                error = await self._handshakes(roll_out, item.target.probe)
-            if error is None or pause_s is None:
+            async with self._hearing if soon else self._polling:
+                if target.probe is not None:
+                    look = await self._handshakes(roll_out, item, target.probe)
+                elif target.admin is not None:
+                    look = await self._statement(roll_out, item, target.admin)
+            if look.by is not None or pause_s is None:
                 break
             await self._clock.sleep(pause_s)
-        return error
+        return look
 
-    async def _handshakes(self, roll_out: RollOut, address: str) -> str | None:
+    async def _handshakes(self, roll_out: RollOut, item: Live, address: str) -> Look:
+        """Ask for each name, with a fresh session."""
         for domain in roll_out.domains:
             try:
                 fingerprint = await served_fingerprint(address, covered(domain))
             except (ProbeFailed, CallerError) as e:
                 self.on_look("failed")
-                return str(e)
+                return Look(item.target.id, error=str(e))
             if fingerprint != roll_out.fingerprint:
                 self.on_look("different")
                 served, wanted = fingerprint[:16], roll_out.fingerprint[:16]
-                return f"{address} serves {served}... for {domain}, not {wanted}..."
+                error = f"{address} serves {served}... for {domain}, not {wanted}..."
+                return Look(item.target.id, error=error, served=fingerprint)
         self.on_look("proved")
-        return None
+        return Look(item.target.id, by=ProvedBy.HANDSHAKE)
 
-    async def _note(self, roll_out: RollOut, errors: Mapping[TargetId, str]) -> None:
-        for target, error in errors.items():
-            await deliveries.note_probe_error(self._database, target, roll_out.secret, error)
-            _log.debug("delivery.unproved", secret=roll_out.secret, target=target, error=error)
+    async def _statement(self, roll_out: RollOut, item: Live, address: str) -> Look:
+        """Ask Envoy: the new one is loaded, and the one before is not."""
+        try:
+            serials = await loaded_serials(address)
+        except (ProbeFailed, CallerError) as e:
+            self.on_look("failed")
+            return Look(item.target.id, error=str(e))
+        before = roll_out.before
+        if before is not None and int(before.serial_number, 16) in serials:
+            self.on_look("different")
+            error = f"{address}/certs: generation {before.generation} is loaded still"
+            return Look(item.target.id, error=error, served=before.fingerprint)
+        if int(roll_out.serial_number, 16) not in serials:
+            self.on_look("different")
+            return Look(
+                item.target.id, error=f"{address}/certs: generation {roll_out.generation} is not loaded"
+            )
+        self.on_look("proved")
+        return Look(item.target.id, by=ProvedBy.CERTS)
+
+    # Around
+
+    async def _all(self, looking: Iterable[Coroutine[object, object, object]]) -> None:
+        for result in await asyncio.gather(*looking, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    def _tell(self, roll_out: RollOut, decision: Decision) -> None:
+        told = {
+            "secret": roll_out.secret,
+            "rotation": roll_out.rotation,
+            "generation": roll_out.generation,
+            "reason": decision.reason,
+        }
+        if (outcome := ENDED.get(decision.action)) is not None:
+            self.on_end(outcome)
+            _log.info("rotation.ended", outcome=outcome, **told)
+        elif decision.action is Action.ROLL_BACK:
+            _log.error("rotation.rolled_back", targets=decision.targets, **told)
+        elif decision.action is Action.ASK_OPERATOR:
+            _log.error("rotation.frozen", targets=decision.targets, **told)
+        elif decision.action is Action.FAN_OUT:
+            _log.info("rotation.fanned_out", **told)
+        elif decision.action is Action.ASK_MORE:
+            _log.warning("rotation.canaries_asked", targets=decision.targets, **told)

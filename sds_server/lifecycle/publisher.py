@@ -2,10 +2,11 @@
 
 Load, open the sealed key, ask the content gate, encode once, publish. A Certificate that the gate refuses
 never leaves: what was served before stays, and the Rotation that brought it goes back to work with the
-reason.
+reason. While a new one is for canaries only, all others are offered the one before.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
@@ -13,9 +14,10 @@ from acme_engine import keys
 from sds_server.clock import Clock
 from sds_server.errors import CustodyError, GateRefused
 from sds_server.gate import check_pair
-from sds_server.inventory import certificates, roll_outs
+from sds_server.inventory import certificates, offers, roll_outs
 from sds_server.inventory.certificates import Pair
 from sds_server.inventory.database import Database
+from sds_server.inventory.offers import Offer
 from sds_server.keys.kms import Sealer
 from sds_server.log import get
 from sds_server.model import CertificateId
@@ -50,7 +52,8 @@ class Publisher:
         self._clock = clock
         self._actor = actor
         self._wanted: set[str] = set()
-        self._published: dict[str, CertificateId] = {}
+        self._published: dict[str, Offer] = {}
+        self._encoded: dict[str, dict[CertificateId, Resource]] = {}  # what is published, and what will be
         self._refused: dict[str, CertificateId] = {}
         self._held_back: dict[str, CertificateId] = {}
         self.on_published: Callable[[Resource], None] = lambda _resource: None
@@ -68,33 +71,34 @@ class Publisher:
         """
         horizon = self._clock.monotonic() - FORGET_AFTER.total_seconds()
         for name in self._catalog.forget_idle(before=horizon):
-            self._published.pop(name, None)
+            self._forget(name)
         known = sorted(self._catalog.known | self._wanted)
         for names in (known[start : start + BATCH] for start in range(0, len(known), BATCH)):
             await self._refresh(names)
             self._wanted.difference_update(names)
 
     async def _refresh(self, names: Iterable[str]) -> None:
-        served = await certificates.served(self._database, names)
+        offered = await offers.of(self._database, names)
         entries: dict[str, Entry] = {}
-        changed: list[CertificateId] = []
+        changed: dict[str, Offer] = {}
         for name in names:
-            now = served.get(name)
-            if now is None:
+            offer = offered.get(name)
+            if offer is None:
                 entries[name] = ABSENT
-                self._published.pop(name, None)
-            elif now.cert_id is None:
+                self._forget(name)
+            elif offer.cert_id is None:
                 entries[name] = PENDING
-                self._published.pop(name, None)
-            elif now.cert_id not in {self._published.get(name), self._refused.get(name)}:
-                changed.append(now.cert_id)
+                self._forget(name)
+            elif offer != self._published.get(name) and offer.cert_id != self._refused.get(name):
+                changed[name] = offer
         if entries:
             self._catalog.publish(entries)
         if changed:
             await self._load(changed)
 
-    async def _load(self, cert_ids: Sequence[CertificateId]) -> None:
-        for pair in await certificates.pairs(self._database, cert_ids):
+    async def _load(self, changed: Mapping[str, Offer]) -> None:
+        missing = self._missing(changed)
+        for pair in await certificates.pairs(self._database, missing) if missing else ():
             try:
                 resource = await self._encode(pair)
             except GateRefused as e:
@@ -110,15 +114,52 @@ class Publisher:
                     "key.unopened", secret=pair.certificate.secret, key_ref=pair.key.key_ref, error=str(e)
                 )
             else:
-                self.on_published(resource)
-                self._catalog.publish({resource.name: resource})
-                self._published[resource.name] = pair.certificate.id
-                _log.info(
-                    "certificate.published",
-                    secret=resource.name,
-                    generation=resource.generation,
-                    version=resource.version,
-                )
+                self._encoded.setdefault(resource.name, {})[pair.certificate.id] = resource
+        for name, offer in changed.items():
+            self._publish(name, offer)
+
+    def _missing(self, changed: Mapping[str, Offer]) -> list[CertificateId]:
+        """Return the Certificates that are offered and not encoded yet."""
+        return [
+            cert_id
+            for name, offer in changed.items()
+            for cert_id in (offer.cert_id, offer.before)
+            if cert_id is not None and cert_id not in self._encoded.get(name, {})
+        ]
+
+    def _publish(self, name: str, offer: Offer) -> None:
+        """Put into the Catalog what is offered; what could not be encoded leaves what is there."""
+        encoded = self._encoded.get(name, {})
+        wanted = [cert_id for cert_id in (offer.cert_id, offer.before) if cert_id is not None]
+        if any(cert_id not in encoded for cert_id in wanted):
+            return
+        new, for_all = encoded[wanted[0]], encoded[wanted[-1]]
+        exceptions = dict.fromkeys(offer.canaries, new) if offer.before is not None else {}
+        for peer, salt in offer.salted.items():
+            exceptions[peer] = self._salted(exceptions.get(peer, for_all), salt)
+        before = self._published.get(name)
+        if before is None or before.cert_id != offer.cert_id:
+            self.on_published(new)
+            _log.info(
+                "certificate.published",
+                secret=name,
+                generation=new.generation,
+                version=new.version,
+                canaries=len(offer.canaries),
+            )
+        self._catalog.offer(name, for_all, exceptions)
+        self._published[name] = offer
+        self._encoded[name] = {cert_id: encoded[cert_id] for cert_id in wanted}
+
+    def _salted(self, resource: Resource, salt: int) -> Resource:
+        """Return the same Certificate as other bytes: Envoy judges anew what it has not seen."""
+        chain, key = codec.chain_and_key(resource.body)
+        body = codec.tls_certificate(resource.name, chain + b"\n" * salt, key)
+        return replace(resource, body=body, version=codec.version(self._version_key, body))
+
+    def _forget(self, name: str) -> None:
+        self._published.pop(name, None)
+        self._encoded.pop(name, None)
 
     async def _encode(self, pair: Pair) -> Resource:
         certificate = pair.certificate

@@ -95,7 +95,9 @@ class Recorder:
 
     def accepted(self, peer: PeerNode, name: str, version: str, generation: int) -> None:  # noqa: ARG002
         """The peer said yes."""
-        self._note(peer, name, accepted=generation)
+        # Of one generation what was said last counts: the same as other bytes may be taken after all.
+        refused = self._notes.get((peer, name), _Note()).refused
+        self._note(peer, name, accepted=generation, refused=None if refused == generation else refused)
 
     def refused(self, peer: PeerNode, name: str, version: str, generation: int, detail: str) -> None:
         """The peer said no; the content is never sent to it again."""
@@ -107,7 +109,13 @@ class Recorder:
             else (*last.refused_before, last.refused_version)
         )
         self._note(
-            peer, name, refused=generation, refusal=detail, refused_version=version, refused_before=before
+            peer,
+            name,
+            accepted=None if last.accepted == generation else last.accepted,
+            refused=generation,
+            refusal=detail,
+            refused_version=version,
+            refused_before=before,
         )
 
     def denied(self, peer: PeerNode, name: str) -> None:
@@ -146,7 +154,7 @@ class Recorder:
             for key, note in batch.items():
                 if self._notes.get(key) == note:
                     del self._notes[key]
-                if note.accepted is not None:
+                if note.accepted is not None or note.refused is not None:
                     self._on_written(key[1])
 
     def _refresh(self) -> None:
@@ -174,7 +182,7 @@ class Recorder:
         )
 
     def _note(
-        self, peer: PeerNode, name: str, *, wanted: bool = True, **news: int | str | tuple[str, ...]
+        self, peer: PeerNode, name: str, *, wanted: bool = True, **news: int | str | tuple[str, ...] | None
     ) -> None:
         before = self._notes.get((peer, name), _Note())
         self._notes[peer, name] = replace(before, wanted=wanted, **news)  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from sds_server.clock import Clock
 from sds_server.crashpoint import crashpoint
 from sds_server.errors import CertvoyError, CustodyError, GateRefused, StaleLease
 from sds_server.gate import check_pair
-from sds_server.inventory import certificates, orders, rotations, secrets
+from sds_server.inventory import certificates, issuances, orders, rotations, secrets
 from sds_server.inventory.database import Database
 from sds_server.inventory.orders import Order, OrderState
 from sds_server.inventory.rotations import Claim
@@ -214,7 +214,7 @@ class Worker:
             not_before=chain.not_before, not_after=chain.not_after, jitter=_jitter(cert_id)
         )
         crashpoint("certificate.checked")
-        generation = await rotations.store(
+        generation = await issuances.store(
             self._database,
             claim.lease,
             Certificate(

@@ -5,6 +5,9 @@ goes live in 0.4 s instead of waiting 15 s); PENDING (known, nothing issued yet)
 stays silent, because an empty answer from a replica that has not read its inventory would take secrets from a
 whole fleet).
 
+Some peers can be offered another Resource than all others: canaries get a new Certificate first, and a proxy
+that serves something else than it took gets the same one as other bytes.
+
 Names are loaded when somebody watches them and kept in memory, so that serving needs neither database nor
 KMS. A name that nobody watches any more is kept for a while (a proxy that restarts while the database is down
 still gets its last version) and then forgotten, its key with it. There is no snapshot of all names: one
@@ -15,6 +18,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
+
+from sds_server.model import Peer
 
 
 class Missing(Enum):
@@ -43,6 +48,9 @@ class Resource:
 
 
 Entry = Resource | Missing
+Exceptions = Mapping[Peer, Resource]
+"""What some peers are offered in place of the Entry."""
+
 View = Callable[[str], Entry | None]
 """What one peer may see of a name now; None: not loaded, say nothing."""
 
@@ -60,20 +68,33 @@ class Catalog:
     def __init__(self, *, on_want: Callable[[str], None] | None = None) -> None:
         self.on_want = on_want
         self._entries: dict[str, Entry] = {}
+        self._exceptions: dict[str, Exceptions] = {}
         self._watchers: dict[str, set[Wake]] = {}
         self._idle_since: dict[str, float] = {}
 
-    def look(self, name: str) -> Entry | None:
-        """Return what is known of the name; None: not loaded."""
+    def look(self, name: str, peer: Peer | None = None) -> Entry | None:
+        """Return what this peer is offered under the name; None: not loaded."""
+        exceptions = self._exceptions.get(name)
+        if exceptions and peer is not None and (resource := exceptions.get(peer)) is not None:
+            return resource
         return self._entries.get(name)
 
     def publish(self, entries: Mapping[str, Entry]) -> None:
-        """Take in new values and wake the streams that watch a name whose value changed."""
+        """Take in new values, the same for all peers, and wake the streams that watch what changed."""
         for name, entry in entries.items():
-            if self._entries.get(name) != entry:
-                self._entries[name] = entry
-                for wake in tuple(self._watchers.get(name, ())):
-                    wake(name)
+            self.offer(name, entry, {})
+
+    def offer(self, name: str, entry: Entry, exceptions: Exceptions) -> None:
+        """Take in a new value with its exceptions; an equal one wakes nobody."""
+        if self._entries.get(name) == entry and self._exceptions.get(name, {}) == exceptions:
+            return
+        self._entries[name] = entry
+        if exceptions:
+            self._exceptions[name] = exceptions
+        else:
+            self._exceptions.pop(name, None)
+        for wake in tuple(self._watchers.get(name, ())):
+            wake(name)
 
     def watch(self, names: Iterable[str], wake: Wake) -> None:
         """Call ``wake`` whenever one of the names changes, until `unwatch`."""
@@ -100,6 +121,7 @@ class Catalog:
         for name in forgotten:
             del self._idle_since[name]
             self._entries.pop(name, None)
+            self._exceptions.pop(name, None)
         return forgotten
 
     @property

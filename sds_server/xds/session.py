@@ -20,7 +20,7 @@ from typing import Final, Protocol, assert_never
 
 from sds_server.clock import Clock
 from sds_server.log import Logger, get
-from sds_server.model import Identity, TargetKind
+from sds_server.model import Identity, Peer, TargetKind
 from sds_server.xds import codec
 from sds_server.xds.catalog import ABSENT, Catalog, Entry, Resource
 from sds_server.xds.stream import (
@@ -51,6 +51,11 @@ class PeerNode:
     identity: Identity
     node_id: str
     kind: TargetKind = TargetKind.ENVOY
+
+    @property
+    def peer(self) -> Peer:
+        """Who it is to the inventory, and so to whoever decides what it is offered."""
+        return Peer.of(self.identity, self.node_id)
 
 
 class Observer(Protocol):
@@ -319,7 +324,7 @@ class Session:
         if name not in self._watched:
             self._watched.add(name)
             self._service.catalog.watch([name], self._changed)
-        return self._service.catalog.look(name)
+        return self._service.catalog.look(name, self._peer.peer)
 
     def _unwatch(self, name: str) -> None:
         if name in self._watched:

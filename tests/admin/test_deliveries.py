@@ -27,7 +27,7 @@ def told():
 @pytest.fixture
 async def api(database, tmp_path, told):
     grants = [Grant(EDGE, ("www", "nowhere")), Grant(OTHER, ("www",))]
-    async with serving(database, tmp_path, grants=grants, on_accepted=told.append) as running:
+    async with serving(database, tmp_path, grants=grants, on_said=told.append) as running:
         yield running
 
 

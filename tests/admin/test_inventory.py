@@ -7,6 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from sds_server.inventory import roll_outs
+from tests.support.roll_outs import confirm
 
 
 async def fill(issuances, names):
@@ -75,7 +76,7 @@ async def test_an_id_that_no_certificate_has_is_not_found(api, number):
 
 async def test_what_was_done_is_told_newest_first_with_who_did_it(api, issuances):
     await fill(issuances, ["a", "b"])
-    await roll_outs.confirm(
+    await confirm(
         api.database, await roll_outs.get(api.database, "a"), proved=[], actor="person:alice", unobserved=True
     )
 

@@ -4,6 +4,7 @@ import pytest
 
 from sds_server.inventory import revocations, roll_outs
 from sds_server.model import Scope
+from tests.support.roll_outs import confirm
 
 PATH = "/v1/secrets/www/revocations"
 
@@ -13,7 +14,7 @@ async def served(api, issuances):
     """Generation 1 of www, active."""
     certificate = await issuances.issue(await issuances.declare())
     roll_out = await roll_outs.get(api.database, "www")
-    await roll_outs.confirm(api.database, roll_out, proved=[], actor="r", unobserved=True)
+    await confirm(api.database, roll_out, proved=[], actor="r", unobserved=True)
     return certificate
 
 

@@ -8,6 +8,7 @@ import pytest
 from sds_server.inventory import deliveries, roll_outs
 from sds_server.inventory.deliveries import News
 from sds_server.model import Identity
+from tests.support.roll_outs import confirm
 
 EDGE = Identity("spiffe://example.test/edge")
 
@@ -19,7 +20,7 @@ def news(**more):
 
 async def complete(api):
     roll_out = await roll_outs.get(api.database, "www")
-    await roll_outs.confirm(api.database, roll_out, proved=[], actor="test", unobserved=True)
+    await confirm(api.database, roll_out, proved=[], actor="test", unobserved=True)
 
 
 async def test_a_rotation_is_opened_where_it_can_be_followed(api, issuances):

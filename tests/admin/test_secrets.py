@@ -6,6 +6,7 @@ import io
 import pytest
 
 from sds_server.inventory import roll_outs
+from tests.support.roll_outs import confirm
 
 WWW = {"domains": ["www.example.test"], "issuer": "internal"}
 
@@ -116,7 +117,7 @@ async def test_what_is_served_and_proved_is_said_with_its_reasons(api, issuances
 
     rolling_out = await api.local("GET", "/v1/secrets/www")
     roll_out = await roll_outs.get(api.database, "www")
-    await roll_outs.confirm(api.database, roll_out, proved=[], actor="test", unobserved=True)
+    await confirm(api.database, roll_out, proved=[], actor="test", unobserved=True)
     complete = await api.local("GET", "/v1/secrets/www")
 
     assert certificate.fingerprint == rolling_out.json["certificate"]["fingerprint"]

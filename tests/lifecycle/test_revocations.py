@@ -19,6 +19,7 @@ from sds_server.model import CertificateStatus, Reason, RevocationReason
 from tests.support.clocks import TurnedClock
 from tests.support.databases import turn_clock
 from tests.support.fakes import CuttableDatabase
+from tests.support.roll_outs import confirm
 
 ISSUER = Issuer(
     name="internal",
@@ -114,7 +115,7 @@ def want(database):
 
 async def complete(database, secret="www"):
     roll_out = await roll_outs.get(database, secret)
-    await roll_outs.confirm(database, roll_out, proved=[], actor="r", unobserved=True)
+    await confirm(database, roll_out, proved=[], actor="r", unobserved=True)
 
 
 async def status(database, certificate):

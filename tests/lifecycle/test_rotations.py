@@ -20,6 +20,7 @@ from sds_server.lifecycle.states import TRANSITIONS, Event, after, allows
 from sds_server.model import CertificateStatus, Identity, Outcome, Reason
 from tests.support.databases import turn_clock
 from tests.support.issuances import LEASE, secret
+from tests.support.roll_outs import confirm
 
 PEER = Identity("spiffe://example.test/edge-1")
 
@@ -179,11 +180,9 @@ async def test_a_rotation_is_complete_when_every_target_is_proved(issuances, sql
     await issuances.issue(declared)
     roll_out = await roll_outs.get(issuances.database, "www")
 
-    assert await roll_outs.confirm(issuances.database, roll_out, proved=[one], actor="replica:a") is None
+    assert await confirm(issuances.database, roll_out, proved=[one], actor="replica:a") is None
     assert [(1, "active")] == await statuses(sql)
-    assert Outcome.COMPLETED == await roll_outs.confirm(
-        issuances.database, roll_out, proved=[two], actor="replica:a"
-    )
+    assert Outcome.COMPLETED == await confirm(issuances.database, roll_out, proved=[two], actor="replica:a")
     assert 2 == (await actions(sql)).count("delivery.proved")
 
 
@@ -197,7 +196,7 @@ async def test_the_old_certificate_is_replaced_in_the_transaction_that_completes
         await issuances.issue(declared)
         roll_out = await roll_outs.get(issuances.database, "www")
         before = await statuses(sql)
-        await roll_outs.confirm(issuances.database, roll_out, proved=[target], actor="replica:a")
+        await confirm(issuances.database, roll_out, proved=[target], actor="replica:a")
 
     assert [(1, "rotating"), (2, "issued")] == before
     assert [(1, "replaced"), (2, "active")] == await statuses(sql)
@@ -208,8 +207,8 @@ async def test_an_empty_live_set_completes_only_where_it_may_be_believed(issuanc
     await issuances.issue(declared)
     roll_out = await roll_outs.get(issuances.database, "www")
 
-    assert await roll_outs.confirm(issuances.database, roll_out, proved=[], actor="replica:a") is None
-    assert Outcome.COMPLETED_UNOBSERVED == await roll_outs.confirm(
+    assert await confirm(issuances.database, roll_out, proved=[], actor="replica:a") is None
+    assert Outcome.COMPLETED_UNOBSERVED == await confirm(
         issuances.database, roll_out, proved=[], actor="replica:a", unobserved=True
     )
 
@@ -220,11 +219,9 @@ async def test_a_target_that_was_seen_counts_until_it_is_unseen_for_long(issuanc
     await deliveries.write(issuances.database, [news("www", sent=1, accepted=1)], actor="replica:a")
     roll_out = await roll_outs.get(issuances.database, "www")
 
-    assert (
-        await roll_outs.confirm(issuances.database, roll_out, proved=[], actor="r", unobserved=True) is None
-    )
+    assert await confirm(issuances.database, roll_out, proved=[], actor="r", unobserved=True) is None
     await turn_clock(sql, timedelta(minutes=11))
-    assert Outcome.COMPLETED_UNOBSERVED == await roll_outs.confirm(
+    assert Outcome.COMPLETED_UNOBSERVED == await confirm(
         issuances.database, roll_out, proved=[], actor="r", unobserved=True
     )
 

@@ -9,6 +9,7 @@ from sds_server.inventory.tokens import RotationTokens, Tokens
 from sds_server.lifecycle.scheduler import Scheduler
 from sds_server.model import Reason
 from tests.support.databases import turn_clock
+from tests.support.roll_outs import confirm
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ async def open_rotations(sql):
 async def complete(issuances, secret="www"):
     """Nobody serves it: the rotation ends unobserved."""
     roll_out = await roll_outs.get(issuances.database, secret)
-    await roll_outs.confirm(issuances.database, roll_out, proved=[], actor="r", unobserved=True)
+    await confirm(issuances.database, roll_out, proved=[], actor="r", unobserved=True)
 
 
 async def test_a_renewal_is_opened_when_it_is_due_and_not_before(issuances, scheduler, sql):

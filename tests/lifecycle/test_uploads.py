@@ -26,6 +26,7 @@ from sds_server.model import CertificateStatus, Reason, RevocationReason
 from tests.support.databases import turn_clock
 from tests.support.issuances import secret
 from tests.support.pki import authority, cert_pem, key_pem, new_key
+from tests.support.roll_outs import confirm
 
 NAMES = ("www.example.test", "example.test")
 ROOT = authority("Bought root")
@@ -53,7 +54,7 @@ def put(uploads):
 
 async def complete(database, name="www"):
     roll_out = await roll_outs.get(database, name)
-    await roll_outs.confirm(database, roll_out, proved=[], actor="r", unobserved=True)
+    await confirm(database, roll_out, proved=[], actor="r", unobserved=True)
 
 
 async def everything(sql):

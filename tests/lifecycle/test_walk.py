@@ -16,6 +16,7 @@ from sds_server.errors import Conflict, StaleLease
 from sds_server.inventory import (
     certificates,
     declarations,
+    issuances,
     orders,
     revocations,
     roll_outs,
@@ -34,6 +35,7 @@ from sds_server.model import (
 )
 from tests.support.databases import turn_clock
 from tests.support.issuances import LEASE, secret
+from tests.support.roll_outs import confirm
 
 STEPS = 300
 SECRETS = ("one", "two")
@@ -118,7 +120,7 @@ class Walk:
         roll_out = await roll_outs.get(self.database, name)
         if roll_out is not None:
             proved = [self.targets[f"{name}-{number}"] for number in (1, 2) if self.rng.random() < 0.6]
-            await roll_outs.confirm(self.database, roll_out, proved=proved, actor="r")
+            await confirm(self.database, roll_out, proved=proved, actor="r")
 
     async def prove_late(self):
         """A proof of a roll-out that may be over by now."""
@@ -127,7 +129,7 @@ class Walk:
         if roll_out is not None:
             await self.rng.choice([self.operate, self.reject, self.due])()
             proved = [self.targets[f"{name}-{number}"] for number in (1, 2)]
-            await roll_outs.confirm(self.database, roll_out, proved=proved, actor="r")
+            await confirm(self.database, roll_out, proved=proved, actor="r")
 
     async def reject(self):
         rows = await self.sql.fetch("SELECT id, secret FROM certificate ORDER BY id")
@@ -210,7 +212,7 @@ class Walk:
         await orders.abandon(self.database, claim.lease, actor="r")
         await orders.plan(self.database, claim.lease, declared, csr=b"csr", key=key, actor="r")
         begins = self.epoch + self.now
-        await rotations.store(
+        await issuances.store(
             self.database,
             claim.lease,
             Certificate(

@@ -169,7 +169,7 @@ async def serving(
                 "clock": clock or SystemClock(),
                 "catalog": Catalog(),
                 "observer": Witness(),
-                "on_accepted": lambda _name: None,
+                "on_said": lambda _name: None,
                 "seen_for": timedelta(minutes=10),
             }
             | more,

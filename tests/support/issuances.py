@@ -9,7 +9,7 @@ from uuid import uuid4
 from acme_engine import chain as chains
 from acme_engine import keys
 from sds_server.clock import SystemClock
-from sds_server.inventory import declarations, deployment, orders, rotations
+from sds_server.inventory import declarations, deployment, issuances, orders, rotations
 from sds_server.inventory.database import Database
 from sds_server.inventory.rotations import Claim
 from sds_server.keys.kms import Sealer
@@ -94,7 +94,7 @@ class Issuances:
             chain_pem=chain.pem,
             renew_at=datetime.now(UTC) + timedelta(days=days * 2 / 3),
         )
-        await rotations.store(
+        await issuances.store(
             self.database,
             claim.lease,
             certificate,

@@ -18,6 +18,7 @@ from sds_server.model import Identity, Scope
 from tests.support.admin import serving
 from tests.support.issuances import Issuances
 from tests.support.pki import authority
+from tests.support.roll_outs import confirm, note
 
 TOLD = {
     "what": "it is invalid: www.example.test: NXDOMAIN (dns)",
@@ -131,7 +132,7 @@ async def test_an_unknown_secret_is_said_with_a_hint(run, command):
 async def test_a_rotation_is_opened_by_whoever_asked(run, issuances, database, sql):
     await issuances.issue(await issuances.declare())
     roll_out = await roll_outs.get(database, "www")
-    await roll_outs.confirm(database, roll_out, proved=[], actor="r", unobserved=True)
+    await confirm(database, roll_out, proved=[], actor="r", unobserved=True)
     code, shown, _ = await run("rotate", "www")
     rotation = await progress.latest(database, "www")
     actor = await sql.fetchval(
@@ -175,8 +176,8 @@ async def test_why_it_is_still_rolling_out_names_the_target_and_its_reason(run, 
     one, two = await register(database), await register(database, "edge-2")
     certificate = await issuances.issue(await issuances.declare())
     roll_out = await roll_outs.get(database, "www")
-    await roll_outs.confirm(database, roll_out, proved=[one], actor="r")
-    await deliveries.note_probe_error(database, two, "www", "127.0.0.1:1: Connection refused")
+    await confirm(database, roll_out, proved=[one], actor="r")
+    await note(database, roll_out, two, "127.0.0.1:1: Connection refused")
     _, shown, _ = await run("why", "www")
 
     assert [
@@ -214,7 +215,7 @@ async def test_why_it_is_complete(run, issuances, database):
     target = await register(database)
     await issuances.issue(await issuances.declare())
     roll_out = await roll_outs.get(database, "www")
-    await roll_outs.confirm(database, roll_out, proved=[target], actor="r")
+    await confirm(database, roll_out, proved=[target], actor="r")
     _, shown, _ = await run("why", "www")
 
     assert "initial, completed, 1 attempt" in shown
@@ -222,9 +223,7 @@ async def test_why_it_is_complete(run, issuances, database):
 
 
 async def done(database, name="www"):
-    await roll_outs.confirm(
-        database, await roll_outs.get(database, name), proved=[], actor="r", unobserved=True
-    )
+    await confirm(database, await roll_outs.get(database, name), proved=[], actor="r", unobserved=True)
 
 
 async def test_a_secret_is_declared_and_repeating_it_changes_nothing(run, issuances, database):
@@ -451,7 +450,7 @@ async def test_a_pair_is_uploaded_and_seen(run, database, tmp_path):
     code, out, _ = await run(*words)
     _, ls, _ = await run("ls", "--issuer", "upload")
     roll_out = await roll_outs.get(database, "www")
-    await roll_outs.confirm(database, roll_out, proved=[], actor="r", unobserved=True)
+    await confirm(database, roll_out, proved=[], actor="r", unobserved=True)
     again = await run(*words, "--wait")
     served = await run(*words)
 

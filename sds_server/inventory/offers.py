@@ -1,0 +1,48 @@
+"""Offers: which Certificate each proxy is offered under a name, by what the inventory says now."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from sds_server.inventory.database import Database
+from sds_server.model import CertificateId, Peer
+
+SALTED_MAX: Final = 1000
+"""Of one batch of names: each is another Resource in memory. The next ones come when these are healed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a name is offered with.
+
+    ``cert_id`` is its newest Certificate; None: nothing is issued yet. While only ``canaries`` get that,
+    ``before`` is what all others get. ``salted``: who gets its Certificate as other bytes, and which.
+    """
+
+    cert_id: CertificateId | None
+    before: CertificateId | None = None
+    canaries: frozenset[Peer] = frozenset()
+    salted: Mapping[Peer, int] = field(default_factory=dict)
+
+
+async def of(database: Database, names: Iterable[str]) -> Mapping[str, Offer]:
+    """Return what each name is offered with; a name that is not there is missing in the result."""
+    async with database.transaction() as tx:
+        rows = await tx.rows("offered", list(names))
+        staged = [row["rotation"] for row in rows if row["rotation"] is not None]
+        canaries: dict[int, set[Peer]] = {}
+        for row in await tx.rows("canary_peers", staged) if staged else ():
+            peer = Peer(row["identity"], row["node_id"])
+            canaries.setdefault(row["rotation_id"], set()).add(peer)
+        salted: dict[str, dict[Peer, int]] = {}
+        for row in await tx.rows("salted_peers", [row["name"] for row in rows], SALTED_MAX):
+            salted.setdefault(row["secret"], {})[Peer(row["identity"], row["node_id"])] = row["salt"]
+    return {
+        row["name"]: Offer(
+            cert_id=row["id"],
+            before=row["before"],
+            canaries=frozenset(canaries.get(row["rotation"], ())),
+            salted=salted.get(row["name"], {}),
+        )
+        for row in rows
+    }
