@@ -27,12 +27,12 @@ LIFETIME_S = 90 * 24 * 3600
 class Pebble:
     """A running Pebble and its DNS server, which resolves every name to 127.0.0.1."""
 
-    def __init__(self, directory: Path, *, eab: Eab | None = None) -> None:
+    def __init__(self, directory: Path, *, eab: Eab | None = None, http_port: int | None = None) -> None:
         """Start both; ``http_port`` is where it validates HTTP-01. `ready` says when they answer."""
         pebble = debian.program("pebble", of="pebble")
         challtestsrv = debian.program("pebble-challtestsrv", of="pebble")
         port, management, dns, dns_management = (free_port() for _ in range(4))
-        self.http_port = free_port()
+        self.http_port = http_port or free_port()
         self.eab = eab
         self.directory_url = f"https://localhost:{port}/dir"
         self._management_url = f"https://localhost:{management}"
@@ -123,10 +123,10 @@ class Pebble:
             return await response.read()
 
 
-def start(directory: Path, *, eab: Eab | None = None) -> Pebble:
+def start(directory: Path, *, eab: Eab | None = None, http_port: int | None = None) -> Pebble:
     """Start one and wait for it; skips the test, with the reason, where Pebble cannot be had."""
     try:
-        pebble = Pebble(directory, eab=eab)
+        pebble = Pebble(directory, eab=eab, http_port=http_port)
     except debian.Unavailable as e:
         pytest.skip(str(e))
     asyncio.run(pebble.ready())
