@@ -93,6 +93,12 @@ EVENTS: Final = (
     LogEvent("key.unopened", "error", "A sealed key does not open here.", ("secret", "key_ref", "error")),
     LogEvent("names.ignored", "warning", "A proxy subscribed to names that are none.", (*_STREAM, "count")),
     LogEvent(
+        "secret.denied",
+        "warning",
+        "A proxy asks for a name that no grant lets its identity see: to the proxy it is absent.",
+        (*_STREAM, "secret"),
+    ),
+    LogEvent(
         "secret.refused",
         "warning",
         "A proxy refused a version (NACK), with its scrubbed reason.",

@@ -318,6 +318,7 @@ class Session:
             self._unwatch(name)
             if name not in self._denied:
                 self._denied.add(name)
+                self._log.warning("secret.denied", secret=name)
                 self._service.observer.denied(self._peer, name)
             return ABSENT
         self._denied.discard(name)

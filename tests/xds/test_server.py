@@ -7,6 +7,7 @@ import grpc
 import pytest
 from envoy.config.core.v3.base_pb2 import Node
 from envoy.service.discovery.v3 import discovery_pb2 as pb
+from structlog.testing import capture_logs
 
 from sds_server.errors import Unavailable
 from sds_server.identity import Grant, Grants
@@ -152,6 +153,24 @@ async def test_a_name_that_the_peer_may_not_see_looks_absent_and_the_stream_goes
     assert ("denied", "n", "others/key") in server.witness.facts
     assert ("denied", "n", "b") not in server.witness.facts
     await client.leave()
+
+
+async def test_a_name_that_the_peer_may_not_see_is_logged_once_with_its_identity(server):
+    """Nothing else tells an operator of a grant that was forgotten: to the proxy the name is just absent."""
+    with capture_logs() as logs:
+        client = await open_stream(server, names=["others/key"])
+        await client.receive()
+        server.server.recheck()
+        server.publish("a", 1, PAIR)
+        await client.send(names=["a"])
+        await client.receive()
+        await client.leave()
+
+    denied = [line for line in logs if line["event"] == "secret.denied"]
+    assert [(EDGE, "n", "others/key")] == [
+        (line["identity"], line["node"], line["secret"]) for line in denied
+    ]
+    assert ["warning"] == [line["log_level"] for line in denied]
 
 
 async def test_a_name_that_the_peer_may_not_see_is_never_loaded_for_it(server):
