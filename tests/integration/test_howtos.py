@@ -2,18 +2,25 @@
 
 import asyncio
 import http.server
+import json
+import re
 import sys
 import threading
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+import yaml
 
+from sds_server.programs.caddy import Caddy
 from sds_server.programs.child import free_port
 from tests.support import pebble
-from tests.support.pages import DOCS, Shell, declared, steps
-from tests.support.pki import cert_pem
+from tests.support.envoy_files import FILES, validated
+from tests.support.pages import DOCS, Shell, blocks, declared, section, steps
+from tests.support.pki import authority, cert_pem
 
 EDGE = DOCS / "how-to" / "edge-envoy-lets-encrypt.md"
+SIDECAR = DOCS / "how-to" / "mesh-sidecar-internal-ca.md"
 PROGRAMS = Path(sys.executable).parent
 HOST = "127.0.0.1"
 
@@ -106,3 +113,81 @@ def test_an_edge_gets_its_certificate_from_lets_encrypt_through_its_own_port_80(
         shell.end()
 
     assert (2, 1) == (staging.issued(), production.issued())
+
+
+@pytest.fixture
+def step_ca(tmp_path):
+    """Caddy, whose certificates live a day; it asks at the port of `step_ca.http_port`."""
+    (tmp_path / "ca").mkdir()
+    http_port = free_port()
+    caddy = asyncio.run(Caddy.start(tmp_path / "ca", responder=f"{HOST}:{http_port}"))
+    caddy.http_port = http_port
+    yield caddy
+    asyncio.run(caddy.stop())
+
+
+@pytest.mark.timeout(300)
+def test_a_sidecar_of_a_mesh_gets_its_certificate_from_an_internal_ca(step_ca, application, directory):
+    """The CA asks at the sidecar's port 80, and nothing else leads from there to the responder."""
+    other_mesh = authority("mesh, renewed")
+    shell = Shell(directory, path=[PROGRAMS])
+    try:
+        follow(
+            SIDECAR,
+            shell,
+            {
+                "DOMAIN": "orders.internal.example",
+                "TRUST_DOMAIN": "example.test",
+                "CA": step_ca.directory_url,
+                "CA_ROOT": step_ca.ca_file,
+                "LISTEN": HOST,
+                "INBOUND": free_port(),
+                "HTTP": step_ca.http_port,
+                "ADMIN": address(),
+                "SERVICE": application,
+                "RESPONDER": address(),
+                "SDS": address(),
+                "CONFIGS": FILES,
+            },
+        )
+        issued = json.loads(shell.run("certvoy ls --certificates --json"))
+        refusals = shell.run('curl --silent "http://$ADMIN/stats?filter=ssl.fail_verify_no_cert"')
+        # A caller of another CA is let in when that is in the bundle, and not before.
+        caller = other_mesh.issue(uris=["spiffe://example.test/ns/shop/sa/web"])
+        chain, key = caller.write(directory, "newcomer")
+        before = shell.run(f"call --cert {chain} --key {key} || true")
+        (directory / "other.crt").write_bytes(other_mesh.pem)
+        shell.run(
+            "cat mesh/ca.crt other.crt > orders-id/root.new; mv orders-id/root.new orders-id/root-cert.pem"
+        )
+        shell.run(f"until call --cert {chain} --key {key}; do sleep 1; done")
+    finally:
+        shell.end()
+
+    assert 3 == len(issued)
+    for certificate in issued:
+        begins, ends, renewed = (
+            datetime.fromisoformat(certificate[date]) for date in ("not_before", "not_after", "renew_at")
+        )
+        assert timedelta(hours=24) <= ends - begins <= timedelta(hours=24, minutes=2)
+        assert 0.5 <= (renewed - begins) / (ends - begins) <= 0.53
+    assert re.search(r"^listener\.\S+no_cert: [1-9]", refusals, re.MULTILINE), refusals
+    assert "000\n" == before
+
+
+def test_envoy_takes_what_the_page_says_of_spire(directory):
+    """Put into the sidecar's bootstrap as it says; the agent itself is not here."""
+    tls, agent = [yaml.safe_load(block) for block in blocks(section(SIDECAR, "SPIRE without files"), "yaml")]
+    bootstrap = yaml.safe_load((FILES / "sidecar-sds.yaml").read_text())
+    resources = bootstrap["static_resources"]
+    (certvoy,) = [cluster for cluster in resources["clusters"] if cluster["name"] == "certvoy"]
+    certvoy["transport_socket"]["typed_config"] |= tls
+    inbound = resources["listeners"][0]["filter_chains"][0]["transport_socket"]["typed_config"]
+    del inbound["common_tls_context"]["validation_context_sds_secret_config"]
+    callers = tls["common_tls_context"]["combined_validation_context"]
+    inbound["common_tls_context"]["combined_validation_context"] = callers
+    resources["clusters"].append(agent)
+    path = directory / "sidecar.yaml"
+    path.write_text(yaml.safe_dump(bootstrap))
+
+    assert "" == validated(path)
