@@ -1,5 +1,6 @@
 """deploy/systemd: the units are such that systemd takes, and certvoy does what they promise there."""
 
+import re
 import shlex
 import shutil
 import socket
@@ -15,6 +16,7 @@ from sds_server.agent.files import CredentialFiles
 from sds_server.config import load
 from sds_server.programs.child import Child, free_port
 from tests.support.control_plane import HOST, ControlPlane, dsn, until
+from tests.support.pages import blocks
 
 ROOT = Path(__file__).parents[2]
 DIRECTORY = ROOT / "deploy" / "systemd"
@@ -53,6 +55,15 @@ def test_systemd_finds_nothing_to_say_about_the_unit(file, tmp_path):
 
 
 @pytest.mark.parametrize("file", [UNIT, AGENT], ids=lambda file: file.stem)
+def test_every_credential_of_a_unit_is_put_there_by_the_readme(file):
+    """Systemd starts nothing for which one is missing."""
+    commands = "".join(blocks((DIRECTORY / "README.md").read_text()))
+    sources = [value.partition(":")[2] for value in unit(file)["LoadCredential"]]
+
+    assert [] == [path for path in sources if not re.search(rf"(?m)^install .* {path}(?= |$)", commands)]
+
+
+@pytest.mark.parametrize("file", [UNIT, AGENT], ids=lambda file: file.stem)
 def test_no_directive_stands_in_a_comment_of_its_line(file):
     """Systemd reads a # after a value as a part of it."""
     assert [] == [value for values in unit(file).values() for value in values if "#" in value]
@@ -79,7 +90,6 @@ def test_the_configuration_loads_with_the_credentials_that_the_unit_hands_over(t
     names = [value.partition(":")[0] for value in unit()["LoadCredential"]]
     for name in names:
         (tmp_path / name).write_text("postgresql://certvoy:hunter2@db/certvoy\n")
-    (tmp_path / "proxies-ca.crt").write_text("PEM\n")
     text = (DIRECTORY / "certvoy.yaml").read_text()
     (tmp_path / "certvoy.yaml").write_text(text.replace("/etc/certvoy", str(tmp_path)))
 
@@ -125,11 +135,9 @@ async def test_serve_is_ready_when_it_serves_feeds_the_watchdog_and_says_that_it
     ).stdout
     (credentials / "kek").write_bytes(kek)
     (credentials / "kek").chmod(0o440)  # as an ACL for one user looks from outside
-    for file, name in (("control-plane.pem", "sds.crt"), ("control-plane.key", "sds.key")):
-        (tmp_path / file).rename(credentials / name)
     published = yaml.safe_load((DIRECTORY / "certvoy.yaml").read_text())
     plane.settings |= {"database": published["database"], "kms": published["kms"]}
-    plane.settings["sds"] |= {key: published["sds"][key] for key in ("certificate", "key")}
+    plane.settings["sds"] = published["sds"] | {"listen": f"{HOST}:{plane.sds_port}"}
     environment = {
         "NOTIFY_SOCKET": str(tmp_path / "notify"),
         "WATCHDOG_USEC": "600000",
