@@ -48,7 +48,8 @@ async def open_for(database: Database, secret: str, *, reason: Reason, actor: st
         if (await secrets.lock(tx, secret)).issuer == UPLOAD:
             raise Conflict(
                 f"secret {secret}: its pairs are uploaded, and not ordered from a CA",
-                hint=f"upload the next one: `certvoy upload {secret} --chain FILE --private-key FILE`",
+                hint=f"upload the next one: `certvoy upload {secret} --chain FILE --private-key FILE`; or "
+                f"let a CA have it from now on: `certvoy issue {secret} --domain DOMAIN --issuer ISSUER`",
             )
         return await open_in(tx, secret, reason=reason, actor=actor)
 

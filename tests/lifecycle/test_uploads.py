@@ -271,12 +271,13 @@ async def test_what_the_publisher_rejects_waits_for_another_pair_and_never_for_a
     assert 1 == await sql.fetchval("SELECT count(*) FROM certrotation")
 
 
-async def test_a_rotation_of_uploaded_pairs_is_refused_with_the_command_that_helps(put, database):
+async def test_a_rotation_of_uploaded_pairs_is_refused_with_the_commands_that_help(put, database):
     await put(CA.issue(NAMES))
 
     with pytest.raises(Conflict, match="not ordered from a CA") as refused:
         await rotations.open_for(database, "www", reason=Reason.OPERATOR, actor="p")
     assert "certvoy upload www" in refused.value.next_step
+    assert "certvoy issue www" in refused.value.next_step
 
 
 async def test_an_uploaded_certificate_is_revoked_elsewhere(put, database):
