@@ -59,7 +59,7 @@ def tree(secret: Json, rotation: Json) -> Branch:
         )
     if conditions["RenewalOverdue"]["status"]:
         root.add(f"✗ overdue: {conditions['RenewalOverdue']['message']}")
-    _certificate(root, secret["certificate"])
+    _certificate(root, secret["certificate"], uploaded=secret["issuer"] == "upload")
     for revocation in secret["revocations"]:
         _revocation(root, secret["name"], revocation)
     _rotation(root, rotation, secret["issuer"])
@@ -70,14 +70,15 @@ def tree(secret: Json, rotation: Json) -> Branch:
     return root
 
 
-def _certificate(root: Branch, certificate: Json | None) -> None:
+def _certificate(root: Branch, certificate: Json | None, *, uploaded: bool) -> None:
     if certificate is None:
         root.add("certificate: none yet")
         return
     branch = root.add(f"certificate: generation {certificate['generation']}, {certificate['status']}")
     branch.add(f"serial {certificate['serial_number']}, leaf SHA-256 {certificate['fingerprint']}")
+    renewal = "another pair is wanted" if uploaded else "renewed"
     branch.add(
-        f"valid until {moment(certificate['not_after'])}, renewed at {moment(certificate['renew_at'])}"
+        f"valid until {moment(certificate['not_after'])}, {renewal} at {moment(certificate['renew_at'])}"
     )
 
 

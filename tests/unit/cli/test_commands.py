@@ -484,6 +484,16 @@ async def test_why_says_that_an_uploaded_secret_waits_for_a_person(run, database
     assert "next try" not in why
 
 
+async def test_why_promises_no_renewal_of_an_uploaded_pair(run, tmp_path):
+    chain, key = authority("Bought").issue(["www.example.test"]).write(tmp_path, "www")
+    await run("upload", "www", "--chain", str(chain), "--private-key", str(key))
+
+    _, why, _ = await run("why", "www")
+
+    assert "another pair is wanted at " in why
+    assert "renewed at" not in why
+
+
 async def test_a_proxy_that_subscribes_to_nothing_is_listed_too(run):
     await run("targets", "add", "edge-7", "--probe", "127.0.0.1:1")
 
