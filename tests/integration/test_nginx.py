@@ -50,10 +50,11 @@ class Host:
             "DOMAIN": DOMAIN,
             "TARGET": "web-1",
             "LISTEN": f"{HOST}:{self.port}",
-            "IDENTITY": str(directory / "client"),
+            "CERT": str(directory / "client.crt"),
+            "KEY": str(directory / "client.key"),
             "CA": str(directory / "ca.crt"),
             "PAIR": str(self.pair),
-            "NGINX": " ".join([*self.nginx, "-c", str(self.config)]),
+            "COMMAND": " ".join([*self.nginx, "-c", str(self.config)]),
         }
 
     def configure(self, directives=""):
