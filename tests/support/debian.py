@@ -10,8 +10,20 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-PACKAGES = {"pebble": ("pebble",), "nginx": ("nginx",), "prometheus": ("prometheus",)}
-"""A program set and its packages; what Debian's base system has (libc6) is not unpacked again."""
+CERTBOT = """
+    certbot python3-certbot python3-acme python3-certifi python3-cffi-backend python3-chardet
+    python3-charset-normalizer python3-configargparse python3-configobj python3-cryptography python3-distro
+    python3-idna python3-josepy python3-openssl python3-parsedatetime python3-pkg-resources python3-requests
+    python3-rfc3339 python3-six python3-tz python3-urllib3
+"""
+
+PACKAGES = {
+    "pebble": ("pebble",),
+    "nginx": ("nginx",),
+    "prometheus": ("prometheus",),
+    "certbot": tuple(CERTBOT.split()),
+}
+"""A program set and its packages; what Debian's base system has (libc6, python3) is not unpacked again."""
 
 DOWNLOAD_TIMEOUT_S = 300
 
@@ -35,6 +47,11 @@ def program(name: str, *, of: str) -> Path:
         if path.is_file():
             return path
     raise Unavailable(f"{of}: the package holds no program {name}")
+
+
+def modules(of: str) -> Path:
+    """Return the Python modules of an unpacked set; `/usr/bin/python3` takes them by PYTHONPATH."""
+    return unpack(of) / "usr" / "lib" / "python3" / "dist-packages"
 
 
 def unpack(of: str) -> Path:
