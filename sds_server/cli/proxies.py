@@ -37,6 +37,8 @@ def ls(*, secret: str | None, as_json: bool, api: Api) -> None:
     if as_json:
         print_json(found)
         return
+    if not found:
+        note("no proxy was invited or seen; nginx and others that are no Envoy are in `certvoy targets ls`")
     deliveries = [item for proxy in found for item in proxy["deliveries"] if secret in {None, item["secret"]}]
     deliveries.sort(key=_badness)
     table(

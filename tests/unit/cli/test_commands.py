@@ -505,6 +505,15 @@ async def test_a_proxy_that_subscribes_to_nothing_is_listed_too(run):
     assert "edge-7" not in only
 
 
+async def test_where_no_proxy_is_the_list_says_where_others_are(run):
+    await run("targets", "add", "web-1", "--kind", "nginx")
+
+    code, shown, said = await run("proxies")
+
+    assert (0, "") == (code, shown)
+    assert "certvoy targets ls" in said
+
+
 async def test_a_proxy_that_was_invited_is_listed_with_how_far_it_has_come(run):
     await run("proxies", "enroll", "edge-8", "--secret", "www")
 
