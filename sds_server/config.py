@@ -236,6 +236,9 @@ class RotationConfig(_Model):
     settle: Duration = timedelta(seconds=30)
     """How long after start-up before an empty live set is believed."""
 
+    watch: Duration = timedelta(minutes=5)
+    """How often a Target is looked at after its Rotation is over: does it still serve what it should?"""
+
     lease: Duration = timedelta(seconds=60)
     """How long a worker that died keeps others from its Rotation."""
 

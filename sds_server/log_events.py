@@ -21,6 +21,7 @@ class LogEvent:
 _ORDER: Final = ("secret", "rotation")
 _REVOCATION: Final = ("secret", "generation", "reason")
 _STREAM: Final = ("identity", "node", "delta", "aggregated")
+_DELIVERY: Final = ("secret", "target", "generation")
 _ROLL_OUT: Final = (*_ORDER, "generation", "reason")
 _WORK: Final = (*_ORDER, "lease_no")
 
@@ -172,6 +173,18 @@ EVENTS: Final = (
         (*_REVOCATION, "error", "hint"),
     ),
     LogEvent("rotation.claimed", "info", "A worker took a rotation.", (*_WORK, "attempts")),
+    LogEvent(
+        "delivery.healed",
+        "info",
+        "A proxy serves again what it should; it had not for so many seconds.",
+        (*_DELIVERY, "seconds"),
+    ),
+    LogEvent(
+        "delivery.stale",
+        "error",
+        "A proxy serves something else than it was proved to serve; it is offered its certificate again.",
+        (*_DELIVERY, "error"),
+    ),
     LogEvent(
         "rotation.canaries_asked",
         "warning",

@@ -564,6 +564,52 @@ RETURNING target_id;
 -- A new Certificate has other bytes anyway.
 UPDATE delivery SET salt = 0, salted_at = NULL WHERE secret = $1 AND salt > 0;
 
+-- ---------------------------------------------------------------- watches
+
+-- name: claim_watches
+-- Deliveries at which this replica looks, and nobody else for about $1; spread, so that a fleet's looks do not come together.
+UPDATE delivery d SET look_at = certvoy_now() + $1::interval * (0.7 + 0.6 * random())
+  FROM (SELECT target_id, secret FROM delivery WHERE look_at <= certvoy_now() ORDER BY look_at LIMIT $2
+           FOR UPDATE SKIP LOCKED) due
+ WHERE d.target_id = due.target_id AND d.secret = due.secret
+RETURNING d.target_id, d.secret;
+
+-- name: watched
+-- Those of these that can be looked at: they count, have an address, and nothing of their Secret is being rolled out.
+SELECT d.target_id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, certvoy_now() - d.salted_at AS salted_for,
+       certvoy_now() - d.updated_at AS unchanged_for, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered,
+       s.domains, c.id AS cert_id, c.generation, c.fingerprint, c.serial_number,
+       b.generation AS before_generation, b.fingerprint AS before_fingerprint, b.serial_number AS before_serial_number
+  FROM delivery d
+  JOIN target t ON t.id = d.target_id
+  JOIN secret s ON s.name = d.secret AND s.deleted_at IS NULL
+ CROSS JOIN LATERAL (
+        SELECT id, generation, fingerprint, serial_number FROM certificate
+         WHERE secret = d.secret AND status NOT IN ('replaced', 'rejected', 'revoked')
+         ORDER BY generation DESC LIMIT 1) c
+  LEFT JOIN LATERAL (
+        SELECT generation, fingerprint, serial_number FROM certificate
+         WHERE secret = d.secret AND generation < c.generation ORDER BY generation DESC LIMIT 1) b ON true
+ WHERE (d.target_id, d.secret) IN (SELECT * FROM unnest($1::bigint[], $2::text[]))
+   AND (d.registered OR d.seen_until > certvoy_now()) AND coalesce(t.probe, t.admin) IS NOT NULL
+   AND NOT EXISTS (SELECT FROM certrotation r WHERE r.secret = d.secret AND r.completed_at IS NULL AND r.new_cert_id IS NOT NULL);
+
+-- name: unproved_of
+-- Deliveries of a Secret that are not proved to be what it is served with.
+SELECT d.target_id, d.secret FROM delivery d
+ WHERE d.secret = $1 AND (d.proved IS NULL OR d.proved < (
+        SELECT max(generation) FROM certificate WHERE secret = $1 AND status NOT IN ('replaced', 'rejected', 'revoked')))
+ ORDER BY d.target_id LIMIT $2;
+
+-- name: mark_stale
+-- It serves something else than it was proved to serve, or than it took.
+UPDATE delivery SET proved = NULL, served = coalesce($3, served), probe_error = $4, stale_since = coalesce(stale_since, certvoy_now()),
+       updated_at = CASE WHEN stale_since IS NULL THEN certvoy_now() ELSE updated_at END
+ WHERE target_id = $1 AND secret = $2 RETURNING stale_since;
+
+-- name: look_again
+UPDATE delivery SET look_at = least(look_at, certvoy_now() + $3::interval) WHERE target_id = $1 AND secret = $2;
+
 -- ---------------------------------------------------------------- facts, for metrics
 
 -- name: count_secrets

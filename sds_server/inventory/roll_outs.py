@@ -5,14 +5,14 @@ on what the transaction itself reads: a Target that came meanwhile counts.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
 from sds_server.errors import Conflict
 from sds_server.inventory import audit, certificates, feed, freezes, rotations, secrets, targets, voices
 from sds_server.inventory.database import Database, Row, Transaction
-from sds_server.inventory.voices import Before, RollOut
+from sds_server.inventory.voices import Before, Look, RollOut
 from sds_server.lifecycle import rollout
 from sds_server.lifecycle.rollout import (
     Action,
@@ -24,7 +24,6 @@ from sds_server.lifecycle.states import Event
 from sds_server.model import (
     CertificateId,
     Outcome,
-    ProvedBy,
     RotationId,
     SecretName,
     TargetId,
@@ -34,16 +33,6 @@ NO_GRACE: Final = timedelta(0)
 
 OVER: Final = Decision(Action.WAIT, "over")
 """Nothing of the kind is being rolled out any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What a look at a Target showed: the proof, or why there is none and which leaf is served instead."""
-
-    target: TargetId
-    by: ProvedBy | None = None
-    error: str | None = None
-    served: str | None = None
 
 
 async def claim(database: Database, *, every: timedelta, limit: int) -> Sequence[SecretName]:

@@ -23,6 +23,9 @@ from sds_server.model import (
     TargetKind,
 )
 
+AGAIN_FIRST: Final = timedelta(seconds=30)
+AGAIN_MAX: Final = timedelta(hours=1)
+
 NAMED_MAX: Final = 5
 """Targets named in a reason; the others are in `certvoy why`."""
 
@@ -34,6 +37,27 @@ class Before:
     generation: int
     fingerprint: str
     serial_number: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a Target should serve, and what it should not serve any more."""
+
+    domains: Sequence[str]
+    generation: int
+    fingerprint: str
+    serial_number: str
+    before: Before | None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look at a Target showed: the proof, or why there is none and which leaf is served instead."""
+
+    target: TargetId
+    by: ProvedBy | None = None
+    error: str | None = None
+    served: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +81,11 @@ class RollOut:
     domains: tuple[str, ...]
     asked: Mapping[TargetId, timedelta]
     live: Sequence[Live]
+
+    @property
+    def wanted(self) -> Wanted:
+        """What its Targets must be seen to serve."""
+        return Wanted(self.domains, self.generation, self.fingerprint, self.serial_number, self.before)
 
     @property
     def unproved(self) -> Sequence[Live]:
@@ -133,6 +162,11 @@ def serves_the_one_before(item: Live, roll_out: RollOut) -> bool:
         and item.served == roll_out.before.fingerprint
         and item.proved == roll_out.before.generation
     )
+
+
+def again_after(salt: int) -> timedelta:
+    """How long a proxy is left alone that was offered a Certificate as other bytes so often."""
+    return min(AGAIN_FIRST * (1 << min(salt, 10)), AGAIN_MAX)
 
 
 def way_back(row: Row) -> WayBack:

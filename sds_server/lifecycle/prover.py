@@ -10,17 +10,15 @@ from datetime import timedelta
 from typing import Final
 
 from sds_server.clock import Clock
-from sds_server.errors import CallerError, CertvoyError
+from sds_server.errors import CertvoyError
 from sds_server.inventory import roll_outs
 from sds_server.inventory.database import Database
-from sds_server.inventory.roll_outs import Look
 from sds_server.inventory.targets import Live
-from sds_server.inventory.voices import RollOut
+from sds_server.inventory.voices import Look, RollOut
+from sds_server.lifecycle import looks
 from sds_server.lifecycle.rollout import Action, Decision
 from sds_server.log import get
-from sds_server.model import Outcome, ProvedBy, TargetKind
-from sds_server.targets.certs import loaded_serials
-from sds_server.targets.probe import ProbeFailed, covered, served_fingerprint
+from sds_server.model import Outcome
 
 AT_ONCE: Final = 64
 """Looks in flight, of each of the two ways in; each is a full handshake."""
@@ -33,9 +31,6 @@ than `rollout.SWITCHING`, so that the last look tells who serves the one before 
 
 SIGHT: Final = timedelta(hours=24)
 """Who was seen within this time before we started may still be there: nobody looked."""
-
-NO_ADDRESS: Final = "no address to probe: `certvoy targets add NAME --probe HOST:PORT`"
-NOT_REPORTED: Final = "its agent has not reported it as proved, and there is no address to probe"
 
 ENDED: Final = {
     Action.COMPLETE: Outcome.COMPLETED,
@@ -69,6 +64,8 @@ class Prover:
         self._hearing, self._polling = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(AT_ONCE)
         self._said: set[str] = set()
         self.on_hint: Callable[[], None] = lambda: None
+        self.on_idle: Callable[[str], None] = lambda _secret: None
+        """Told of a Secret of which a Target said something while nothing is being rolled out."""
         self.on_look: Callable[[str], None] = lambda _result: None
         self.on_proof: Callable[[float], None] = lambda _seconds: None
         self.on_end: Callable[[Outcome], None] = lambda _outcome: None
@@ -113,15 +110,17 @@ class Prover:
         grace = self._grace
         roll_out = await roll_outs.get(self._database, secret, grace=grace)
         if roll_out is None:
+            if soon:
+                self.on_idle(secret)
             return None
         read_at = self._clock.monotonic()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._look(roll_out, item, soon=soon)) for item in roll_out.unproved]
-        looks = [task.result() for task in tasks]
+        seen = [task.result() for task in tasks]
         decision = await roll_outs.settle(
-            self._database, roll_out, looks, known=self._settled, grace=grace, actor=self._actor
+            self._database, roll_out, seen, known=self._settled, grace=grace, actor=self._actor
         )
-        for look in looks:
+        for look in seen:
             if look.by is not None:
                 self.on_proof(roll_out.age.total_seconds() + self._clock.monotonic() - read_at)
             else:
@@ -158,56 +157,15 @@ class Prover:
     async def _look(self, roll_out: RollOut, item: Live, *, soon: bool) -> Look:
         """Look at one Target until it is proved, or it is not worth another look now."""
         target = item.target
-        look = Look(target.id, error=NO_ADDRESS if target.kind is TargetKind.ENVOY else NOT_REPORTED)
-        if target.probe is None and target.admin is None:
-            self.on_look("unprobed")
-            return look
-        for pause_s in (*(SOON_S if soon else ()), None):
+        blind = target.probe is None and target.admin is None
+        pauses_s = SOON_S if soon and not blind else ()
+        for pause_s in (*pauses_s, None):
             async with self._hearing if soon else self._polling:
-                if target.probe is not None:
-                    look = await self._handshakes(roll_out, item, target.probe)
-                elif target.admin is not None:
-                    look = await self._statement(roll_out, item, target.admin)
+                look = await looks.look(target, roll_out.wanted, told=self.on_look)
             if look.by is not None or pause_s is None:
                 break
             await self._clock.sleep(pause_s)
         return look
-
-    async def _handshakes(self, roll_out: RollOut, item: Live, address: str) -> Look:
-        """Ask for each name, with a fresh session."""
-        for domain in roll_out.domains:
-            try:
-                fingerprint = await served_fingerprint(address, covered(domain))
-            except (ProbeFailed, CallerError) as e:
-                self.on_look("failed")
-                return Look(item.target.id, error=str(e))
-            if fingerprint != roll_out.fingerprint:
-                self.on_look("different")
-                served, wanted = fingerprint[:16], roll_out.fingerprint[:16]
-                error = f"{address} serves {served}... for {domain}, not {wanted}..."
-                return Look(item.target.id, error=error, served=fingerprint)
-        self.on_look("proved")
-        return Look(item.target.id, by=ProvedBy.HANDSHAKE)
-
-    async def _statement(self, roll_out: RollOut, item: Live, address: str) -> Look:
-        """Ask Envoy: the new one is loaded, and the one before is not."""
-        try:
-            serials = await loaded_serials(address)
-        except (ProbeFailed, CallerError) as e:
-            self.on_look("failed")
-            return Look(item.target.id, error=str(e))
-        before = roll_out.before
-        if before is not None and int(before.serial_number, 16) in serials:
-            self.on_look("different")
-            error = f"{address}/certs: generation {before.generation} is loaded still"
-            return Look(item.target.id, error=error, served=before.fingerprint)
-        if int(roll_out.serial_number, 16) not in serials:
-            self.on_look("different")
-            return Look(
-                item.target.id, error=f"{address}/certs: generation {roll_out.generation} is not loaded"
-            )
-        self.on_look("proved")
-        return Look(item.target.id, by=ProvedBy.CERTS)
 
     # Around
 

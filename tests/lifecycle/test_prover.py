@@ -8,7 +8,8 @@ from sds_server.errors import Unavailable
 from sds_server.inventory import deliveries, progress, roll_outs, rotations, targets
 from sds_server.inventory.deliveries import News
 from sds_server.lifecycle import prover as provers
-from sds_server.lifecycle.prover import NO_ADDRESS, SOON_S, Prover
+from sds_server.lifecycle.looks import NO_ADDRESS
+from sds_server.lifecycle.prover import SOON_S, Prover
 from sds_server.model import Identity, Outcome, Reason
 from sds_server.programs.child import free_port
 from tests.support.clocks import HastyClock

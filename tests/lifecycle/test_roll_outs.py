@@ -19,7 +19,7 @@ from sds_server.inventory import (
     targets,
 )
 from sds_server.inventory.deliveries import News
-from sds_server.inventory.roll_outs import Look
+from sds_server.inventory.voices import Look
 from sds_server.lifecycle.rollout import PATIENCE, SWITCHING, Action, Stage
 from sds_server.model import (
     Identity,

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 
 from sds_server.inventory import roll_outs
 from sds_server.inventory.database import Database
-from sds_server.inventory.roll_outs import Look
-from sds_server.inventory.voices import RollOut
+from sds_server.inventory.voices import Look, RollOut
 from sds_server.lifecycle.prover import ENDED
 from sds_server.model import Outcome, ProvedBy, TargetId
 

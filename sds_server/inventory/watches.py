@@ -1,0 +1,188 @@
+"""Watches: whether Targets still serve what they were proved to serve, after their Rotation is over.
+
+A Target that serves something else is stale: it says so with its age until it serves what it should, and is
+offered that again as other bytes, so that its proxy judges anew.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from sds_server.inventory import audit, certificates, feed, secrets
+from sds_server.inventory.database import Database, Row, Transaction
+from sds_server.inventory.voices import Before, Look, Wanted, again_after
+from sds_server.lifecycle.states import Event
+from sds_server.model import (
+    CertificateId,
+    Identity,
+    SecretName,
+    Target,
+    TargetId,
+    TargetKind,
+)
+
+AGAIN_MIN: Final = timedelta(seconds=2)
+AGAIN_SHARE: Final = 10
+"""Who is not as it should be is looked at again after a tenth of the time that it has not been."""
+
+
+class Seen(StrEnum):
+    """What a look at a watched Target came to."""
+
+    WELL = "well"
+    PROVED = "proved"  # for the first time
+    STALE = "stale"  # found so
+    STILL_STALE = "still-stale"
+    HEALED = "healed"
+    UNKNOWN = "unknown"  # it could not be seen
+    OVER = "over"  # something else is wanted meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A Secret at a Target that is looked at, with what it should serve."""
+
+    secret: SecretName
+    target: Target
+    cert_id: CertificateId
+    wanted: Wanted
+    accepted: int | None
+    refused: int | None
+    proved: int | None
+    salt: int
+    salted_for: timedelta | None
+    unchanged_for: timedelta
+    stale_since: datetime | None
+
+
+async def claim(database: Database, *, every: timedelta, limit: int) -> tuple[Sequence[Watch], bool]:
+    """Return what this replica looks at now, and whether more may be due."""
+    async with database.transaction() as tx:
+        due = await tx.rows("claim_watches", every, limit)
+        return await _watched(tx, due), len(due) == limit
+
+
+async def unproved(database: Database, secret: str, *, limit: int) -> Sequence[Watch]:
+    """Return the Targets of a Secret that are not proved, while nothing of it is being rolled out."""
+    async with database.transaction() as tx:
+        return await _watched(tx, await tx.rows("unproved_of", secret, limit))
+
+
+async def settle(database: Database, watch: Watch, look: Look, *, actor: str) -> Seen:
+    """Write what was seen, and say what it came to."""
+    async with database.transaction() as tx:
+        await secrets.lock(tx, watch.secret)
+        key = (watch.target.id, watch.secret)
+        now = await _watched(tx, [{"target_id": key[0], "secret": key[1]}])
+        if not now or now[0].cert_id != watch.cert_id:
+            return Seen.OVER
+        watch = now[0]
+        seen = _meaning(watch, look)
+        match seen:
+            case Seen.PROVED | Seen.HEALED:
+                await _prove(tx, watch, look, seen, actor=actor)
+            case Seen.STALE | Seen.STILL_STALE:
+                await _mark(tx, watch, look, seen, actor=actor)
+            case Seen.UNKNOWN:
+                await tx.rows("note_look", *key, look.error, look.served)
+        if seen not in {Seen.WELL, Seen.PROVED, Seen.HEALED}:
+            await tx.rows("look_again", *key, max(watch.unchanged_for / AGAIN_SHARE, AGAIN_MIN))
+    return seen
+
+
+def _meaning(watch: Watch, look: Look) -> Seen:
+    generation = watch.wanted.generation
+    if look.by is not None:
+        if (watch.proved or 0) >= generation:
+            return Seen.WELL
+        return Seen.PROVED if watch.stale_since is None else Seen.HEALED
+    if look.served is None:
+        return Seen.UNKNOWN
+    if watch.stale_since is not None:
+        return Seen.STILL_STALE
+    has_had_it = max(watch.proved or 0, watch.accepted or 0) >= generation
+    return Seen.STALE if has_had_it else Seen.UNKNOWN  # who was not given it yet serves what it has
+
+
+async def _prove(tx: Transaction, watch: Watch, look: Look, seen: Seen, *, actor: str) -> None:
+    generation = watch.wanted.generation
+    if await tx.value("prove_delivery", watch.target.id, watch.secret, generation, look.by) is None:
+        return
+    await certificates.move(tx, watch.cert_id, Event.CONFIRMED, actor=actor, subject=watch.secret)
+    detail: dict[str, object] = {"target": watch.target.id, "generation": generation, "by": look.by}
+    if watch.stale_since is not None:
+        detail["stale_since"] = watch.stale_since.isoformat()
+    await audit.append(
+        tx,
+        action="delivery.healed" if seen is Seen.HEALED else "delivery.proved",
+        actor=actor,
+        subject=watch.secret,
+        cert_id=watch.cert_id,
+        detail=detail,
+    )
+    if watch.salt:
+        await feed.tell_secret(tx, watch.secret)
+
+
+async def _mark(tx: Transaction, watch: Watch, look: Look, seen: Seen, *, actor: str) -> None:
+    await tx.value("mark_stale", watch.target.id, watch.secret, look.served, look.error)
+    if seen is Seen.STALE:
+        await audit.append(
+            tx,
+            action="delivery.stale",
+            actor=actor,
+            subject=watch.secret,
+            cert_id=watch.cert_id,
+            detail={
+                "target": watch.target.id,
+                "generation": watch.wanted.generation,
+                "served": look.served,
+                "error": look.error,
+            },
+        )
+    if watch.salted_for is None or watch.salted_for >= again_after(watch.salt):
+        await tx.value("offer_again", watch.target.id, watch.secret, watch.salt)
+        await feed.tell_secret(tx, watch.secret)
+
+
+async def _watched(tx: Transaction, keys: Sequence[Row]) -> Sequence[Watch]:
+    if not keys:
+        return []
+    ids, names = [key["target_id"] for key in keys], [key["secret"] for key in keys]
+    return [_watch(row) for row in await tx.rows("watched", ids, names)]
+
+
+def _watch(row: Row) -> Watch:
+    before = row["before_generation"]
+    return Watch(
+        secret=SecretName(row["secret"]),
+        target=Target(
+            id=TargetId(row["target_id"]),
+            name=row["name"],
+            kind=TargetKind(row["kind"]),
+            identity=None if row["identity"] is None else Identity(row["identity"]),
+            node_id=row["node_id"],
+            probe=row["probe"],
+            registered=row["registered"],
+            admin=row["admin"],
+        ),
+        cert_id=CertificateId(row["cert_id"]),
+        wanted=Wanted(
+            domains=tuple(row["domains"]),
+            generation=row["generation"],
+            fingerprint=row["fingerprint"],
+            serial_number=row["serial_number"],
+            before=None
+            if before is None
+            else Before(before, row["before_fingerprint"], row["before_serial_number"]),
+        ),
+        accepted=row["accepted"],
+        refused=row["refused"],
+        proved=row["proved"],
+        salt=row["salt"],
+        salted_for=row["salted_for"],
+        unchanged_for=row["unchanged_for"],
+        stale_since=row["stale_since"],
+    )

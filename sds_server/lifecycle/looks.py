@@ -1,0 +1,61 @@
+"""Looks: what a Target serves now, seen by a handshake or told by its Envoy's admin interface."""
+
+from collections.abc import Callable
+from typing import Final
+
+from sds_server.errors import CallerError
+from sds_server.inventory.voices import Look, Wanted
+from sds_server.model import ProvedBy, Target, TargetKind
+from sds_server.targets.certs import loaded_serials
+from sds_server.targets.probe import ProbeFailed, covered, served_fingerprint
+
+NO_ADDRESS: Final = "no address to probe: `certvoy targets add NAME --probe HOST:PORT`"
+NOT_REPORTED: Final = "its agent has not reported it as proved, and there is no address to probe"
+
+Told = Callable[[str], None]
+"""Told of each look: ``proved``, ``different``, ``failed`` or ``unprobed``."""
+
+
+async def look(target: Target, wanted: Wanted, *, told: Told) -> Look:
+    """Look once. A handshake where there is a listener to reach, else Envoy's own statement."""
+    if target.probe is not None:
+        return await _handshakes(target, target.probe, wanted, told)
+    if target.admin is not None:
+        return await _statement(target, target.admin, wanted, told)
+    told("unprobed")
+    return Look(target.id, error=NO_ADDRESS if target.kind is TargetKind.ENVOY else NOT_REPORTED)
+
+
+async def _handshakes(target: Target, address: str, wanted: Wanted, told: Told) -> Look:
+    """Ask for each name, with a fresh session."""
+    for domain in wanted.domains:
+        try:
+            fingerprint = await served_fingerprint(address, covered(domain))
+        except (ProbeFailed, CallerError) as e:
+            told("failed")
+            return Look(target.id, error=str(e))
+        if fingerprint != wanted.fingerprint:
+            told("different")
+            error = f"{address} serves {fingerprint[:16]}... for {domain}, not {wanted.fingerprint[:16]}..."
+            return Look(target.id, error=error, served=fingerprint)
+    told("proved")
+    return Look(target.id, by=ProvedBy.HANDSHAKE)
+
+
+async def _statement(target: Target, address: str, wanted: Wanted, told: Told) -> Look:
+    """Ask Envoy: the wanted one is loaded, and the one before is not."""
+    try:
+        serials = await loaded_serials(address)
+    except (ProbeFailed, CallerError) as e:
+        told("failed")
+        return Look(target.id, error=str(e))
+    before = wanted.before
+    if before is not None and int(before.serial_number, 16) in serials:
+        told("different")
+        error = f"{address}/certs: generation {before.generation} is loaded still"
+        return Look(target.id, error=error, served=before.fingerprint)
+    if int(wanted.serial_number, 16) not in serials:
+        told("different")
+        return Look(target.id, error=f"{address}/certs: generation {wanted.generation} is not loaded")
+    told("proved")
+    return Look(target.id, by=ProvedBy.CERTS)

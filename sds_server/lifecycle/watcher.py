@@ -1,0 +1,79 @@
+"""The watcher: looks for ever whether what was proved is still served, and has it healed where it is not.
+
+A proxy can lose a certificate that it had: a listener update that dropped its secret, a restart with an old
+file, somebody's hand. It is found by looking, offered the certificate again, and named until it serves it.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Final
+
+from sds_server.clock import Clock
+from sds_server.inventory import watches
+from sds_server.inventory.database import Database
+from sds_server.inventory.watches import Seen, Watch
+from sds_server.lifecycle import looks
+from sds_server.log import get
+
+AT_ONCE: Final = 32
+BATCH: Final = 200
+
+SOON_S: Final = 0.1
+"""A proxy that said yes a moment ago may still be switching."""
+
+_log = get("watcher")
+
+
+class Watcher:
+    """Looks at each Target about once in ``every``, all replicas together; at once at who says something."""
+
+    def __init__(self, *, database: Database, every: timedelta, clock: Clock, actor: str) -> None:
+        self._database = database
+        self._every = every
+        self._clock = clock
+        self._actor = actor
+        self._limit = asyncio.Semaphore(AT_ONCE)
+        self._late: set[str] = set()
+        self.on_hint: Callable[[], None] = lambda: None
+        self.on_seen: Callable[[Seen], None] = lambda _seen: None
+
+    def look_at(self, secret: str) -> None:
+        """A Target of this Secret said something, and nothing of it is being rolled out: it came late."""
+        self._late.add(secret)
+        self.on_hint()
+
+    async def step(self) -> None:
+        """Look at all that is due.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        late, self._late = self._late, set()
+        for secret in sorted(late):
+            await self._look(await watches.unproved(self._database, secret, limit=BATCH), soon=True)
+        more = True
+        while more:
+            due, more = await watches.claim(self._database, every=self._every, limit=BATCH)
+            await self._look(due)
+
+    async def _look(self, due: Iterable[Watch], *, soon: bool = False) -> None:
+        async with asyncio.TaskGroup() as group:
+            for watch in due:
+                group.create_task(self._watch(watch, soon=soon))
+
+    async def _watch(self, watch: Watch, *, soon: bool) -> None:
+        async with self._limit:
+            look = await looks.look(watch.target, watch.wanted, told=lambda _result: None)
+            if soon and look.by is None and look.served is not None:
+                await self._clock.sleep(SOON_S)
+                look = await looks.look(watch.target, watch.wanted, told=lambda _result: None)
+        seen = await watches.settle(self._database, watch, look, actor=self._actor)
+        self.on_seen(seen)
+        told = {"secret": watch.secret, "target": watch.target.name, "generation": watch.wanted.generation}
+        if seen is Seen.STALE:
+            _log.error("delivery.stale", error=look.error, **told)
+        elif seen is Seen.HEALED:
+            assert watch.stale_since is not None  # noqa: S101 - or it was not stale
+            seconds = (self._clock.now() - watch.stale_since).total_seconds()
+            _log.info("delivery.healed", seconds=round(seconds, 3), **told)

@@ -1,0 +1,358 @@
+"""The composition root: builds every object of a control plane, and wires it to the others."""
+
+import asyncio
+import importlib.metadata
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from random import SystemRandom
+from typing import Final
+
+from acme_engine.http01 import Http01Responder
+from sds_server.admin.callers import Callers
+from sds_server.admin.server import AdminServer
+from sds_server.admin.services import Check, Health, Services
+from sds_server.admin.table import ROUTES
+from sds_server.clock import Clock
+from sds_server.config import Config
+from sds_server.config_values import EVERY_HOST
+from sds_server.credentials import Files, HttpsTls, server_credentials
+from sds_server.foundation import custody, issuers
+from sds_server.identity import Grant
+from sds_server.instruments import MeasuredKms, MeasuredStreams, watch_delivery, watch_loops, watch_work
+from sds_server.inventory import api_tokens, declarations
+from sds_server.inventory.database import Database
+from sds_server.inventory.feed import Feed
+from sds_server.inventory.tokens import Tokens
+from sds_server.keys.kms import Sealer
+from sds_server.lifecycle.accounts import Accounts
+from sds_server.lifecycle.admission import RELOAD, Admission
+from sds_server.lifecycle.census import EVERY, Census
+from sds_server.lifecycle.enroller import Enroller
+from sds_server.lifecycle.loop import Loop
+from sds_server.lifecycle.prover import Prover
+from sds_server.lifecycle.publisher import Publisher
+from sds_server.lifecycle.recorder import Recorder
+from sds_server.lifecycle.revoker import Revoker
+from sds_server.lifecycle.scheduler import Scheduler
+from sds_server.lifecycle.uploads import Uploads
+from sds_server.lifecycle.watcher import Watcher
+from sds_server.lifecycle.worker import Worker
+from sds_server.log import get
+from sds_server.metrics import Metrics
+from sds_server.model import Kind, Secret
+from sds_server.xds.catalog import Catalog
+from sds_server.xds.server import MAX_AGE, SdsServer
+
+WORKERS: Final = 4
+"""Orders under way at once: a CA's answer takes seconds, ours microseconds."""
+
+HEARERS: Final = 4
+"""Looks at what Targets said: while one waits for a slow Target, another takes what is said meanwhile."""
+
+STREAM_GRACE_S: Final = 5.0
+RECORD_EVERY: Final = timedelta(milliseconds=200)
+
+_log = get("app")
+
+
+def admin_socket(config: Config) -> Path:
+    """Where the machine's own users reach the admin API."""
+    return config.state_dir / "admin.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What runs: three servers, and the loops around one database."""
+
+    sds: SdsServer
+    admin: AdminServer
+    responder: Http01Responder
+    recorder: Recorder
+    loops: list[Loop]
+
+    @classmethod
+    async def build(cls, config: Config, database: Database, clock: Clock) -> "Parts":
+        """Build them on an open inventory; nothing listens or runs yet.
+
+        Raises:
+            OperatorError: something that we depend on is not there.
+        """
+        actor = f"replica:{config.replica}"
+        metrics = Metrics(version=importlib.metadata.version("certvoy"))
+        sealer, version_key = await custody(
+            config, database, clock, around=partial(MeasuredKms, to=metrics, clock=clock)
+        )
+        await _declare(config, database)
+        catalog = Catalog()
+        enroller, admission = _enrolment(config, database, sealer, clock, actor)
+        await admission.step()
+        tokens = Tokens(database)
+        poll = config.rotation.poll
+        prover, lookouts = _lookouts(config, database, clock, actor)
+        publisher = Publisher(
+            database=database,
+            sealer=sealer,
+            catalog=catalog,
+            version_key=version_key,
+            clock=clock,
+            actor=actor,
+        )
+        accounts = Accounts(database=database, sealer=sealer, actor=actor)
+        cas = issuers(config)
+        revoker = Revoker(
+            database=database,
+            sealer=sealer,
+            issuers=cas,
+            accounts=accounts,
+            clock=clock,
+            rng=SystemRandom(),
+            actor=actor,
+        )
+        worker = Worker(
+            database=database,
+            sealer=sealer,
+            issuers=cas,
+            accounts=accounts,
+            lease_for=config.rotation.lease,
+            replica=config.replica,
+            clock=clock,
+            rng=SystemRandom(),
+        )
+        publishing = Loop("publisher", publisher.step, every=poll)
+        working = [Loop(f"worker-{number}", worker.step, every=poll) for number in range(WORKERS)]
+        revoking = Loop("revoker", revoker.step, every=poll)
+        recorder = Recorder(
+            database=database,
+            authorize=admission.authorize,
+            seen_for=config.rotation.seen_for,
+            clock=clock,
+            actor=actor,
+            on_written=prover.said,
+        )
+        admitting = Loop("admission", admission.step, every=RELOAD)
+        recording = Loop("recorder", recorder.step, every=RECORD_EVERY)
+        await recorder.load()
+        streams = MeasuredStreams(recorder, to=metrics, clock=clock)
+        census = Census(database=database, clock=clock)
+
+        def want(name: str) -> None:
+            publisher.want(name)
+            publishing.wake()
+
+        def wake_workers() -> None:
+            for loop in (*working, revoking):
+                loop.wake()
+
+        def wake_all() -> None:
+            publishing.wake()
+            lookouts[0].wake()
+            admitting.wake()
+            wake_workers()
+
+        catalog.on_want = want
+        recorder.on_news = recording.wake
+        feed = Feed(
+            database,
+            clock=clock,
+            on_secret=lambda _name: publishing.wake(),
+            on_work=wake_workers,
+            on_gap=wake_all,
+            on_rights=admitting.wake,
+        )
+        loops = [
+            Loop("feed", feed.step, every=poll),
+            publishing,
+            recording,
+            *lookouts,
+            admitting,
+            Loop("scheduler", Scheduler(database=database, tokens=tokens, actor=actor).step, every=poll),
+            revoking,
+            Loop("census", census.step, every=EVERY),
+            *working,
+        ]
+        sds = SdsServer(
+            catalog=catalog,
+            authorize=admission.authorize,
+            identify=admission.holder,
+            admits=admission.admits,
+            observer=streams,
+            refused=recorder,
+            credentials=server_credentials(
+                Files(config.sds.certificate, config.sds.key, config.sds.client_ca), lambda: admission.issued
+            ),
+            host=config.sds.listen.host,
+            port=config.sds.listen.port,
+            identifier=config.replica,
+            clock=clock,
+            # A third of a credential's life is left when it is renewed: by then its connection is another.
+            max_age=min(MAX_AGE, config.enrolment.lifetime / 4),
+        )
+        watch_delivery(publisher, streams, prover, recorder=recorder, sds=sds, to=metrics)
+        _watch(metrics, config, clock, loops, feed=feed, worker=worker, census=census)
+        tls = _https(config, admission)
+
+        def changed() -> None:
+            sds.recheck()
+            if tls is not None:
+                tls.refresh()
+
+        admission.on_change = changed
+        services = Services(
+            database=database,
+            clock=clock,
+            declared=frozenset(config.secrets),
+            issuers={name: issuer.directory for name, issuer in config.issuers.items()},
+            checks=partial(_checks, loops),
+            metrics=metrics.exposition,
+            authorize=admission.authorize,
+            enroller=enroller,
+            admits=admission.admits,
+            sds_port=lambda: sds.port,
+            catalog=catalog,
+            observer=streams,
+            uploads=Uploads(database=database, sealer=sealer, clock=clock, replica=config.replica),
+            on_said=prover.said,
+            seen_for=config.rotation.seen_for,
+        )
+        return cls(
+            admin=_admin(config, services, admission, tls),
+            sds=sds,
+            responder=Http01Responder(tokens, host=config.http01.listen.host, port=config.http01.listen.port),
+            recorder=recorder,
+            loops=loops,
+        )
+
+    async def record_last(self) -> None:
+        """Write what the streams told last, if the database still answers."""
+        try:
+            async with asyncio.timeout(STREAM_GRACE_S):
+                await self.recorder.step()
+        except Exception as e:  # noqa: BLE001 - stopping goes on, whatever is broken
+            _log.warning("deliveries.unwritten", error=str(e))
+
+
+def _lookouts(config: Config, database: Database, clock: Clock, actor: str) -> tuple[Prover, Sequence[Loop]]:
+    """Build what looks at Targets: the prover's loop, those that hear what Targets say, the watcher's."""
+    poll = config.rotation.poll
+    prover = Prover(database=database, settle=config.rotation.settle, clock=clock, actor=actor, every=poll)
+    watcher = Watcher(database=database, every=config.rotation.watch, clock=clock, actor=actor)
+    hearing = [Loop(f"prover-{number}", prover.hear, every=poll) for number in range(HEARERS)]
+    watching = Loop("watcher", watcher.step, every=poll)
+
+    def wake() -> None:
+        for loop in hearing:
+            loop.wake()
+
+    prover.on_hint, prover.on_idle, watcher.on_hint = wake, watcher.look_at, watching.wake
+    return prover, [Loop("prover", prover.step, every=poll), *hearing, watching]
+
+
+def _watch(
+    metrics: Metrics,
+    config: Config,
+    clock: Clock,
+    loops: Sequence[Loop],
+    *,
+    feed: Feed,
+    worker: Worker,
+    census: Census,
+) -> None:
+    """Count what the loops do; the feed's step does not end, so that it says itself that it is well."""
+    feed.on_beat = loops[0].succeeded
+    watch_loops(loops, to=metrics, clock=clock)
+    watch_work(worker, workers=WORKERS, issuers=config.issuers, to=metrics)
+    census.tell(metrics)
+
+
+def _enrolment(
+    config: Config, database: Database, sealer: Sealer, clock: Clock, actor: str
+) -> tuple[Enroller, Admission]:
+    enroller = Enroller(
+        database=database,
+        sealer=sealer,
+        trust_domain=config.enrolment.trust_domain,
+        lifetime=config.enrolment.lifetime,
+        clock=clock,
+        actor=actor,
+    )
+    admission = Admission(
+        database=database,
+        enroller=enroller,
+        configured=[Grant(grant.identity, grant.names) for grant in config.grants],
+        trust_domain=config.enrolment.trust_domain,
+        clock=clock,
+        server_names=_server_names(config) if config.sds.certificate is None else (),
+        own_ca=config.sds.client_ca is None,
+    )
+    return enroller, admission
+
+
+def _server_names(config: Config) -> Sequence[str]:
+    """Return what our own server certificate is for: what is configured, else what is known of us."""
+    if config.sds.server_names:
+        return config.sds.server_names
+    listens = [listen.host for listen in (config.sds.listen, config.admin.listen) if listen is not None]
+    hosts = [socket.gethostname().lower(), *(host for host in listens if host not in EVERY_HOST)]
+    return [*dict.fromkeys(["localhost", *(host for host in hosts if host.isascii())])]
+
+
+def _https(config: Config, admission: Admission) -> HttpsTls | None:
+    if config.admin.listen is None:
+        return None
+    files = Files(
+        config.admin.certificate or config.sds.certificate,
+        config.admin.key or config.sds.key,
+        config.sds.client_ca,
+        section="admin",
+    )
+    return HttpsTls(files, lambda: admission.issued)
+
+
+def _admin(config: Config, services: Services, admission: Admission, tls: HttpsTls | None) -> AdminServer:
+    callers = Callers(
+        token=partial(api_tokens.find, services.database),
+        identify=admission.holder,
+        clock=services.clock,
+        clients={client.identity: frozenset(client.scopes) for client in config.admin.clients},
+    )
+    return AdminServer(
+        ROUTES,
+        services,
+        callers,
+        socket_path=admin_socket(config),
+        listen=config.admin.listen,
+        tls=None if tls is None else tls.context,
+        probes=config.metrics.listen,
+    )
+
+
+def _checks(loops: Iterable[Loop]) -> list[Check]:
+    """Say how each loop is: one that fails ends no serving, as that is done from memory."""
+    return [
+        Check(loop.name, Health.OK)
+        if not loop.failures
+        else Check(loop.name, Health.DEGRADED, f"failed {loop.failures} times: {loop.error}")
+        for loop in loops
+    ]
+
+
+async def _declare(config: Config, database: Database) -> None:
+    """Put what the configuration declares into the inventory; what it no longer names is left alone."""
+    for name, secret in config.secrets.items():
+        changed = await declarations.put(
+            database,
+            Secret(
+                name=name,
+                kind=Kind.TLS_CERTIFICATE,
+                domains=secret.domains,
+                issuer=secret.issuer,
+                key_type=secret.key_type,
+            ),
+            actor=f"config:{config.replica}",
+        )
+        if changed:
+            _log.info("secret.declared", secret=name, domains=secret.domains)

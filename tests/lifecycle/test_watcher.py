@@ -1,0 +1,205 @@
+"""The watcher: what was proved is looked at for ever, and healed where something else is served."""
+
+from datetime import timedelta
+
+import pytest
+from structlog.testing import capture_logs
+
+from sds_server.inventory import deliveries, offers, targets
+from sds_server.inventory.deliveries import News
+from sds_server.inventory.watches import Seen
+from sds_server.lifecycle.prover import Prover
+from sds_server.lifecycle.watcher import Watcher
+from sds_server.model import Identity, Peer
+from sds_server.programs.child import free_port
+from tests.support.clocks import HastyClock
+from tests.support.databases import turn_clock
+from tests.support.fakes import Listener, pair_of
+
+EVERY = timedelta(minutes=5)
+LATER = EVERY * 2
+EDGE = Peer(Identity("spiffe://example.test/edge-1"), "edge-1")
+
+
+class Watch:
+    """An Envoy that was proved to serve what it should, and what is seen of it since."""
+
+    def __init__(self, issuances, sql, listener):
+        self.issuances, self.sql, self.listener = issuances, sql, listener
+        self.database = issuances.database
+        self.watcher = Watcher(database=self.database, every=EVERY, clock=HastyClock(), actor="replica:test")
+        self.seen = []
+        self.watcher.on_seen = self.seen.append
+        self.pair, self.turned = None, timedelta(0)
+
+    async def prove(self):
+        self.pair = await pair_of(self.issuances, await self.issuances.issue(await self.issuances.declare()))
+        self.listener.serve(self.pair)
+        await Prover(database=self.database, settle=EVERY, clock=HastyClock(), actor="replica:test").step()
+
+    async def subscribe(self, accepted=1):
+        news = News(
+            *EDGE,
+            "www",
+            sent=1,
+            accepted=accepted,
+            refused=None,
+            refusal=None,
+            refused_version=None,
+            seen_for=timedelta(days=1),
+        )
+        await deliveries.write(self.database, [news], actor="replica:test")
+
+    async def look(self, after=timedelta(0)):
+        self.turned += after
+        await turn_clock(self.sql, self.turned)
+        await self.watcher.step()
+        return self.seen[-1] if self.seen else None
+
+    def serve_another(self):
+        self.listener.serve(self.issuances.ca.issue(dns=["www.example.test"]))
+
+    async def live(self):
+        (live,) = await targets.live_set(self.database, "www")
+        return live
+
+    async def salt(self):
+        return (await offers.of(self.database, ["www"]))["www"].salted.get(EDGE)
+
+    async def audited(self):
+        rows = await self.sql.fetch("SELECT action FROM certaudit WHERE action LIKE 'delivery%' ORDER BY id")
+        return [row["action"] for row in rows if row["action"] != "delivery.accepted"]
+
+
+@pytest.fixture
+async def watch(issuances, sql, tmp_path):
+    async with Listener(tmp_path) as listener:
+        made = Watch(issuances, sql, listener)
+        await issuances.declare()
+        await targets.register(
+            issuances.database,
+            "edge-1",
+            probe=listener.address,
+            identity=EDGE.identity,
+            node_id="edge-1",
+            serves=["www"],
+            actor="p",
+        )
+        await made.subscribe(accepted=None)
+        yield made
+
+
+async def test_who_serves_what_it_should_is_well_and_looked_at_again_later(watch):
+    await watch.prove()
+    first, again = await watch.look(), await watch.look(timedelta(minutes=1))
+    later = await watch.look(LATER)
+
+    assert Seen.WELL is first is again is later
+    assert [Seen.WELL] * 2 == watch.seen
+
+
+async def test_who_serves_something_else_is_stale_named_and_offered_it_again(watch):
+    await watch.prove()
+    watch.serve_another()
+    with capture_logs() as logs:
+        seen = await watch.look(LATER)
+    live = await watch.live()
+
+    assert Seen.STALE is seen
+    assert live.proved is None
+    assert live.stale_since is not None
+    assert watch.listener.address in live.probe_error
+    assert 1 == await watch.salt()
+    assert ["delivery.proved", "delivery.stale"] == await watch.audited()
+    assert [("error", "delivery.stale", "edge-1")] == [
+        (line["log_level"], line["event"], line["target"]) for line in logs if "stale" in line["event"]
+    ]
+
+
+async def test_it_is_alarmed_once_and_keeps_its_age_until_it_serves_what_it_should(watch):
+    await watch.prove()
+    watch.serve_another()
+    await watch.look(LATER)
+    since = (await watch.live()).stale_since
+    still = await watch.look(LATER)
+    kept = (await watch.live()).stale_since
+    watch.listener.serve(watch.pair)
+    healed = await watch.look(LATER)
+    live = await watch.live()
+
+    assert (Seen.STILL_STALE, Seen.HEALED) == (still, healed)
+    assert since == kept
+    assert (1, None, None, 0) == (live.proved, live.stale_since, live.served, live.salt)
+    assert ["delivery.proved", "delivery.stale", "delivery.healed"] == await watch.audited()
+
+
+async def test_it_is_offered_again_less_and_less_often(watch):
+    await watch.prove()
+    watch.serve_another()
+    salts = []
+    for pause in (LATER, timedelta(seconds=30), timedelta(seconds=40), timedelta(minutes=5)):
+        await watch.look(pause)
+        salts.append(await watch.salt())
+
+    assert [1, 1, 2, 3] == salts
+
+
+async def test_a_stale_one_is_looked_at_soon_again(watch):
+    """Healed in seconds, not at the next round."""
+    await watch.prove()
+    watch.serve_another()
+    await watch.look(LATER)
+    looks = len(watch.seen)
+    await watch.look(timedelta(seconds=70))
+
+    assert looks < len(watch.seen)
+
+
+async def test_who_cannot_be_reached_keeps_its_proof_and_tells_why(watch, sql):
+    """What it serves is unknown, which takes nothing back."""
+    await watch.prove()
+    await sql.execute("UPDATE target SET probe = $1", f"127.0.0.1:{free_port()}")
+    seen = await watch.look(LATER)
+    live = await watch.live()
+
+    assert Seen.UNKNOWN is seen
+    assert 1 == live.proved
+    assert "127.0.0.1" in live.probe_error
+
+
+async def test_who_comes_after_the_rotation_is_proved_when_it_says_yes(watch, sql):
+    await watch.prove()
+    await sql.execute(
+        "UPDATE delivery SET proved = NULL, accepted = NULL, look_at = now() + interval '1 day'"
+    )
+    await watch.subscribe()
+    watch.watcher.look_at("www")
+    await watch.look()
+
+    assert [Seen.PROVED] == watch.seen
+    assert 1 == (await watch.live()).proved
+
+
+async def test_who_was_never_given_it_is_not_stale(watch, sql):
+    await watch.prove()
+    await sql.execute("UPDATE delivery SET proved = NULL, accepted = NULL, sent = NULL")
+    watch.serve_another()
+
+    assert Seen.UNKNOWN is await watch.look(LATER)
+    assert await watch.salt() is None
+
+
+async def test_while_something_is_rolled_out_the_prover_looks(watch):
+    await watch.issuances.issue(await watch.issuances.declare())
+
+    assert await watch.look(LATER) is None
+
+
+async def test_two_replicas_look_at_each_target_once(watch, issuances):
+    await watch.prove()
+    other = Watcher(database=watch.database, every=EVERY, clock=HastyClock(), actor="replica:other")
+    other.on_seen = watch.seen.append
+    await watch.look(LATER)
+    await other.step()
+
+    assert [Seen.WELL] == watch.seen
