@@ -111,6 +111,14 @@ CREATE TABLE certificate_chain (
     chain_pem text NOT NULL
 );
 
+-- Keys of Certificates that nobody is offered any more, until their data key is destroyed: one row each, made when a Certificate
+-- is over.
+CREATE TABLE retired_key (
+    cert_id    uuid PRIMARY KEY REFERENCES certificate,
+    destroy_at timestamptz NOT NULL
+);
+CREATE INDEX retired_key_destroy_at ON retired_key (destroy_at);
+
 -- The work queue and its history in one row. cert_id is null for the first: there is nothing to replace.
 CREATE TABLE certrotation (
     id              bigserial PRIMARY KEY,

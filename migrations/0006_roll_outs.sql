@@ -40,3 +40,13 @@ ALTER TABLE delivery ADD COLUMN salted_at timestamptz;
 ALTER TABLE delivery ADD COLUMN look_at timestamptz NOT NULL DEFAULT certvoy_now();
 CREATE INDEX delivery_salted ON delivery (secret) WHERE salt > 0;
 CREATE INDEX delivery_look_at ON delivery (look_at);
+
+-- Keys of Certificates that nobody is offered any more, until their data key is destroyed: one row each, made when a Certificate
+-- is over.
+CREATE TABLE retired_key (
+    cert_id    uuid PRIMARY KEY REFERENCES certificate,
+    destroy_at timestamptz NOT NULL
+);
+CREATE INDEX retired_key_destroy_at ON retired_key (destroy_at);
+INSERT INTO retired_key (cert_id, destroy_at)
+SELECT id, certvoy_now() + interval '7 days' FROM certificate WHERE status IN ('replaced', 'rejected', 'expired', 'revoked');

@@ -173,6 +173,7 @@ EVENTS: Final = (
         (*_REVOCATION, "error", "hint"),
     ),
     LogEvent("rotation.claimed", "info", "A worker took a rotation.", (*_WORK, "attempts")),
+    LogEvent("keys.destroyed", "info", "Keys that nobody needs any more were destroyed.", ("count",)),
     LogEvent(
         "delivery.healed",
         "info",

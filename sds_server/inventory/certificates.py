@@ -3,11 +3,11 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sds_server.errors import IllegalTransition, NotFound
-from sds_server.inventory import audit, sealed_keys
+from sds_server.inventory import audit, retirement, sealed_keys
 from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.lifecycle import states
 from sds_server.lifecycle.states import Event
@@ -30,6 +30,17 @@ ACTIONS: Mapping[CertificateStatus, str] = {
     CertificateStatus.EXPIRED: "certificate.expired",
     CertificateStatus.REVOKED: "certificate.revoked",
 }
+
+
+OVER: Final = frozenset(
+    {
+        CertificateStatus.REPLACED,
+        CertificateStatus.REJECTED,
+        CertificateStatus.EXPIRED,
+        CertificateStatus.REVOKED,
+    }
+)
+"""Nobody is offered it any more, unless it expired and there is no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +87,8 @@ async def move(
     after = states.after(before, event)
     if await tx.value("move_certificate", cert_id, before, after) is None:
         raise IllegalTransition(f"certificate {cert_id}: it is no longer {before}")
+    if after in OVER:
+        await retirement.retire(tx, cert_id)
     await audit.append(
         tx,
         action=ACTIONS[after],

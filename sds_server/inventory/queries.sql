@@ -90,6 +90,37 @@ SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, coalesce(max(c.generation), 0) + 1, $
   FROM certificate c WHERE c.secret = $9
 RETURNING generation;
 
+-- name: retire_key
+-- A Certificate is over: its key is kept for $2, for who has not moved on.
+INSERT INTO retired_key (cert_id, destroy_at) VALUES ($1, certvoy_now() + $2::interval) ON CONFLICT DO NOTHING;
+
+-- name: retired_keys
+-- Keys whose time is over, each with what keeps it still: it is what is served, its own key must sign its revocation, or a Target
+-- that counts is not proved to serve a later one.
+SELECT r.cert_id, c.secret, c.generation, c.key_id, s.deleted_at IS NULL AND (
+         c.generation = (SELECT max(generation) FROM certificate
+                          WHERE secret = c.secret AND status NOT IN ('replaced', 'rejected', 'revoked'))
+         OR (c.status <> 'rejected' AND EXISTS (
+             SELECT FROM delivery d WHERE d.secret = c.secret AND (d.registered OR d.seen_until > certvoy_now())
+                AND coalesce(d.proved, 0) <= c.generation)))
+       OR EXISTS (SELECT FROM revocation v WHERE v.cert_id = c.id AND v.done_at IS NULL AND c.status <> 'expired') AS kept
+  FROM retired_key r JOIN certificate c ON c.id = r.cert_id JOIN secret s ON s.name = c.secret
+ WHERE r.destroy_at <= certvoy_now() ORDER BY r.destroy_at LIMIT $1 FOR UPDATE OF s SKIP LOCKED;
+
+-- name: keep_key
+UPDATE retired_key SET destroy_at = certvoy_now() + $2::interval WHERE cert_id = $1;
+
+-- name: destroy_key
+-- Without the data key the envelope is noise; both go. A key that another Certificate names as well stays.
+UPDATE key_material k SET envelope = NULL, dek_wrapped = NULL, destroyed_at = certvoy_now()
+ WHERE k.id = $1 AND k.destroyed_at IS NULL
+   AND NOT EXISTS (SELECT FROM certificate c WHERE c.key_id = k.id AND c.id <> $2
+                      AND c.id NOT IN (SELECT cert_id FROM retired_key))
+RETURNING k.id;
+
+-- name: forget_retired
+DELETE FROM retired_key WHERE cert_id = $1;
+
 -- name: insert_chain
 INSERT INTO certificate_chain (cert_id, chain_pem) VALUES ($1, $2);
 

@@ -1,8 +1,8 @@
-"""The scheduler: what time brings. Renewals that are due, Certificates that lapsed, tokens left behind."""
+"""The scheduler: what time brings. Renewals, Certificates that lapsed, keys kept long enough, old tokens."""
 
 from typing import Final
 
-from sds_server.inventory import certificates, rotations
+from sds_server.inventory import certificates, retirement, rotations
 from sds_server.inventory.database import Database
 from sds_server.inventory.tokens import Tokens
 from sds_server.log import get
@@ -33,5 +33,11 @@ class Scheduler:
         while lapsed := await certificates.lapse(self._database, limit=BATCH, actor=self._actor):
             _log.info("certificates.lapsed", count=lapsed)
             if lapsed < BATCH:
+                break
+        while True:
+            looked_at, destroyed = await retirement.destroy(self._database, limit=BATCH, actor=self._actor)
+            if destroyed:
+                _log.info("keys.destroyed", count=destroyed)
+            if looked_at < BATCH:
                 break
         await self._tokens.sweep()
