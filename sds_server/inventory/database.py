@@ -13,12 +13,16 @@ from contextlib import asynccontextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakSet
 
 import asyncpg
 
 from sds_server.errors import SchemaMismatch, Unavailable
 
 COMMAND_TIMEOUT_S: Final = 10.0
+BEGIN_TIMEOUT_S: Final = 3.0
+"""For the first word on a connection of the pool, which may be dead without anybody having said so."""
+
 CONNECT_TIMEOUT_S: Final = 5.0
 POOL_SIZE: Final = 10
 SESSION_SETTINGS: Final[Mapping[str, str]] = {
@@ -97,9 +101,28 @@ class Transaction:
 class Database:
     """A pool of connections. Open it with `open_database`."""
 
-    def __init__(self, pool: Any, connect: Mapping[str, Any]) -> None:
-        self._pool = pool
+    def __init__(self, connect: Mapping[str, Any]) -> None:
         self._connect = connect
+        self._pool: Any = None
+        self._made: WeakSet[Any] = WeakSet()
+        self._busy: set[int] = set()
+
+    async def open(self, *, size: int) -> None:
+        """Open the pool.
+
+        Raises:
+            Unavailable: nobody answers there, or it lets us not in.
+        """
+        await (await _connect(self._connect)).close()  # one clear error before a pool's retries blur it
+        self._pool = await asyncpg.create_pool(
+            **self._connect,
+            min_size=1,
+            max_size=size,
+            command_timeout=COMMAND_TIMEOUT_S,
+            timeout=CONNECT_TIMEOUT_S,
+            server_settings=dict(SESSION_SETTINGS),
+            init=self._prepare,
+        )
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -113,17 +136,27 @@ class Database:
         try:
             connection = await self._pool.acquire(timeout=CONNECT_TIMEOUT_S)
         except (*UNREACHABLE, *_OUT_OF_ORDER) as e:
-            raise Unavailable(f"database: {_said(e)}") from e
+            raise Unavailable(f"database: {said(e)}") from e
+        self._busy.add(pid := connection.get_server_pid())
         try:
-            async with connection.transaction():
-                yield Transaction(connection)
+            # By hand, and not by asyncpg's own block: that one says ROLLBACK, without a limit, to a
+            # connection that has just failed to answer.
+            await connection.execute("BEGIN", timeout=BEGIN_TIMEOUT_S)
+            yield Transaction(connection)
+            await connection.execute("COMMIT")
         except (*UNREACHABLE, *_OUT_OF_ORDER) as e:
+            if isinstance(e, TimeoutError):
+                self._distrust()
             _terminate(connection)
-            raise Unavailable(f"database: {_said(e)}") from e
-        except asyncio.CancelledError:
+            raise Unavailable(f"database: {said(e)}") from e
+        except Exception:
+            await self._roll_back(connection)
+            raise
+        except BaseException:  # cancelled, mostly in the middle of an answer
             _terminate(connection)
             raise
         finally:
+            self._busy.discard(pid)
             # The connection may break when it is given back; what was committed before is done all the same.
             with suppress(*UNREACHABLE, *_OUT_OF_ORDER):
                 await self._pool.release(connection, timeout=CONNECT_TIMEOUT_S)
@@ -144,6 +177,24 @@ class Database:
         except TimeoutError:
             self._pool.terminate()
 
+    def _distrust(self) -> None:
+        """End the idle connections too: where one fell silent, each of them would cost a wait to find out."""
+        for connection in [*self._made]:
+            if not connection.is_closed() and connection.get_server_pid() not in self._busy:
+                _terminate(connection)
+
+    async def _roll_back(self, connection: Any) -> None:
+        try:
+            await connection.execute("ROLLBACK", timeout=BEGIN_TIMEOUT_S)
+        except (*UNREACHABLE, asyncpg.PostgresError):
+            _terminate(connection)
+
+    async def _prepare(self, connection: Any) -> None:
+        self._made.add(connection)
+        await connection.set_type_codec(
+            "jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads, format="text"
+        )
+
 
 async def open_database(connect: Mapping[str, Any], *, size: int = POOL_SIZE) -> Database:
     """Open a pool; ``connect`` holds asyncpg's connection arguments (a ``dsn``, or host, user, ...).
@@ -151,17 +202,9 @@ async def open_database(connect: Mapping[str, Any], *, size: int = POOL_SIZE) ->
     Raises:
         Unavailable: nobody answers there, or it lets us not in.
     """
-    await (await _connect(connect)).close()  # one clear error before a pool's retries blur it
-    pool = await asyncpg.create_pool(
-        **connect,
-        min_size=1,
-        max_size=size,
-        command_timeout=COMMAND_TIMEOUT_S,
-        timeout=CONNECT_TIMEOUT_S,
-        server_settings=dict(SESSION_SETTINGS),
-        init=_speak_json,
-    )
-    return Database(pool, connect)
+    database = Database(connect)
+    await database.open(size=size)
+    return database
 
 
 async def migrate(database: Database) -> list[str]:
@@ -225,14 +268,8 @@ async def _connect(connect: Mapping[str, Any]) -> Any:
         )
     except (*UNREACHABLE, *_OUT_OF_ORDER) as e:
         raise Unavailable(
-            f"database: {_said(e)}", hint="start PostgreSQL, or correct `database:` in the configuration"
+            f"database: {said(e)}", hint="start PostgreSQL, or correct `database:` in the configuration"
         ) from e
-
-
-async def _speak_json(connection: Any) -> None:
-    await connection.set_type_codec(
-        "jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads, format="text"
-    )
 
 
 def _terminate(connection: Any) -> None:
@@ -241,5 +278,6 @@ def _terminate(connection: Any) -> None:
         connection.terminate()
 
 
-def _said(error: BaseException) -> str:
+def said(error: BaseException) -> str:
+    """Return an error's words, also where it has none."""
     return str(error) or f"no answer in time ({type(error).__name__})"

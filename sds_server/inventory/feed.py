@@ -1,9 +1,13 @@
 """What changed, as a hint: NOTIFY tells at once, and who listens polls anyway, because a NOTIFY can be lost.
 
+Every few seconds the listener tells itself something, and the feed is lost when it does not hear that: a
+connection that a network cut, or one that a pooler lends out by the transaction, looks alive for ever.
+
 A message is ``secret:NAME`` (what is served under the name may have changed), ``work`` (a Rotation wants a
 worker) or ``rights`` (who may come, or what they may see, has changed).
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -11,11 +15,12 @@ import asyncpg
 
 from sds_server.clock import Clock
 from sds_server.errors import Unavailable
-from sds_server.inventory.database import UNREACHABLE, Database, Transaction
+from sds_server.inventory.database import UNREACHABLE, Database, Transaction, said
 
 CHANNEL: Final = "certvoy"
-HEARTBEAT_S: Final = 10.0
-"""A black-holed LISTEN connection looks alive for ever; a query on it now and then tells."""
+HEARTBEAT_S: Final = 5.0
+HEARD_WITHIN_S: Final = 5.0
+"""Then the feed counts as lost."""
 
 
 async def tell_secret(tx: Transaction, secret: str) -> None:
@@ -64,15 +69,20 @@ class Feed:
             Unavailable: it was lost, or cannot be made.
         """
         connection = await self._database.listen()
+        own, heard = f"{CHANNEL}_{connection.get_server_pid()}", asyncio.Event()
         try:
             await connection.add_listener(CHANNEL, self._heard)
+            await connection.add_listener(own, lambda *_message: heard.set())
             self._on_gap()
             while True:
                 self.on_beat()
                 await self._clock.sleep(HEARTBEAT_S)
-                await connection.execute("SELECT 1")
+                heard.clear()
+                async with asyncio.timeout(HEARD_WITHIN_S):
+                    await connection.execute(f"NOTIFY {own}")
+                    await heard.wait()
         except (*UNREACHABLE, asyncpg.PostgresError) as e:
-            raise Unavailable(f"database: the feed was lost: {e}") from e
+            raise Unavailable(f"database: the feed was lost: {said(e)}") from e
         finally:
             connection.terminate()
 

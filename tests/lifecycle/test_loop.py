@@ -75,7 +75,7 @@ async def test_pauses_double_up_to_a_bound(pauses):
     steps = Steps(*[Unavailable("database: gone")] * 7)
     await run_until_done(Loop("worker", steps, every=POLL), steps)
 
-    assert [0.5, 1.0, 2.0, 4.0, 5.0, 5.0] == pauses[:6]
+    assert [0.5, 1.0, 2.0, 3.0, 3.0, 3.0] == pauses[:6]
     assert LONGEST_PAUSE.total_seconds() == max(pauses)
 
 
