@@ -18,6 +18,7 @@ from acme_engine.errors import (
     Misconfigured,
     Refused,
     TermsNotAgreed,
+    Unreachable,
 )
 from acme_engine.jws import Eab, Signer
 from acme_engine.keys import PrivateKey
@@ -35,6 +36,28 @@ from acme_engine.transport import Repeat
 USER_AGENT = "certvoy/0.1 (acme_engine)"
 
 
+async def answers(
+    directory_url: str, *, ca_file: Path | None = None, within_s: float = 5.0, allow_http: bool = False
+) -> None:
+    """Read a CA's directory once, to see whether the CA is there; returns when it is.
+
+    Raises:
+        Unreachable, Untrusted, BadReply, Refused: it is not, and why.
+    """
+    try:
+        async with (
+            asyncio.timeout(within_s) as limit,
+            transport.Transport(
+                directory_url, user_agent=USER_AGENT, ca_file=ca_file, allow_http=allow_http, patience_s=0.0
+            ) as exchange,
+        ):
+            Directory.parse((await exchange.get(directory_url)).json())
+    except TimeoutError as e:
+        if not limit.expired():
+            raise
+        raise Unreachable(f"{directory_url}: no answer within {within_s:g} s") from e
+
+
 class Client:
     """An account at a CA. Used in ``async with``; many coroutines may share it."""
 
@@ -50,11 +73,15 @@ class Client:
         clock: transport.Clock = transport.utc_now,
         sleep: transport.Sleep = asyncio.sleep,
         rng: backoff.Rng | None = None,
+        patience_s: float = transport.PATIENCE_S,
+        hands_up_limits: bool = False,
     ) -> None:
         """Speak to the CA at ``directory_url``; nothing is sent yet.
 
         With ``ca_file`` the server's certificate must build to that file, without one to the system's CAs.
         ``account_url`` is what `register` returned before. ``allow_http`` is for tests, on loopback only.
+        ``patience_s`` is how long a request is sent again in place. ``hands_up_limits``: what the CA says
+        with a Retry-After is raised at once, for who can keep others from asking too.
         """
         self.account_url = account_url
         self.clock = clock
@@ -71,6 +98,8 @@ class Client:
             clock=clock,
             sleep=sleep,
             rng=rng,
+            patience_s=patience_s,
+            hands_up_limits=hands_up_limits,
         )
 
     async def __aenter__(self) -> Self:

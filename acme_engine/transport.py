@@ -43,8 +43,12 @@ CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 45.0
 """For one sending, its answer's last byte included. A CA may think for half a minute over a finalize."""
 
+READ_TIMEOUT_S = 15.0
+"""For one that can be sent again without harm: a network that swallows everything is noticed sooner."""
+
 PATIENCE_S = 120.0
-"""How long one request may wait in place, all its pauses together; then the error says when to come back."""
+"""How long one request may be sent again, all pauses and timeouts together; then the error says when to come
+back."""
 
 BAD_NONCE_TRIES = 25
 """Of a CA that refuses every second nonce, one request in thirty million comes back."""
@@ -119,22 +123,28 @@ class Transport:
         clock: Clock = utc_now,
         sleep: Sleep = asyncio.sleep,
         rng: backoff.Rng | None = None,
+        patience_s: float = PATIENCE_S,
+        hands_up_limits: bool = False,
     ) -> None:
-        """Pin the origin of ``directory_url``; with ``ca_file`` only that file's CAs are trusted."""
+        """Pin the origin of ``directory_url``; with ``ca_file`` only that file's CAs are trusted.
+
+        ``hands_up_limits``: an answer with Retry-After is raised at once and never waited for in place, for
+        who can keep others from asking too.
+        """
         self._origin = _checked(directory_url, allow_http=allow_http).origin()
         self._user_agent = user_agent
         self._ca_file = ca_file
         self._clock = clock
         self._sleep = sleep
         self._rng = rng or random.SystemRandom()
+        self._patience_s = patience_s
+        self._hands_up_limits = hands_up_limits
         self._nonces: deque[str] = deque(maxlen=MAX_NONCES)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=_tls(self._ca_file), limit=MAX_CONNECTIONS),
-            timeout=timeout,
             # Unasked, nobody compresses; a bomb that comes all the same is never opened.
             headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity"},
             auto_decompress=False,
@@ -192,11 +202,14 @@ class Transport:
             # The refusal of a nonce brings the next one: newest first makes it the one that is taken.
             nonce = self._nonces.pop() if self._nonces else await self._new_nonce(new_nonce_url)
             signed = signer.sign(body, url=url, nonce=nonce, account_url=account_url)
-            return await self._exchange("POST", url, signed)
+            timeout_s = READ_TIMEOUT_S if repeat is Repeat.SILENCE else REQUEST_TIMEOUT_S
+            return await self._exchange("POST", url, signed, timeout_s=timeout_s)
 
         return await self._persist(send, repeat=repeat)
 
     async def _persist(self, send: Callable[[], Awaitable[Reply]], *, repeat: Repeat) -> Reply:
+        time = asyncio.get_running_loop().time
+        began = time()
         waited_s = 0.0
         tries = 0
         while True:
@@ -207,8 +220,9 @@ class Transport:
                 tries += 1
                 pause_s = backoff.pause_s(tries, self._rng)
                 if e.retry_after is not None:
+                    again = again and not self._hands_up_limits
                     pause_s = max(pause_s, e.retry_after.total_seconds())
-                if not again or waited_s + pause_s > PATIENCE_S:
+                if not again or max(waited_s, time() - began) + pause_s > self._patience_s:
                     raise
             waited_s += pause_s
             await self._sleep(pause_s)
@@ -219,20 +233,27 @@ class Transport:
             raise BadReply(f"{url} answered without a Replay-Nonce that can be used")
         return self._nonces.pop()
 
-    async def _exchange(self, method: str, url: str, body: bytes | None = None) -> Reply:
+    async def _exchange(
+        self, method: str, url: str, body: bytes | None = None, *, timeout_s: float = READ_TIMEOUT_S
+    ) -> Reply:
         if self._session is None:
             raise RuntimeError("use the client in `async with`")
         target = self._pinned(url)
         headers = {"Content-Type": "application/jose+json"} if body is not None else {}
         try:
             async with self._session.request(
-                method, target, data=body, headers=headers, allow_redirects=False
+                method,
+                target,
+                data=body,
+                headers=headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S),
             ) as response:
                 content = await _read(response)
         except aiohttp.ClientConnectorCertificateError as e:
             raise Untrusted(f"{self._origin}: its TLS certificate does not verify: {_reason(e)}") from e
         except TimeoutError as e:
-            raise Unreachable(f"{target}: no whole answer within {REQUEST_TIMEOUT_S:g} s") from e
+            raise Unreachable(f"{target}: no whole answer within {timeout_s:g} s") from e
         except (aiohttp.ClientError, OSError) as e:
             raise Unreachable(f"{target}: {_reason(e)}") from e
         # No await from here to where the nonce is taken: who fetched one cannot lose it to another request.

@@ -11,11 +11,13 @@ import aiohttp
 import pytest
 
 from acme_engine import Actor, Client, KeyType, Refused, keys
+from acme_engine.client import answers
 from acme_engine.errors import BadReply, Misconfigured, Unreachable
 from acme_engine.transport import BAD_NONCE_TRIES, MAX_BODY, PATIENCE_S, parse_retry_after
 from sds_server.programs.child import free_port
 from tests.support import pki
 from tests.support.fake_ca import problem
+from tests.support.fault_proxy import Fault, FaultProxy
 
 NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 KEY = keys.generate(KeyType.ECDSA_P256)
@@ -135,6 +137,51 @@ async def test_a_limit_longer_than_our_patience_is_handed_up_at_once(ca, client,
     assert refusal.value.retry_after == timedelta(hours=26)
     assert refusal.value.retryable
     assert slept == []
+
+
+async def test_a_limit_is_handed_up_where_others_can_be_kept_from_asking(ca, slept):
+    ca.next("/directory", 429, problem("rateLimited"), Retry_After="7")
+    async with Client(
+        ca.directory_url, account_key=KEY, allow_http=True, sleep=slept, hands_up_limits=True
+    ) as client:
+        with pytest.raises(Refused) as refusal:
+            await client.directory()
+
+    assert timedelta(seconds=7) == refusal.value.retry_after
+    assert slept == []
+
+
+async def test_a_short_patience_ends_soon(ca, slept):
+    for _ in range(9):
+        ca.next("/directory", 502)
+    async with Client(
+        ca.directory_url, account_key=KEY, allow_http=True, sleep=slept, patience_s=4.0
+    ) as client:
+        with pytest.raises(Refused):
+            await client.directory()
+
+    assert 1 <= len(slept) <= 2
+
+
+async def test_a_ca_that_is_there_answers(ca):
+    await answers(ca.directory_url, allow_http=True)
+
+    assert 0 == ca.heads + len(ca.requests)
+
+
+@pytest.mark.parametrize(("status", "body"), [(503, ""), (404, ""), (200, "<html>"), (200, "{}")])
+async def test_a_ca_that_shows_no_directory_does_not(ca, status, body):
+    ca.next("/directory", status, body)
+    with pytest.raises((Refused, BadReply)):
+        await answers(ca.directory_url, allow_http=True)
+
+
+async def test_whether_a_silent_ca_is_there_is_not_waited_for():
+    async with FaultProxy(("127.0.0.1", free_port())) as silent:
+        silent.become(Fault.BLACK_HOLE)
+        host, port = silent.address
+        with pytest.raises(Unreachable, match="no answer within"):
+            await answers(f"http://{host}:{port}/dir", allow_http=True, within_s=0.1)
 
 
 async def test_patience_ends(ca, client, slept):
