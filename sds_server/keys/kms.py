@@ -15,7 +15,7 @@ from sds_server.errors import CustodyError, Unavailable
 from sds_server.keys import envelope
 from sds_server.model import KeyId, SealedKey
 
-KMS_TIMEOUT_S = 10.0
+KMS_TIMEOUT_S = 5.0
 PARALLEL_CALLS = 32
 """At once, over all keys: below the quota of every provider, enough to start with thousands of keys."""
 
@@ -26,7 +26,7 @@ HARD_TTL = timedelta(hours=24)
 """How long a DEK is used while the KMS does not answer: how long an outage is survived."""
 
 RETRY_AFTER = timedelta(seconds=30)
-"""How long a KMS that did not answer is left alone about a DEK that we still have."""
+"""How long a KMS that did not answer is left alone about the DEKs that we still have."""
 
 CACHED_DEKS = 20_000
 """About 5 MB: twice the secrets that one replica is built for. The least recently used goes first."""
@@ -84,6 +84,17 @@ class Sealer:
         self._calls = asyncio.Semaphore(PARALLEL_CALLS)
         self._deks: OrderedDict[tuple[KeyId, bytes], _CachedDek] = OrderedDict()
         self._flights: dict[tuple[KeyId, bytes], asyncio.Task[bytes]] = {}
+        self._silent = False
+        self._ask_at = clock.monotonic()
+
+    async def ready(self) -> None:
+        """Return at once while the KMS answers; where it did not, ask whether it does now.
+
+        Raises:
+            Unavailable: it does not: nothing can be sealed.
+        """
+        if self._silent:
+            await self._wrap(os.urandom(envelope.DEK_BYTES), self._own_context("ready"))
 
     async def seal(
         self, private_key_pkcs8: bytes, *, key_id: KeyId, purpose: str, spki_sha256: bytes
@@ -146,7 +157,8 @@ class Sealer:
         if cached and cached.until <= now:
             del self._deks[name]
             cached = None
-        if cached and now < cached.ask_at:
+        # One that was silent about one DEK is not waited for about each of the others.
+        if cached and (now < cached.ask_at or (self._silent and now < self._ask_at)):
             self._deks.move_to_end(name)
             return cached.dek
         try:
@@ -154,7 +166,6 @@ class Sealer:
         except Unavailable:
             if cached is None:
                 raise
-            cached.ask_at = now + RETRY_AFTER.total_seconds()
             return cached.dek
         except CustodyError:
             self._deks.pop(name, None)  # a withdrawn right ends here, not at the hard limit
@@ -195,7 +206,16 @@ class Sealer:
             try:
                 async with asyncio.timeout(KMS_TIMEOUT_S):
                     yield
-            except TimeoutError as e:
+            except (TimeoutError, Unavailable) as e:
+                self._silent = True
+                self._ask_at = self._clock.monotonic() + RETRY_AFTER.total_seconds()
+                if isinstance(e, Unavailable):
+                    raise
                 raise Unavailable(
                     f"the KMS ({self._kms.kek_uri}) did not answer in {KMS_TIMEOUT_S:g} s"
                 ) from e
+            except CustodyError:
+                self._silent = False
+                raise
+            else:
+                self._silent = False

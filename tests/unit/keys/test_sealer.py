@@ -223,3 +223,40 @@ async def test_cached_dek_does_not_show_in_a_repr(sealer):
     await sealer.open(await sealed_key(sealer))
 
     assert "dek=" not in repr(sealer._deks)
+
+
+async def test_silence_about_one_dek_is_not_waited_for_about_the_others(sealer, kms, clock):
+    keys = [await sealed_key(sealer, number) for number in range(2, 7)]
+    for sealed in keys:
+        await sealer.open(sealed)
+    kms.error = Unavailable("down")
+    clock.turn(SOFT_TTL)
+    for sealed in keys:
+        assert KEY == await sealer.open(sealed)
+
+    assert len(keys) + 1 == kms.unwrapped
+
+
+async def test_ready_asks_only_a_kms_that_was_silent(sealer, kms, clock, monkeypatch):
+    sealed = await sealed_key(sealer)
+    wrapped = []
+
+    async def wrap(dek, context):
+        wrapped.append(context)
+        if kms.error:
+            raise kms.error
+
+    monkeypatch.setattr(kms, "wrap", wrap)
+    await sealer.ready()
+    assert [] == wrapped
+
+    kms.error = Unavailable("down")
+    for attempt in (sealer.open(sealed), sealer.ready(), sealer.ready()):
+        with pytest.raises(Unavailable):
+            await attempt
+    assert 2 == len(wrapped)
+
+    kms.error = None
+    await sealer.ready()
+    await sealer.ready()
+    assert 3 == len(wrapped)
