@@ -11,6 +11,7 @@ from sds_server.errors import CustodyError
 from sds_server.keys.kms import Kms, WrappedDek
 from sds_server.lifecycle.failure import Ended
 from sds_server.lifecycle.loop import Loop
+from sds_server.lifecycle.patience import Patience
 from sds_server.lifecycle.prover import Prover
 from sds_server.lifecycle.publisher import Publisher
 from sds_server.lifecycle.recorder import Recorder
@@ -161,6 +162,12 @@ def watch_work(worker: Worker, *, workers: int, issuers: Iterable[str], to: Metr
 
     worker.on_attempt = attempted
     worker.on_step = lambda issuer, step: to.count(metrics.STEPS, label(issuer), step)
+
+
+def watch_issuers(patience: Patience, *, issuers: Iterable[str], to: Metrics) -> None:
+    """Tell which CAs are left alone."""
+    known = sorted(issuers)
+    to.read(metrics.ISSUER_PAUSED, lambda: {(issuer,): issuer in patience.paused for issuer in known})
 
 
 def watch_delivery(

@@ -163,6 +163,15 @@ EVENTS: Final = (
     LogEvent(
         "lease.unextended", "warning", "A lease could not be extended; tried again.", ("secret", "error")
     ),
+    LogEvent(
+        "issuer.paused",
+        "warning",
+        "A CA is away, or wants to be left alone: no replica asks it until it answers again.",
+        ("issuer", "seconds", "error"),
+    ),
+    LogEvent(
+        "issuer.resumed", "info", "A CA that was left alone answers; its work goes on.", ("issuer", "since")
+    ),
     LogEvent("order.created", "info", "The CA took an order.", (*_ORDER, "order")),
     LogEvent("order.finalizing", "info", "The CA is asked to issue.", (*_ORDER, "order")),
     LogEvent("order.resumed", "info", "An order that was left behind goes on.", (*_ORDER, "order", "status")),

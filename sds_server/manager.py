@@ -27,7 +27,8 @@ from sds_server.inventory import targets as inventory
 from sds_server.inventory.database import Database, open_database
 from sds_server.inventory.tokens import Tokens
 from sds_server.keys.kms import Sealer
-from sds_server.lifecycle.accounts import Accounts, Issuer
+from sds_server.lifecycle.accounts import Accounts, Issuer, answers
+from sds_server.lifecycle.patience import Patience
 from sds_server.lifecycle.worker import Worker
 from sds_server.model import (
     Certificate,
@@ -81,11 +82,13 @@ class CertificateManager:
         self._clock = clock or SystemClock()
         self._actor = f"replica:{name}"
         self._issuers = acme_client
+        self._patience = Patience(database=db, issuers=acme_client, answers=answers)
         self._worker = Worker(
             database=db,
             sealer=kms_client,
             issuers=acme_client,
             accounts=Accounts(database=db, sealer=kms_client, actor=self._actor),
+            patience=self._patience,
             lease_for=LEASE,
             replica=name,
             clock=self._clock,
@@ -208,6 +211,7 @@ class CertificateManager:
         rotation = await rotations.open_for(self._db, secret, reason=reason, actor=self._actor)
         until = self._clock.monotonic() + within.total_seconds()
         while True:
+            await self._patience.step()
             await self._worker.work_on(secret, rotation)
             found, _, _ = await progress.get(self._db, rotation)
             if found.new_cert_id is not None:

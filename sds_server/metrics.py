@@ -135,6 +135,9 @@ PROBES: Final = _counter(
     "result",
 )
 
+ISSUER_PAUSED: Final = _gauge(
+    "issuer_paused", "1 while no replica asks the issuer: it is away, or wants to be left alone.", "issuer"
+)
 ATTEMPTS: Final = _counter(
     "attempts", "Attempts to get a certificate, by how they ended.", "issuer", "outcome"
 )

@@ -22,17 +22,25 @@ from sds_server.config_values import EVERY_HOST
 from sds_server.credentials import Files, HttpsTls, server_credentials
 from sds_server.foundation import custody, issuers
 from sds_server.identity import Grant
-from sds_server.instruments import MeasuredKms, MeasuredStreams, watch_delivery, watch_loops, watch_work
+from sds_server.instruments import (
+    MeasuredKms,
+    MeasuredStreams,
+    watch_delivery,
+    watch_issuers,
+    watch_loops,
+    watch_work,
+)
 from sds_server.inventory import api_tokens, declarations
 from sds_server.inventory.database import Database
 from sds_server.inventory.feed import Feed
 from sds_server.inventory.tokens import Tokens
 from sds_server.keys.kms import Sealer
-from sds_server.lifecycle.accounts import Accounts
+from sds_server.lifecycle.accounts import Accounts, answers
 from sds_server.lifecycle.admission import RELOAD, Admission
 from sds_server.lifecycle.census import EVERY, Census
 from sds_server.lifecycle.enroller import Enroller
 from sds_server.lifecycle.loop import Loop
+from sds_server.lifecycle.patience import Patience
 from sds_server.lifecycle.prover import Prover
 from sds_server.lifecycle.publisher import Publisher
 from sds_server.lifecycle.recorder import Recorder
@@ -90,7 +98,6 @@ class Parts:
         catalog = Catalog()
         enroller, admission = _enrolment(config, database, sealer, clock, actor)
         await admission.step()
-        tokens = Tokens(database)
         poll = config.rotation.poll
         prover, lookouts = _lookouts(config, database, clock, actor)
         publisher = Publisher(
@@ -103,11 +110,13 @@ class Parts:
         )
         accounts = Accounts(database=database, sealer=sealer, actor=actor)
         cas = issuers(config)
+        patience = Patience(database=database, issuers=cas, answers=answers)
         revoker = Revoker(
             database=database,
             sealer=sealer,
             issuers=cas,
             accounts=accounts,
+            patience=patience,
             clock=clock,
             rng=SystemRandom(),
             actor=actor,
@@ -117,6 +126,7 @@ class Parts:
             sealer=sealer,
             issuers=cas,
             accounts=accounts,
+            patience=patience,
             lease_for=config.rotation.lease,
             replica=config.replica,
             clock=clock,
@@ -169,8 +179,13 @@ class Parts:
             recording,
             *lookouts,
             admitting,
-            Loop("scheduler", Scheduler(database=database, tokens=tokens, actor=actor).step, every=poll),
+            Loop(
+                "scheduler",
+                Scheduler(database=database, tokens=Tokens(database), actor=actor).step,
+                every=poll,
+            ),
             revoking,
+            Loop("patience", patience.step, every=poll),
             Loop("census", census.step, every=EVERY),
             *working,
         ]
@@ -192,7 +207,7 @@ class Parts:
             max_age=min(MAX_AGE, config.enrolment.lifetime / 4),
         )
         watch_delivery(publisher, streams, prover, recorder=recorder, sds=sds, to=metrics)
-        _watch(metrics, config, clock, loops, feed=feed, worker=worker, census=census)
+        _watch(metrics, config, clock, loops, feed=feed, worker=worker, census=census, patience=patience)
         tls = _https(config, admission)
 
         def changed() -> None:
@@ -206,7 +221,7 @@ class Parts:
             clock=clock,
             declared=frozenset(config.secrets),
             issuers={name: issuer.directory for name, issuer in config.issuers.items()},
-            checks=partial(_checks, loops),
+            checks=partial(_checks, loops, patience),
             metrics=metrics.exposition,
             authorize=admission.authorize,
             enroller=enroller,
@@ -221,7 +236,9 @@ class Parts:
         return cls(
             admin=_admin(config, services, admission, tls),
             sds=sds,
-            responder=Http01Responder(tokens, host=config.http01.listen.host, port=config.http01.listen.port),
+            responder=Http01Responder(
+                Tokens(database), host=config.http01.listen.host, port=config.http01.listen.port
+            ),
             recorder=recorder,
             loops=loops,
         )
@@ -260,11 +277,13 @@ def _watch(
     feed: Feed,
     worker: Worker,
     census: Census,
+    patience: Patience,
 ) -> None:
     """Count what the loops do; the feed's step does not end, so that it says itself that it is well."""
     feed.on_beat = loops[0].succeeded
     watch_loops(loops, to=metrics, clock=clock)
     watch_work(worker, workers=WORKERS, issuers=config.issuers, to=metrics)
+    watch_issuers(patience, issuers=config.issuers, to=metrics)
     census.tell(metrics)
 
 
@@ -330,14 +349,19 @@ def _admin(config: Config, services: Services, admission: Admission, tls: HttpsT
     )
 
 
-def _checks(loops: Iterable[Loop]) -> list[Check]:
-    """Say how each loop is: one that fails ends no serving, as that is done from memory."""
-    return [
+def _checks(loops: Iterable[Loop], patience: Patience) -> list[Check]:
+    """Say how each loop is, and which CA is left alone: none of that ends serving, as it is from memory."""
+    parts = [
         Check(loop.name, Health.OK)
         if not loop.failures
         else Check(loop.name, Health.DEGRADED, f"failed {loop.failures} times: {loop.error}")
         for loop in loops
     ]
+    cas = [
+        Check(f"issuer {name}", Health.DEGRADED, f"since {pause.since:%FT%TZ}: {pause.error['what']}")
+        for name, pause in patience.paused.items()
+    ]
+    return parts + cas
 
 
 async def _declare(config: Config, database: Database) -> None:

@@ -245,6 +245,7 @@ UPDATE revocation SET attempts = attempts + 1, next_attempt_at = certvoy_now() +
  WHERE done_at IS NULL AND next_attempt_at <= certvoy_now()
    AND cert_id = (SELECT r.cert_id FROM revocation r JOIN certificate c ON c.id = r.cert_id
                    WHERE r.done_at IS NULL AND r.next_attempt_at <= certvoy_now() AND revocable(c, r.at_once)
+                     AND NOT EXISTS (SELECT FROM issuer_pause p WHERE p.issuer = c.issuer)
                    ORDER BY r.at_once DESC, r.next_attempt_at LIMIT 1)
 RETURNING cert_id, reason, attempts;
 
@@ -290,11 +291,12 @@ UPDATE certrotation SET completed_at = certvoy_now(), outcome = $2, leased_until
 
 -- name: claimable
 -- One Rotation that wants a worker, nearest expiry first; a first issuance has no date and comes when nothing is urgent.
--- Where pairs are uploaded an open one waits for a person; what is frozen waits as well.
+-- Where pairs are uploaded an open one waits for a person; what is frozen waits as well, and, where the CA is left
+-- alone, for its return.
 SELECT r.id, r.secret FROM certrotation r JOIN secret s ON s.name = r.secret LEFT JOIN certificate c ON c.id = r.cert_id
  WHERE r.completed_at IS NULL AND r.new_cert_id IS NULL AND r.next_attempt_at <= certvoy_now()
    AND (r.leased_until IS NULL OR r.leased_until < certvoy_now()) AND s.deleted_at IS NULL AND s.issuer <> 'upload'
-   AND s.frozen_at IS NULL
+   AND s.frozen_at IS NULL AND NOT EXISTS (SELECT FROM issuer_pause p WHERE p.issuer = s.issuer)
  ORDER BY c.not_after NULLS LAST, r.triggered_at LIMIT 1 FOR UPDATE OF s SKIP LOCKED;
 
 -- name: claim
@@ -322,8 +324,10 @@ UPDATE certrotation SET new_cert_id = $2, leased_until = NULL, last_error = NULL
  WHERE id = $1;
 
 -- name: rotation_failed
--- Back into the queue with the reason, due again after $3.
-UPDATE certrotation SET leased_until = NULL, next_attempt_at = certvoy_now() + $3::interval, last_error = $2
+-- Back into the queue with the reason, due again after $3. An attempt that could not succeed, whatever was tried, does not
+-- count ($4).
+UPDATE certrotation SET leased_until = NULL, next_attempt_at = certvoy_now() + $3::interval, last_error = $2,
+       attempts = CASE WHEN $4 THEN attempts ELSE greatest(attempts - 1, 0) END
  WHERE id = $1;
 
 -- name: rotation_of_new
@@ -356,17 +360,25 @@ DELETE FROM canary WHERE rotation_id = $1;
 SELECT target_id, certvoy_now() - asked_at AS asked_for FROM canary WHERE rotation_id = $1;
 
 -- name: rotation
-SELECT id, secret, reason, cert_id, new_cert_id, attempts, triggered_at, completed_at, outcome, next_attempt_at, last_error,
-       completed_at IS NULL AND new_cert_id IS NULL AND coalesce(leased_until > certvoy_now(), false) AS leased
-  FROM certrotation WHERE id = $1;
+-- One whose CA is left alone waits for that, and for that reason.
+SELECT r.id, r.secret, r.reason, r.cert_id, r.new_cert_id, r.attempts, r.triggered_at, r.completed_at, r.outcome,
+       greatest(r.next_attempt_at, p.until) AS next_attempt_at, coalesce(p.error, r.last_error) AS last_error,
+       r.completed_at IS NULL AND r.new_cert_id IS NULL AND coalesce(r.leased_until > certvoy_now(), false) AS leased
+  FROM certrotation r JOIN secret s ON s.name = r.secret
+  LEFT JOIN issuer_pause p ON p.issuer = s.issuer AND r.completed_at IS NULL AND r.new_cert_id IS NULL
+       AND coalesce(r.leased_until <= certvoy_now(), true)
+ WHERE r.id = $1;
 
 -- name: rotations
 -- Newest first, those before $3; what is null is not asked.
-SELECT id, secret, reason, cert_id, new_cert_id, attempts, triggered_at, completed_at, outcome, next_attempt_at, last_error,
-       completed_at IS NULL AND new_cert_id IS NULL AND coalesce(leased_until > certvoy_now(), false) AS leased
-  FROM certrotation
- WHERE ($1::text IS NULL OR secret = $1) AND ($2::boolean IS NULL OR (completed_at IS NULL) = $2) AND id < $3
- ORDER BY id DESC LIMIT $4;
+SELECT r.id, r.secret, r.reason, r.cert_id, r.new_cert_id, r.attempts, r.triggered_at, r.completed_at, r.outcome,
+       greatest(r.next_attempt_at, p.until) AS next_attempt_at, coalesce(p.error, r.last_error) AS last_error,
+       r.completed_at IS NULL AND r.new_cert_id IS NULL AND coalesce(r.leased_until > certvoy_now(), false) AS leased
+  FROM certrotation r JOIN secret s ON s.name = r.secret
+  LEFT JOIN issuer_pause p ON p.issuer = s.issuer AND r.completed_at IS NULL AND r.new_cert_id IS NULL
+       AND coalesce(r.leased_until <= certvoy_now(), true)
+ WHERE ($1::text IS NULL OR r.secret = $1) AND ($2::boolean IS NULL OR (r.completed_at IS NULL) = $2) AND r.id < $3
+ ORDER BY r.id DESC LIMIT $4;
 
 -- name: rotation_steps
 -- What the audit tells of a Rotation of Secret $1, which began at $2.
@@ -392,6 +404,30 @@ UPDATE certrotation r SET look_at = certvoy_now() + greatest($1::interval, least
  WHERE r.id IN (SELECT id FROM certrotation WHERE completed_at IS NULL AND new_cert_id IS NOT NULL AND look_at <= certvoy_now()
                  ORDER BY look_at LIMIT $2 FOR UPDATE SKIP LOCKED)
 RETURNING r.secret;
+
+-- ---------------------------------------------------------------- issuers that are left alone
+
+-- name: pause_issuers
+-- A pause is made longer, never shorter, and has the newest reason.
+INSERT INTO issuer_pause AS p (issuer, until, error) SELECT name, certvoy_now() + $2::interval, $3 FROM unnest($1::text[]) AS name
+ON CONFLICT (issuer) DO UPDATE SET until = greatest(p.until, excluded.until), error = excluded.error;
+
+-- name: issuer_pauses
+SELECT issuer, since, until, error, until <= certvoy_now() AS over FROM issuer_pause WHERE issuer = ANY ($1::text[]) ORDER BY issuer;
+
+-- name: take_issuer_pause
+-- One whose time has passed is this replica's to ask about, for $2; the others leave it alone meanwhile.
+UPDATE issuer_pause SET until = certvoy_now() + $2::interval WHERE issuer = $1 AND until <= certvoy_now() RETURNING until;
+
+-- name: prolong_issuer_pause
+-- It does not answer; nothing changes where somebody was told of a longer pause since we took it.
+UPDATE issuer_pause SET until = certvoy_now() + $3::interval, error = $4 WHERE issuer = $1 AND until = $2;
+
+-- name: end_issuer_pause
+DELETE FROM issuer_pause WHERE issuer = $1 AND until = $2 RETURNING since;
+
+-- name: secret_is_paused
+SELECT EXISTS (SELECT FROM secret s JOIN issuer_pause p ON p.issuer = s.issuer WHERE s.name = $1);
 
 -- ---------------------------------------------------------------- keys, accounts, orders, tokens
 

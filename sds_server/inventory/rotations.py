@@ -126,13 +126,15 @@ async def claim(database: Database, *, replica: str, lease_for: timedelta) -> Cl
 async def claim_this(
     database: Database, secret: str, rotation: RotationId, *, replica: str, lease_for: timedelta
 ) -> Claim | None:
-    """Take this Rotation of the Secret; None: it wants no worker now.
+    """Take this Rotation of the Secret; None: it wants no worker now, or its CA is left alone.
 
     Raises:
         NotFound: there is no such Secret.
     """
     async with database.transaction() as tx:
         await secrets.lock(tx, secret)
+        if await tx.value("secret_is_paused", secret):
+            return None
         return await claim_in(tx, rotation, replica=replica, lease_for=lease_for)
 
 
@@ -199,19 +201,21 @@ async def fail(
     *,
     error: Mapping[str, Any],
     pause: timedelta,
-    abandon_order: bool,
+    abandon_order: bool = False,
+    counted: bool = True,
     actor: str,
 ) -> None:
     """Put the Rotation back with its reason.
 
     The next attempt comes after ``pause``. ``abandon_order``: it will begin with a new order and a new key.
+    ``counted``: the pauses after the next failures are longer; not where nothing could have succeeded.
 
     Raises:
         StaleLease: another worker has the Rotation; nothing was written.
     """
     async with database.transaction() as tx:
         row = await hold(tx, lease)
-        await tx.rows("rotation_failed", lease.rotation, dict(error), pause)
+        await tx.rows("rotation_failed", lease.rotation, dict(error), pause, counted)
         if abandon_order:
             await tx.rows("abandon_orders", lease.rotation)
         await tx.rows("clear_tokens", lease.rotation)

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from cryptography import x509
 
-from acme_engine import keys
+from acme_engine import client, keys
 from acme_engine.client import Client
 from acme_engine.jws import Eab
 from sds_server.inventory import accounts, sealed_keys
@@ -19,6 +19,9 @@ from sds_server.log import get
 from sds_server.model import KeyId, SealedKey
 
 ACCOUNT_PURPOSE: Final = "account"
+
+PATIENCE_S: Final = 8.0
+"""How long a request is sent again in place: over a CA's passing fault. What lasts is patience's to judge."""
 
 _log = get("account")
 
@@ -105,4 +108,20 @@ class Accounts:
         return await accounts.begin(self._database, issuer.directory_url, sealed, actor=self._actor)
 
     def _open(self, issuer: Issuer, key: keys.PrivateKey, url: str | None) -> Client:
-        return Client(issuer.directory_url, account_key=key, account_url=url, ca_file=issuer.ca_file)
+        return Client(
+            issuer.directory_url,
+            account_key=key,
+            account_url=url,
+            ca_file=issuer.ca_file,
+            patience_s=PATIENCE_S,
+            hands_up_limits=True,
+        )
+
+
+async def answers(issuer: Issuer) -> None:
+    """Ask the CA for its directory; returns when it answers.
+
+    Raises:
+        AcmeError: it does not, and why.
+    """
+    await client.answers(issuer.directory_url, ca_file=issuer.ca_file)

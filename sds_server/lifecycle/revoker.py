@@ -22,6 +22,7 @@ from sds_server.inventory.database import Database
 from sds_server.inventory.revocations import Claim
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.accounts import Accounts, Issuer
+from sds_server.lifecycle.patience import Patience, Verdict
 from sds_server.lifecycle.told import told
 from sds_server.log import get
 
@@ -41,6 +42,7 @@ class Revoker:
         sealer: Sealer,
         issuers: Mapping[str, Issuer],
         accounts: Accounts,
+        patience: Patience,
         clock: Clock,
         rng: Random,
         actor: str,
@@ -49,6 +51,7 @@ class Revoker:
         self._sealer = sealer
         self._issuers = issuers
         self._accounts = accounts
+        self._patience = patience
         self._clock = clock
         self._rng = rng
         self._actor = actor
@@ -70,6 +73,7 @@ class Revoker:
             await self._ask(claim, pair)
         except (AcmeError, CustodyError) as e:
             words = told(e)
+            away = await self._patience.judge(certificate.issuer, e) is Verdict.AWAY
             now = self._clock.now()
             at = backoff.next_attempt(
                 attempts=claim.attempts,
@@ -78,8 +82,9 @@ class Revoker:
                 retry_after=getattr(e, "retry_after", None),
                 rng=self._rng,
             )
+            pause = timedelta(0) if away else at - now
             await revocations.failed(
-                self._database, claim.cert_id, error=words, pause=at - now, actor=self._actor
+                self._database, claim.cert_id, error=words, pause=pause, actor=self._actor
             )
             log.warning("revocation.failed", error=words["what"], hint=words["hint"])
         else:

@@ -21,7 +21,7 @@ from acme_engine.issue import obtain
 from acme_engine.solver import Http01Solver
 from sds_server.clock import Clock
 from sds_server.crashpoint import crashpoint
-from sds_server.errors import CertvoyError, CustodyError, GateRefused, StaleLease
+from sds_server.errors import CertvoyError, CustodyError, GateRefused, NotFound, StaleLease, Unavailable
 from sds_server.gate import check_pair
 from sds_server.inventory import certificates, issuances, orders, rotations, secrets
 from sds_server.inventory.database import Database
@@ -31,6 +31,7 @@ from sds_server.inventory.tokens import RotationTokens
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.accounts import Accounts, Issuer
 from sds_server.lifecycle.failure import Ended, ended
+from sds_server.lifecycle.patience import Patience, Verdict
 from sds_server.lifecycle.told import told
 from sds_server.log import get
 from sds_server.model import (
@@ -67,6 +68,7 @@ class Worker:
         sealer: Sealer,
         issuers: Mapping[str, Issuer],
         accounts: Accounts,
+        patience: Patience,
         lease_for: timedelta,
         replica: str,
         clock: Clock,
@@ -76,11 +78,13 @@ class Worker:
         self._sealer = sealer
         self._issuers = issuers
         self._accounts = accounts
+        self._patience = patience
         self._lease_for = lease_for
         self._replica = replica
         self._actor = f"replica:{replica}"
         self._clock = clock
         self._rng = rng
+        self._left: list[tuple[Lease, Unavailable]] = []
         self.busy = 0
         """How many Rotations are being worked on now."""
 
@@ -91,20 +95,24 @@ class Worker:
         """Work until nothing is due.
 
         Raises:
-            Unavailable: the database or the KMS does not answer; the Rotation is free again when its Lease
-            ends.
+            Unavailable: the database or the KMS does not answer; the Rotation is free again as soon as the
+            database takes that, or when its Lease ends.
         """
-        while claim := await rotations.claim(
-            self._database, replica=self._replica, lease_for=self._lease_for
-        ):
+        while True:
+            while self._left:
+                await self._give_back(*self._left.pop())
+            # Without a KMS no order can be begun: what waits is left as it is, and in its order.
+            await self._sealer.ready()
+            claim = await rotations.claim(self._database, replica=self._replica, lease_for=self._lease_for)
+            if claim is None:
+                return
             await self._attempt(claim)
 
     async def work_on(self, secret: str, rotation: RotationId) -> None:
         """Work on this Rotation, unless it is another's, or wants no worker now.
 
         Raises:
-            Unavailable: the database or the KMS does not answer; the Rotation is free again when its Lease
-            ends.
+            Unavailable: as `step`.
         """
         claim = await rotations.claim_this(
             self._database, secret, rotation, replica=self._replica, lease_for=self._lease_for
@@ -132,9 +140,16 @@ class Worker:
         except StaleLease as e:
             log.warning("lease.lost", error=e.message)
             return Ended.LEASE_LOST
+        except Unavailable as e:
+            await self._give_back(lease, e)
+            raise
         except (AcmeError, GateRefused, CustodyError) as e:
             words = told(e)
-            await self._put_back(claim, e, words)
+            try:
+                await self._put_back(claim, e, words)
+            except Unavailable as away:
+                await self._give_back(lease, away)
+                raise
             log.warning("rotation.failed", error=words["what"], hint=words["hint"])
             return ended(e)
         seconds = round(self._clock.monotonic() - started, 3)
@@ -152,6 +167,10 @@ class Worker:
                 hint="declare it under `issuers:`",
             )
         order = await self._order(lease, secret)
+        if order.url is None:
+            # The key must open before the CA is asked for anything: a KMS that is away, or another KEK, shows
+            # here, and not when there is a certificate that nobody can use.
+            await self._pair(order)
         account = await self._accounts.ensure(issuer)
         crashpoint("account.ready")
         async with self._accounts.client(issuer, account) as client:
@@ -257,28 +276,59 @@ class Worker:
 
     async def _put_back(self, claim: Claim, error: Exception, words: Mapping[str, Any]) -> None:
         secret = await secrets.get(self._database, claim.lease.secret)
-        previous = await self._previous(claim.replaces, secret)
-        retry_after = getattr(error, "retry_after", None)
-        now = self._clock.now()
-        at = backoff.next_attempt(
-            attempts=claim.attempts,
-            now=now,
-            not_after=None if previous is None else previous.not_after,
-            retry_after=retry_after,
-            rng=self._rng,
-        )
         try:
+            verdict = await self._while_leased(claim.lease, self._patience.judge(claim.issuer, error))
+            away = verdict is Verdict.AWAY
+            pause = timedelta(0) if away else await self._pause(claim, secret, error, verdict)
             await rotations.fail(
                 self._database,
                 claim.lease,
                 error=words,
                 # The pause, and not the moment: replicas' clocks may differ from the database's.
-                pause=at - now,
+                pause=pause,
                 abandon_order=isinstance(error, OrderFailed | BadChain | GateRefused | BadIdentifier),
+                counted=not away,
                 actor=self._actor,
             )
         except StaleLease as e:
             _log.warning("lease.lost", secret=claim.lease.secret, error=e.message)
+
+    async def _pause(self, claim: Claim, secret: Secret, error: Exception, verdict: Verdict) -> timedelta:
+        """Return how long the Rotation waits.
+
+        All that wait for one CA's limit go on together, the most urgent first; one that is told of a limit
+        again lets the others go first, more of them each time: the limit may be that of its names.
+        """
+        retry_after = getattr(error, "retry_after", None)
+        limited = verdict is Verdict.LIMIT
+        if limited and claim.attempts == 1:
+            return retry_after or timedelta(0)
+        previous = await self._previous(claim.replaces, secret)
+        now = self._clock.now()
+        at = backoff.next_attempt(
+            attempts=claim.attempts - 1 if limited else claim.attempts,
+            now=now,
+            not_after=None if previous is None else previous.not_after,
+            retry_after=None if limited else retry_after,
+            rng=self._rng,
+        )
+        return at - now + (retry_after if limited and retry_after else timedelta(0))
+
+    async def _give_back(self, lease: Lease, error: Unavailable) -> None:
+        """Free what could not be worked on, at once or, while the database is away, before the next claim."""
+        try:
+            await rotations.fail(
+                self._database,
+                lease,
+                error=told(error),
+                pause=timedelta(0),
+                counted=False,
+                actor=self._actor,
+            )
+        except (StaleLease, NotFound) as e:
+            _log.warning("lease.lost", secret=lease.secret, error=e.message)
+        except Unavailable:
+            self._left.append((lease, error))
 
     async def _while_leased(self, lease: Lease, work: Coroutine[Any, Any, T]) -> T:
         """Do the work while the Lease is kept; stop in the middle of it when the Lease is lost."""

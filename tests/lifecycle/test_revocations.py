@@ -14,6 +14,7 @@ from acme_engine.errors import Problem, Refused, Unreachable
 from sds_server.errors import Conflict, NotFound, Unavailable
 from sds_server.inventory import certificates, declarations, progress, revocations, roll_outs, rotations
 from sds_server.lifecycle.accounts import Account, Accounts, Issuer
+from sds_server.lifecycle.patience import Patience
 from sds_server.lifecycle.revoker import HOLD, Revoker
 from sds_server.model import CertificateStatus, Reason, RevocationReason
 from tests.support.clocks import TurnedClock
@@ -57,6 +58,9 @@ class FakeCa(Accounts):
     async def forget(self, issuer, account):
         self.forgotten.append(account.url)
 
+    async def answers(self, issuer):
+        """Its directory comes always."""
+
     async def revoke(self, der, *, reason, certificate_key=None):
         self.asked.append((x509.load_der_x509_certificate(der), reason, certificate_key))
         if self.says:
@@ -81,6 +85,7 @@ def make(cuttable, issuances, ca):
             "sealer": issuances.sealer,
             "issuers": {"internal": ISSUER},
             "accounts": ca,
+            "patience": Patience(database=cuttable, issuers={"internal": ISSUER}, answers=ca.answers),
             "clock": TurnedClock(),
             "rng": Random(1),
             "actor": "replica:one",
@@ -418,3 +423,19 @@ async def test_the_reason_is_in_the_audit_with_who_wanted_it(revoker, want, serv
         ("person:test", served.id, "keyCompromise"),
         ("replica:one", served.id, "keyCompromise"),
     ] == [tuple(row) for row in rows]
+
+
+async def test_a_ca_that_is_left_alone_is_not_asked_to_revoke(revoker, ca, want, served, sql):
+    limit = Problem.of(
+        {"type": "urn:ietf:params:acme:error:rateLimited"}, status=429, retry_after=timedelta(minutes=10)
+    )
+    ca.says = [Refused("POST /revoke", limit)]
+    await want(at_once=True)
+    await revoker.step()
+    await want(at_once=True)
+    await revoker.step()
+    asked = len(ca.asked)
+    await sql.execute("DELETE FROM issuer_pause")
+    await revoker.step()
+
+    assert (1, 2) == (asked, len(ca.asked))

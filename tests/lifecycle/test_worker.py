@@ -21,6 +21,7 @@ from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms
 from sds_server.lifecycle import worker as workers
 from sds_server.lifecycle.accounts import Account, Accounts, Issuer
+from sds_server.lifecycle.patience import AWAY_PAUSE, LONGEST_LIMIT, Patience
 from sds_server.lifecycle.worker import EXTENSIONS, Worker
 from sds_server.model import KeyType, Reason
 from tests.support.clocks import TurnedClock
@@ -131,6 +132,18 @@ class FakeAccounts(Accounts):
         self.forgotten.append((issuer.name, account.url))
 
 
+class Directory:
+    """What comes of asking a CA for its directory."""
+
+    error = None
+    asked = 0
+
+    async def answers(self, issuer):
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+
+
 class Even:
     """No spread."""
 
@@ -161,13 +174,25 @@ def accounts(cuttable, issuances):
 
 
 @pytest.fixture
-def make(cuttable, issuances, accounts, clock):
+def directory():
+    """Whether the CA's directory comes; raises what is set."""
+    return Directory()
+
+
+@pytest.fixture
+def patience(cuttable, directory):
+    return Patience(database=cuttable, issuers={"internal": ISSUER}, answers=directory.answers)
+
+
+@pytest.fixture
+def make(cuttable, issuances, accounts, patience, clock):
     def make(**changed):
         parts = {
             "database": cuttable,
             "sealer": issuances.sealer,
             "issuers": {"internal": ISSUER},
             "accounts": accounts,
+            "patience": patience,
             "lease_for": LEASE,
             "replica": "one",
             "clock": clock,
@@ -586,3 +611,216 @@ async def test_two_workers_do_not_work_on_one_rotation(make, ca, declared, sql):
     await asyncio.gather(make(replica="one").step(), make(replica="two").step())
 
     assert (1, 1) == (len(ca.calls), await issued(sql))
+
+
+def limited(seconds=600, status=429):
+    problem = Problem.of(
+        {"type": "urn:ietf:params:acme:error:rateLimited"},
+        status=status,
+        retry_after=timedelta(seconds=seconds),
+    )
+    return Refused("newOrder", problem)
+
+
+async def paused_s(sql):
+    return await sql.fetchval("SELECT extract(epoch FROM until - certvoy_now())::int FROM issuer_pause")
+
+
+async def look(patience, sql, seconds):
+    await turn_clock(sql, timedelta(seconds=seconds))
+    await patience.step()
+
+
+async def test_while_the_ca_is_away_nobody_asks_it_and_nothing_counts(
+    worker, ca, directory, patience, issuances, database, sql
+):
+    """One order finds out; the others wait as they are, and all of them go on when the CA is back."""
+    for n in range(3):
+        await issuances.declare(f"s{n}", [f"s{n}.example.test"])
+    ca.at["called"] = directory.error = Unreachable("no answer")
+    await worker.step()
+    await worker.step()
+    attempts = [row[0] for row in await sql.fetch("SELECT attempts FROM certrotation")]
+    asked = len(ca.calls)
+    waits = (await progress.latest(database, "s2")).last_error
+
+    assert (1, [0, 0, 0], AWAY_PAUSE.seconds) == (asked, attempts, await paused_s(sql))
+    assert "the CA of internal is left alone: no answer" == waits["what"]
+
+    ca.at.clear()
+    directory.error = None
+    await look(patience, sql, AWAY_PAUSE.seconds + 1)
+    await worker.step()
+
+    assert 3 == await issued(sql)
+
+
+async def test_a_ca_that_stays_away_is_looked_at_by_one_replica_at_a_time(
+    worker, ca, declared, directory, patience, database, sql
+):
+    ca.at["called"] = directory.error = Unreachable("no answer")
+    await worker.step()
+    await turn_clock(sql, AWAY_PAUSE + timedelta(seconds=1))
+    before, others = (
+        directory.asked,
+        Patience(database=database, issuers={"internal": ISSUER}, answers=directory.answers),
+    )
+    await asyncio.gather(patience.step(), others.step())
+
+    assert 1 == directory.asked - before
+    assert AWAY_PAUSE.seconds == await paused_s(sql)
+    assert {"internal"} == set(patience.paused)
+
+
+async def test_an_error_of_one_order_pauses_nobody(worker, ca, declared, directory, sql):
+    """The CA is slow, or broken, for this one: its directory comes."""
+    ca.at["finalizing"] = Unreachable("no answer")
+    await worker.step()
+
+    assert (1, None) == (directory.asked, await paused_s(sql))
+    assert 60 == round(await pause_s(sql), -1)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_nobody_asks_before_the_ca_wants(worker, ca, directory, patience, issuances, sql, status):
+    for n in range(3):
+        await issuances.declare(f"s{n}", [f"s{n}.example.test"])
+    ca.at["called"] = limited(status=status)
+    await worker.step()
+    asked = len(ca.calls)
+    await look(patience, sql, 590)
+    await worker.step()
+    too_early = (len(ca.calls), directory.asked)
+    ca.at.clear()
+    await look(patience, sql, 601)
+    await worker.step()
+
+    assert (1, (1, 0)) == (asked, too_early)
+    assert 3 == await issued(sql)
+
+
+async def test_a_limit_of_days_is_its_orders_own_after_a_while(worker, ca, declared, patience, sql):
+    """Let's Encrypt limits names for days with the same words: the others must not wait for that."""
+    ca.at["called"] = limited(seconds=26 * 3600)
+    await worker.step()
+
+    assert LONGEST_LIMIT.total_seconds() == await paused_s(sql)
+    assert 26 * 3600 == round(await pause_s(sql), -1)
+
+
+async def test_one_that_is_limited_again_lets_the_others_go_first(worker, ca, declared, patience, sql):
+    ca.at["called"] = limited()
+    pauses = []
+    for after in (0, 700, 2000):
+        await look(patience, sql, after)
+        await worker.step()
+        pauses.append(round(await pause_s(sql), -1))
+
+    assert [600, 600 + 60, 600 + 600] == pauses
+
+
+async def test_two_names_of_one_ca_are_left_alone_together(make, ca, declared, cuttable, directory, sql):
+    both = {"internal": ISSUER, "again": replace(ISSUER, name="again")}
+    patience = Patience(database=cuttable, issuers=both, answers=directory.answers)
+    ca.at["called"] = limited()
+    await make(issuers=both, patience=patience).step()
+
+    assert ["again", "internal"] == [
+        row[0] for row in await sql.fetch("SELECT issuer FROM issuer_pause ORDER BY issuer")
+    ]
+
+
+async def test_a_limit_that_comes_while_the_ca_is_looked_at_is_kept(
+    worker, ca, declared, directory, patience, cuttable, sql
+):
+    ca.at["called"] = directory.error = Unreachable("no answer")
+    await worker.step()
+    directory.error = None
+    answers = directory.answers
+
+    async def meanwhile(issuer):
+        await answers(issuer)
+        await patience.judge("internal", limited())
+
+    patience._answers = meanwhile
+    await look(patience, sql, AWAY_PAUSE.seconds + 1)
+
+    assert 600 == round(await paused_s(sql), -1)
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_what_a_dead_database_kept_from_us_goes_on_at_once_when_it_is_back(
+    worker, ca, declared, cuttable, sql, step
+):
+    """Not when the lease would have ended."""
+
+    async def cut():
+        cuttable.cut()
+
+    ca.at[step] = cut
+    with pytest.raises(Unavailable):
+        await worker.step()
+    ca.at.clear()
+    cuttable.heal()
+    await worker.step()
+
+    assert (1, 0) == (
+        await issued(sql),
+        await sql.fetchval("SELECT attempts - 1 FROM certrotation"),
+    )
+
+
+class DownKms(LocalKms):
+    """A KMS that can be down."""
+
+    down = False
+
+    async def wrap(self, dek, context):
+        self._fail()
+        return await super().wrap(dek, context)
+
+    async def unwrap(self, wrapped, *, kek_version, context):
+        self._fail()
+        return await super().unwrap(wrapped, kek_version=kek_version, context=context)
+
+    def _fail(self):
+        if self.down:
+            raise Unavailable("the KMS is down")
+
+
+async def test_while_the_kms_is_away_no_ca_is_asked_and_nothing_is_claimed_twice(
+    make, ca, declared, database, sql, tmp_path, clock
+):
+    identity, _ = await deployment.identify(database)
+    kms = DownKms(tmp_path / "kek")
+    worker = make(sealer=Sealer(kms, deployment=identity, clock=clock))
+    kms.down = True
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="KMS"):
+            await worker.step()
+    claims = await sql.fetchval("SELECT count(*) FROM certaudit WHERE action = 'rotation.claimed'")
+    waits = (await latest(database)).last_error["what"]
+    kms.down = False
+    await worker.step()
+
+    assert (1, "the KMS is down") == (claims, waits)
+    assert (1, 1) == (len(ca.calls), await issued(sql))
+
+
+async def test_an_order_that_is_planned_waits_for_the_kms_too(
+    make, ca, declared, database, sql, tmp_path, clock
+):
+    """Its key is sealed already, but nobody could open it: a certificate of it would be of no use."""
+    identity, _ = await deployment.identify(database)
+    ca.at["called"] = Killed()
+    with pytest.raises(Killed):
+        await make().step()
+    ca.at.clear()
+    ca.calls.clear()
+    await turn_clock(sql, LEASE + timedelta(seconds=1))
+    kms = DownKms(tmp_path / "kek")
+    kms.down = True
+    with pytest.raises(Unavailable, match="KMS"):
+        await make(sealer=Sealer(kms, deployment=identity, clock=clock)).step()
+
+    assert [] == ca.calls

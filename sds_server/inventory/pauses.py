@@ -1,0 +1,64 @@
+"""Pauses: which CAs are left alone by every replica, until when, and why."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sds_server.inventory import feed
+from sds_server.inventory.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """An issuer that nobody asks; ``over``: its time has passed, so that one may ask whether it answers."""
+
+    issuer: str
+    since: datetime
+    until: datetime
+    error: Mapping[str, Any]
+    over: bool
+
+
+async def begin(
+    database: Database, issuers: Collection[str], *, lasts: timedelta, error: Mapping[str, Any]
+) -> None:
+    """Leave these issuers alone for so long; one that is paused already stays so at least as long."""
+    async with database.transaction() as tx:
+        await tx.rows("pause_issuers", sorted(issuers), lasts, dict(error))
+
+
+async def of(database: Database, issuers: Collection[str]) -> Sequence[Pause]:
+    """Return the pauses of these issuers."""
+    async with database.transaction() as tx:
+        return [Pause(**dict(row)) for row in await tx.rows("issuer_pauses", list(issuers))]
+
+
+async def take(database: Database, issuer: str, *, hold_for: timedelta) -> datetime | None:
+    """Take it upon us to ask whether the issuer answers; None: another replica does, or it is too early.
+
+    The moment that is returned is what `prolong` and `end` are told.
+    """
+    async with database.transaction() as tx:
+        until: datetime | None = await tx.value("take_issuer_pause", issuer, hold_for)
+    return until
+
+
+async def prolong(
+    database: Database, issuer: str, taken: datetime, *, lasts: timedelta, error: Mapping[str, Any]
+) -> None:
+    """It does not answer: leave it alone for so long from now."""
+    async with database.transaction() as tx:
+        await tx.rows("prolong_issuer_pause", issuer, taken, lasts, dict(error))
+
+
+async def end(database: Database, issuer: str, taken: datetime) -> datetime | None:
+    """It answers: tell every replica that there is work, and return since when it was left alone.
+
+    None: somebody was told meanwhile to leave it alone for longer, and it stays so.
+    """
+    async with database.transaction() as tx:
+        since: datetime | None = await tx.value("end_issuer_pause", issuer, taken)
+        if since is not None:
+            await feed.tell_work(tx)
+    return since
