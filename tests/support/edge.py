@@ -1,0 +1,71 @@
+"""An Envoy that asks a control plane for Secrets, each served by a listener of the same name."""
+
+import asyncio
+import hashlib
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+
+import tests.xds.quiet  # noqa: F401
+from sds_server.programs import envoy
+from sds_server.programs.child import free_port
+from sds_server.xds.bootstrap import Api, TlsListener, bootstrap
+from sds_server.xds.bootstrap import ControlPlane as Upstream
+from tests.support.control_plane import HOST, SERVER_NAME, ControlPlane
+
+IDENTITY = "spiffe://example.test/edge"
+
+
+def grants(*secrets: str) -> list[dict[str, object]]:
+    """What the control plane's configuration says of an Edge that asks for these."""
+    return [{"identity": IDENTITY, "names": list(secrets)}]
+
+
+class Edge:
+    """Start, stop and look at it."""
+
+    def __init__(
+        self, directory: Path, plane: ControlPlane, secrets: Sequence[str] = ("www",), name: str = "edge-1"
+    ) -> None:
+        certificate, key = plane.clients.issue(uris=[IDENTITY]).write(directory, name)
+        self._directory = directory
+        self._name = name
+        self._running: envoy.Envoy | None = None
+        self.ports = {secret: free_port() for secret in secrets}
+        self._bootstrap = bootstrap(
+            node_id=name,
+            cluster="edge",
+            api=Api.DELTA,
+            control_plane=Upstream(
+                host=HOST,
+                port=plane.sds_port,
+                server_name=SERVER_NAME,
+                ca=plane.client_ca,
+                certificate=certificate,
+                private_key=key,
+            ),
+            # The same ports after a restart, as in the world.
+            listeners=[TlsListener(secret, secret, port=port) for secret, port in self.ports.items()],
+        )
+
+    async def start(self) -> None:
+        self._running = await envoy.start(self._bootstrap, self._directory, name=self._name)
+
+    async def stop(self) -> None:
+        if self._running is not None:
+            await self._running.stop()
+
+    async def served(self, secret: str = "www") -> str | None:
+        """Return the SHA-256 of the leaf that a new handshake shows; None: it shows none."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        try:
+            async with asyncio.timeout(10):
+                _, writer = await asyncio.open_connection(
+                    HOST, self.ports[secret], ssl=context, server_hostname=f"{secret}.example.test"
+                )
+        except OSError:
+            return None
+        leaf = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.transport.abort()
+        return hashlib.sha256(leaf).hexdigest()
