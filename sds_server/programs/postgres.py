@@ -48,7 +48,7 @@ MAPPED = ["unshare", "-U", f"--map-user={NOBODY}", f"--map-group={NOBODY}"]
 
 ENVIRONMENT = {"LC_ALL": "C"}  # messages in English, whatever the terminal speaks
 STATUS = slice(6, 7)  # the line of postmaster.pid that tells it, counted after the pid; missing at first
-# Not synchronous_commit: without it what was committed lies in the processes for half a second, and dies with them.
+# Not synchronous_commit: without it a commit lies in the processes for half a second, and dies with them.
 FORGETFUL = ("fsync=off", "full_page_writes=off", "shared_buffers=32MB")
 
 

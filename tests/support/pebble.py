@@ -27,8 +27,13 @@ LIFETIME_S = 90 * 24 * 3600
 class Pebble:
     """A running Pebble and its DNS server, which resolves every name to 127.0.0.1."""
 
-    def __init__(self, directory: Path, *, eab: Eab | None = None, http_port: int | None = None) -> None:
-        """Start both; ``http_port`` is where it validates HTTP-01. `ready` says when they answer."""
+    def __init__(
+        self, directory: Path, *, eab: Eab | None = None, http_port: int | None = None, kind: bool = False
+    ) -> None:
+        """Start both; ``http_port`` is where it validates HTTP-01. `ready` says when they answer.
+
+        ``kind``: it refuses no nonce and never sleeps, for many orders.
+        """
         pebble = debian.program("pebble", of="pebble")
         challtestsrv = debian.program("pebble-challtestsrv", of="pebble")
         port, management, dns, dns_management = (free_port() for _ in range(4))
@@ -75,8 +80,8 @@ class Pebble:
             [pebble, "-config", config, "-dnsserver", f"127.0.0.1:{dns}", "-strict"],
             log=self._log,
             env={
-                "PEBBLE_WFE_NONCEREJECT": str(NONCE_REJECT_PERCENT),
-                "PEBBLE_VA_SLEEPTIME": str(VALIDATION_SLEEP_S),
+                "PEBBLE_WFE_NONCEREJECT": "0" if kind else str(NONCE_REJECT_PERCENT),
+                **({"PEBBLE_VA_NOSLEEP": "1"} if kind else {"PEBBLE_VA_SLEEPTIME": str(VALIDATION_SLEEP_S)}),
                 "PEBBLE_AUTHZREUSE": "0",
             },
         )
@@ -123,10 +128,12 @@ class Pebble:
             return await response.read()
 
 
-def start(directory: Path, *, eab: Eab | None = None, http_port: int | None = None) -> Pebble:
+def start(
+    directory: Path, *, eab: Eab | None = None, http_port: int | None = None, kind: bool = False
+) -> Pebble:
     """Start one and wait for it; skips the test, with the reason, where Pebble cannot be had."""
     try:
-        pebble = Pebble(directory, eab=eab, http_port=http_port)
+        pebble = Pebble(directory, eab=eab, http_port=http_port, kind=kind)
     except debian.Unavailable as e:
         pytest.skip(str(e))
     asyncio.run(pebble.ready())
