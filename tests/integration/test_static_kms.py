@@ -1,0 +1,164 @@
+"""The KMS away: what is loaded is served, no CA is asked, and everything resumes by itself.
+
+The control plane runs in the test's process, on a provider that can be told to fail or to hang.
+"""
+
+import asyncio
+import time
+
+import pytest
+
+from sds_server import app, config
+from sds_server.errors import Unavailable
+from sds_server.keys import providers
+from sds_server.keys.local import LocalKms
+from tests.support import pebble as pebbles
+from tests.support.ca_front import CaFront
+from tests.support.control_plane import ControlPlane, dsn, until
+from tests.support.edge import Edge, grants
+from tests.support.outage import HEALED_WITHIN_S, LONG, SLOW_MACHINE_S, state, tell, watching
+
+LASTS_S = 30 if LONG else 3
+
+pytestmark = [pytest.mark.debian, pytest.mark.timeout(300)]
+
+
+class TroubledKms(LocalKms):
+    """A KEK in a file behind a service that can fail, or hang."""
+
+    trouble = None
+    calls = 0
+
+    async def wrap(self, dek, context):
+        await self._suffer()
+        return await super().wrap(dek, context)
+
+    async def unwrap(self, wrapped, *, kek_version, context):
+        await self._suffer()
+        return await super().unwrap(wrapped, kek_version=kek_version, context=context)
+
+    async def _suffer(self):
+        type(self).calls += 1
+        if self.trouble == "fails":
+            raise Unavailable("the KMS answers with 503")
+        if self.trouble == "hangs":
+            await asyncio.Event().wait()
+
+
+@pytest.fixture
+def kms(monkeypatch):
+    class Kms(TroubledKms):
+        pass
+
+    monkeypatch.setitem(providers.PROVIDERS, "local", lambda settings: Kms(settings.key_file, create=True))
+    return Kms
+
+
+@pytest.fixture(scope="module")
+def pebble(tmp_path_factory):
+    running = pebbles.start(tmp_path_factory.mktemp("pebble"), kind=True)
+    yield running
+    asyncio.run(running.stop())
+
+
+@pytest.fixture
+async def front(pebble, tmp_path):
+    front = CaFront(tmp_path, upstream=pebble.directory_url, upstream_ca=pebble.ca_file)
+    await front.open()
+    yield front
+    await front.shut()
+
+
+@pytest.fixture
+async def plane(kms, pebble, front, connect, database, tmp_path):
+    plane = ControlPlane(tmp_path, database=dsn(connect), http01_port=pebble.http_port)
+    plane.issuer(front.directory_url, front.ca_file, terms_agreed=True)
+    plane.settings["grants"] = grants("www", "new")
+    plane.settings["secrets"]["new"] = {"domains": ["new.example.test"], "issuer": "internal"}
+    plane.write()
+    async with app.running(config.load(plane.config)):
+        yield plane
+
+
+@pytest.mark.parametrize("trouble", ["fails", "hangs"])
+async def test_a_kms_that_is_away(trouble, kms, plane, front, sql, tmp_path):
+    edge = Edge(tmp_path, plane)
+
+    async def settled():
+        return await sql.fetchval("SELECT count(*) FROM certrotation WHERE completed_at IS NOT NULL") == 2
+
+    async def well():
+        return await state(plane) == "ok"
+
+    async def degraded():
+        return await state(plane) == "degraded"
+
+    await until(settled)
+    await edge.start()
+    try:
+        await until(edge.served)
+        leaf = await edge.served()
+        kms.trouble = trouble
+        asked = len(front.visits)
+        async with watching(plane, edge) as watch:
+            await sql.execute("UPDATE certificate SET renew_at = certvoy_now()")
+            await until(degraded)
+            began = time.monotonic()
+            await edge.stop()
+            await edge.start()
+
+            async def served_again():
+                return await edge.served() == leaf
+
+            await until(served_again)
+            watch.unserved = 0  # its restart is not the KMS's doing
+            await asyncio.sleep(LASTS_S)
+            calls = kms.calls
+            kms.trouble = None
+            healed = time.monotonic()
+            meanwhile = len(front.visits) - asked
+
+            async def renewed():
+                return await sql.fetchval("SELECT count(*) FROM certificate WHERE generation = 2") == 2
+
+            await until(renewed)
+            await until(well)
+            resumed_s = time.monotonic() - healed
+    finally:
+        await edge.stop()
+    claims = await sql.fetchval("SELECT max(attempts) FROM certrotation WHERE reason = 'renewal'")
+
+    tell(
+        f"KMS {trouble} for {healed - began:.0f} s",
+        resumed=f"{resumed_s:.1f} s",
+        requests_at_the_ca_meanwhile=meanwhile,
+        calls_at_the_kms=calls,
+        **watch.figures(),
+    )
+    assert 0 == meanwhile
+    assert resumed_s < HEALED_WITHIN_S + SLOW_MACHINE_S
+    assert 1 == claims
+    watch.assert_served()
+    assert "failed" not in watch.states
+
+
+async def test_keys_that_were_opened_serve_on_when_the_kms_is_away(kms, plane, front, sql, tmp_path):
+    """A certificate that was stored a moment before is published, with the key that its order opened."""
+    edge = Edge(tmp_path, plane, ["new"])
+
+    async def settled():
+        return await sql.fetchval("SELECT count(*) FROM certrotation WHERE completed_at IS NOT NULL") == 2
+
+    await until(settled)
+    kms.trouble = "hangs"
+    await edge.start()
+    try:
+        began = time.monotonic()
+
+        async def served():
+            return await edge.served("new") is not None
+
+        await until(served)
+        tell("a first subscriber while the KMS hangs", served=f"{time.monotonic() - began:.1f} s")
+    finally:
+        await edge.stop()
