@@ -34,6 +34,9 @@ class ControlPlane:
         self.directory = directory
         self.config = directory / "certvoy.yaml"
         self.program = [sys.executable, "-m", "sds_server"]
+        self.home = Path(__file__).parents[2]
+        """Where the program is; another one's is another release."""
+
         self.sds_port = free_port()
         self.http01_port = http01_port or free_port()
         self.clients = authority("proxies")
@@ -73,7 +76,7 @@ class ControlPlane:
             [*self.program, *arguments],
             log=self.directory / "certvoy.log",
             env=env,
-            cwd=Path(__file__).parents[2],
+            cwd=self.home,
         )
         return self.child
 
@@ -102,7 +105,7 @@ class ControlPlane:
             str(self.config),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            cwd=Path(__file__).parents[2],
+            cwd=self.home,
             env={**os.environ, "NO_COLOR": "1"},
         )
         output, _ = await process.communicate()

@@ -29,7 +29,7 @@ class Edge:
     ) -> None:
         certificate, key = plane.clients.issue(uris=[IDENTITY]).write(directory, name)
         self._directory = directory
-        self._name = name
+        self.name = name
         self._running: envoy.Envoy | None = None
         self.ports = {secret: free_port() for secret in secrets}
         self._bootstrap = bootstrap(
@@ -49,7 +49,7 @@ class Edge:
         )
 
     async def start(self) -> None:
-        self._running = await envoy.start(self._bootstrap, self._directory, name=self._name)
+        self._running = await envoy.start(self._bootstrap, self._directory, name=self.name)
 
     async def stop(self) -> None:
         if self._running is not None:
