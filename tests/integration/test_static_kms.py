@@ -1,3 +1,4 @@
+# ruff: noqa: PLR0917 - a test takes what it needs of many fixtures, by name
 """The KMS away: what is loaded is served, no CA is asked, and everything resumes by itself.
 
 The control plane runs in the test's process, on a provider that can be told to fail or to hang.

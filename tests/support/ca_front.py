@@ -6,7 +6,7 @@ import ssl
 import time
 from base64 import urlsafe_b64decode
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,7 @@ class CaFront:
         self._upstream_tls = ssl.create_default_context(cafile=upstream_ca)
         self._limit: tuple[int, int] | None = None
         self._limited_until = 0.0
+        self._held: tuple[str, asyncio.Event, asyncio.Event] | None = None
         self._runner: web.AppRunner | None = None
         self._session: aiohttp.ClientSession | None = None
 
@@ -63,6 +64,12 @@ class CaFront:
         """Refuse everything, with Retry-After, from the next request on for so long."""
         self._limit = (seconds, status)
         self._limited_until = 0.0
+
+    def hold(self, path: str | None, held: asyncio.Event | None = None) -> Callable[[], None]:
+        """Hold what comes for a path that begins so, and tell of the first; what is returned lets go."""
+        go_on = asyncio.Event()
+        self._held = None if path is None or held is None else (path, held, go_on)
+        return go_on.set
 
     async def open(self) -> None:
         """Let people in."""
@@ -88,6 +95,10 @@ class CaFront:
         self.visits.append(Visit(time.monotonic(), request.method, request.path, _names(request.path, body)))
         if (refusal := self._refusal()) is not None:
             return refusal
+        if self._held is not None and request.path.startswith(self._held[0]):
+            _, held, go_on = self._held
+            held.set()
+            await go_on.wait()
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
