@@ -69,13 +69,14 @@ class Publisher:
         Raises:
             Unavailable: database or KMS do not answer; what is in the Catalog stays.
         """
-        horizon = self._clock.monotonic() - FORGET_AFTER.total_seconds()
-        for name in self._catalog.forget_idle(before=horizon):
-            self._forget(name)
         known = sorted(self._catalog.known | self._wanted)
         for names in (known[start : start + BATCH] for start in range(0, len(known), BATCH)):
             await self._refresh(names)
             self._wanted.difference_update(names)
+        # Only now: while the database is away nothing that was forgotten could be loaded again.
+        horizon = self._clock.monotonic() - FORGET_AFTER.total_seconds()
+        for name in self._catalog.forget_idle(before=horizon):
+            self._forget(name)
 
     async def _refresh(self, names: Iterable[str]) -> None:
         offered = await offers.of(self._database, names)

@@ -279,6 +279,20 @@ async def test_a_name_that_nobody_watches_is_kept_for_a_while_and_then_forgotten
     assert served == await replica.watch()
 
 
+async def test_nothing_is_forgotten_while_it_could_not_be_loaded_again(issuances):
+    cuttable = CuttableDatabase(issuances.database)
+    replica = Replica(issuances, database=cuttable)
+    await issuances.issue(await issuances.declare())
+    served = await replica.watch()
+    replica.catalog.unwatch(["www"], replica.changed.append, now=replica.clock.monotonic())
+    cuttable.cut()
+    replica.clock.turn(10 * FORGET_AFTER)
+    with pytest.raises(Unavailable):
+        await replica.step()
+
+    assert served == replica.catalog.look("www")
+
+
 def test_the_key_in_the_resource_is_hidden_from_its_repr():
     key = keys.pem(keys.generate(keys.KeyType.ECDSA_P256))
     from sds_server.xds.catalog import Resource
