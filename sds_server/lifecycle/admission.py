@@ -7,7 +7,7 @@ from typing import Final
 from sds_server import authority
 from sds_server.clock import Clock
 from sds_server.credentials import Issued
-from sds_server.errors import ConfigError
+from sds_server.errors import CertvoyError, ConfigError, CustodyError, Unavailable
 from sds_server.identity import Grant, Grants, Holder, Trust
 from sds_server.inventory import proxies
 from sds_server.inventory.database import Database
@@ -71,11 +71,28 @@ class Admission:
         return self._trust.admits(holder)
 
     async def step(self) -> None:
-        """Read what the database says; make our server's certificate when it is time."""
-        if self._own_ca:
-            await self._enroller.authorities()
+        """Read what the database says; make our server's certificate when it is time.
+
+        Raises:
+            Unavailable: the database does not answer, or the KMS, which keeps nothing from being read.
+            CustodyError: the key of our CA does not open.
+        """
+        late: CertvoyError | None = None
+        renewed = False
+        try:
+            if self._own_ca:
+                await self._enroller.authorities()
+            renewed = await self._renew_pair()
+        except (Unavailable, CustodyError) as e:
+            if self._seen is None:
+                raise
+            late = e
+        await self._read(renewed=renewed)
+        if late is not None:
+            raise late
+
+    async def _read(self, *, renewed: bool) -> None:
         rights = await proxies.rights(self._database)
-        renewed = await self._renew_pair()
         if rights == self._seen and not renewed:
             return
         self._grants = Grants([*self._configured, *_readable(rights)])

@@ -132,3 +132,22 @@ async def test_what_was_read_last_counts_while_the_database_is_away(replica, dat
         await admission.step()
 
     assert admission.authorize(Identity("spiffe://td.test/a"), "x")
+
+
+async def test_who_may_come_is_read_also_while_the_kms_is_away(replica, database, clock, sql, monkeypatch):
+    """Our own certificate is due, and waits; a grant that was taken back must not."""
+    insert = "INSERT INTO identity_grant (identity, name, granted_by) VALUES ($1, $2, 'person:test')"
+    await sql.execute(insert, "spiffe://td.test/b", "y")
+    admission = admission_of(replica, database, clock, server_names=["localhost"])
+    await admission.step()
+
+    async def away(*_key):
+        raise Unavailable("the KMS is away")
+
+    monkeypatch.setattr(admission._enroller._sealer, "open", away)
+    clock.turn(SERVER_LIFETIME)
+    await sql.execute("DELETE FROM identity_grant")
+    with pytest.raises(Unavailable, match="KMS"):
+        await admission.step()
+
+    assert not admission.authorize(Identity("spiffe://td.test/b"), "y")
