@@ -11,6 +11,7 @@ from sds_server.clock import Clock, SystemClock
 from sds_server.config import Config
 from sds_server.errors import Unavailable
 from sds_server.foundation import open_inventory
+from sds_server.lifecycle.loop import Loop
 from sds_server.log import get
 from sds_server.parts import STREAM_GRACE_S, Parts
 
@@ -62,8 +63,10 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
         config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        database = await open_inventory(config, stack)
+        database, postgres = await open_inventory(config, stack)
         parts = await Parts.build(config, database, clock)
+        if postgres is not None:
+            parts.loops.append(Loop("postgres", postgres.keep, every=config.rotation.poll))
         try:
             http01_port = await parts.responder.start()
         except CannotListen as e:

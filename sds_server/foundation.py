@@ -26,12 +26,13 @@ VERSION_KEY_BYTES: Final = 32
 _log = get("app")
 
 
-async def open_inventory(config: Config, stack: AsyncExitStack) -> Database:
+async def open_inventory(config: Config, stack: AsyncExitStack) -> tuple[Database, EmbeddedPostgres | None]:
     """Open the deployment's database, migrated; an embedded one is started. ``stack`` closes both.
 
     Raises:
         OperatorError: it cannot be reached, started or migrated.
     """
+    postgres = None
     if config.database == EMBEDDED:
         postgres = EmbeddedPostgres(postgres_directory(config))
         await postgres.start()
@@ -41,7 +42,7 @@ async def open_inventory(config: Config, stack: AsyncExitStack) -> Database:
     applied = await migrate(database)
     if applied:
         _log.info("schema.migrated", migrations=applied)
-    return database
+    return database, postgres
 
 
 async def custody(

@@ -100,6 +100,22 @@ class EmbeddedPostgres:
             self.kill()
             raise
 
+    async def keep(self) -> None:
+        """Start the server again where it has ended unasked, such as for want of room or memory.
+
+        What `connect` says stays true.
+
+        Raises:
+            Unavailable: it does not start; what it has left behind may not be gone yet, so ask again.
+        """
+        if self._child is None or self._child.running:
+            return
+        sockets = (self._directory / "s").resolve()
+        await self._wait_for_predecessor()
+        for left in sockets.iterdir():
+            left.unlink()
+        await self._start_server(_binaries() / "postgres", _launcher(self._directory, sockets), sockets)
+
     async def stop(self) -> None:
         """Shut down: connections are ended, what is committed is on disk, the next start replays nothing."""
         if self._child:

@@ -275,3 +275,30 @@ async def full(world, fill, heal):
     watch.assert_served()
     assert resumed_s < HEALED_WITHIN_S + SLOW_MACHINE_S, world.plane.log()
     return {"resumed": f"{resumed_s:.1f} s", **watch.figures()}
+
+
+@pytest.mark.parametrize("deep", ["", "d" * 100])
+async def test_an_embedded_database_that_dies_is_started_again(tmp_path, deep):
+    """Nobody else would. Also where its socket lies elsewhere, as the directory's path is too long."""
+    directory = tmp_path / deep
+    directory.mkdir(exist_ok=True)
+    plane = ControlPlane(directory, database="embedded")
+    plane.issuer(f"https://localhost:{free_port()}/directory", plane.client_ca)
+    await plane.start()
+    pid_file = directory / "state" / "postgres" / "data" / "postmaster.pid"
+    pid = int(pid_file.read_text().split()[0])
+    try:
+        os.kill(pid, signal.SIGKILL)
+        began = time.monotonic()
+
+        async def again():
+            code, _ = await plane.command("ls")
+            return pid_file.exists() and pid != int(pid_file.read_text().split()[0]) and code == 0
+
+        await until(again)
+        took_s = time.monotonic() - began
+    finally:
+        await plane.stop()
+
+    tell("an embedded PostgreSQL killed", resumed=f"{took_s:.1f} s")
+    assert took_s < HEALED_WITHIN_S + SLOW_MACHINE_S
