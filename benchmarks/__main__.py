@@ -1,4 +1,7 @@
-"""`python -m benchmarks [NAME ...]`: run these benchmarks, or all; exit 1 if one misses a goal of its own."""
+"""`python -m benchmarks [NAME[=SIZE] ...]`: run these benchmarks, or all; exit 1 if one misses its own goal.
+
+SIZE is for those that have one: `inventory_scale=20000` is a quick try.
+"""
 
 import importlib
 import sys
@@ -6,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.report import report
 
-INFRASTRUCTURE = {"__init__", "__main__", "report"}
+INFRASTRUCTURE = {"__init__", "__main__", "filling", "report"}
 
 
 def main(wanted: list[str]) -> int:
@@ -14,11 +17,15 @@ def main(wanted: list[str]) -> int:
     known = sorted(
         path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in INFRASTRUCTURE
     )
-    unknown = sorted(set(wanted) - set(known))
+    chosen = [argument.partition("=")[::2] for argument in wanted or known]
+    unknown = sorted({name for name, _ in chosen} - set(known))
     if unknown:
         print(f"no benchmark {', '.join(unknown)}; there are: {', '.join(known)}", file=sys.stderr)
         return 2
-    met = [report(name, *importlib.import_module(f"benchmarks.{name}").run()) for name in wanted or known]
+    met = []
+    for name, size in chosen:
+        benchmark = importlib.import_module(f"benchmarks.{name}")
+        met.append(report(name, *(benchmark.run(int(size)) if size else benchmark.run())))
     return 0 if all(met) else 1
 
 
