@@ -20,24 +20,54 @@ CREATE TABLE deployment (
 );
 INSERT INTO deployment DEFAULT VALUES;
 
--- The named, long-lived thing that proxies subscribe to. domains: normalised, the primary first.
+-- The named, long-lived thing that proxies subscribe to. domains: normalised, the primary first. What it is served with (the
+-- highest generation that is not over) stands beside it, null where nothing is issued: metrics count what is wrong by the
+-- indexes on that, and read no Certificates.
 CREATE TABLE secret (
-    name       text PRIMARY KEY CHECK (octet_length(name) BETWEEN 1 AND 512),
-    kind       text NOT NULL CHECK (kind IN ('tls_certificate', 'validation_context', 'session_ticket_keys', 'generic_secret')),
-    domains    text[] NOT NULL DEFAULT '{}',
-    issuer     text,
-    key_type   text,
-    created_at timestamptz NOT NULL DEFAULT certvoy_now(),
-    deleted_at timestamptz,
+    name              text PRIMARY KEY CHECK (octet_length(name) BETWEEN 1 AND 512),
+    kind              text NOT NULL
+                      CHECK (kind IN ('tls_certificate', 'validation_context', 'session_ticket_keys', 'generic_secret')),
+    domains           text[] NOT NULL DEFAULT '{}',
+    issuer            text,
+    key_type          text,
+    created_at        timestamptz NOT NULL DEFAULT certvoy_now(),
+    deleted_at        timestamptz,
     -- What completes its Rotations: all of the live set, a share of it such as 90%, or, where nobody can look, its word.
-    proof         text NOT NULL DEFAULT 'all' CHECK (proof ~ '^(all|accepted|[1-9][0-9]?%)$'),
+    proof             text NOT NULL DEFAULT 'all' CHECK (proof ~ '^(all|accepted|[1-9][0-9]?%)$'),
     -- Frozen: nothing new is issued, offered to more Targets, or taken back, until an operator says so.
-    frozen_at     timestamptz,
-    frozen_by     text,
-    frozen_reason text,
+    frozen_at         timestamptz,
+    frozen_by         text,
+    frozen_reason     text,
+    served_generation integer,
+    served_from       timestamptz,
+    served_until      timestamptz,
+    renew_at          timestamptz,
     CHECK (kind <> 'tls_certificate' OR (cardinality(domains) > 0 AND issuer IS NOT NULL AND key_type IS NOT NULL)),
     CHECK (num_nonnulls(frozen_at, frozen_by, frozen_reason) IN (0, 3))
 );
+
+-- Those that end first are told of by name; these few are expired.
+CREATE INDEX secret_ends ON secret (served_until, name) INCLUDE (served_from, renew_at) WHERE deleted_at IS NULL;
+CREATE INDEX secret_overdue ON secret (renew_at) WHERE deleted_at IS NULL;
+CREATE INDEX secret_unissued ON secret (name) WHERE deleted_at IS NULL AND served_until IS NULL;
+
+-- How many Secrets there are: the sum. Changes are rows of their own, so that nobody waits for a counter; a census adds them up.
+CREATE TABLE secret_count (
+    change bigint NOT NULL
+);
+
+CREATE FUNCTION secret_is_counted() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO secret_count VALUES (CASE WHEN TG_OP <> 'DELETE' AND NEW.deleted_at IS NULL THEN 1 ELSE -1 END);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER secret_created AFTER INSERT ON secret FOR EACH ROW
+    WHEN (NEW.kind = 'tls_certificate' AND NEW.deleted_at IS NULL) EXECUTE FUNCTION secret_is_counted();
+CREATE TRIGGER secret_deleted AFTER UPDATE ON secret FOR EACH ROW
+    WHEN (NEW.kind = 'tls_certificate' AND (OLD.deleted_at IS NULL) <> (NEW.deleted_at IS NULL))
+    EXECUTE FUNCTION secret_is_counted();
+CREATE TRIGGER secret_gone AFTER DELETE ON secret FOR EACH ROW
+    WHEN (OLD.kind = 'tls_certificate' AND OLD.deleted_at IS NULL) EXECUTE FUNCTION secret_is_counted();
 
 -- A name has one kind for ever: a certificate in a CA's slot is ACKed by Envoy and switches client verification off.
 CREATE FUNCTION secret_kind_is_for_ever() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -105,6 +135,26 @@ CREATE INDEX certificate_lapse_at ON certificate (not_after)
     WHERE status IN ('issued', 'active', 'expiring_soon', 'rotating', 'replaced');
 CREATE INDEX idx_cert_domain ON certificate (domain);
 
+-- Whoever changes a Certificate holds its Secret's lock.
+CREATE FUNCTION secret_is_served() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE secret s
+       SET served_generation = c.generation, served_from = c.not_before, served_until = c.not_after, renew_at = c.renew_at
+      FROM (SELECT) one LEFT JOIN (
+            SELECT generation, not_before, not_after, renew_at FROM certificate
+             WHERE secret = NEW.secret AND status NOT IN ('replaced', 'rejected', 'revoked')
+             ORDER BY generation DESC LIMIT 1) c ON true
+     WHERE s.name = NEW.secret
+       AND (s.served_generation, s.served_from, s.served_until, s.renew_at)
+           IS DISTINCT FROM (c.generation, c.not_before, c.not_after, c.renew_at);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER certificate_stored AFTER INSERT ON certificate FOR EACH ROW EXECUTE FUNCTION secret_is_served();
+CREATE TRIGGER certificate_over AFTER UPDATE ON certificate FOR EACH ROW
+    WHEN ((OLD.status IN ('replaced', 'rejected', 'revoked')) <> (NEW.status IN ('replaced', 'rejected', 'revoked'))
+          OR (OLD.not_before, OLD.not_after, OLD.renew_at) IS DISTINCT FROM (NEW.not_before, NEW.not_after, NEW.renew_at))
+    EXECUTE FUNCTION secret_is_served();
+
 -- The chains, apart: the inventory's rows stay small, and listing it reads no PEM.
 CREATE TABLE certificate_chain (
     cert_id   uuid PRIMARY KEY REFERENCES certificate,
@@ -142,12 +192,29 @@ CREATE TABLE certrotation (
     look_at         timestamptz NOT NULL DEFAULT certvoy_now(),
     -- How it was completed: the policy, the live set, and how many of it were proved in which way.
     evidence        jsonb,
+    -- When what the Rotation brings, or is to replace, ends: which one is urgent. A first issuance has no such date.
+    needed_by       timestamptz NOT NULL DEFAULT 'infinity',
     CHECK ((completed_at IS NULL) = (outcome IS NULL))
 );
 -- At most one open Rotation a Secret.
 CREATE UNIQUE INDEX certrotation_one_open ON certrotation (secret) WHERE completed_at IS NULL;
 CREATE INDEX certrotation_waiting ON certrotation (next_attempt_at) WHERE completed_at IS NULL AND new_cert_id IS NULL;
 CREATE INDEX certrotation_rolling_out ON certrotation (id) WHERE completed_at IS NULL AND new_cert_id IS NOT NULL;
+
+-- The most urgent of those that nobody has tried is found first, however many there are; those to be tried again by their time.
+CREATE INDEX certrotation_untried ON certrotation (needed_by, triggered_at)
+    WHERE completed_at IS NULL AND new_cert_id IS NULL AND attempts = 0;
+CREATE INDEX certrotation_again ON certrotation (next_attempt_at)
+    WHERE completed_at IS NULL AND new_cert_id IS NULL AND attempts > 0;
+CREATE INDEX certrotation_lapsing ON certrotation (needed_by) WHERE completed_at IS NULL AND new_cert_id IS NOT NULL;
+
+CREATE FUNCTION certrotation_is_needed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.needed_by := coalesce((SELECT not_after FROM certificate WHERE id = coalesce(NEW.new_cert_id, NEW.cert_id)), 'infinity');
+    RETURN NEW;
+END $$;
+CREATE TRIGGER certrotation_needed BEFORE INSERT OR UPDATE OF cert_id, new_cert_id ON certrotation
+    FOR EACH ROW EXECUTE FUNCTION certrotation_is_needed();
 
 -- One account a directory, whichever replica comes first; its key is sealed like any other.
 CREATE TABLE acme_account (

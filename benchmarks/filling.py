@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -30,7 +30,10 @@ CHUNK: Final = 5_000
 """Rows sent at once: about a megabyte of the widest."""
 
 TABLES: Final = {
-    "secret": ("name", "kind", "domains", "issuer", "key_type"),
+    "secret": (
+        *("name", "kind", "domains", "issuer", "key_type"),
+        *("served_generation", "served_from", "served_until", "renew_at"),
+    ),
     "key_material": (
         *("id", "purpose", "spki_sha256", "suite"),
         *("envelope", "dek_wrapped", "kek_uri", "kek_version"),
@@ -106,6 +109,7 @@ async def fill(connection: Any, *, size: int, wanted: Sequence[Pair], ca: Ca) ->
     for index in indexes:
         await connection.execute(index["made"])
     await connection.execute("SET session_replication_role = origin")
+    await connection.execute("INSERT INTO secret_count VALUES ($1)", size)
     await connection.execute("VACUUM (ANALYZE)")
     await connection.execute("CHECKPOINT")
 
@@ -129,7 +133,11 @@ class _Rows:
         self._kek = first.key.kek_uri
 
     def secret(self, number: int) -> str:
-        return f"{name(number)}\ttls_certificate\t{{{domain(number)}}}\t{ISSUER}\tecdsa-p256\n"
+        begins, ends, renew_at = self._dates(number)
+        return (
+            f"{name(number)}\ttls_certificate\t{{{domain(number)}}}\t{ISSUER}\tecdsa-p256"
+            f"\t1\t{begins}\t{ends}\t{renew_at}\n"
+        )
 
     def key_material(self, number: int) -> str:
         if number < len(self._wanted):
@@ -141,17 +149,12 @@ class _Rows:
         if number < len(self._wanted):
             real = self._wanted[number]
             serial, fingerprint = real.chain.serial_number, real.chain.fingerprint
-            key_id, spki = real.key.key_id, _hex(real.key.spki_sha256)
-            begins, ends = real.chain.not_before, real.chain.not_after
+            key_id, spki = str(real.key.key_id), _hex(real.key.spki_sha256)
         else:
             serial = hashlib.sha256(b"serial %d" % number).hexdigest()[:32]
             fingerprint = hashlib.sha256(b"leaf %d" % number).hexdigest()
             key_id, spki = _id("key", number), self._spki
-            # Spread over the life, in no order: as certificates that were issued when somebody wanted them.
-            age = (LIFE - LEFT) * (number * 7919 % self._size / self._size)
-            begins = self._now - age
-            ends = begins + LIFE
-        renew_at = max(ends - LEFT, self._now + timedelta(hours=1))
+        begins, ends, renew_at = self._dates(number)
         return (
             f"{self._cert_id(number)}\t{domain(number)}\t[]\t{serial}\t{begins}\t{ends}\tactive\t{fingerprint}"
             f"\tcv1:{self._kek}:{key_id}\t{name(number)}\t1\t{ISSUER}\t{key_id}\t{spki}"
@@ -166,8 +169,18 @@ class _Rows:
     def certrotation(self, number: int) -> str:
         return f"{name(number)}\tinitial\t{self._cert_id(number)}\t{self._now}\tcompleted_unobserved\t1\n"
 
-    def _cert_id(self, number: int) -> UUID | str:
+    def _cert_id(self, number: int) -> str:
         return _id("certificate", number)
+
+    def _dates(self, number: int) -> tuple[datetime, datetime, datetime]:
+        """Return when it begins, when it ends, and when it is renewed: none is due yet."""
+        if number < len(self._wanted):
+            begins, ends = self._wanted[number].chain.not_before, self._wanted[number].chain.not_after
+        else:
+            # Spread over the life, in no order: as certificates that were issued when somebody wanted them.
+            begins = self._now - (LIFE - LEFT) * (number * 7919 % self._size / self._size)
+            ends = begins + LIFE
+        return begins, ends, max(ends - LEFT, self._now + timedelta(hours=1))
 
 
 def _key_columns(key: SealedKey) -> str:

@@ -1,8 +1,8 @@
-"""How things stand, counted: what metrics tell of the inventory. A few statements, each with a limit."""
+"""How things stand, counted: what metrics tell of the inventory. No statement reads what is well."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from sds_server.inventory.database import Database
@@ -12,6 +12,22 @@ DATES_MAX: Final = 10_000
 
 UNPROVED_MAX: Final = 1_000
 """Secrets and states with Targets that are not proved: where there are more, the counts say so."""
+
+
+CHANGES_MAX: Final = 100
+"""Changes of the number of Secrets that are kept apart: more are added up."""
+
+COUNTED_EVERY: Final = timedelta(seconds=10)
+"""How often Deliveries are counted, by one replica for all: new to each `read` of a replica every 15 s."""
+
+SHARE: Final = 20
+"""Where counting takes long it is done less often: for a twentieth of the time at most."""
+
+ABANDONED: Final = timedelta(minutes=1)
+"""Then another replica counts: longer than any statement may take."""
+
+DELIVERIES_LAST: Final = timedelta(minutes=5)
+"""Then a count is no count: longer than the longest pause between two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,35 +51,61 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The inventory at one moment. ``unproved``: (Secret, state) -> Targets of its live set."""
+    """The inventory at one moment.
+
+    ``deliveries`` None: nobody has counted them lately. ``unproved``: (Secret, state) -> Targets of its live
+    set.
+    """
 
     secrets: Mapping[str, int]
     overdue: int
     dates: Sequence[Dates]
     rotations: Mapping[str, Open]
-    deliveries: Mapping[str, int]
+    deliveries: Mapping[str, int] | None
     unproved: Mapping[tuple[str, str], int]
 
 
 async def read(database: Database) -> Facts:
-    """Count.
+    """Count; what grows with the inventory is not read, and Deliveries are counted by one replica for all.
 
     Raises:
         Unavailable: the database does not answer.
     """
+    await _count_deliveries(database)
     async with database.transaction() as tx:
         secrets = await tx.row("count_secrets")
         assert secrets is not None  # noqa: S101 - an aggregate has one row
+        if secrets["changes"] > CHANGES_MAX:
+            await tx.rows("add_up_secrets")
         dates = await tx.rows("dates", DATES_MAX)
         rotations = await tx.rows("count_rotations")
-        deliveries = await tx.rows("count_deliveries", UNPROVED_MAX)
+        counted = await tx.value("census", DELIVERIES_LAST)
+    not_well = secrets["none"] + secrets["expired"]
     return Facts(
-        secrets={state: secrets[state] for state in ("valid", "expired", "none")},
+        secrets={
+            "valid": secrets["secrets"] - not_well,
+            "expired": secrets["expired"],
+            "none": secrets["none"],
+        },
         overdue=secrets["overdue"],
         dates=[Dates(row["name"], row["not_before"], row["not_after"], row["renew_at"]) for row in dates],
         rotations={row["state"]: Open(row["open"], row["oldest"], row["failing"]) for row in rotations},
-        deliveries={row["state"]: row["targets"] for row in deliveries if row["secret"] is None},
-        unproved={
-            (row["secret"], row["state"]): row["targets"] for row in deliveries if row["secret"] is not None
-        },
+        deliveries=None if counted is None else counted["states"],
+        unproved={} if counted is None else {(name, state): n for name, state, n in counted["unproved"]},
     )
+
+
+async def _count_deliveries(database: Database) -> None:
+    """Count them where that is due and no other replica is at it."""
+    async with database.transaction() as tx:
+        if await tx.value("begin_census", ABANDONED) is None:
+            return
+    async with database.transaction() as tx:
+        rows = await tx.rows("count_deliveries", UNPROVED_MAX)
+        counted = {
+            "states": {row["state"]: row["targets"] for row in rows if row["secret"] is None},
+            "unproved": [
+                (row["secret"], row["state"], row["targets"]) for row in rows if row["secret"] is not None
+            ],
+        }
+        await tx.rows("end_census", counted, COUNTED_EVERY, SHARE)

@@ -197,14 +197,18 @@ SELECT c.secret, c.generation FROM certificate c JOIN revocation r ON r.cert_id 
 SELECT fingerprint, generation FROM certificate WHERE secret = $1 AND fingerprint = ANY ($2::text[]);
 
 -- name: due_renewals
--- Nearest expiry first; a Secret that somebody else is at is passed over. One that lapsed while it was rolled out, by
--- Targets that nobody reaches, is due as well.
+-- Nearest expiry first of the $2 that have been due for longest; a Secret that somebody else is at is passed over. One that
+-- lapsed while it was rolled out, by Targets that nobody reaches, is due as well.
 SELECT c.id, c.secret FROM certificate c JOIN secret s ON s.name = c.secret
  WHERE c.id = ANY (ARRAY(
-        SELECT id FROM certificate WHERE status IN ('issued', 'active') AND renew_at <= certvoy_now()
+        (SELECT d.id FROM certificate d JOIN secret o ON o.name = d.secret
+          WHERE d.status IN ('issued', 'active') AND d.renew_at <= certvoy_now()
+            AND o.deleted_at IS NULL AND o.issuer <> 'upload'
+          ORDER BY d.renew_at LIMIT $2)
          UNION ALL
-        SELECT n.id FROM certrotation r JOIN certificate n ON n.id = r.new_cert_id
-         WHERE r.completed_at IS NULL AND n.status = 'expired'))
+        (SELECT n.id FROM certrotation r JOIN certificate n ON n.id = r.new_cert_id
+          WHERE r.completed_at IS NULL AND r.needed_by <= certvoy_now() AND n.status = 'expired'
+          ORDER BY r.needed_by LIMIT $2)))
    AND s.deleted_at IS NULL AND s.issuer <> 'upload'
  ORDER BY c.not_after LIMIT $1 FOR UPDATE OF s SKIP LOCKED;
 
@@ -290,14 +294,26 @@ UPDATE certrotation SET completed_at = certvoy_now(), outcome = $2, leased_until
  WHERE id = $1 AND completed_at IS NULL RETURNING id;
 
 -- name: claimable
--- One Rotation that wants a worker, nearest expiry first; a first issuance has no date and comes when nothing is urgent.
--- Where pairs are uploaded an open one waits for a person; what is frozen waits as well, and, where the CA is left
--- alone, for its return.
-SELECT r.id, r.secret FROM certrotation r JOIN secret s ON s.name = r.secret LEFT JOIN certificate c ON c.id = r.cert_id
- WHERE r.completed_at IS NULL AND r.new_cert_id IS NULL AND r.next_attempt_at <= certvoy_now()
-   AND (r.leased_until IS NULL OR r.leased_until < certvoy_now()) AND s.deleted_at IS NULL AND s.issuer <> 'upload'
-   AND s.frozen_at IS NULL AND NOT EXISTS (SELECT FROM issuer_pause p WHERE p.issuer = s.issuer)
- ORDER BY c.not_after NULLS LAST, r.triggered_at LIMIT 1 FOR UPDATE OF s SKIP LOCKED;
+-- One Rotation that wants a worker, nearest expiry first; a first issuance has no date and comes when nothing is urgent. Looked
+-- for among the $1 most urgent of those that nobody has tried, and the $1 that wait for longest to be tried again. Where
+-- pairs are uploaded an open one waits for a person; what is frozen waits as well, and, where the CA is left alone, for its
+-- return.
+SELECT r.id, r.secret FROM certrotation r JOIN secret s ON s.name = r.secret
+ WHERE r.id = ANY (ARRAY(
+        (SELECT u.id FROM certrotation u JOIN secret o ON o.name = u.secret
+          WHERE u.completed_at IS NULL AND u.new_cert_id IS NULL AND u.attempts = 0 AND u.next_attempt_at <= certvoy_now()
+            AND o.deleted_at IS NULL AND o.issuer <> 'upload' AND o.frozen_at IS NULL
+             AND NOT EXISTS (SELECT FROM issuer_pause p WHERE p.issuer = o.issuer)
+          ORDER BY u.needed_by, u.triggered_at LIMIT $1)
+         UNION ALL
+        (SELECT a.id FROM certrotation a JOIN secret o ON o.name = a.secret
+          WHERE a.completed_at IS NULL AND a.new_cert_id IS NULL AND a.attempts > 0 AND a.next_attempt_at <= certvoy_now()
+            AND (a.leased_until IS NULL OR a.leased_until < certvoy_now())
+            AND o.deleted_at IS NULL AND o.issuer <> 'upload' AND o.frozen_at IS NULL
+             AND NOT EXISTS (SELECT FROM issuer_pause p WHERE p.issuer = o.issuer)
+          ORDER BY a.next_attempt_at LIMIT $1)))
+   AND s.deleted_at IS NULL AND s.issuer <> 'upload' AND s.frozen_at IS NULL
+ ORDER BY r.needed_by, r.triggered_at LIMIT 1 FOR UPDATE OF s SKIP LOCKED;
 
 -- name: claim
 -- The lease number grows with every claim; the condition is repeated because the row was not locked when it was found.
@@ -680,28 +696,25 @@ UPDATE delivery SET look_at = least(look_at, certvoy_now() + $3::interval) WHERE
 -- ---------------------------------------------------------------- facts, for metrics
 
 -- name: count_secrets
--- Secrets by what they are served with, and how many of them are past their renewal.
-SELECT count(*) FILTER (WHERE c.not_after > certvoy_now()) AS valid,
-       count(*) FILTER (WHERE c.not_after <= certvoy_now()) AS expired,
-       count(*) FILTER (WHERE c.not_after IS NULL) AS none,
-       count(*) FILTER (WHERE c.renew_at <= certvoy_now()) AS overdue
-  FROM secret s
-  LEFT JOIN LATERAL (
-        SELECT not_after, renew_at FROM certificate
-         WHERE secret = s.name AND status NOT IN ('replaced', 'rejected', 'revoked')
-         ORDER BY generation DESC LIMIT 1) c ON true
- WHERE s.deleted_at IS NULL AND s.kind = 'tls_certificate';
+-- How many there are, and of those the few that are not well: nothing issued, expired, past their renewal. ``changes`` are to
+-- be added up (add_up_secrets).
+SELECT (SELECT coalesce(sum(change), 0)::bigint FROM secret_count) AS secrets,
+       (SELECT count(*) FROM secret_count) AS changes,
+       (SELECT count(*) FROM secret WHERE deleted_at IS NULL AND served_until IS NULL AND kind = 'tls_certificate') AS none,
+       (SELECT count(*) FROM secret WHERE deleted_at IS NULL AND served_until <= certvoy_now()
+                                      AND kind = 'tls_certificate') AS expired,
+       (SELECT count(*) FROM secret WHERE deleted_at IS NULL AND renew_at <= certvoy_now()
+                                      AND kind = 'tls_certificate') AS overdue;
+
+-- name: add_up_secrets
+-- The same sum in one row; whoever does it at the same time adds up what is left.
+WITH gone AS (DELETE FROM secret_count RETURNING change)
+INSERT INTO secret_count SELECT sum(change) FROM gone HAVING count(*) > 0;
 
 -- name: dates
 -- The dates of what is served, those first that end first.
-SELECT s.name, c.not_before, c.not_after, c.renew_at
-  FROM secret s
- CROSS JOIN LATERAL (
-        SELECT not_before, not_after, renew_at FROM certificate
-         WHERE secret = s.name AND status NOT IN ('replaced', 'rejected', 'revoked')
-         ORDER BY generation DESC LIMIT 1) c
- WHERE s.deleted_at IS NULL
- ORDER BY c.not_after, s.name LIMIT $1;
+SELECT name, served_from AS not_before, served_until AS not_after, renew_at FROM secret
+ WHERE deleted_at IS NULL AND served_until IS NOT NULL ORDER BY served_until, name LIMIT $1;
 
 -- name: count_rotations
 -- Open Rotations by how far they are (conditions.rotation_state), when the oldest began, and how many failed last.
@@ -711,6 +724,20 @@ SELECT CASE WHEN new_cert_id IS NOT NULL THEN 'rolling_out'
        count(*) AS open, min(triggered_at) AS oldest, count(*) FILTER (WHERE last_error IS NOT NULL) AS failing
   FROM certrotation r JOIN secret s ON s.name = r.secret
  WHERE r.completed_at IS NULL AND s.deleted_at IS NULL GROUP BY 1;
+
+-- name: begin_census
+-- One replica counts, and keeps the others from it for $1; none does before the next one is due.
+UPDATE census SET begun_at = certvoy_now(), due_at = certvoy_now() + $1::interval
+ WHERE due_at <= certvoy_now() RETURNING begun_at;
+
+-- name: end_census
+-- The next count is due after $2, and later where this one took long: no more than a $3rd of the time is spent on it.
+UPDATE census SET taken_at = certvoy_now(), deliveries = $1,
+       due_at = certvoy_now() + greatest($2::interval, (certvoy_now() - begun_at) * $3::integer);
+
+-- name: census
+-- What was counted last, if that is not too long ago.
+SELECT deliveries FROM census WHERE taken_at > certvoy_now() - $1::interval;
 
 -- name: count_deliveries
 -- Deliveries of live sets by what is known of them (conditions.delivery_state): in all, and for the $1 Secrets and states
@@ -724,13 +751,10 @@ WITH state AS (
                 WHEN d.sent >= c.generation THEN 'sent'
                 WHEN coalesce(d.sent, d.accepted, d.proved) IS NOT NULL THEN 'stale'
                 ELSE 'never' END AS state
-      FROM (SELECT s.name, g.generation FROM secret s
-              LEFT JOIN LATERAL (
-                    SELECT generation FROM certificate
-                     WHERE secret = s.name AND status NOT IN ('replaced', 'rejected', 'revoked')
-                     ORDER BY generation DESC LIMIT 1) g ON true
-             WHERE s.deleted_at IS NULL) c
-      JOIN delivery d ON d.secret = c.name
+      FROM delivery d
+      -- By name, one after the other: never by reading all Secrets.
+     CROSS JOIN LATERAL (SELECT served_generation AS generation FROM secret
+                          WHERE name = d.secret AND deleted_at IS NULL OFFSET 0) c
      WHERE d.registered OR d.seen_until > certvoy_now())
 (SELECT NULL AS secret, state, count(*) AS targets FROM state GROUP BY state)
 UNION ALL

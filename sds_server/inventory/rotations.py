@@ -7,7 +7,7 @@ Every transaction locks the Secret's row first. Every write of a worker quotes i
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from sds_server.errors import Conflict, StaleLease
 from sds_server.inventory import audit, certificates, feed, secrets
@@ -24,6 +24,18 @@ from sds_server.model import (
     RotationId,
     SecretName,
 )
+
+WINDOW: Final = 64
+"""How many Rotations a worker chooses from: more than there are workers, each of which holds one for moments.
+
+With all that wait to choose from, each claim would cost more the more there are.
+"""
+
+TRIES: Final = 8
+"""How often a worker whom another was quicker than looks again, before it waits for the next poll."""
+
+LONGEST_DUE: Final = 20
+"""For each renewal that is opened at once, so many are looked at for the nearest expiry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +118,7 @@ async def open_due(database: Database, *, limit: int, actor: str) -> int:
     """Open a Rotation for each Certificate whose renewal is due, nearest expiry first; say for how many."""
     opened = 0
     async with database.transaction() as tx:
-        for row in await tx.rows("due_renewals", limit):
+        for row in await tx.rows("due_renewals", limit, limit * LONGEST_DUE):
             # The row was read before its Secret was locked: somebody may have been at it since.
             if await tx.value("still_due", row["id"]):
                 await open_in(tx, row["secret"], reason=Reason.RENEWAL, actor=actor)
@@ -117,10 +129,15 @@ async def open_due(database: Database, *, limit: int, actor: str) -> int:
 async def claim(database: Database, *, replica: str, lease_for: timedelta) -> Claim | None:
     """Take the most urgent Rotation that wants a worker; None: there is none."""
     async with database.transaction() as tx:
-        found = await tx.row("claimable")
-        if found is None:
-            return None
-        return await claim_in(tx, found["id"], replica=replica, lease_for=lease_for)
+        for _ in range(TRIES):
+            found = await tx.row("claimable", WINDOW)
+            if found is None:
+                return None
+            # It was read before its Secret was locked: somebody may have claimed it since.
+            claimed = await claim_in(tx, found["id"], replica=replica, lease_for=lease_for)
+            if claimed is not None:
+                return claimed
+    return None
 
 
 async def claim_this(

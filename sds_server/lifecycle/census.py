@@ -102,6 +102,8 @@ def _failing(now: Facts) -> Values:
 
 
 def _deliveries(now: Facts) -> Values:
+    if now.deliveries is None:
+        return {}
     return {(state,): now.deliveries.get(state, 0) for state in DeliveryState}
 
 

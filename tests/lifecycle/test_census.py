@@ -7,7 +7,7 @@ import pytest
 
 from sds_server.conditions import delivery_state
 from sds_server.errors import Unavailable
-from sds_server.inventory import facts, rotations
+from sds_server.inventory import declarations, facts, rotations, targets
 from sds_server.lifecycle.census import COUNTS_LAST, Census
 from sds_server.metrics import Metrics
 from sds_server.model import Reason
@@ -178,3 +178,47 @@ async def test_a_deleted_secret_is_told_of_no_more(issuances, census, said, sql)
 
     assert not [key for key in said() if key[0] == NOT_AFTER]
     assert 0 == said()["certvoy_rotations_open", "rolling_out"]
+
+
+async def test_deliveries_are_counted_by_one_replica_for_all(issuances, census, said, clock, sql):
+    database = issuances.database
+    await issuances.issue(await issuances.declare())
+    other = Census(database=database, clock=clock)
+    await other.step()
+    await targets.register(
+        database, "edge", probe=None, identity=None, node_id=None, serves=["www"], actor="person:test"
+    )
+    await census.step()
+    soon = said()
+    await turn_clock(sql, facts.COUNTED_EVERY + timedelta(seconds=1))
+    await census.step()
+
+    assert 0 == soon["certvoy_deliveries", "never"]
+    assert 1 == said()["certvoy_deliveries", "never"]
+
+
+async def test_who_dies_counting_holds_up_the_others_for_a_minute(issuances, census, said, database, sql):
+    async with database.transaction() as tx:
+        assert await tx.value("begin_census", facts.ABANDONED)
+    await census.step()
+    meanwhile = said()
+    await turn_clock(sql, facts.ABANDONED + timedelta(seconds=1))
+    await census.step()
+
+    assert not [key for key in meanwhile if key[0] == "certvoy_deliveries"]
+    assert 0 == said()["certvoy_deliveries", "never"]
+
+
+async def test_secrets_are_counted_as_they_come_and_go(issuances, census, said, sql, monkeypatch):
+    """By their changes, added up when there are many."""
+    monkeypatch.setattr(facts, "CHANGES_MAX", 2)
+    for name in ("a", "b", "c"):
+        await issuances.declare(name, [f"{name}.example.test"])
+    await declarations.remove(issuances.database, "a", actor="person:test")
+    await census.step()
+    left = said()["certvoy_secrets", "none"], await sql.fetchval("SELECT count(*) FROM secret_count")
+    await issuances.declare("a", ["a.example.test"])
+    await census.step()
+
+    assert (2, 1) == left
+    assert (3, 0) == (said()["certvoy_secrets", "none"], said()["certvoy_secrets", "valid"])

@@ -263,19 +263,28 @@ class Walk:
         alive = [row for row in mine if row["status"] not in {"replaced", "rejected", "revoked"}]
         newest = max(alive, key=lambda row: row["generation"], default=None)
         assert served.cert_id == (newest and newest["id"]), "the highest that is not over is served"
+        beside = await self.sql.fetchrow(
+            "SELECT served_generation, served_until FROM secret WHERE name = $1", name
+        )
+        assert tuple(beside) == ((newest["generation"], newest["not_after"]) if newest else (None, None)), (
+            "what is served stands beside the secret"
+        )
         states = {row["status"] for row in mine}
         if "revoked" not in states and states - {"rejected"}:
             assert served.cert_id is not None, "what was stored and not rejected is served, or its successor"
 
     async def _check_rotation(self, name, mine):
         open_ones = await self.sql.fetch(
-            "SELECT cert_id, new_cert_id, leased_until FROM certrotation"
+            "SELECT cert_id, new_cert_id, leased_until, nullif(needed_by, 'infinity') AS needed_by"
+            " FROM certrotation"
             " WHERE secret = $1 AND completed_at IS NULL",
             name,
         )
         assert len(open_ones) <= 1, "one open rotation"
         status = {row["id"]: row["status"] for row in mine}
+        ends = {row["id"]: row["not_after"] for row in mine}
         for row in open_ones:
+            assert row["needed_by"] == ends.get(row["new_cert_id"] or row["cert_id"]), "how urgent it is"
             assert row["new_cert_id"] is None or row["leased_until"] is None, "a roll-out has no lease"
             assert row["new_cert_id"] is None or status[row["new_cert_id"]] in {"issued", "active", "expired"}
         if not open_ones:

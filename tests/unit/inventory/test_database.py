@@ -20,6 +20,8 @@ UNION ALL SELECT 'constraint', conname || conrelid::regclass, pg_get_constraintd
   FROM pg_constraint WHERE connamespace = 'public'::regnamespace
 UNION ALL SELECT 'function', proname, pg_get_functiondef(oid)
   FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+UNION ALL SELECT 'options', relname, array_to_string(reloptions, ' ') FROM pg_class
+  WHERE relnamespace = 'public'::regnamespace AND reloptions IS NOT NULL
 UNION ALL SELECT 'trigger', tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
 ORDER BY 1, 2, 3
 """
