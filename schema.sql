@@ -319,6 +319,18 @@ CREATE TABLE refused_content (
     refused_at timestamptz NOT NULL DEFAULT certvoy_now(),
     PRIMARY KEY (identity, node_id, secret, version)
 );
+-- The newest are read at start; those of content that is gone are swept.
+CREATE INDEX refused_content_newest ON refused_content (refused_at);
+
+-- What one replica counted of the Deliveries, for all of them. due_at also keeps the others away from the one that counts.
+CREATE TABLE census (
+    singleton  boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    due_at     timestamptz NOT NULL DEFAULT '-infinity',
+    begun_at   timestamptz,
+    taken_at   timestamptz,
+    deliveries jsonb
+);
+INSERT INTO census DEFAULT VALUES;
 
 -- Append-only facts, each written in the transaction of the change it tells of. payload is the exact canonical JSON.
 CREATE TABLE certaudit (

@@ -85,3 +85,6 @@ CREATE INDEX certrotation_untried ON certrotation (needed_by, triggered_at)
 CREATE INDEX certrotation_again ON certrotation (next_attempt_at)
     WHERE completed_at IS NULL AND new_cert_id IS NULL AND attempts > 0;
 CREATE INDEX certrotation_lapsing ON certrotation (needed_by) WHERE completed_at IS NULL AND new_cert_id IS NOT NULL;
+
+-- The newest are read at start; those of content that is gone are swept.
+CREATE INDEX refused_content_newest ON refused_content (refused_at);

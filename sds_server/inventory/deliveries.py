@@ -112,15 +112,6 @@ async def deny(database: Database, denials: Iterable[tuple[Identity, str, str]],
             )
 
 
-async def refused_content(database: Database) -> Sequence[tuple[Identity, str, str, str]]:
-    """Return all that was ever refused: (identity, node id, secret, version) each."""
-    async with database.transaction() as tx:
-        return [
-            (Identity(row["identity"]), row["node_id"], row["secret"], row["version"])
-            for row in await tx.rows("refused_content")
-        ]
-
-
 async def target_of(tx: Transaction, identity: Identity, node_id: str, kind: TargetKind) -> TargetId | None:
     """Return the peer's Target: known, waiting for it, or made now; None: the identity has too many."""
     known = await tx.value("target_of_peer", identity, node_id)

@@ -604,7 +604,19 @@ INSERT INTO refused_content (identity, node_id, secret, version)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) ON CONFLICT DO NOTHING;
 
 -- name: refused_content
-SELECT identity, node_id, secret, version FROM refused_content;
+-- The newest $1.
+SELECT identity, node_id, secret, version FROM refused_content ORDER BY refused_at DESC LIMIT $1;
+
+-- name: sweep_refused_content
+-- At most $1 of those that are older than each Certificate which may still be offered: their content is gone.
+DELETE FROM refused_content WHERE ctid = ANY (ARRAY(
+        SELECT r.ctid FROM refused_content r
+         WHERE NOT EXISTS (
+                SELECT FROM certificate c JOIN secret s ON s.name = c.secret
+                 WHERE c.secret = r.secret AND c.issued_at <= r.refused_at
+                   AND (c.status IN ('issued', 'active', 'expiring_soon', 'rotating') OR c.generation = s.served_generation))
+         LIMIT $1))
+RETURNING version;
 
 -- name: live_set
 -- Every Target that counts for a Secret now, with what is known of it.

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Final
 
 from sds_server.clock import Clock
-from sds_server.inventory import deliveries
+from sds_server.inventory import deliveries, refusals
 from sds_server.inventory.database import Database
 from sds_server.inventory.deliveries import News
 from sds_server.model import Identity
@@ -23,6 +23,9 @@ MAX_DENIALS: Final = 1000
 
 REFRESHES: Final = 3
 """How often a living subscription is written within ``seen_for``, so that one lost write does not end it."""
+
+SWEEP: Final = timedelta(hours=1)
+"""How often refusals of content that is gone are forgotten."""
 
 Key = tuple[PeerNode, str]
 
@@ -64,12 +67,18 @@ class Recorder:
         self._denials: list[tuple[Identity, str, str]] = []
         self._streams: dict[Key, int] = {}
         self._refused: dict[PeerNode, set[tuple[str, str]]] = {}
-        self._refreshed_at = clock.monotonic()
+        self._refreshed_at = self._swept_at = clock.monotonic()
 
     async def load(self) -> None:
-        """Read what was refused before this start."""
-        for identity, node_id, secret, version in await deliveries.refused_content(self._database):
-            self._refused.setdefault(PeerNode(identity, node_id), set()).add((secret, version))
+        """Read what was refused, by whomever of us it was heard, and go on with that alone."""
+        found: dict[PeerNode, set[tuple[str, str]]] = {}
+        for identity, node_id, secret, version in await refusals.newest(self._database):
+            found.setdefault(PeerNode(identity, node_id), set()).add((secret, version))
+        for (peer, name), note in self._notes.items():
+            for unwritten in (*note.refused_before, note.refused_version):
+                if unwritten is not None:
+                    found.setdefault(peer, set()).add((name, unwritten))
+        self._refused = found
 
     # The Observer: quick, never blocks, never raises
 
@@ -156,6 +165,14 @@ class Recorder:
                     del self._notes[key]
                 if note.accepted is not None or note.refused is not None:
                     self._on_written(key[1])
+        await self._sweep()
+
+    async def _sweep(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._swept_at >= SWEEP.total_seconds():
+            await refusals.sweep(self._database)
+            await self.load()
+            self._swept_at = now
 
     def _refresh(self) -> None:
         """Let living subscriptions count for another ``seen_for``."""

@@ -6,10 +6,10 @@ from datetime import timedelta
 import pytest
 
 from sds_server.errors import Unavailable
-from sds_server.inventory import targets
+from sds_server.inventory import roll_outs, rotations, targets
 from sds_server.lifecycle import recorder as recorders
-from sds_server.lifecycle.recorder import MAX_DENIALS, Recorder
-from sds_server.model import Identity
+from sds_server.lifecycle.recorder import MAX_DENIALS, SWEEP, Recorder
+from sds_server.model import Identity, Reason
 from sds_server.xds.catalog import Resource
 from sds_server.xds.session import PeerNode
 from tests.support.clocks import TurnedClock
@@ -249,6 +249,57 @@ async def test_two_refusals_before_a_write_are_both_kept(recorder, make, declare
     await restarted.load()
 
     assert {("www", "v1"), ("www", "v1-salted")} == restarted.of(EDGE)
+
+
+async def test_a_refusal_is_forgotten_when_its_content_can_be_offered_no_more(
+    recorder, make, issuances, clock, sql
+):
+    """Two rotations later: the one that is served and the one before it are both newer."""
+    declared = await issuances.declare()
+    await issuances.issue(declared)
+    recorder.refused(EDGE, "www", "v1", 1, "KEY_VALUES_MISMATCH")
+    await recorder.step()
+    kept = []
+    for _ in range(2):
+        kept.append(recorder.of(EDGE))
+        await rotations.open_for(issuances.database, "www", reason=Reason.OPERATOR, actor="person:test")
+        await issuances.issue(declared)
+        clock.turn(SWEEP)
+        await recorder.step()
+    roll_out = await roll_outs.get(issuances.database, "www")
+    await roll_outs.confirm(issuances.database, roll_out, proved=[], actor="r", unobserved=True)
+    recorder.refused(EDGE, "www", "v3", 3, "KEY_VALUES_MISMATCH")
+    clock.turn(SWEEP)
+    await recorder.step()
+
+    assert [{("www", "v1")}] * 2 == kept
+    assert {("www", "v3")} == recorder.of(EDGE)
+    assert ["v3"] == [row["version"] for row in await sql.fetch("SELECT version FROM refused_content")]
+
+
+async def test_what_is_refused_while_the_refusals_are_read_is_not_forgotten(recorder, declared, monkeypatch):
+    real = recorders.refusals.newest
+
+    async def newest(database):
+        found = await real(database)
+        recorder.refused(EDGE, "www", "v2", 2, "KEY_VALUES_MISMATCH")
+        return found
+
+    monkeypatch.setattr(recorders.refusals, "newest", newest)
+    await recorder.load()
+
+    assert {("www", "v2")} == recorder.of(EDGE)
+
+
+async def test_the_newest_refusals_are_read_where_there_are_too_many(recorder, make, declared, monkeypatch):
+    monkeypatch.setattr(recorders.refusals, "NEWEST", 1)
+    for version in ("v1", "v2"):
+        recorder.refused(EDGE, "www", version, 1, "KEY_VALUES_MISMATCH")
+        await recorder.step()
+    restarted = make()
+    await restarted.load()
+
+    assert {("www", "v2")} == restarted.of(EDGE)
 
 
 async def test_a_name_that_the_peer_may_not_see_makes_no_delivery(recorder, issuances, sql):

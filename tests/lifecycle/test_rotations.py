@@ -11,6 +11,7 @@ from sds_server.inventory import (
     declarations,
     deliveries,
     progress,
+    refusals,
     roll_outs,
     rotations,
     targets,
@@ -287,7 +288,7 @@ async def test_the_first_acceptance_and_refusal_of_a_generation_are_audited(issu
 
     assert 1 == (await actions(sql)).count("delivery.refused")
     assert ["KEY_VALUES_MISMATCH"] == [item.refusal for item in live]
-    assert [(PEER, "edge-1", "www", "v1")] == list(await deliveries.refused_content(issuances.database))
+    assert [(PEER, "edge-1", "www", "v1")] == list(await refusals.newest(issuances.database))
 
 
 async def test_a_peer_that_names_secrets_that_do_not_exist_makes_no_rows(issuances, sql):
