@@ -443,6 +443,23 @@ CREATE TABLE identity_grant (
     PRIMARY KEY (identity, name)
 );
 
+-- Whose rights were changed, for replicas to read no others again. xid: what is not yet seen when it is read is read next time.
+CREATE TABLE rights_change (
+    xid        xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    identity   text NOT NULL,
+    changed_at timestamptz NOT NULL DEFAULT certvoy_now()
+);
+CREATE INDEX rights_change_xid ON rights_change (xid);
+
+CREATE FUNCTION rights_are_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO rights_change (identity) SELECT CASE TG_OP WHEN 'DELETE' THEN OLD.identity ELSE NEW.identity END;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER identity_grant_changed AFTER INSERT OR DELETE ON identity_grant
+    FOR EACH ROW EXECUTE FUNCTION rights_are_changed();
+CREATE TRIGGER proxy_changed AFTER INSERT OR DELETE ON proxy FOR EACH ROW EXECUTE FUNCTION rights_are_changed();
+
 -- CAs that are left alone, by the issuer's name: while there is a row no replica takes work that would ask that CA. Once until has
 -- passed, one replica at a time asks whether the CA answers; the row goes when it does. The error is why, as rotations keep it.
 CREATE TABLE issuer_pause (

@@ -88,3 +88,20 @@ CREATE INDEX certrotation_lapsing ON certrotation (needed_by) WHERE completed_at
 
 -- The newest are read at start; those of content that is gone are swept.
 CREATE INDEX refused_content_newest ON refused_content (refused_at);
+
+-- Whose rights were changed, for replicas to read no others again. xid: what is not yet seen when it is read is read next time.
+CREATE TABLE rights_change (
+    xid        xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    identity   text NOT NULL,
+    changed_at timestamptz NOT NULL DEFAULT certvoy_now()
+);
+CREATE INDEX rights_change_xid ON rights_change (xid);
+
+CREATE FUNCTION rights_are_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO rights_change (identity) SELECT CASE TG_OP WHEN 'DELETE' THEN OLD.identity ELSE NEW.identity END;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER identity_grant_changed AFTER INSERT OR DELETE ON identity_grant
+    FOR EACH ROW EXECUTE FUNCTION rights_are_changed();
+CREATE TRIGGER proxy_changed AFTER INSERT OR DELETE ON proxy FOR EACH ROW EXECUTE FUNCTION rights_are_changed();

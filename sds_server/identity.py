@@ -6,7 +6,7 @@ may look like a URI; the certificate itself does not.)
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -191,6 +191,17 @@ class Grants:
         for grant in grants:
             names.setdefault(_identity(grant.identity), set()).update(grant.names)
         self._rules = {identity: _rule(identity, patterns) for identity, patterns in names.items()}
+
+    def changed(self, identities: Collection[Identity], grants: Iterable[Grant]) -> "Grants":
+        """Return these, but what these identities may see is what ``grants`` says.
+
+        Raises:
+            ConfigError: as a new one.
+        """
+        new = Grants(grants)
+        kept = {identity: rule for identity, rule in self._rules.items() if identity not in identities}
+        new._rules = kept | new._rules
+        return new
 
     def authorize(self, identity: Identity, resource_name: str) -> bool:
         """Whether the peer may see the name: the only such decision, for every method, push and transport."""

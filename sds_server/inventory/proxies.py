@@ -5,12 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
+from typing import Final
 
 from sds_server.errors import NotFound, Unauthenticated
 from sds_server.inventory import audit, control_cas, feed, targets
 from sds_server.inventory.control_cas import ControlCa
 from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.model import Identity
+
+CHANGES_LAST: Final = timedelta(days=1)
+"""How long it is known whose rights were changed: who has not asked for so long reads all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +58,36 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """All that decides about who comes, at one moment."""
+    """All that decides about who comes, at one moment; or what has changed of it since another.
 
-    grants: Mapping[str, tuple[str, ...]]
+    ``horizon`` is that moment, for `rights`. ``changed``: whose grants and enrolments these are, so that one
+    that is missing has none; None: everybody's. ``authorities`` are all in any case.
+    """
+
+    horizon: str
+    changed: frozenset[Identity] | None
+    grants: Mapping[Identity, tuple[str, ...]]
     enrolled: Mapping[Identity, int]
     authorities: Sequence[ControlCa]
 
 
-async def rights(database: Database) -> Rights:
-    """Read it."""
+async def rights(database: Database, *, since: str | None = None) -> Rights:
+    """Read it; ``since`` the horizon of what was read before, which is at most `CHANGES_LAST` old."""
     async with database.transaction() as tx:
-        granted = await tx.rows("identity_grants")
-        enrolled = await tx.rows("enrolled")
+        horizon: str = await tx.value("rights_horizon")
+        whose: list[str] | None = None
+        if since is not None:
+            whose = [row["identity"] for row in await tx.rows("rights_changed", since)]
+        granted = await tx.rows("identity_grants", whose) if whose != [] else []
+        enrolled = await tx.rows("enrolled", whose) if whose != [] else []
         authorities = await control_cas.read(tx)
+        if whose:
+            await tx.rows("forget_rights_changes", CHANGES_LAST)
     return Rights(
+        horizon=horizon,
+        changed=None if whose is None else frozenset(map(Identity, whose)),
         grants={
-            identity: tuple(row["name"] for row in rows)
+            Identity(identity): tuple(row["name"] for row in rows)
             for identity, rows in groupby(granted, key=lambda row: str(row["identity"]))
         },
         enrolled={Identity(row["identity"]): row["id"] for row in enrolled},

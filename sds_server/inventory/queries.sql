@@ -821,8 +821,20 @@ SELECT max(generation) FROM control_ca;
 -- name: insert_control_ca
 INSERT INTO control_ca (generation, key_id, certificate_pem, not_after) VALUES ($1, $2, $3, $4);
 
+-- name: rights_horizon
+-- What was written by this transaction or a later one may not be seen yet by what is read next.
+SELECT pg_snapshot_xmin(pg_current_snapshot())::text;
+
+-- name: rights_changed
+-- Whose rights were changed since the horizon $1.
+SELECT DISTINCT identity FROM rights_change WHERE xid >= $1::text::xid8;
+
+-- name: forget_rights_changes
+DELETE FROM rights_change WHERE changed_at < certvoy_now() - $1::interval;
+
 -- name: identity_grants
-SELECT identity, name FROM identity_grant ORDER BY identity, name;
+-- Of these identities; null: of all.
+SELECT identity, name FROM identity_grant WHERE $1::text[] IS NULL OR identity = ANY ($1) ORDER BY identity, name;
 
 -- name: grants_of
 SELECT identity, name, granted_at, granted_by FROM identity_grant WHERE identity = ANY ($1::text[]) ORDER BY identity, name;
@@ -834,7 +846,8 @@ INSERT INTO identity_grant (identity, name, granted_by) VALUES ($1, $2, $3) ON C
 DELETE FROM identity_grant WHERE identity = $1;
 
 -- name: enrolled
-SELECT id, identity FROM proxy ORDER BY id;
+-- Of these identities; null: all.
+SELECT id, identity FROM proxy WHERE $1::text[] IS NULL OR identity = ANY ($1);
 
 -- name: proxy
 SELECT id AS proxy_id, name AS proxy_name, identity AS proxy_identity, created_at, created_by, credential_at, credential_until

@@ -1,8 +1,8 @@
 """Who may come and what they may see, as the database said last: serving asks memory alone."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 from sds_server import authority
 from sds_server.clock import Clock
@@ -18,6 +18,8 @@ from sds_server.model import Identity
 
 RELOAD: Final = timedelta(seconds=30)
 """How often it is read without being told."""
+
+T = TypeVar("T")
 
 _log = get("admission")
 
@@ -47,7 +49,11 @@ class Admission:
         self._clock = clock
         self._server_names = server_names
         self._own_ca = own_ca or bool(server_names)
-        self._seen: Rights | None = None
+        self._horizon: str | None = None
+        self._read_at = clock.monotonic()
+        self._granted: Mapping[Identity, tuple[str, ...]] = {}
+        self._enrolled: Mapping[Identity, int] = {}
+        self._authorities: Sequence[object] | None = None
         self._pair: ServerPair | None = None
         self._grants = Grants(self._configured)
         self._trust = Trust(trust_domain)
@@ -71,7 +77,7 @@ class Admission:
         return self._trust.admits(holder)
 
     async def step(self) -> None:
-        """Read what the database says; make our server's certificate when it is time.
+        """Read what has changed, at first all; make our server's certificate when it is time.
 
         Raises:
             Unavailable: the database does not answer, or the KMS, which keeps nothing from being read.
@@ -84,7 +90,7 @@ class Admission:
                 await self._enroller.authorities()
             renewed = await self._renew_pair()
         except (Unavailable, CustodyError) as e:
-            if self._seen is None:
+            if self._horizon is None:
                 raise
             late = e
         await self._read(renewed=renewed)
@@ -92,22 +98,48 @@ class Admission:
             raise late
 
     async def _read(self, *, renewed: bool) -> None:
-        rights = await proxies.rights(self._database)
-        if rights == self._seen and not renewed:
+        asked_at, first = self._clock.monotonic(), self._horizon is None
+        late = asked_at - self._read_at >= proxies.CHANGES_LAST.total_seconds() / 2
+        rights = await proxies.rights(self._database, since=None if late else self._horizon)
+        self._horizon, self._read_at = rights.horizon, asked_at
+        if not (self._take_in(rights) or renewed):
             return
-        self._grants = Grants([*self._configured, *_readable(rights)])
         trusted = [ca.certificate for ca in rights.authorities]
-        self._trust = Trust(self._trust_domain, authorities=trusted, enrolled=rights.enrolled)
+        self._trust = Trust(self._trust_domain, authorities=trusted, enrolled=self._enrolled)
         self.issued = Issued(
             authorities_pem=authority.pem(trusted).encode(),
             chain_pem=None if self._pair is None else self._pair.chain_pem,
             key_pem=None if self._pair is None else self._pair.key_pem,
         )
-        first, self._seen = self._seen is None, rights
         if first:
             return
-        _log.info("admission.changed", enrolled=len(rights.enrolled), authorities=len(trusted))
+        _log.info("admission.changed", enrolled=len(self._enrolled), authorities=len(trusted))
         self.on_change()
+
+    def _take_in(self, rights: Rights) -> bool:
+        """Remember it, and say whether anything is other than before."""
+        changed = rights.changed
+        if changed is None:
+            before = (self._granted, self._enrolled, self._authorities)
+            self._granted, self._enrolled = dict(rights.grants), dict(rights.enrolled)
+            if before == (self._granted, self._enrolled, rights.authorities):
+                return False
+            self._grants = Grants([*self._configured, *_readable(rights)])
+        else:
+            told = {identity for identity in changed if self._is_news(rights, identity)}
+            if not told and rights.authorities == self._authorities:
+                return False
+            # Copies: what streams look into never changes under them.
+            self._enrolled = _with(self._enrolled, told, rights.enrolled)
+            self._granted = _with(self._granted, told, rights.grants)
+            configured = [grant for grant in self._configured if grant.identity in told]
+            self._grants = self._grants.changed(told, [*configured, *_readable(rights)])
+        self._authorities = rights.authorities
+        return True
+
+    def _is_news(self, rights: Rights, identity: Identity) -> bool:
+        before = self._granted.get(identity), self._enrolled.get(identity)
+        return before != (rights.grants.get(identity), rights.enrolled.get(identity))
 
     async def _renew_pair(self) -> bool:
         now = self._clock.now()
@@ -115,6 +147,19 @@ class Admission:
             return False
         self._pair = await self._enroller.server_pair(self._server_names)
         return True
+
+
+def _with(
+    before: Mapping[Identity, T], changed: Iterable[Identity], now: Mapping[Identity, T]
+) -> Mapping[Identity, T]:
+    """Return a copy in which these identities have what they have now."""
+    after = dict(before)
+    for identity in changed:
+        if identity in now:
+            after[identity] = now[identity]
+        else:
+            after.pop(identity, None)
+    return after
 
 
 def _readable(rights: Rights) -> Iterable[Grant]:

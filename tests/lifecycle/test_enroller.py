@@ -10,7 +10,7 @@ from sds_server import authority
 from sds_server.credentials import Files, HttpsTls, server_credentials
 from sds_server.errors import Unavailable
 from sds_server.identity import Grant
-from sds_server.inventory import deployment
+from sds_server.inventory import deployment, proxies
 from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms
 from sds_server.lifecycle.admission import Admission
@@ -151,3 +151,55 @@ async def test_who_may_come_is_read_also_while_the_kms_is_away(replica, database
         await admission.step()
 
     assert not admission.authorize(Identity("spiffe://td.test/b"), "y")
+
+
+async def test_admission_reads_again_whose_rights_were_changed_and_nobody_elses(
+    replica, database, clock, monkeypatch
+):
+    """Those of the configuration stay, for one whose others are taken away as well."""
+    enroller = replica()
+    for name in ("edge-1", "edge-2"):
+        await enroller.invite(name, names=["www"], lasts=LIFE, actor="person:test")
+    one, two, three = (Identity(f"spiffe://certvoy/proxy/edge-{number}") for number in (1, 2, 3))
+    admission = admission_of(replica, database, clock, configured=[Grant(one, ("api",))])
+    await admission.step()
+    asked = []
+    real = proxies.rights
+
+    async def rights(database, *, since):
+        asked.append(await real(database, since=since))
+        return asked[-1]
+
+    monkeypatch.setattr(proxies, "rights", rights)
+    await proxies.remove(database, "edge-1", actor="person:test")
+    await enroller.invite("edge-3", names=["mail"], lasts=LIFE, actor="person:test")
+    await admission.step()
+    await admission.step()
+    allowed = {
+        (identity, name)
+        for identity in (one, two, three)
+        for name in ("www", "api", "mail")
+        if admission.authorize(identity, name)
+    }
+
+    assert {one, three} == asked[0].changed
+    assert {three} == set(asked[0].enrolled)
+    assert {(one, "api"), (two, "www"), (three, "mail")} == allowed
+
+
+async def test_rights_that_are_committed_late_are_read_late(replica, database, clock, sql):
+    """A change that began before another was read, and is committed after it, is not passed over."""
+    admission = admission_of(replica, database, clock)
+    await admission.step()
+    edge, other = Identity("spiffe://certvoy/proxy/edge"), Identity("spiffe://certvoy/proxy/other")
+    grant = "INSERT INTO identity_grant (identity, name, granted_by) VALUES ($1, 'www', 'test')"
+    async with sql.transaction():
+        await sql.execute(grant, edge)
+        async with database.transaction() as tx:
+            await tx.rows("insert_grant", other, "www", "test")
+        await admission.step()
+        early = admission.authorize(edge, "www"), admission.authorize(other, "www")
+    await admission.step()
+
+    assert (False, True) == early
+    assert admission.authorize(edge, "www")
