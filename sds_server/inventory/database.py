@@ -24,6 +24,9 @@ BEGIN_TIMEOUT_S: Final = 3.0
 """For the first word on a connection of the pool, which may be dead without anybody having said so."""
 
 CONNECT_TIMEOUT_S: Final = 5.0
+MIGRATION_TIMEOUT_S: Final = 600.0
+"""For one migration, which may have to write a million rows."""
+
 POOL_SIZE: Final = 10
 SESSION_SETTINGS: Final[Mapping[str, str]] = {
     "application_name": "certvoy",
@@ -94,8 +97,10 @@ class Transaction:
         return await self._connection.fetchval(statements()[statement], *arguments)
 
     async def run_script(self, sql: str) -> None:
-        """Run a migration."""
-        await self._connection.execute(sql)
+        """Run a migration, for which the deadlines of statements are too short."""
+        await self._connection.execute(f"SET LOCAL statement_timeout = '{MIGRATION_TIMEOUT_S:.0f}s'")
+        await self._connection.execute(sql, timeout=MIGRATION_TIMEOUT_S)
+        await self._connection.execute("SET LOCAL statement_timeout TO DEFAULT")
 
 
 class Database:

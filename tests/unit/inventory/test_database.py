@@ -61,6 +61,24 @@ async def test_replicas_that_start_together_migrate_once(connect):
     assert [0, len(databases.migrations())] == sorted(map(len, applied))
 
 
+async def test_a_migration_may_take_longer_than_a_statement(connect, monkeypatch):
+    monkeypatch.setattr(
+        databases, "SESSION_SETTINGS", {**databases.SESSION_SETTINGS, "statement_timeout": "200ms"}
+    )
+    all_of_them = databases.migrations()
+    monkeypatch.setattr(
+        databases, "migrations", lambda: [*all_of_them, (9999, "9999_slow", "SELECT pg_sleep(0.4)")]
+    )
+    opened = await open_database(connect, size=1)
+    applied = await migrate(opened)
+    async with opened.transaction() as tx:
+        limit = await tx._connection.fetchval("SHOW statement_timeout")
+    await opened.close()
+
+    assert "9999_slow" in applied
+    assert "200ms" == limit
+
+
 async def test_a_newer_schema_is_refused(database, sql):
     await sql.execute("INSERT INTO schema_migration VALUES (9999, '9999_tomorrow', 'x')")
 
