@@ -53,6 +53,23 @@ SELECT indexrelid::regclass::text AS name, pg_get_indexdef(indexrelid) AS made F
    AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)
 """
 
+ENROL: Final = """
+INSERT INTO proxy (name, identity, created_by)
+SELECT 'edge-' || n, 'spiffe://certvoy/proxy/edge-' || n, 'benchmark' FROM generate_series(1, {proxies}) n;
+
+INSERT INTO identity_grant (identity, name, granted_by)
+SELECT 'spiffe://certvoy/proxy/edge-' || n, 'fleet/' || lpad((n % {wanted} + g)::text, 7, '0'), 'benchmark'
+  FROM generate_series(1, {proxies}) n, generate_series(0, 1) g;
+
+INSERT INTO target (name, identity, node_id, registered, last_seen)
+SELECT 'of edge-' || n, 'spiffe://certvoy/proxy/edge-' || n, 'edge-' || n, false, now()
+  FROM generate_series(1, {proxies}) n;
+
+INSERT INTO delivery (target_id, secret, sent, accepted, proved, seen_until)
+SELECT id, 'fleet/' || lpad((id % {wanted})::text, 7, '0'), 1, 1, 1, now() + interval '1 day' FROM target
+ WHERE name LIKE 'of edge-%';
+"""
+
 
 def new_ca(name: str) -> Ca:
     """Return a CA for as long as the benchmark runs."""
@@ -112,6 +129,14 @@ async def fill(connection: Any, *, size: int, wanted: Sequence[Pair], ca: Ca) ->
     await connection.execute("INSERT INTO secret_count VALUES ($1)", size)
     await connection.execute("VACUUM (ANALYZE)")
     await connection.execute("CHECKPOINT")
+
+
+async def enrol(connection: Any, *, proxies: int, wanted: int) -> None:
+    """Let very many proxies be enrolled, each with two grants and one subscription."""
+    await connection.execute("SET session_replication_role = replica")
+    await connection.execute(ENROL.format(proxies=proxies, wanted=wanted))
+    await connection.execute("SET session_replication_role = origin")
+    await connection.execute("VACUUM (ANALYZE)")
 
 
 async def _chunks(size: int, row: Callable[[int], str]) -> AsyncIterator[bytes]:
