@@ -203,3 +203,8 @@ async def test_rights_that_are_committed_late_are_read_late(replica, database, c
 
     assert (False, True) == early
     assert admission.authorize(edge, "www")
+
+
+async def test_all_rights_are_read_again_of_a_database_that_went_back(database):
+    """A backup was restored under a replica that runs."""
+    assert (await proxies.rights(database, since=str(2**40))).changed is None
