@@ -33,10 +33,11 @@ from sds_server import authority
 from sds_server.clock import SystemClock
 from sds_server.errors import Unavailable
 from sds_server.inventory import (
-    certificates,
     deliveries,
     deployment,
     facts,
+    issuances,
+    offers,
     orders,
     proxies,
     revocations,
@@ -51,6 +52,7 @@ from sds_server.inventory.tokens import Tokens
 from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms
 from sds_server.lifecycle.recorder import BATCH
+from sds_server.lifecycle.rollout import Action
 from sds_server.lifecycle.scheduler import Scheduler
 from sds_server.model import (
     Certificate,
@@ -60,7 +62,6 @@ from sds_server.model import (
     KeyType,
     Kind,
     Reason,
-    RotationId,
     Secret,
     SecretName,
 )
@@ -217,10 +218,8 @@ class _Inventory:
             await self.store(claim, pair)
             roll_out = await roll_outs.get(self.database, claim.lease.secret)
             assert roll_out is not None
-            outcome = await roll_outs.confirm(
-                self.database, roll_out, proved=[], actor=ACTOR, unobserved=True
-            )
-            assert outcome is not None
+            decision = await roll_outs.settle(self.database, roll_out, known=True, actor=ACTOR)
+            assert decision.action is Action.COMPLETE_UNOBSERVED
 
     async def store(self, claim: Claim, pair: Pair) -> None:
         """Plan and store, as a worker does before and after the CA."""
@@ -233,7 +232,7 @@ class _Inventory:
             key_type=KeyType.ECDSA_P256,
         )
         order = await orders.plan(self.database, claim.lease, secret, csr=b"csr", key=pair.key, actor=ACTOR)
-        await rotations.store(
+        await issuances.store(
             self.database,
             claim.lease,
             Certificate(
@@ -292,8 +291,8 @@ class _Inventory:
             "scheduler": scheduler.step,
             "worker": lambda: rotations.claim(database, replica="idle", lease_for=timedelta(minutes=1)),
             "revoker": lambda: revocations.claim(database, hold_for=timedelta(minutes=1)),
-            "prover": lambda: roll_outs.page(database, after=RotationId(0), limit=100),
-            "publisher": lambda: certificates.served(database, wanted),
+            "prover": lambda: roll_outs.claim(database, every=timedelta(seconds=1), limit=100),
+            "publisher": lambda: offers.of(database, wanted),
             "census": lambda: facts.read(database),
             "admission": lambda: proxies.rights(database),
         }

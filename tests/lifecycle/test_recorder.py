@@ -15,6 +15,7 @@ from sds_server.xds.session import PeerNode
 from tests.support.clocks import TurnedClock
 from tests.support.databases import turn_clock
 from tests.support.fakes import CuttableDatabase
+from tests.support.roll_outs import confirm
 
 EDGE = PeerNode(Identity("spiffe://example.test/edge"), "edge-1")
 SEEN_FOR = timedelta(minutes=10)
@@ -267,7 +268,7 @@ async def test_a_refusal_is_forgotten_when_its_content_can_be_offered_no_more(
         clock.turn(SWEEP)
         await recorder.step()
     roll_out = await roll_outs.get(issuances.database, "www")
-    await roll_outs.confirm(issuances.database, roll_out, proved=[], actor="r", unobserved=True)
+    await confirm(issuances.database, roll_out, proved=[], actor="r", unobserved=True)
     recorder.refused(EDGE, "www", "v3", 3, "KEY_VALUES_MISMATCH")
     clock.turn(SWEEP)
     await recorder.step()

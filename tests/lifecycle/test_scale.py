@@ -15,15 +15,17 @@ from sds_server.inventory.database import open_database
 from sds_server.inventory.tokens import Tokens
 from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms
-from sds_server.lifecycle.accounts import Accounts
+from sds_server.lifecycle.accounts import Accounts, answers
 from sds_server.lifecycle.admission import Admission
 from sds_server.lifecycle.census import Census
 from sds_server.lifecycle.enroller import Enroller
+from sds_server.lifecycle.patience import Patience
 from sds_server.lifecycle.prover import Prover
 from sds_server.lifecycle.publisher import Publisher
 from sds_server.lifecycle.recorder import SWEEP, Recorder
 from sds_server.lifecycle.revoker import Revoker
 from sds_server.lifecycle.scheduler import Scheduler
+from sds_server.lifecycle.watcher import Watcher
 from sds_server.lifecycle.worker import Worker
 from sds_server.model import Identity
 from sds_server.xds.catalog import Catalog
@@ -79,11 +81,13 @@ class Site:
             actor="r",
         )
         self.catalog.on_want = publisher.want
+        patience = Patience(database=database, issuers={}, answers=answers)
         worker = Worker(
             database=database,
             sealer=sealer,
             issuers={},
             accounts=accounts,
+            patience=patience,
             lease_for=timedelta(minutes=1),
             replica="r",
             clock=clock,
@@ -94,6 +98,7 @@ class Site:
             sealer=sealer,
             issuers={},
             accounts=accounts,
+            patience=patience,
             clock=clock,
             rng=Random(1),
             actor="r",
@@ -110,6 +115,8 @@ class Site:
             "recorder": self.recorder.step,
             "admission": admission.step,
             "census": Census(database=database, clock=clock).step,
+            "patience": patience.step,
+            "watcher": Watcher(database=database, every=timedelta(minutes=5), clock=clock, actor="r").step,
         }
 
     async def read(self):
