@@ -45,7 +45,8 @@ async def start(bootstrap: str, directory: Path, *, name: str = "envoy", form: s
     admin.unlink(missing_ok=True)
     argv: list[str | Path] = [binary(), "--config-path", config, "--admin-address-path", admin]
     argv += ["--concurrency", "1", "--disable-hot-restart", "--log-level", "info"]
-    child = Child(name, argv, log=directory / f"{name}.log")
+    # KILL, because one that is frozen takes no TERM; it has nothing to put in order.
+    child = Child(name, argv, log=directory / f"{name}.log", pdeathsig="KILL")
     envoy = Envoy(child, admin)
     try:
         await child.ready(envoy.answers)

@@ -77,6 +77,7 @@ class ControlPlane:
             log=self.directory / "certvoy.log",
             env=env,
             cwd=self.home,
+            pdeathsig="KILL",  # a test freezes it; frozen, it would not take a TERM
         )
         return self.child
 
