@@ -3,7 +3,7 @@ UV ?= $(shell command -v uv || echo .uv/bin/uv)
 RUN = $(UV) run --locked
 export GRPC_VERBOSITY ?= NONE
 
-.PHONY: demo test lint bench format reference
+.PHONY: demo test lint bench chaos soak format reference
 demo: $(UV)
 	@$(RUN) --extra demo certvoy demo $(ARGS)
 
@@ -25,6 +25,12 @@ reference: $(UV)
 
 bench: $(UV)
 	@$(RUN) python -m benchmarks $(ARGS)
+
+chaos: $(UV)
+	@$(RUN) python -m tests.chaos $(ARGS)
+
+soak: $(UV)
+	@$(RUN) python -m tests.chaos --seconds 3600 $(ARGS)
 
 # Where there is no uv, one in a venv of its own; it brings everything else.
 .uv/bin/uv:

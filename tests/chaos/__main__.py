@@ -1,0 +1,42 @@
+"""`python -m tests.chaos`: rotations under faults, drawn from a seed; exit 1 if a promise was broken.
+
+--rotations N    so many (100)
+--seconds N      for so long, and with random kills besides: what `make soak` does
+--seed N         the same faults again (by default another one each time; it is printed)
+--json FILE      the figures, for machines
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+from pathlib import Path
+from random import SystemRandom
+
+from tests.chaos.campaign import run
+
+
+def main() -> int:
+    """Run it and tell what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rotations", type=int)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--seed", type=int, default=SystemRandom().randrange(1_000_000))
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    soak = options.seconds is not None
+    rotations = options.rotations or (None if soak else 100)
+    print(f"seed {options.seed}", flush=True)
+    figures = asyncio.run(
+        run(seed=options.seed, rotations=rotations, seconds=options.seconds, kills=soak, say=True)
+    )
+    told = figures.as_json()
+    for name, value in told.items():
+        print(f"{name.replace('_', ' '):24} {value}")
+    if options.json:
+        options.json.write_text(json.dumps(told, indent=2) + "\n")
+    return 1 if figures.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
