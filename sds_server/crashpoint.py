@@ -1,16 +1,88 @@
 """Named points at which a test lets the process die as by `kill -9`; nothing at all unless asked for.
 
-``CERTVOY_CRASHPOINT=order.saved`` kills the process the first time it gets there.
+``CERTVOY_CRASHPOINT=order.saved`` kills the process when it comes there, ``order.saved:3`` the third time;
+with ``CERTVOY_CRASHPOINT_SIGNAL=SIGSTOP`` it is frozen instead. A test holds this table against the code, and
+kills at each of its points.
 """
 
 import os
 import signal
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Final
 
-_ARMED: Final = os.environ.get("CERTVOY_CRASHPOINT")
+POINTS: Final[Mapping[str, str]] = {
+    # A Rotation begins
+    "rotation.opening": "the Rotation is written and not committed",
+    "rotation.claiming": "the Lease is written and not committed",
+    "rotation.claimed": "the Rotation is leased, and nothing is done",
+    # The order: key, account, CA
+    "key.generated": "the key is in memory only",
+    "key.sealed": "the key is sealed, in memory only",
+    "order.planning": "sealed key and CSR are written and not committed",
+    "order.planned": "sealed key and CSR are committed, and the CA knows nothing",
+    "account.begun": "the account's key is committed, and the CA knows nothing",
+    "account.answered": "the CA has the account, and its URL is in memory only",
+    "account.ready": "the account is committed",
+    "order.answered": "the CA has the order, and its URL is in memory only",
+    "order.saved": "the order's URL is committed",
+    "order.created": "the order is begun, and nothing is proved",
+    "order.resumed": "the order of an earlier attempt is read from the CA",
+    "token.saved": "the answer to a challenge is committed",
+    "challenge.presented": "the answer can be had from any replica",
+    "challenge.answered": "the CA was told to look",
+    "authorization.valid": "the CA has looked, and believes",
+    "finalize.saved": "the intent is committed, and the CA is not told",
+    "order.finalizing": "the CSR is about to be sent",
+    "finalize.answered": "the CA has issued, and we have committed nothing of it",
+    "issued.saved": "the certificate's URL is committed",
+    "certificate.downloaded": "the chain is in memory only, and checked by the engine",
+    "chain.downloaded": "the engine has ended",
+    "certificate.checked": "the content gate has passed the pair",
+    "certificate.storing": "the Certificate is written and not committed",
+    "certificate.stored": "the Certificate is committed, and nobody is offered it",
+    # Distribution
+    "pair.loaded": "chain and sealed key are read",
+    "pair.opened": "the key is open in memory",
+    "pair.checked": "the content gate has passed the pair again",
+    "certificate.published": "the pair is in the Catalog of this replica",
+    "secret.sending": "the pair is encoded for a peer, and not written",
+    "secret.sent": "the pair is written to a peer's stream",
+    "secret.accepted": "a peer has ACKed, and that is in memory only",
+    "secret.refused": "a peer has NACKed, and that is in memory only",
+    "deliveries.writing": "what the streams told is about to be written",
+    "deliveries.marked": "what the streams told is written and not committed",
+    "deliveries.written": "what the streams told is committed, and still held in memory",
+    # Proof
+    "canaries.asking": "who is offered it first is written and not committed",
+    "targets.looked": "every Target was probed, and nothing of it is written",
+    "delivery.proving": "a proof is written and not committed",
+    "rotation.fanning_out": "that all are offered it is written and not committed",
+    "rotation.ending": "the Rotation's end is written and not committed",
+    "rotation.ended": "the Rotation's end is committed",
+    # A pair that must not be served
+    "certificate.refusing": "the content gate has refused what is in the inventory, in memory only",
+    "certificate.rejecting": "the refusal is written and not committed",
+    "certificate.rejected": "the refusal is committed",
+    # Audit
+    "audit.appended": "an entry is written, and its change is not committed",
+}
+"""Every point, in the order in which a Rotation comes to them: what is so at that moment."""
+
+_WANTED, _, _NTH = os.environ.get("CERTVOY_CRASHPOINT", "").partition(":")
+_SIGNAL: Final = signal.Signals[os.environ.get("CERTVOY_CRASHPOINT_SIGNAL", "SIGKILL")]
+_visits: Final[Counter[str]] = Counter()
 
 
-def crashpoint(name: str) -> None:
-    """Die here, if this point is armed."""
-    if name == _ARMED:
-        os.kill(os.getpid(), signal.SIGKILL)
+def _nothing(_name: str) -> None:
+    """Do nothing."""
+
+
+def _armed(name: str) -> None:
+    _visits[name] += 1
+    if name == _WANTED and _visits[name] == int(_NTH or 1):
+        os.kill(os.getpid(), _SIGNAL)
+
+
+crashpoint: Final[Callable[[str], None]] = _armed if _WANTED else _nothing
+"""Die here, if this point is armed."""

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from sds_server.crashpoint import crashpoint
 from sds_server.inventory.database import Transaction
 from sds_server.model import CertificateId
 
@@ -30,3 +31,4 @@ async def append(
         default=str,
     )
     await tx.rows("append_audit", cert_id, action, actor, subject, payload)
+    crashpoint("audit.appended")

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from sds_server.crashpoint import crashpoint
 from sds_server.inventory import audit
 from sds_server.inventory.database import Database, Transaction
 from sds_server.model import Identity, Peer, TargetId, TargetKind
@@ -58,6 +59,7 @@ async def write(database: Database, news: Sequence[News], *, actor: str) -> None
             [item.secret for item, _ in refused],
             [version for _, version in refused],
         )
+        crashpoint("deliveries.marked")
 
 
 async def mark(tx: Transaction, batch: Sequence[tuple[TargetId, News]], *, actor: str) -> None:

@@ -1,5 +1,6 @@
 """Issuances: a Rotation's new Certificate, stored under its Lease; with that its roll-out begins."""
 
+from sds_server.crashpoint import crashpoint
 from sds_server.errors import StaleLease
 from sds_server.inventory import audit, feed, roll_outs, rotations, secrets
 from sds_server.inventory.database import Database, Transaction
@@ -87,6 +88,7 @@ async def store_in(
             "issuer": certificate.issuer,
         },
     )
+    crashpoint("certificate.storing")
     await roll_outs.begin(tx, lease.secret, lease.rotation, certificate.id, actor=actor)
     await feed.tell_secret(tx, lease.secret)
     return generation

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sds_server.crashpoint import crashpoint
 from sds_server.errors import StaleLease
 from sds_server.inventory import audit, rotations, sealed_keys, secrets
 from sds_server.inventory.database import Database, Transaction
@@ -48,6 +49,7 @@ async def plan(
             "insert_order", lease.rotation, secret.issuer, list(secret.domains), csr, key.key_id
         )
         await _tell(tx, lease, "order.planned", actor, order=order_id, key_ref=key.key_ref)
+        crashpoint("order.planning")
     return Order(
         id=order_id,
         issuer=secret.issuer,

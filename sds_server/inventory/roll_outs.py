@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
+from sds_server.crashpoint import crashpoint
 from sds_server.errors import Conflict
 from sds_server.inventory import audit, certificates, feed, freezes, rotations, secrets, targets, voices
 from sds_server.inventory.database import Database, Row, Transaction
@@ -77,9 +78,8 @@ async def settle(
         await _offer_again(tx, now)
         decision = rollout.decide(voices.situation(row, now, known=known))
         await _do(tx, row, now, decision, actor=actor)
-        if (
-            decision.action is Action.FAN_OUT
-        ):  # who is left may be nobody: then nobody would say anything more
+        # Who is left may be nobody: then nobody would say anything more.
+        if decision.action is Action.FAN_OUT:
             now = replace(now, stage=Stage.FLEET)
             last = rollout.decide(voices.situation(row, now, known=known))
             if last.action is Action.COMPLETE:
@@ -154,6 +154,7 @@ async def _write(tx: Transaction, roll_out: RollOut, look: Look, *, actor: str) 
     if look.by is None:
         await tx.rows("note_look", look.target, secret, look.error, look.served)
     elif await tx.value("prove_delivery", look.target, secret, generation, look.by):
+        crashpoint("delivery.proving")
         await certificates.move(tx, roll_out.new_cert_id, Event.CONFIRMED, actor=actor, subject=secret)
         await audit.append(
             tx,
@@ -204,6 +205,7 @@ async def _ask(
     tx: Transaction, roll_out: RollOut, chosen: Sequence[TargetId], reason: str, *, actor: str
 ) -> None:
     await tx.rows("add_canaries", roll_out.rotation, list(chosen))
+    crashpoint("canaries.asking")
     await audit.append(
         tx,
         action="rotation.canaries",
@@ -217,6 +219,7 @@ async def _ask(
 async def _fan_out(tx: Transaction, roll_out: RollOut, reason: str, *, actor: str) -> None:
     if await tx.value("fan_out", roll_out.rotation) is None:
         return
+    crashpoint("rotation.fanning_out")
     await audit.append(
         tx,
         action="rotation.fanned_out",
@@ -239,6 +242,7 @@ async def _complete(tx: Transaction, row: Row, roll_out: RollOut, outcome: Outco
         secret=roll_out.secret,
         evidence=voices.evidence(row, roll_out),
     )
+    crashpoint("rotation.ending")
     await feed.tell_secret(tx, roll_out.secret)
 
 

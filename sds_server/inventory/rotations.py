@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
+from sds_server.crashpoint import crashpoint
 from sds_server.errors import Conflict, StaleLease
 from sds_server.inventory import audit, certificates, feed, secrets
 from sds_server.inventory.database import Database, Row, Transaction
@@ -102,6 +103,7 @@ async def open_in(tx: Transaction, secret: str, *, reason: Reason, actor: str) -
     if cert_id is not None:
         await certificates.move(tx, cert_id, Event.DUE, actor=actor, subject=secret)
     rotation = RotationId(await tx.value("insert_rotation", secret, cert_id, reason))
+    crashpoint("rotation.opening")
     await audit.append(
         tx,
         action="rotation.opened",
@@ -162,6 +164,7 @@ async def claim_in(
     row = await tx.row("claim", rotation, replica, lease_for)
     if row is None:
         return None
+    crashpoint("rotation.claiming")
     actor = f"replica:{replica}"
     await audit.append(
         tx,
@@ -265,6 +268,7 @@ async def take_back(
     await tx.rows("rotation_rejected", row["id"], dict(error), rollout.pause(max(row["attempts"], 1)))
     await tx.rows("forget_canaries", row["id"])
     await tx.rows("offer_plainly", secret)
+    crashpoint("certificate.rejecting")
     await audit.append(
         tx,
         action="rotation.rolled_back",

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from sds_server.crashpoint import crashpoint
 from sds_server.inventory.database import Database
 from sds_server.model import RotationId
 
@@ -35,6 +36,7 @@ class RotationTokens(Tokens):
         """Keep the answer to a token for ``ttl_s`` seconds."""
         async with self._database.transaction() as tx:
             await tx.rows("put_token", token, key_authorization, self._rotation, timedelta(seconds=ttl_s))
+        crashpoint("token.saved")
 
     async def delete(self, token: str) -> None:
         """Forget a token."""

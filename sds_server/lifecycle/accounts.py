@@ -11,6 +11,7 @@ from cryptography import x509
 from acme_engine import client, keys
 from acme_engine.client import Client
 from acme_engine.jws import Eab
+from sds_server.crashpoint import crashpoint
 from sds_server.inventory import accounts, sealed_keys
 from sds_server.inventory.accounts import StoredAccount
 from sds_server.inventory.database import Database
@@ -71,10 +72,12 @@ class Accounts:
         key = keys.load_pkcs8(await self._sealer.open(await self.sealed(stored.key_id)))
         url = stored.url
         if url is None:
+            crashpoint("account.begun")
             async with self._open(issuer, key, None) as client:
                 registered = await client.register(
                     contact=issuer.contact, terms_agreed=issuer.terms_agreed, eab=issuer.eab
                 )
+            crashpoint("account.answered")
             url = registered.url
             await accounts.registered(
                 self._database, issuer.directory_url, stored, url=url, actor=self._actor

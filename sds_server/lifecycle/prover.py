@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Final
 
 from sds_server.clock import Clock
+from sds_server.crashpoint import crashpoint
 from sds_server.errors import CertvoyError
 from sds_server.inventory import roll_outs
 from sds_server.inventory.database import Database
@@ -117,6 +118,7 @@ class Prover:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._look(roll_out, item, soon=soon)) for item in roll_out.unproved]
         seen = [task.result() for task in tasks]
+        crashpoint("targets.looked")
         decision = await roll_outs.settle(
             self._database, roll_out, seen, known=self._settled, grace=grace, actor=self._actor
         )
@@ -182,6 +184,7 @@ class Prover:
             "reason": decision.reason,
         }
         if (outcome := ENDED.get(decision.action)) is not None:
+            crashpoint("rotation.ended")
             self.on_end(outcome)
             _log.info("rotation.ended", outcome=outcome, **told)
         elif decision.action is Action.ROLL_BACK:

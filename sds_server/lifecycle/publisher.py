@@ -12,6 +12,7 @@ from typing import Final
 
 from acme_engine import keys
 from sds_server.clock import Clock
+from sds_server.crashpoint import crashpoint
 from sds_server.errors import CustodyError, GateRefused
 from sds_server.gate import check_pair
 from sds_server.inventory import certificates, offers, roll_outs
@@ -100,6 +101,7 @@ class Publisher:
     async def _load(self, changed: Mapping[str, Offer]) -> None:
         missing = self._missing(changed)
         for pair in await certificates.pairs(self._database, missing) if missing else ():
+            crashpoint("pair.loaded")
             try:
                 resource = await self._encode(pair)
             except GateRefused as e:
@@ -149,6 +151,7 @@ class Publisher:
                 canaries=len(offer.canaries),
             )
         self._catalog.offer(name, for_all, exceptions)
+        crashpoint("certificate.published")
         self._published[name] = offer
         self._encoded[name] = {cert_id: encoded[cert_id] for cert_id in wanted}
 
@@ -165,6 +168,7 @@ class Publisher:
     async def _encode(self, pair: Pair) -> Resource:
         certificate = pair.certificate
         pkcs8 = await self._sealer.open(pair.key)
+        crashpoint("pair.opened")
         chain = check_pair(
             chain_pem=certificate.chain_pem,
             key_pkcs8=pkcs8,
@@ -172,6 +176,7 @@ class Publisher:
             names=certificate.domains,
             now=self._clock.now(),
         )
+        crashpoint("pair.checked")
         body = codec.tls_certificate(certificate.secret, chain.pem, keys.pem(keys.load_pkcs8(pkcs8)))
         return Resource(
             name=certificate.secret,
@@ -192,6 +197,7 @@ class Publisher:
 
     async def _refuse(self, pair: Pair, error: GateRefused) -> None:
         certificate = pair.certificate
+        crashpoint("certificate.refusing")
         taken_back = await roll_outs.reject(
             self._database,
             certificate.secret,
@@ -203,6 +209,7 @@ class Publisher:
             },
             actor=self._actor,
         )
+        crashpoint("certificate.rejected")
         # Only now: where the database did not take the refusal, the next step asks the gate again.
         self._refused[certificate.secret] = certificate.id
         self.on_withheld("refused")

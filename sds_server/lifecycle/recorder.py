@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Final
 
 from sds_server.clock import Clock
+from sds_server.crashpoint import crashpoint
 from sds_server.inventory import deliveries, refusals
 from sds_server.inventory.database import Database
 from sds_server.inventory.deliveries import News
@@ -157,9 +158,11 @@ class Recorder:
             del self._denials[: len(denials)]
         while self._notes:
             batch = dict(list(self._notes.items())[:BATCH])
+            crashpoint("deliveries.writing")
             await deliveries.write(
                 self._database, [self._news(key, note) for key, note in batch.items()], actor=self._actor
             )
+            crashpoint("deliveries.written")
             for key, note in batch.items():
                 if self._notes.get(key) == note:
                     del self._notes[key]

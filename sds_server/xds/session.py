@@ -19,6 +19,7 @@ from secrets import token_hex
 from typing import Final, Protocol, assert_never
 
 from sds_server.clock import Clock
+from sds_server.crashpoint import crashpoint
 from sds_server.log import Logger, get
 from sds_server.model import Identity, Peer, TargetKind
 from sds_server.xds import codec
@@ -252,8 +253,10 @@ class Session:
                 observer.unsubscribed(peer, name)
             case Accepted(name, version, generation):
                 observer.accepted(peer, name, version, generation)
+                crashpoint("secret.accepted")
             case Refused(name, version, generation, detail):
                 observer.refused(peer, name, version, generation, detail)
+                crashpoint("secret.refused")
                 self._log.warning("secret.refused", secret=name, version=version, reason=detail)
             case Unverified(name, version):
                 self._log.warning("acceptance.disbelieved", secret=name, version=version)
@@ -297,11 +300,13 @@ class Session:
         if response.resource is not None:
             self._service.observer.sent(self._peer, response.resource)
         data = codec.encode(response, delta=self._delta, identifier=self._service.identifier)
+        crashpoint("secret.sending")
         try:
             async with asyncio.timeout(WRITE_DEADLINE_S):
                 await self._write_bytes(data)
         except TimeoutError:
             raise Ended(Status.DEADLINE_EXCEEDED, "the client does not read its responses") from None
+        crashpoint("secret.sent")
 
     def _watch_over(self, stream: Stream, now: float) -> None:
         """End a stream whose client neither accepts nor refuses: a new one cures what a frozen one cannot."""
