@@ -65,7 +65,7 @@ class Clients:
 
     async def _visit(self, target: Target) -> None:
         while True:
-            excused, was_down = target.excused, target.down
+            excused, began = target.excused, time.time()
             try:
                 await self.look(target)
             except OSError as e:
@@ -74,6 +74,5 @@ class Clients:
                 else:
                     target.failures.append(f"{target.name} at {time.time():.3f}: {e!r}")
             else:
-                if not was_down and not target.down:
-                    target.excused = False
+                target.seen_well(began)
             await asyncio.sleep(PACE_S)

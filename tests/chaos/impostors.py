@@ -63,6 +63,11 @@ class Impostor:
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
 
+    @property
+    def started(self) -> bool:
+        """It listens."""
+        return self._server is not None
+
     async def start(self) -> None:
         """Listen, and ask for the Secret for ever."""
         self._server = await asyncio.start_server(

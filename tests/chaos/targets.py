@@ -52,6 +52,11 @@ class Target:
         """From now on it may serve again; a client that sees it do so ends the excuse."""
         self.outages[-1] = (self.outages[-1][0], time.time())
 
+    def seen_well(self, began: float) -> None:
+        """A client's handshakes from then on were well; those of before its last outage say nothing."""
+        if not self.outages or (self.outages[-1][1] is not None and self.outages[-1][1] < began):
+            self.excused = False
+
     def saw(self, leaf: bytes, began: float) -> None:
         """Note what a handshake that began then has shown."""
         fingerprint = hashlib.sha256(leaf).hexdigest()
