@@ -173,6 +173,9 @@ class Worker:
             await self._pair(order)
         account = await self._accounts.ensure(issuer)
         crashpoint("account.ready")
+        if order.url is None:
+            # A CA cannot ask for the Lease's number: whoever was frozen must not order beside its successor.
+            await rotations.extend(self._database, lease, lease_for=self._lease_for)
         async with self._accounts.client(issuer, account) as client:
             journal = _Journal(self._database, lease, order, self._actor)
             try:

@@ -461,6 +461,22 @@ async def test_a_lease_that_was_lost_ends_the_order_at_once_and_writes_nothing(
     assert ("other", 0) == (await sql.fetchval("SELECT leased_by FROM certrotation"), await issued(sql))
 
 
+async def test_who_was_frozen_beyond_its_lease_orders_nothing_from_the_ca(
+    worker, ca, declared, accounts, sql, monkeypatch
+):
+    """It claims the Rotation anew, like anybody: that order is the only one."""
+
+    async def freezes(issuer):
+        await turn_clock(sql, LEASE + timedelta(seconds=1))
+        return await FakeAccounts.ensure(accounts, issuer)
+
+    monkeypatch.setattr(accounts, "ensure", freezes)
+    await worker.step()
+
+    assert (1, 1) == (ca.ordered, await issued(sql))
+    assert 2 == await sql.fetchval("SELECT lease_no FROM certrotation")
+
+
 async def test_a_lease_is_extended_for_as_long_as_the_order_takes(worker, ca, declared, clock, sql):
     begun, go_on = asyncio.Event(), asyncio.Event()
 
