@@ -13,7 +13,10 @@ import sys
 from pathlib import Path
 from random import SystemRandom
 
+from sds_server.crashpoint import POINTS
 from tests.chaos.campaign import run
+from tests.chaos.kills import kill
+from tests.chaos.race import races
 
 
 def main() -> int:
@@ -22,15 +25,23 @@ def main() -> int:
     parser.add_argument("--rotations", type=int)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--seed", type=int, default=SystemRandom().randrange(1_000_000))
+    parser.add_argument("--kills", type=int)
+    parser.add_argument("--races", type=int)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     soak = options.seconds is not None
-    rotations = options.rotations or (None if soak else 100)
+    rotations = options.rotations if options.rotations is not None or soak else 100
     print(f"seed {options.seed}", flush=True)
     figures = asyncio.run(
         run(seed=options.seed, rotations=rotations, seconds=options.seconds, kills=soak, say=True)
     )
-    told = figures.as_json()
+    kills = (0 if soak else 20) if options.kills is None else options.kills
+    racing = (0 if soak else 5) if options.races is None else options.races
+    if kills:
+        figures.violations += asyncio.run(kill(kills))
+    if racing:
+        figures.violations += asyncio.run(races(racing))
+    told = figures.as_json() | {"killed_at_points": len(POINTS) * kills, "races": racing}
     for name, value in told.items():
         print(f"{name.replace('_', ' '):24} {value}")
     if options.json:

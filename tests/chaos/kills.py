@@ -6,8 +6,10 @@ other: `chains` groups those that can follow each other. A seed varies a story: 
 
 import asyncio
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,13 +19,16 @@ import asyncpg
 
 from sds_server.crashpoint import POINTS
 from sds_server.demo.sabotage import Flaw, store_broken_pair
+from sds_server.errors import CertvoyError
 from sds_server.inventory.database import open_database
 from sds_server.programs.caddy import Caddy
 from sds_server.programs.child import free_port
+from sds_server.programs.postgres import EmbeddedPostgres
 from tests.chaos.checker import Checker
 from tests.chaos.impostors import Conduct, XdsImpostor
 from tests.chaos.targets import HOST, Target
 from tests.support.control_plane import ControlPlane, dsn, until
+from tests.support.databases import empty_database
 
 NAMES = list(POINTS)
 FIRST_DELIVERY, FIRST_REJECTION = "pair.loaded", "certificate.refusing"
@@ -43,7 +48,7 @@ BREAKS = {
     FIRST_REJECTION,
     AUDITED,
 }
-"""What cannot follow the point before: an order that is saved is resumed, what is proved is looked at no more."""
+"""What cannot follow the point before: an order that is saved is resumed, what is proved stays proved."""
 
 CHAIN_MAX = 5
 
@@ -267,3 +272,29 @@ class Story:
                 return response.status < 300
         except (aiohttp.ClientError, TimeoutError):
             return False
+
+
+async def kill(seeds: int) -> list[str]:
+    """Tell every story with so many seeds, on a database each; returns what was broken."""
+    found = []
+    with tempfile.TemporaryDirectory(prefix="certvoy-kills-") as name:
+        directory = Path(name)
+        postgres = EmbeddedPostgres(directory / "pg", durable=False)
+        await postgres.start()
+        (directory / "ca").mkdir()
+        ca = await Ca.start(directory / "ca")
+        try:
+            for number, (seed, points) in enumerate(product(range(seeds), chains())):
+                what = f"seed {seed}, killed at {' '.join(points)}"
+                home = directory / f"story-{number}"
+                home.mkdir()
+                async with empty_database(postgres.connect) as connect:
+                    try:
+                        await Story(points, seed, home, connect, ca).tell()
+                    except (AssertionError, TimeoutError, CertvoyError, ExceptionGroup) as e:
+                        found.append(f"{what}: {e!r}")
+                print(what, *(violation for violation in found if violation.startswith(what)), flush=True)
+        finally:
+            await ca.caddy.stop()
+            postgres.kill()
+    return found

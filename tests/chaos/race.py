@@ -1,11 +1,12 @@
 """Replicas that race for the same Rotations, and freeze at a named point for longer than their Lease.
 
-The database's clock is turned beyond their Leases, others do all the work, and one at a time the frozen wake up:
-whatever they write then must change nothing.
+The database's clock is turned beyond their Leases, others do all the work, and then the frozen wake up:
+whatever they write must change nothing.
 """
 
 import asyncio
 import signal
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,11 +19,12 @@ import asyncpg
 from acme_engine.http01 import Http01Responder
 from sds_server.inventory.database import migrate, open_database
 from sds_server.inventory.tokens import Tokens
+from sds_server.programs.postgres import EmbeddedPostgres
 from tests.chaos.checker import Checker
 from tests.chaos.kills import Ca
 from tests.chaos.targets import HOST
 from tests.support.control_plane import ControlPlane, dsn, until
-from tests.support.databases import turn_clock
+from tests.support.databases import empty_database, turn_clock
 
 REPLICAS = 5
 FROZEN = 3
@@ -169,4 +171,29 @@ async def _judge(sql: Any, connect: Mapping[str, Any]) -> list[str]:
     ):
         if (counted := await sql.fetchval(query)) != expected:
             found.append(f"{what}: {counted}, not {expected}")
+    return found
+
+
+async def races(seeds: int) -> list[str]:
+    """Race with so many seeds, on a database each; returns what was broken."""
+    found = []
+    with tempfile.TemporaryDirectory(prefix="certvoy-races-") as name:
+        directory = Path(name)
+        postgres = EmbeddedPostgres(directory / "pg", durable=False)
+        await postgres.start()
+        (directory / "ca").mkdir()
+        ca = await Ca.start(directory / "ca")
+        try:
+            for seed in range(seeds):
+                home = directory / f"race-{seed}"
+                home.mkdir()
+                async with empty_database(postgres.connect) as connect:
+                    result = await race(seed, home, connect, ca)
+                print(f"race, seed {seed}: {result}", flush=True)
+                found += [f"race, seed {seed}: {violation}" for violation in result.violations]
+                if (result.orders, result.stale) != (SECRETS, FROZEN):
+                    found.append(f"race, seed {seed}: {result.orders} orders, {result.stale} stale replicas")
+        finally:
+            await ca.caddy.stop()
+            postgres.kill()
     return found

@@ -4,6 +4,7 @@ import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,13 @@ def postgres() -> Iterator[dict[str, Any]]:
 @pytest.fixture
 async def connect(postgres: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
     """The connection arguments of an empty database."""
+    async with empty_database(postgres) as arguments:
+        yield arguments
+
+
+@asynccontextmanager
+async def empty_database(postgres: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    """Make a database for the block; yields its connection arguments."""
     name = f"test_{uuid4().hex[:12]}"
     admin = await asyncpg.connect(**postgres)
     try:
