@@ -31,7 +31,8 @@ _PATTERNS: Final = (
     # places of any text, and none of its parts runs over the same characters from many of them.
     # A block that was cut has no end: all that follows goes with it.
     (re.compile(r"-----BEGIN[^-]*PRIVATE KEY-----.*?(?:-----END[^-]*-----|\Z)", re.DOTALL), REMOVED),
-    (re.compile(r"\b(authorization\W{1,8}).*", re.IGNORECASE), rf"\1{REMOVED}"),
+    # A header or a field, and not ACME's noun in the name of an event: authorization.valid.
+    (re.compile(r"\b(authorization(?!\.[a-z])\W{1,8}).*", re.IGNORECASE), rf"\1{REMOVED}"),
     (re.compile(r"\b(bearer\s+)[^\s\"',]+", re.IGNORECASE), rf"\1{REMOVED}"),
     (re.compile(r"certvoy_(?:enrol_)?[A-Za-z0-9_-]{43}"), f"certvoy_{REMOVED}"),
     (re.compile(r"(?<![\w-])((?:(?!eyJ)[\w-])*+)eyJ[\w-]++\.[\w-]*+\.[\w-]++"), rf"\1{REMOVED}"),

@@ -40,6 +40,13 @@ def test_a_line_says_who_when_and_what(lines):
     assert before <= datetime.fromisoformat(line["timestamp"]) <= before + timedelta(minutes=1)
 
 
+@pytest.mark.parametrize("event", [entry.name for entry in EVENTS])
+def test_every_event_comes_out_under_its_name(lines, event):
+    log.get("order").info(event)
+
+    assert [event] == [line["event"] for line in lines()]
+
+
 def test_an_event_is_one_line_whatever_it_holds(lines):
     log.get("app").error(
         "app.ready", text="two\nlines\r\x1b[31m \u2028 red", number=float("nan"), thing=object()
