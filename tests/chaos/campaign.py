@@ -180,14 +180,15 @@ class Campaign:
         async def converged() -> bool:
             nonlocal hastened
             newest = (await checker.rotations(secret))[-1]
-            if newest["outcome"] is None:
+            if newest["outcome"] == "completed_unobserved":
+                raise OSError(f"rotation {newest['id']} is complete, and nobody was asked")
+            if newest["outcome"] != "completed":
+                # Failed, or rolled back: an operator who has mended the cause does not wait for the next try.
                 waits = newest["failed"] and not newest["rolling_out"] and not newest["leased"]
-                if waits and time.monotonic() - hastened > AGAIN_S:
+                if (waits or newest["outcome"]) and time.monotonic() - hastened > AGAIN_S:
                     hastened = time.monotonic()
                     await self._ordered(stage, secret)
                 return False
-            if newest["outcome"] != "completed":
-                raise OSError(f"rotation {newest['id']} ended as {newest['outcome']}")
             return all(
                 not target.excused and target.runs and target.runs[-1].fingerprint == newest["fingerprint"]
                 for target in targets

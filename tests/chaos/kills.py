@@ -54,7 +54,7 @@ CHAIN_MAX = 5
 
 SECRETS_MAX = 3
 AUDITS = 10  # a first issuance writes more entries than that
-DEATH_S = 60.0
+DEATH_S = 120.0
 SIGKILLED = -9
 
 

@@ -23,7 +23,7 @@ def test_every_point_is_in_one_story():
     assert list(POINTS) == [point for chain in chains() for point in chain]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("points", chains(), ids=" ".join)
 async def test_killed_here_everything_ends_as_if_nothing_had_happened(points, ca, connect, tmp_path):
     await Story(points, 0, tmp_path, connect, ca).tell()

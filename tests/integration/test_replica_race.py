@@ -19,7 +19,7 @@ def ca() -> Iterator[Ca]:
         asyncio.run(ca.caddy.stop())
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_one_order_a_name_set_and_a_replica_that_was_replaced_cannot_write(ca, connect, tmp_path):
     result = await race(1, tmp_path, connect, ca)
 
