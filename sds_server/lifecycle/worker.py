@@ -304,6 +304,9 @@ class Worker:
         """
         retry_after = getattr(error, "retry_after", None)
         limited = verdict is Verdict.LIMIT
+        forgotten = isinstance(error, Refused) and error.problem.rule.action is Action.REREGISTER
+        if forgotten and claim.attempts == 1:
+            return timedelta(0)  # with the account registered anew there is nothing to wait for
         if limited and claim.attempts == 1:
             return retry_after or timedelta(0)
         previous = await self._previous(claim.replaces, secret)

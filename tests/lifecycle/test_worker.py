@@ -607,7 +607,15 @@ async def test_an_account_that_the_ca_forgot_is_registered_again(worker, ca, dec
     ca.at["called"] = Refused("newOrder", problem)
     await worker.step()
 
-    assert [("internal", f"{DIRECTORY}/acct/1")] == accounts.forgotten
+    assert ("internal", f"{DIRECTORY}/acct/1") == accounts.forgotten[0]
+
+
+async def test_an_account_that_the_ca_forgot_costs_no_pause_once(worker, ca, declared, sql):
+    problem = Problem.of({"type": "urn:ietf:params:acme:error:accountDoesNotExist"}, status=400)
+    ca.at["called"] = Refused("newOrder", problem)
+    await worker.step()
+
+    assert (2, 600) == (len(ca.calls), round(await pause_s(sql), -1))
 
 
 async def test_a_forgotten_account_keeps_its_key_and_loses_its_url(database, issuances):
