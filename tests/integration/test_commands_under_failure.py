@@ -78,7 +78,7 @@ CASES = (
     Case("proxies", ["targets add {x} --probe 127.0.0.1:1"]),
     Case("targets ls", ["targets add {x} --probe 127.0.0.1:1"]),
     Case("token ls", ["token create {x} --scope read"]),
-    Case("audit ls", ["targets add {x} --probe 127.0.0.1:1"]),
+    Case("audit ls --limit 1000", ["targets add {x} --probe 127.0.0.1:1"]),
 )
 
 

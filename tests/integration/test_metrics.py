@@ -1,7 +1,5 @@
 """/metrics of a running control plane: as promtool judges it, and while the database is away."""
 
-import os
-import signal
 import subprocess
 
 import aiohttp
@@ -9,6 +7,7 @@ import pytest
 
 from sds_server.programs.caddy import Caddy
 from sds_server.programs.child import free_port
+from sds_server.programs.postgres import EmbeddedPostgres
 from tests.support.control_plane import HOST, ControlPlane, dsn, until
 from tests.support.exposition import samples
 
@@ -53,7 +52,9 @@ async def test_a_control_plane_at_work_tells_it_in_prometheus_own_manner(promtoo
 
 
 async def test_a_scrape_works_while_the_database_is_away_and_says_so(tmp_path):
-    plane = ControlPlane(tmp_path, database="embedded")
+    postgres = EmbeddedPostgres(tmp_path / "postgres", durable=False)
+    await postgres.start()
+    plane = ControlPlane(tmp_path, database=dsn(postgres.connect))
     plane.issuer(f"https://localhost:{free_port()}/directory", plane.client_ca)
     plane.settings["metrics"] = {"listen": f"{HOST}:0"}
     await plane.start()
@@ -66,8 +67,7 @@ async def test_a_scrape_works_while_the_database_is_away_and_says_so(tmp_path):
 
     try:
         await until(up(1))
-        pid = int((tmp_path / "state" / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
-        os.kill(pid, signal.SIGKILL)
+        postgres.kill()
         await until(up(0))
         found = samples(await scrape(plane))
     finally:
