@@ -249,8 +249,9 @@ class Story:
         bought = len(self._secrets) + (self._rejects or self._refused)
         orders = sum(uri.endswith("/new-order") for uri in requests)
         finalized = sum(uri.endswith("/finalize") for uri in requests)
-        several = len(self._secrets) > 1  # of which others may have been between answer and commit
-        spare = len(self._secrets) if URL_LOST & set(self._points) or several else 0
+        # At each death, each other order may have been between the CA's answer and its commit.
+        several = len(self._secrets) > 1
+        spare = len(self._secrets) * len(self._points) if several else len(URL_LOST & set(self._points))
         assert bought <= orders <= bought + spare, f"{orders} orders for {bought} certificates"
         assert finalized == bought, f"{finalized} times finalized for {bought} certificates"
 
