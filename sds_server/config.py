@@ -38,6 +38,7 @@ from sds_server.config_values import (
     NameOfIssuer,
     NameOfSecret,
     NamePattern,
+    ProofPolicy,
     ServerName,
     Some,
     TrustDomain,
@@ -45,7 +46,7 @@ from sds_server.config_values import (
     spelt,
 )
 from sds_server.errors import ConfigError
-from sds_server.model import KeyType, Scope
+from sds_server.model import KeyType, Proof, Scope
 from sds_server.yaml_lines import Place, Reader, dotted, problem, shown
 
 DEFAULT_STATE_DIR = "./certvoy-state"
@@ -206,6 +207,10 @@ class SecretConfig(_Model):
 
     key_type: KeyType = KeyType.ECDSA_P256
     """The kind of key pair, made anew for each certificate."""
+
+    proof: ProofPolicy = Proof()
+    """What completes a rotation: ``all`` of the live set proved, a share of it, or ``accepted`` where nobody
+    can look."""
 
     @field_validator("issuer")
     @classmethod

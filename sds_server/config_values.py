@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema
 
 from acme_engine.errors import BadIdentifier
 from acme_engine.names import normalise
-from sds_server.model import UPLOAD, UPLOADED, Identity, SecretName
+from sds_server.model import UPLOAD, UPLOADED, Identity, Proof, SecretName
 from sds_server.yaml_lines import shown
 
 EMBEDDED = "embedded"
@@ -199,6 +199,15 @@ def _identity(text: str) -> Identity:
     return Identity(text)
 
 
+def _proof(text: Any) -> Proof:
+    try:
+        return Proof.parse(text if isinstance(text, str) else shown(text))
+    except ValueError as e:
+        raise Wrong(
+            str(e), "write all, a share such as 90%, or accepted where nobody can look what is served"
+        ) from e
+
+
 def _trust_domain(text: str) -> str:
     if not _TRUST_DOMAIN.fullmatch(text):
         raise Wrong(
@@ -277,6 +286,10 @@ _URL = WithJsonSchema(
 )
 _ADDRESS = WithJsonSchema({"type": "string", "pattern": ":[0-9]+$", "examples": ["0.0.0.0:8443"]})
 
+_PROOF = WithJsonSchema(
+    {"type": "string", "pattern": "^(all|accepted|[1-9][0-9]?%)$", "examples": ["all", "accepted", "90%"]}
+)
+
 FilePath = Annotated[Path, BeforeValidator(_path), _PATH]
 ExistingFile = Annotated[Path, AfterValidator(_readable), BeforeValidator(_path), _PATH]
 Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(spelt), _SPAN]
@@ -287,6 +300,13 @@ DatabaseUrl = Annotated[str, AfterValidator(_database), BeforeValidator(_databas
 NameOfSecret = Annotated[SecretName, AfterValidator(secret_name)]
 NameOfIssuer = Annotated[str, AfterValidator(_issuer_name)]
 IdentityName = Annotated[Identity, AfterValidator(_identity)]
+ProofPolicy = Annotated[
+    Proof,
+    BeforeValidator(_proof),
+    PlainSerializer(str),
+    _PROOF,
+    Field(json_schema_extra={"default": str(Proof())}),
+]
 TrustDomain = Annotated[str, AfterValidator(_trust_domain)]
 ServerName = Annotated[str, AfterValidator(_server_name)]
 NamePattern = Annotated[str, AfterValidator(_granted_name)]

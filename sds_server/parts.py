@@ -375,6 +375,7 @@ async def _declare(config: Config, database: Database) -> None:
                 domains=secret.domains,
                 issuer=secret.issuer,
                 key_type=secret.key_type,
+                proof=secret.proof,
             ),
             actor=f"config:{config.replica}",
         )

@@ -5,7 +5,7 @@ from typing import Annotated, Final, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from sds_server.admin import shapes
+from sds_server.admin import target_shapes
 from sds_server.admin.bundles import AgentKind, check_grant
 from sds_server.admin.routes import Answer, Call, Route, Shape
 from sds_server.admin.targets import NodeId
@@ -81,7 +81,7 @@ async def post_delivery(call: Call) -> Answer:
         services.database, report, seen_for=services.seen_for, actor=call.caller.actor
     )
     services.on_said(name)
-    return Answer(shapes.Delivery.of(live, secret=name, current=current))
+    return Answer(target_shapes.Delivery.of(live, secret=name, current=current))
 
 
 def _reporter(call: Call, body: PostDelivery) -> Identity | None:
@@ -112,6 +112,6 @@ ROUTES = (
         scope=Scope.DELIVER,
         peer=True,
         body=PostDelivery,
-        answers={HTTPStatus.OK: shapes.Delivery},
+        answers={HTTPStatus.OK: target_shapes.Delivery},
     ),
 )

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from pydantic import BaseModel
 
 from sds_server import conditions
-from sds_server.admin import pages, shapes
+from sds_server.admin import pages, shapes, target_shapes
 from sds_server.admin.routes import Answer, Call, Route
 from sds_server.errors import NotFound
 from sds_server.inventory import proxies, targets
@@ -45,7 +45,7 @@ class ListedProxy(BaseModel):
     probe: str | None = None
     registered: bool = False
     last_seen: datetime | None = None
-    deliveries: list[shapes.Delivery] = []
+    deliveries: list[target_shapes.Delivery] = []
 
     @classmethod
     def of(cls, listed: proxies.Listed) -> "ListedProxy":
@@ -56,7 +56,7 @@ class ListedProxy(BaseModel):
             invited=enrolled is not None,
             credential_until=None if enrolled is None else enrolled.credential_until,
         )
-        known = {} if target is None else dict(shapes.Target.of(target))
+        known = {} if target is None else dict(target_shapes.Target.of(target))
         return cls(
             **{"name": listed.name, **known}, state=state, reason=reason, enrolment=_enrolment(enrolled)
         )
@@ -74,7 +74,7 @@ class Proxy(BaseModel):
 
     name: str
     enrolment: Enrolment | None
-    target: shapes.Target | None
+    target: target_shapes.Target | None
 
 
 async def list_proxies(call: Call) -> Answer:
@@ -95,7 +95,7 @@ async def get_proxy(call: Call) -> Answer:
     name = call.path["name"]
     enrolled = await proxies.get(call.services.database, name)
     try:
-        target = shapes.Target.of(await targets.get(call.services.database, name))
+        target = target_shapes.Target.of(await targets.get(call.services.database, name))
     except NotFound:
         if enrolled is None:
             raise NotFound(f"proxy {name}: there is none of that name", hint="`certvoy proxies`") from None

@@ -7,23 +7,28 @@ from aiohttp import hdrs
 from pydantic import Field, TypeAdapter, ValidationError
 
 from sds_server import conditions, model
-from sds_server.admin import pages, problem, shapes
+from sds_server.admin import pages, problem, secret_shapes, shapes, target_shapes
 from sds_server.admin.routes import Answer, Call, Route, Shape, Text, etag
 from sds_server.admin.services import Services
-from sds_server.config_values import DnsNames, NameOfSecret
+from sds_server.config_values import DnsNames, NameOfSecret, ProofPolicy
 from sds_server.errors import BadName, Conflict
 from sds_server.inventory import certificates, declarations, progress, revocations, secrets, targets
-from sds_server.model import KeyType, Kind, Scope
+from sds_server.model import KeyType, Kind, Proof, Scope
 
 _NAME: TypeAdapter[model.SecretName] = TypeAdapter(NameOfSecret)
 
 
 class PutSecret(Shape):
-    """A secret as it shall be: DNS names in A-labels, the primary first."""
+    """A secret as it shall be: DNS names in A-labels, the primary first.
+
+    ``proof``: what completes its rotations, ``all`` of the live set proved, a share of it such as ``90%``, or
+    ``accepted`` where nobody can look what is served.
+    """
 
     domains: Annotated[DnsNames, Field(max_length=100)]
     issuer: Text
     key_type: KeyType = KeyType.ECDSA_P256
+    proof: ProofPolicy = Proof()
 
 
 class SecretsQuery(pages.Page):
@@ -45,8 +50,8 @@ async def list_secrets(call: Call) -> Answer:
         domain=query.domain,
     )
     return Answer(
-        shapes.Secrets(
-            items=[shapes.SecretSummary.listed(listed) for listed in found],
+        secret_shapes.Secrets(
+            items=[secret_shapes.SecretSummary.listed(listed) for listed in found],
             next_cursor=pages.cursor(found, query.limit, lambda last: [last.secret.name]),
         )
     )
@@ -82,6 +87,7 @@ async def put_secret(call: Call) -> Answer:
             domains=wanted.domains,
             issuer=wanted.issuer,
             key_type=wanted.key_type,
+            proof=wanted.proof,
         ),
         actor=call.caller.actor,
         check=check,
@@ -112,7 +118,7 @@ async def described(services: Services, name: str, *, status: HTTPStatus = HTTPS
     rotation = await progress.latest(database, name)
     current = None if certificate is None else certificate.generation
     deliveries = [
-        shapes.Delivery.of(live, secret=name, current=current)
+        target_shapes.Delivery.of(live, secret=name, current=current)
         for live in await targets.live_set(database, name)
     ]
     revoked = await revocations.of_secret(database, name)
@@ -124,22 +130,22 @@ async def described(services: Services, name: str, *, status: HTTPStatus = HTTPS
         revocations=revoked,
         uploaded=secret.issuer == model.UPLOAD,
     )
-    body = shapes.Secret(
-        **shapes.Declaration.of(secret).model_dump(),
+    body = secret_shapes.Secret(
+        **secret_shapes.Declaration.of(secret).model_dump(),
         managed_by="config" if name in services.declared else "api",
         created_at=await secrets.created_at(database, name),
         certificate=None if certificate is None else shapes.Certificate.model_validate(certificate),
         rotation=shapes.Rotation.of(rotation),
         revocations=[shapes.Revocation.of(revocation) for revocation in revoked],
         deliveries=deliveries,
-        conditions=[shapes.Condition.model_validate(condition) for condition in what_it_means],
+        conditions=[secret_shapes.Condition.model_validate(condition) for condition in what_it_means],
     )
     return Answer(body, status=status, headers={hdrs.ETAG: _etag(secret)})
 
 
 def _etag(secret: model.Secret) -> str:
     """Return the validator of what is declared, the only part that a caller can change."""
-    return etag(shapes.Declaration.of(secret))
+    return etag(secret_shapes.Declaration.of(secret))
 
 
 def named(text: str) -> model.SecretName:
@@ -170,7 +176,7 @@ ROUTES = (
         summary="List secrets, by name",
         scope=Scope.READ,
         query=SecretsQuery,
-        answers={HTTPStatus.OK: shapes.Secrets},
+        answers={HTTPStatus.OK: secret_shapes.Secrets},
     ),
     Route(
         method="GET",
@@ -178,16 +184,16 @@ ROUTES = (
         handler=get_secret,
         summary="Get a secret: what is served, its latest rotation, its targets",
         scope=Scope.READ,
-        answers={HTTPStatus.OK: shapes.Secret},
+        answers={HTTPStatus.OK: secret_shapes.Secret},
     ),
     Route(
         method="PUT",
         path="/v1/secrets/{name}",
         handler=put_secret,
-        summary="Declare a secret; a new or changed one is issued at once",
+        summary="Declare a secret; a new one, or one with other names, CA or key type, is issued at once",
         scope=Scope.ISSUE,
         body=PutSecret,
-        answers={HTTPStatus.OK: shapes.Secret, HTTPStatus.CREATED: shapes.Secret},
+        answers={HTTPStatus.OK: secret_shapes.Secret, HTTPStatus.CREATED: secret_shapes.Secret},
     ),
     Route(
         method="DELETE",

@@ -1,6 +1,7 @@
-"""What several routes of the API say: nouns of the inventory as JSON.
+"""What several routes of the API say: certificates and rotations as JSON.
 
-Times are RFC 3339 in UTC, serial numbers lower-case hex, fingerprints lower-case hex SHA-256.
+Secrets are in `secret_shapes`, Targets in `target_shapes`. Times are RFC 3339 in UTC, serial numbers
+lower-case hex, fingerprints lower-case hex SHA-256.
 """
 
 from datetime import datetime
@@ -10,8 +11,6 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from sds_server import conditions, model
-from sds_server.inventory.secrets import Listed as ListedSecret
-from sds_server.inventory.targets import Listed, Live
 
 
 class Stated(BaseModel):
@@ -163,168 +162,4 @@ class Rotations(BaseModel):
     """A page of rotations, newest first."""
 
     items: list[Rotation]
-    next_cursor: str | None
-
-
-class Delivery(BaseModel):
-    """A secret at a target: the generations sent, accepted, refused, proved, and what that means."""
-
-    target: str
-    kind: model.TargetKind
-    identity: str | None
-    node_id: str | None
-    secret: str
-    state: conditions.DeliveryState
-    reason: str | None
-    current: int | None
-    sent: int | None
-    accepted: int | None
-    refused: int | None
-    proved: int | None
-    probe: str | None
-    registered: bool
-    updated_at: datetime
-
-    @classmethod
-    def of(cls, live: Live, *, secret: str, current: int | None) -> "Delivery":
-        """Say it of a Target of the live set; ``current`` is the generation that it should serve."""
-        state, reason = conditions.delivery_state(
-            current=current,
-            sent=live.sent,
-            accepted=live.accepted,
-            refused=live.refused,
-            proved=live.proved,
-            refusal=live.refusal,
-            probe_error=live.probe_error,
-        )
-        return cls(
-            target=live.target.name,
-            kind=live.target.kind,
-            identity=live.target.identity,
-            node_id=live.target.node_id,
-            secret=secret,
-            state=state,
-            reason=reason,
-            current=current,
-            sent=live.sent,
-            accepted=live.accepted,
-            refused=live.refused,
-            proved=live.proved,
-            probe=live.target.probe,
-            registered=live.target.registered,
-            updated_at=live.updated_at,
-        )
-
-
-class Target(BaseModel):
-    """Whatever serves secrets: registered, or seen."""
-
-    name: str
-    kind: model.TargetKind
-    identity: str | None
-    node_id: str | None
-    probe: str | None
-    registered: bool
-    last_seen: datetime | None
-    deliveries: list[Delivery]
-
-    @classmethod
-    def of(cls, listed: Listed) -> "Target":
-        """Say it of a Target with what it has."""
-        target = listed.target
-        return cls(
-            name=target.name,
-            kind=target.kind,
-            identity=target.identity,
-            node_id=target.node_id,
-            probe=target.probe,
-            registered=target.registered,
-            last_seen=listed.last_seen,
-            deliveries=[
-                Delivery.of(held.delivery, secret=held.secret, current=held.current)
-                for held in listed.holds
-                if held.live
-            ],
-        )
-
-
-class Targets(BaseModel):
-    """A page of targets, by name."""
-
-    items: list[Target]
-    next_cursor: str | None
-
-
-class Condition(Stated):
-    """One thing that is so, or not, and why."""
-
-    type: str
-    status: bool
-    reason: str
-    message: str
-
-
-class Declaration(BaseModel):
-    """A secret as declared."""
-
-    name: str
-    kind: model.Kind
-    domains: list[str]
-    issuer: str
-    key_type: model.KeyType
-
-    @classmethod
-    def of(cls, secret: model.Secret) -> "Declaration":
-        """Say it of a Secret."""
-        return cls(
-            name=secret.name,
-            kind=secret.kind,
-            domains=list(secret.domains),
-            issuer=secret.issuer,
-            key_type=secret.key_type,
-        )
-
-
-class SecretSummary(Declaration):
-    """A secret with what it is served with, and at how many targets of its live set that is proved."""
-
-    status: model.CertificateStatus | None
-    generation: int | None
-    not_after: datetime | None
-    renew_at: datetime | None
-    targets: int
-    proved: int
-    last_error: dict[str, Any] | None
-
-    @classmethod
-    def listed(cls, listed: ListedSecret) -> "SecretSummary":
-        """Say it of a Secret of a list."""
-        return cls(
-            **Declaration.of(listed.secret).model_dump(),
-            status=listed.status,
-            generation=listed.generation,
-            not_after=listed.not_after,
-            renew_at=listed.renew_at,
-            targets=listed.targets,
-            proved=listed.proved,
-            last_error=listed.last_error,
-        )
-
-
-class Secret(Declaration):
-    """A secret with all that hangs on it: what is served, the latest rotation, who serves it."""
-
-    managed_by: str
-    created_at: datetime
-    certificate: Certificate | None
-    rotation: Rotation | None
-    revocations: list[Revocation]
-    deliveries: list[Delivery]
-    conditions: list[Condition]
-
-
-class Secrets(BaseModel):
-    """A page of secrets."""
-
-    items: list[SecretSummary]
     next_cursor: str | None

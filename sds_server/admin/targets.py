@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from sds_server.admin import pages, shapes
+from sds_server.admin import pages, target_shapes
 from sds_server.admin.routes import Answer, Call, Route, Shape
 from sds_server.config_values import IdentityName, NameOfSecret
 from sds_server.inventory import targets
@@ -36,8 +36,8 @@ async def list_targets(call: Call) -> Answer:
     (after,) = pages.after(query.cursor, "")
     found = await targets.page(call.services.database, after=str(after), limit=query.limit)
     return Answer(
-        shapes.Targets(
-            items=[shapes.Target.of(listed) for listed in found],
+        target_shapes.Targets(
+            items=[target_shapes.Target.of(listed) for listed in found],
             next_cursor=pages.cursor(found, query.limit, lambda last: [last.target.name]),
         )
     )
@@ -45,7 +45,7 @@ async def list_targets(call: Call) -> Answer:
 
 async def get_target(call: Call) -> Answer:
     """Return one with what it has."""
-    return Answer(shapes.Target.of(await targets.get(call.services.database, call.path["name"])))
+    return Answer(target_shapes.Target.of(await targets.get(call.services.database, call.path["name"])))
 
 
 async def put_target(call: Call) -> Answer:
@@ -80,7 +80,7 @@ ROUTES = (
         summary="List targets, by name, with what each has",
         scope=Scope.READ,
         query=pages.Page,
-        answers={HTTPStatus.OK: shapes.Targets},
+        answers={HTTPStatus.OK: target_shapes.Targets},
     ),
     Route(
         method="GET",
@@ -88,7 +88,7 @@ ROUTES = (
         handler=get_target,
         summary="Get a target with what it has",
         scope=Scope.READ,
-        answers={HTTPStatus.OK: shapes.Target},
+        answers={HTTPStatus.OK: target_shapes.Target},
     ),
     Route(
         method="PUT",
@@ -97,7 +97,7 @@ ROUTES = (
         summary="Register a target, or change where it is probed",
         scope=Scope.ADMIN,
         body=PutTarget,
-        answers={HTTPStatus.OK: shapes.Target},
+        answers={HTTPStatus.OK: target_shapes.Target},
     ),
     Route(
         method="DELETE",

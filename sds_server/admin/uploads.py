@@ -6,7 +6,7 @@ from typing import Final
 
 from pydantic import Field
 
-from sds_server.admin import secrets, shapes
+from sds_server.admin import secret_shapes, secrets
 from sds_server.admin.routes import Answer, Call, Route, Shape
 from sds_server.model import Scope
 
@@ -59,9 +59,9 @@ ROUTES = (
         body=PutPair,
         reads={PEM: _parts},
         answers={
-            HTTPStatus.OK: shapes.Secret,
-            HTTPStatus.CREATED: shapes.Secret,
-            HTTPStatus.ACCEPTED: shapes.Secret,
+            HTTPStatus.OK: secret_shapes.Secret,
+            HTTPStatus.CREATED: secret_shapes.Secret,
+            HTTPStatus.ACCEPTED: secret_shapes.Secret,
         },
     ),
 )

@@ -15,6 +15,12 @@ from sds_server.errors import CallerError
 @click.option("--domain", "domains", multiple=True, help="A DNS name, the primary first; NAME by default.")
 @click.option("--issuer", help="One of `issuers:`; the only one by default.")
 @click.option("--key-type", default="ecdsa-p256", show_default=True)
+@click.option(
+    "--proof",
+    default="all",
+    show_default=True,
+    help="What completes a rotation: all of the live set proved, a share such as 90%, or accepted.",
+)
 @wait_option
 @timeout_option
 @json_option
@@ -25,6 +31,7 @@ def issue(
     domains: tuple[str, ...],
     issuer: str | None,
     key_type: str,
+    proof: str,
     wait: bool,
     timeout: timedelta,
     as_json: bool,
@@ -39,6 +46,7 @@ def issue(
         "domains": list(domains or [name]),
         "issuer": issuer or _only_issuer(api),
         "key_type": key_type,
+        "proof": proof,
     }
     secret = api.put("v1", "secrets", name, body=body)
     rotation = secret["rotation"]

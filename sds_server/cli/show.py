@@ -82,7 +82,7 @@ def _names(leaf: x509.Certificate) -> list[str]:
 
 def _print_secret(secret: Json) -> None:
     facts(
-        {key: secret[key] for key in ("name", "kind", "issuer", "key_type", "managed_by")}
+        {key: secret[key] for key in ("name", "kind", "issuer", "key_type", "proof", "managed_by")}
         | {"domains": ", ".join(secret["domains"]), "created_at": moment(secret["created_at"])}
     )
     certificate = secret["certificate"]

@@ -49,8 +49,10 @@ def why(name: str, *, as_json: bool, api: Api) -> None:
 
 def tree(secret: Json, rotation: Json) -> Branch:
     """Return what is to be said."""
+    policy = "" if secret["proof"] == "all" else f", proof {secret['proof']}"
     root = Branch(
-        f"{secret['name']}: {', '.join(secret['domains'])} from {secret['issuer']} ({secret['key_type']})"
+        f"{secret['name']}: {', '.join(secret['domains'])}"
+        f" from {secret['issuer']} ({secret['key_type']}{policy})"
     )
     conditions = {condition["type"]: condition for condition in secret["conditions"]}
     for kind in ("Ready", "Served"):

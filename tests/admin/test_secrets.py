@@ -32,6 +32,24 @@ async def test_putting_the_same_again_changes_nothing(api):
     assert made.headers["ETag"] == again.headers["ETag"]
 
 
+async def test_without_a_proof_it_is_all_of_the_live_set(api):
+    assert "all" == (await api.local("PUT", "/v1/secrets/www", json=WWW)).json["proof"]
+
+
+async def test_another_proof_is_another_declaration_and_no_other_certificate(api):
+    made = await api.local("PUT", "/v1/secrets/www", json=WWW)
+    changed = await api.local("PUT", "/v1/secrets/www", json=WWW | {"proof": "90%"})
+    listed = await api.local("GET", "/v1/secrets")
+
+    assert (200, "90%") == (changed.status, changed.json["proof"])
+    assert made.headers["ETag"] != changed.headers["ETag"]
+    assert ["rotation.opened"] == [
+        step["name"]
+        for step in (await api.local("GET", f"/v1/rotations/{made.json['rotation']['id']}")).json["steps"]
+    ]
+    assert ["90%"] == [item["proof"] for item in listed.json["items"]]
+
+
 async def test_a_name_may_hold_a_slash(api):
     made = await api.local("PUT", "/v1/secrets/team%2Fapi", json=WWW)
     read = await api.local("GET", "/v1/secrets/team%2Fapi")
@@ -68,6 +86,7 @@ async def test_what_the_configuration_declares_is_changed_there(api):
         (WWW | {"domains": ["*.example.test"]}, "/domains/0", "wildcard needs DNS-01"),
         (WWW | {"domains": ["exa mple.test"]}, "/domains/0", ""),
         (WWW | {"key_type": "dsa"}, "/key_type", "ecdsa-p256"),
+        (WWW | {"proof": "100%"}, "/proof", "a share such as 90%"),
         (WWW | {"colour": "red"}, "/colour", ""),
     ],
 )

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from sds_server.config import load
 from sds_server.config_values import Duration, Listen, spelt
 from sds_server.errors import ConfigError
-from sds_server.model import KeyType
+from sds_server.model import KeyType, Proof
 
 WHOLE = """\
 database: embedded
@@ -29,7 +29,7 @@ issuers:
 http01: {listen: "127.0.0.1:8080"}
 sds: {listen: "[::1]:8234", certificate: pem, key: pem, client_ca: pem}
 secrets:
-  www: {domains: [www.example.test], issuer: internal, key_type: ecdsa-p384}
+  www: {domains: [www.example.test], issuer: internal, key_type: ecdsa-p384, proof: 90%}
 grants:
   - {identity: spiffe://example.test/edge-1, names: [www, "team/*", "*.example.com"]}
 rotation: {seen_for: 1h30m, settle: 30s, lease: 60s, poll: 250ms}
@@ -93,6 +93,7 @@ def test_whole_file(read, tmp_path):
     assert Listen("::1", 8234) == config.sds.listen
     assert config.secrets["www"].domains == ("www.example.test",)
     assert config.secrets["www"].key_type == KeyType.ECDSA_P384
+    assert config.secrets["www"].proof == Proof(percent=90)
     assert config.grants[0].names == ("www", "team/*", "*.example.com")
     assert timedelta(minutes=90) == config.rotation.seen_for
     assert timedelta(milliseconds=250) == config.rotation.poll
@@ -221,6 +222,8 @@ def test_wrong_database_may_hold_a_password_and_is_not_repeated(errors):
         (["secrets", "www", "domains"], [".".join(["a" * 50] * 6)], "at most 253"),
         (["secrets", "www", "domains"], ["127.0.0.1"], "IP address"),
         (["secrets", "www", "key_type"], "dsa", "secrets.www.key_type: must be 'ecdsa-p256', "),
+        (["secrets", "www", "proof"], "most", "secrets.www.proof: must be all, accepted or a share"),
+        (["secrets", "www", "proof"], 90, "secrets.www.proof: must be all, accepted or a share"),
         (["secrets", "w*"], {"domains": ["a.test"], "issuer": "internal"}, 'secrets["w*"]: holds \'*\''),
         (["secrets", "w\n"], {"domains": ["a.test"], "issuer": "internal"}, "control character"),
         (["secrets", "ü" * 257], {"domains": ["a.test"], "issuer": "internal"}, "has 514 bytes"),

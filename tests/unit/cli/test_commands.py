@@ -237,6 +237,18 @@ async def test_a_secret_is_declared_and_repeating_it_changes_nothing(run, issuan
     assert (0, "www is as it shall be: nothing to do\n", "") == again
 
 
+async def test_what_completes_a_rotation_is_declared_and_shown(run):
+    await run("issue", "www", "--domain", "www.example.test", "--proof", "90%")
+    _, shown, _ = await run("show", "www")
+    _, why, _ = await run("why", "www")
+    code, _, told = await run("issue", "www", "--domain", "www.example.test", "--proof", "most")
+
+    assert ["proof", "90%"] in [line.split() for line in shown.splitlines()]
+    assert "from internal (ecdsa-p256, proof 90%)" in why
+    assert 1 == code
+    assert 'must be all, accepted or a share such as 90%, got "most"' in told
+
+
 async def test_waiting_tells_each_step_and_ends_with_what_became_of_it(run, issuances, database):
     waiting = asyncio.create_task(run("issue", "www", "--domain", "www.example.test", "--wait"))
     while await database_is_empty(database):

@@ -1,0 +1,87 @@
+"""What several routes of the API say of Secrets."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel
+
+from sds_server import model
+from sds_server.admin import shapes, target_shapes
+from sds_server.inventory.secrets import Listed
+
+
+class Condition(shapes.Stated):
+    """One thing that is so, or not, and why."""
+
+    type: str
+    status: bool
+    reason: str
+    message: str
+
+
+class Declaration(BaseModel):
+    """A secret as declared."""
+
+    name: str
+    kind: model.Kind
+    domains: list[str]
+    issuer: str
+    key_type: model.KeyType
+    proof: str
+
+    @classmethod
+    def of(cls, secret: model.Secret) -> "Declaration":
+        """Say it of a Secret."""
+        return cls(
+            name=secret.name,
+            kind=secret.kind,
+            domains=list(secret.domains),
+            issuer=secret.issuer,
+            key_type=secret.key_type,
+            proof=str(secret.proof),
+        )
+
+
+class SecretSummary(Declaration):
+    """A secret with what it is served with, and at how many targets of its live set that is proved."""
+
+    status: model.CertificateStatus | None
+    generation: int | None
+    not_after: datetime | None
+    renew_at: datetime | None
+    targets: int
+    proved: int
+    last_error: dict[str, Any] | None
+
+    @classmethod
+    def listed(cls, listed: Listed) -> "SecretSummary":
+        """Say it of a Secret of a list."""
+        return cls(
+            **Declaration.of(listed.secret).model_dump(),
+            status=listed.status,
+            generation=listed.generation,
+            not_after=listed.not_after,
+            renew_at=listed.renew_at,
+            targets=listed.targets,
+            proved=listed.proved,
+            last_error=listed.last_error,
+        )
+
+
+class Secret(Declaration):
+    """A secret with all that hangs on it: what is served, the latest rotation, who serves it."""
+
+    managed_by: str
+    created_at: datetime
+    certificate: shapes.Certificate | None
+    rotation: shapes.Rotation | None
+    revocations: list[shapes.Revocation]
+    deliveries: list[target_shapes.Delivery]
+    conditions: list[Condition]
+
+
+class Secrets(BaseModel):
+    """A page of secrets."""
+
+    items: list[SecretSummary]
+    next_cursor: str | None
