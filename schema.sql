@@ -46,6 +46,8 @@ CREATE TABLE secret (
     CHECK (num_nonnulls(frozen_at, frozen_by, frozen_reason) IN (0, 3))
 );
 
+-- Metrics tell of those that are held, and read no others.
+CREATE INDEX secret_frozen ON secret (frozen_at, name) WHERE frozen_at IS NOT NULL;
 -- Those that end first are told of by name; these few are expired.
 CREATE INDEX secret_ends ON secret (served_until, name) INCLUDE (served_from, renew_at) WHERE deleted_at IS NULL;
 CREATE INDEX secret_overdue ON secret (renew_at) WHERE deleted_at IS NULL;

@@ -6,6 +6,8 @@ ALTER TABLE secret ADD COLUMN proof text NOT NULL DEFAULT 'all' CHECK (proof ~ '
 ALTER TABLE secret ADD COLUMN frozen_at timestamptz;
 ALTER TABLE secret ADD COLUMN frozen_by text;
 ALTER TABLE secret ADD COLUMN frozen_reason text;
+-- Metrics tell of those that are held, and read no others.
+CREATE INDEX secret_frozen ON secret (frozen_at, name) WHERE frozen_at IS NOT NULL;
 ALTER TABLE secret ADD CHECK (num_nonnulls(frozen_at, frozen_by, frozen_reason) IN (0, 3));
 
 -- Who is offered the new Certificate: the canaries, or all. overruled: an operator said to go on despite refusals.

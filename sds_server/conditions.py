@@ -5,10 +5,23 @@ Whoever asks (commands, API, metrics) gets the same answer to "is it served?".
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
-from sds_server.model import Certificate, CertificateStatus, Outcome, Revocation, Rotation
+from sds_server.model import (
+    Certificate,
+    CertificateStatus,
+    Freeze,
+    Outcome,
+    Revocation,
+    Rotation,
+    Stage,
+)
+
+LEAF_SHOWN: Final = 16
+
+_UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
 class RotationState(StrEnum):
@@ -26,6 +39,7 @@ class DeliveryState(StrEnum):
     """What is known of one Secret at one Target, of the generation that it should serve."""
 
     PROVED = "proved"
+    WAITING = "waiting"  # it serves the generation before, as it should, until the canaries are proved
     REFUSED = "refused"
     ACCEPTED = "accepted"
     SENT = "sent"
@@ -78,6 +92,14 @@ def rotation_state(rotation: Rotation) -> RotationState:
     return RotationState.ISSUING if rotation.leased else RotationState.WAITING
 
 
+def rotation_progress(rotation: Rotation) -> str:
+    """Return how far it is, for people: while it rolls out, who is asked."""
+    state = rotation_state(rotation)
+    if state is RotationState.ROLLING_OUT and rotation.stage is Stage.CANARY:
+        return f"rolling out, canaries first: {', '.join(rotation.canaries)} asked"
+    return state.replace("_", " ")
+
+
 def revocation_state(revocation: Revocation) -> tuple[RevocationState, str]:
     """Return how far it is, and what that means."""
     if revocation.done_at is not None:
@@ -100,14 +122,25 @@ def delivery_state(
     proved: int | None,
     refusal: str | None,
     probe_error: str | None,
+    waits: bool = False,
+    stale_for: timedelta | None = None,
+    served: str | None = None,
 ) -> tuple[DeliveryState, str | None]:
     """Return what is known of a Target, and why it is not proved.
 
-    ``current`` is the generation that it should serve; the others are those that are recorded of it.
+    ``current`` is the generation that it is offered and so should serve; the others are those that are
+    recorded of it. ``waits``: a later one is at the canaries. ``stale_for``: for so long it was seen not to
+    serve what it was proved to serve, but the leaf ``served``.
     """
     if current is None:
         return DeliveryState.NEVER, "nothing is issued yet"
+    if stale_for is not None:
+        leaf = "another leaf" if served is None else f"{served[:LEAF_SHOWN]}..."
+        said = f"for {span(stale_for.total_seconds())} it serves {leaf}, not generation {current}"
+        return DeliveryState.STALE, said
     if (proved or 0) >= current:
+        if waits:
+            return DeliveryState.WAITING, f"it serves generation {current} until the canaries are proved"
         return DeliveryState.PROVED, None
     newest = max(sent or 0, accepted or 0, proved or 0)
     if refused == current and accepted != current:
@@ -121,6 +154,14 @@ def delivery_state(
     else:
         state, reason = DeliveryState.NEVER, probe_error or "it was never seen subscribing"
     return state, reason
+
+
+def span(seconds: float) -> str:
+    """Return a length of time in its largest whole unit."""
+    for unit, name in _UNITS:
+        if seconds >= unit:
+            return f"{int(seconds // unit)} {name}"
+    return "0 s"
 
 
 def proxy_state(
@@ -147,14 +188,15 @@ def of_secret(
     now: datetime,
     revocations: Sequence[Revocation] = (),
     uploaded: bool = False,
+    frozen: Freeze | None = None,
 ) -> Sequence[Condition]:
     """Return Ready, Issuing, Served and RenewalOverdue, as cert-manager's users know them.
 
-    ``uploaded``: its pairs come from a person, and so do its renewals.
+    ``uploaded``: its pairs come from a person, and so do its renewals. ``frozen``: how it is held.
     """
     return [
         _ready(certificate, revocations, now),
-        _issuing(rotation),
+        _issuing(rotation, frozen),
         _served(certificate, deliveries),
         _overdue(certificate, now, uploaded=uploaded),
     ]
@@ -174,10 +216,13 @@ def _ready(certificate: Certificate | None, revocations: Sequence[Revocation], n
     return Condition("Ready", status=True, reason="Valid", message=ends)
 
 
-def _issuing(rotation: Rotation | None) -> Condition:
+def _issuing(rotation: Rotation | None, frozen: Freeze | None) -> Condition:
+    if frozen is not None:
+        held = f"frozen since {frozen.at:%FT%TZ} by {frozen.by}: {frozen.reason}"
+        return Condition("Issuing", status=False, reason="Frozen", message=held)
     if rotation is None or rotation.outcome is not None:
         return Condition("Issuing", status=False, reason="Idle", message="no rotation is open")
-    what = f"rotation {rotation.id}, {rotation_state(rotation)}"
+    what = f"rotation {rotation.id}, {rotation_progress(rotation)}"
     if rotation.last_error is not None:
         return Condition("Issuing", status=True, reason="Failing", message=str(rotation.last_error["what"]))
     return Condition("Issuing", status=True, reason="UnderWay", message=what)
@@ -189,6 +234,9 @@ def _served(certificate: Certificate | None, deliveries: Sequence[DeliveryState]
         return Condition("Served", status=False, reason="NoTarget", message=message)
     proved = deliveries.count(DeliveryState.PROVED)
     message = f"{proved} of {len(deliveries)} proved to serve generation {certificate.generation}"
+    waiting = deliveries.count(DeliveryState.WAITING)
+    if waiting:
+        message += f", {waiting} wait{'s' * (waiting == 1)} for the canaries"
     if proved == len(deliveries):
         return Condition("Served", status=True, reason="Proved", message=message)
     reason = "Refused" if DeliveryState.REFUSED in deliveries else "NotProved"

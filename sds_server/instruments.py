@@ -186,4 +186,5 @@ def watch_delivery(
     publisher.on_withheld = lambda why: to.count(metrics.PUBLICATIONS, why)
     prover.on_look = lambda result: to.count(metrics.PROBES, result)
     prover.on_proof = lambda seconds: to.observe(metrics.PROVED, seconds)
+    prover.on_roll_back = publisher.on_roll_back = lambda reason: to.count(metrics.ROLLED_BACK, reason)
     prover.on_end = lambda outcome: to.count(metrics.ROTATIONS_ENDED, outcome)

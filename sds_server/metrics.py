@@ -146,6 +146,19 @@ ATTEMPT_SECONDS: Final = _histogram(
 )
 STEPS: Final = _counter("acme_steps", "Steps of ACME orders; order.created counts orders.", "issuer", "step")
 ROTATIONS_ENDED: Final = _counter("rotations", "Rotations that this replica saw complete.", "outcome")
+ROLLED_BACK: Final = _counter(
+    "rotations_rolled_back",
+    "New certificates that this replica took back: canaries-refused, targets-refused, gate (the content gate"
+    " refused it), operator.",
+    "reason",
+)
+FROZEN: Final = _gauge(
+    "secret_frozen_timestamp_seconds",
+    "Since when a secret is frozen: by a person, or by certvoy, which asks one to decide; absent where it is"
+    " not.",
+    "secret",
+    "by",
+)
 WORKERS: Final = _gauge("workers", "Workers of this replica.")
 WORKERS_BUSY: Final = _gauge("workers_busy", "Workers of this replica that are at a rotation.")
 
@@ -166,6 +179,7 @@ RESULTS: Final[Mapping[Metric, tuple[Labels, ...]]] = {
     PUBLICATIONS: tuple((result,) for result in ("published", "refused", "held_back", "unopened")),
     PROBES: tuple((result,) for result in ("proved", "different", "failed", "unprobed")),
     ROTATIONS_ENDED: tuple((outcome,) for outcome in ("completed", "completed_unobserved")),
+    ROLLED_BACK: tuple((reason,) for reason in ("canaries-refused", "targets-refused", "gate", "operator")),
     KMS_OPERATIONS: tuple(
         (operation, result)
         for operation in ("wrap", "unwrap")

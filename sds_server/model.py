@@ -24,6 +24,9 @@ UPLOAD: Final = "upload"
 UPLOADED: Final = "upload:"
 """How the issuer of an uploaded Certificate begins; a hash of the issuer's own name follows."""
 
+REPLICA: Final = "replica:"
+"""How an actor begins that is certvoy itself."""
+
 NODE_ID_CHARACTERS: Final = 200
 """Kept of a node id: the target's name, which is made of it, holds 1,024 bytes."""
 
@@ -77,6 +80,13 @@ class Outcome(StrEnum):
     COMPLETED = "completed"
     COMPLETED_UNOBSERVED = "completed_unobserved"
     SUPERSEDED = "superseded"
+
+
+class Stage(StrEnum):
+    """Who is offered a Rotation's new Certificate."""
+
+    CANARY = "canary"
+    FLEET = "fleet"
 
 
 class KeyType(StrEnum):
@@ -251,6 +261,13 @@ class Rotation:
     leased: bool
     """A worker is at it."""
 
+    stage: Stage
+    canaries: tuple[str, ...]
+    """The names of the Targets that are offered it before all others, while it is open."""
+
+    evidence: dict[str, Any] | None
+    """What its completion rests on: the policy, the live set, who was proved in which way."""
+
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
@@ -271,6 +288,20 @@ class Revocation:
     next_attempt_at: datetime
     error: dict[str, Any] | None
     done_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Freeze:
+    """Since when, by whom and why a Secret is held as it is."""
+
+    at: datetime
+    by: str
+    reason: str
+
+    @property
+    def asks(self) -> bool:
+        """Whether certvoy holds it, because only a person can decide what comes next."""
+        return self.by.startswith(REPLICA)
 
 
 class Peer(NamedTuple):

@@ -50,7 +50,7 @@ from sds_server.lifecycle.uploads import Uploads
 from sds_server.lifecycle.watcher import Watcher
 from sds_server.lifecycle.worker import Worker
 from sds_server.log import get
-from sds_server.metrics import Metrics
+from sds_server.metrics import ROLLED_BACK, Metrics
 from sds_server.model import Kind, Secret
 from sds_server.xds.catalog import Catalog
 from sds_server.xds.server import MAX_AGE, SdsServer
@@ -231,6 +231,7 @@ class Parts:
             observer=streams,
             uploads=Uploads(database=database, sealer=sealer, clock=clock, replica=config.replica),
             on_said=prover.said,
+            on_rolled_back=partial(metrics.count, ROLLED_BACK),
             seen_for=config.rotation.seen_for,
         )
         return cls(

@@ -77,11 +77,9 @@ async def post_delivery(call: Call) -> Answer:
         refusal=scrub(" ".join(body.detail.split())) if body.state is Said.REFUSED else None,
         address=body.address,
     )
-    live, current = await reports.write(
-        services.database, report, seen_for=services.seen_for, actor=call.caller.actor
-    )
+    live = await reports.write(services.database, report, seen_for=services.seen_for, actor=call.caller.actor)
     services.on_said(name)
-    return Answer(target_shapes.Delivery.of(live, secret=name, current=current))
+    return Answer(target_shapes.Delivery.of(live, secret=name))
 
 
 def _reporter(call: Call, body: PostDelivery) -> Identity | None:

@@ -43,6 +43,7 @@ class ListedProxy(BaseModel):
     identity: str | None = None
     node_id: str | None = None
     probe: str | None = None
+    admin: str | None = None
     registered: bool = False
     last_seen: datetime | None = None
     deliveries: list[target_shapes.Delivery] = []

@@ -46,7 +46,7 @@ async def rotate(call: Call) -> Answer:
         call.services.database, call.path["name"], reason=Reason.OPERATOR, actor=call.caller.actor
     )
     return Answer(
-        await _in_steps(call.services, rotation),
+        await in_steps(call.services, rotation),
         status=HTTPStatus.ACCEPTED,
         headers={hdrs.LOCATION: f"/v1/rotations/{rotation}"},
     )
@@ -77,17 +77,18 @@ async def get_rotation(call: Call) -> Answer:
     rotation = RotationId(pages.number(call.path["id"], "rotation"))
     clock = call.services.clock
     until = clock.monotonic() + query.wait
-    seen = await _in_steps(call.services, rotation)
+    seen = await in_steps(call.services, rotation)
     first = seen.reached
     while seen.completed_at is None and len(seen.steps) <= query.steps and clock.monotonic() < until:
         await clock.sleep(LOOK_EVERY_S)
-        seen = await _in_steps(call.services, rotation)
+        seen = await in_steps(call.services, rotation)
         if seen.reached != first:
             break
     return Answer(seen)
 
 
-async def _in_steps(services: Services, rotation: RotationId) -> shapes.RotationInSteps:
+async def in_steps(services: Services, rotation: RotationId) -> shapes.RotationInSteps:
+    """Return a rotation with its steps and how far its targets are."""
     found, steps, reached = await progress.get(services.database, rotation)
     return shapes.RotationInSteps(
         **shapes.Rotation.of(found).model_dump(),

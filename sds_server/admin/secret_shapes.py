@@ -42,6 +42,19 @@ class Declaration(BaseModel):
         )
 
 
+class Freeze(shapes.Stated):
+    """How a secret is held as it is: nothing is issued, offered to more targets, or taken back."""
+
+    at: datetime
+    by: str
+    reason: str
+
+    @classmethod
+    def maybe(cls, frozen: model.Freeze | None) -> "Freeze | None":
+        """Say it of a Secret that is held, and nothing of one that is not."""
+        return None if frozen is None else cls.model_validate(frozen)
+
+
 class SecretSummary(Declaration):
     """A secret with what it is served with, and at how many targets of its live set that is proved."""
 
@@ -52,6 +65,7 @@ class SecretSummary(Declaration):
     targets: int
     proved: int
     last_error: dict[str, Any] | None
+    frozen: Freeze | None
 
     @classmethod
     def listed(cls, listed: Listed) -> "SecretSummary":
@@ -65,6 +79,7 @@ class SecretSummary(Declaration):
             targets=listed.targets,
             proved=listed.proved,
             last_error=listed.last_error,
+            frozen=Freeze.maybe(listed.frozen),
         )
 
 
@@ -73,6 +88,7 @@ class Secret(Declaration):
 
     managed_by: str
     created_at: datetime
+    frozen: Freeze | None
     certificate: shapes.Certificate | None
     rotation: shapes.Rotation | None
     revocations: list[shapes.Revocation]

@@ -12,7 +12,7 @@ from sds_server.admin.routes import Answer, Call, Route, Shape, Text, etag
 from sds_server.admin.services import Services
 from sds_server.config_values import DnsNames, NameOfSecret, ProofPolicy
 from sds_server.errors import BadName, Conflict
-from sds_server.inventory import certificates, declarations, progress, revocations, secrets, targets
+from sds_server.inventory import certificates, declarations, freezes, progress, revocations, secrets, targets
 from sds_server.model import KeyType, Kind, Proof, Scope
 
 _NAME: TypeAdapter[model.SecretName] = TypeAdapter(NameOfSecret)
@@ -116,10 +116,9 @@ async def described(services: Services, name: str, *, status: HTTPStatus = HTTPS
     pairs = [] if cert_id is None else await certificates.pairs(database, [cert_id])
     certificate = pairs[0].certificate if pairs else None
     rotation = await progress.latest(database, name)
-    current = None if certificate is None else certificate.generation
+    frozen = await freezes.of(database, name)
     deliveries = [
-        target_shapes.Delivery.of(live, secret=name, current=current)
-        for live in await targets.live_set(database, name)
+        target_shapes.Delivery.of(live, secret=name) for live in await targets.live_set(database, name)
     ]
     revoked = await revocations.of_secret(database, name)
     what_it_means = conditions.of_secret(
@@ -129,11 +128,13 @@ async def described(services: Services, name: str, *, status: HTTPStatus = HTTPS
         now=services.clock.now(),
         revocations=revoked,
         uploaded=secret.issuer == model.UPLOAD,
+        frozen=frozen,
     )
     body = secret_shapes.Secret(
         **secret_shapes.Declaration.of(secret).model_dump(),
         managed_by="config" if name in services.declared else "api",
         created_at=await secrets.created_at(database, name),
+        frozen=secret_shapes.Freeze.maybe(frozen),
         certificate=None if certificate is None else shapes.Certificate.model_validate(certificate),
         rotation=shapes.Rotation.of(rotation),
         revocations=[shapes.Revocation.of(revocation) for revocation in revoked],

@@ -70,8 +70,8 @@ class Services:
     ``declared``: the Secrets that this replica's configuration declares; ``issuers``: the directory's URL by
     the issuer's name; ``authorize``: whether an identity may see a Secret of that name; ``catalog`` and
     ``observer``: what this replica serves, and who is told of it, the same as on the streams;
-    ``on_said``: told of a Secret that an agent has accepted; ``seen_for``: how long an agent counts from
-    its report on;
+    ``on_said``: told of a Secret that an agent has accepted; ``on_rolled_back``: told why a roll-out was
+    taken back; ``seen_for``: how long an agent counts from its report on;
     ``admits``: whether the holder of a client certificate is still believed.
     """
 
@@ -86,6 +86,7 @@ class Services:
     observer: Observer
     uploads: Uploads
     on_said: Callable[[str], None]
+    on_rolled_back: Callable[[str], None]
     seen_for: timedelta
     enroller: Enroller
     admits: Callable[[Holder], bool]

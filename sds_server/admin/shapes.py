@@ -100,7 +100,11 @@ class Issuances(BaseModel):
 
 
 class Rotation(Stated):
-    """A piece of work: to give a secret its next certificate."""
+    """A piece of work: to give a secret its next certificate.
+
+    ``stage``: who is offered that, the ``canaries`` or the whole fleet. ``evidence``: what its completion
+    rests on.
+    """
 
     id: int
     secret: str
@@ -113,6 +117,9 @@ class Rotation(Stated):
     completed_at: datetime | None
     next_attempt_at: datetime
     last_error: dict[str, Any] | None
+    stage: model.Stage
+    canaries: list[str]
+    evidence: dict[str, Any] | None
 
     @classmethod
     def of(cls, rotation: model.Rotation) -> "Rotation":
@@ -129,6 +136,9 @@ class Rotation(Stated):
             completed_at=rotation.completed_at,
             next_attempt_at=rotation.next_attempt_at,
             last_error=rotation.last_error,
+            stage=rotation.stage,
+            canaries=list(rotation.canaries),
+            evidence=rotation.evidence,
         )
 
 

@@ -9,7 +9,12 @@ from sds_server.inventory.targets import Listed, Live
 
 
 class Delivery(BaseModel):
-    """A secret at a target: the generations sent, accepted, refused, proved, and what that means."""
+    """A secret at a target: the generations sent, accepted, refused, proved, and what that means.
+
+    ``current`` is the generation that it should serve: while canaries have a new one, for all others that
+    before. ``served``: the leaf that was seen in place of it; ``stale_since``: when a target that was proved
+    began to serve another one.
+    """
 
     target: str
     kind: model.TargetKind
@@ -23,21 +28,28 @@ class Delivery(BaseModel):
     accepted: int | None
     refused: int | None
     proved: int | None
+    proved_by: model.ProvedBy | None
+    proved_at: datetime | None
+    served: str | None
+    stale_since: datetime | None
     probe: str | None
     registered: bool
     updated_at: datetime
 
     @classmethod
-    def of(cls, live: Live, *, secret: str, current: int | None) -> "Delivery":
-        """Say it of a Target of the live set; ``current`` is the generation that it should serve."""
+    def of(cls, live: Live, *, secret: str) -> "Delivery":
+        """Say it of a Target of the live set."""
         state, reason = conditions.delivery_state(
-            current=current,
+            current=live.current,
             sent=live.sent,
             accepted=live.accepted,
             refused=live.refused,
             proved=live.proved,
             refusal=live.refusal,
             probe_error=live.probe_error,
+            waits=live.waits,
+            stale_for=live.stale_for,
+            served=live.served,
         )
         return cls(
             target=live.target.name,
@@ -47,11 +59,15 @@ class Delivery(BaseModel):
             secret=secret,
             state=state,
             reason=reason,
-            current=current,
+            current=live.current,
             sent=live.sent,
             accepted=live.accepted,
             refused=live.refused,
             proved=live.proved,
+            proved_by=live.proved_by,
+            proved_at=live.proved_at,
+            served=live.served,
+            stale_since=live.stale_since,
             probe=live.target.probe,
             registered=live.target.registered,
             updated_at=live.updated_at,
@@ -66,6 +82,7 @@ class Target(BaseModel):
     identity: str | None
     node_id: str | None
     probe: str | None
+    admin: str | None
     registered: bool
     last_seen: datetime | None
     deliveries: list[Delivery]
@@ -80,13 +97,10 @@ class Target(BaseModel):
             identity=target.identity,
             node_id=target.node_id,
             probe=target.probe,
+            admin=target.admin,
             registered=target.registered,
             last_seen=listed.last_seen,
-            deliveries=[
-                Delivery.of(held.delivery, secret=held.secret, current=held.current)
-                for held in listed.holds
-                if held.live
-            ],
+            deliveries=[Delivery.of(held.delivery, secret=held.secret) for held in listed.holds if held.live],
         )
 
 

@@ -20,10 +20,12 @@ NodeId = Annotated[str, Field(min_length=1, max_length=NODE_ID_MAX, pattern=r"^[
 class PutTarget(Shape):
     """A target as it shall be; what is left out stays as it is known.
 
-    ``probe`` is ``host:port`` of its TLS listener; ``secrets`` count it in their live set, seen or not.
+    ``probe`` is ``host:port`` of its TLS listener, ``admin`` that of its Envoy's admin interface, which is
+    asked where there is no ``probe``; ``secrets`` count it in their live set, seen or not.
     """
 
     probe: Annotated[str, Field(max_length=300)] | None = None
+    admin: Annotated[str, Field(max_length=300)] | None = None
     kind: TargetKind = TargetKind.ENVOY
     identity: IdentityName | None = None
     node_id: NodeId | None = None
@@ -53,10 +55,13 @@ async def put_target(call: Call) -> Answer:
     wanted = call.body(PutTarget)
     if wanted.probe is not None:
         split(wanted.probe)
+    if wanted.admin is not None:
+        split(wanted.admin, what="admin address")
     await targets.register(
         call.services.database,
         call.path["name"],
         probe=wanted.probe,
+        admin=wanted.admin,
         identity=wanted.identity,
         node_id=wanted.node_id,
         serves=wanted.secrets,

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from sds_server.cli.api import Api, asks
-from sds_server.cli.output import json_option, moment, print_json, table
+from sds_server.cli.output import NONE, json_option, moment, print_json, table
 from sds_server.cli.wait import Duration
 
 
@@ -69,7 +69,7 @@ def ls(
         rows = [
             (
                 item["name"],
-                item["status"],
+                f"{item['status'] or NONE} (frozen)" if item["frozen"] else item["status"],
                 moment(item["not_after"]),
                 moment(item["renew_at"]),
                 f"{item['proved']}/{item['targets']}",

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import click
 
+from sds_server.conditions import span
+
 FINGERPRINT_SHOWN: Final = 16
 NONE: Final = "-"
-
-_UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the API's own JSON.")
 
@@ -56,14 +56,6 @@ def age(text: str | None) -> str:
     if text is None:
         return NONE
     return span((datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds())
-
-
-def span(seconds: float) -> str:
-    """Return a length of time in its largest whole unit."""
-    for unit, name in _UNITS:
-        if seconds >= unit:
-            return f"{int(seconds // unit)} {name}"
-    return "0 s"
 
 
 def short(fingerprint: str | None) -> str:

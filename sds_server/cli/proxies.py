@@ -5,7 +5,7 @@ import click
 from sds_server.cli.api import Api, Json, asks
 from sds_server.cli.output import age, json_option, moment, note, print_json, table
 
-WORST_FIRST = ("refused", "stale", "never", "sent", "accepted", "proved")
+WORST_FIRST = ("refused", "stale", "never", "sent", "accepted", "waiting", "proved")
 
 
 class _ListsByDefault(click.Group):

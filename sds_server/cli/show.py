@@ -85,6 +85,8 @@ def _print_secret(secret: Json) -> None:
         {key: secret[key] for key in ("name", "kind", "issuer", "key_type", "proof", "managed_by")}
         | {"domains": ", ".join(secret["domains"]), "created_at": moment(secret["created_at"])}
     )
+    if secret["frozen"] is not None:
+        facts({"frozen": f"since {moment(secret['frozen']['at'])} by {secret['frozen']['by']}"})
     certificate = secret["certificate"]
     if certificate is not None:
         facts(

@@ -14,6 +14,9 @@ def targets() -> None:
 @targets.command()
 @click.argument("name")
 @click.option("--probe", metavar="HOST:PORT", help="Its TLS listener.")
+@click.option(
+    "--admin", metavar="HOST:PORT", help="Its Envoy's admin interface, asked where there is no --probe."
+)
 @click.option("--kind", default="envoy", show_default=True, help="envoy, nginx, haproxy, traefik or files.")
 @click.option("--identity", help="The SPIFFE URI, or dns:NAME, of its client certificate.")
 @click.option("--node", "node_id", help="Its Envoy node.id; by default NAME where no identity is given.")
@@ -24,6 +27,7 @@ def add(
     name: str,
     *,
     probe: str | None,
+    admin: str | None,
     kind: str,
     identity: str | None,
     node_id: str | None,
@@ -36,12 +40,21 @@ def add(
     \b
     certvoy targets add edge-1 --probe edge-1.example.com:443 --secret www
     """
-    body = {"probe": probe, "kind": kind, "identity": identity, "node_id": node_id, "secrets": list(serves)}
+    body = {
+        "probe": probe,
+        "admin": admin,
+        "kind": kind,
+        "identity": identity,
+        "node_id": node_id,
+        "secrets": list(serves),
+    }
     target = api.put("v1", "targets", name, body=body)
     if as_json:
         print_json(target)
-    elif target["probe"] is None:
+    elif target["probe"] is None and target["admin"] is None:
         click.echo(f"target {name} is registered; without --probe nothing that it serves can be proved")
+    elif target["probe"] is None:
+        click.echo(f"target {name} is asked at {target['admin']}/certs")
     else:
         click.echo(f"target {name} is probed at {target['probe']}")
 
@@ -91,7 +104,9 @@ def show(name: str, *, as_json: bool, api: Api) -> None:
     if as_json:
         print_json(target)
         return
-    facts({key: target[key] for key in ("name", "kind", "identity", "node_id", "probe", "last_seen")})
+    facts(
+        {key: target[key] for key in ("name", "kind", "identity", "node_id", "probe", "admin", "last_seen")}
+    )
     table(
         ("SECRET", "STATE", "WANTED", "SENT", "ACCEPTED", "PROVED", "AGE", "REASON"),
         [

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -18,6 +19,14 @@ PAUSE_S: Final = 0.5
 
 _DURATION: Final = re.compile(r"(\d+)(ms|s|m|h)")
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+
+
+ROLLED_BACK: Final = "rotation.rolled_back"
+BEGUN: Final = frozenset({"rotation.opened", "rotation.hastened", "rotation.claimed"})
+"""With these steps another attempt begins: what became of the one before is history."""
+
+WITH_REASON: Final = frozenset({"rotation.canaries", "rotation.fanned_out", "secret.frozen"})
+"""Steps of which the reason is said, and the targets that they are about."""
 
 
 class NotDone(CertvoyError):
@@ -50,7 +59,7 @@ def follow(api: Api, rotation: int, *, timeout: timedelta) -> Json:
 
     Raises:
         TimedOut: it has not ended within the timeout.
-        NotDone: another rotation took its place.
+        NotDone: what was rolled out was taken back, or another rotation took its place.
     """
     until = time.monotonic() + timeout.total_seconds()
     told, silent = 0, False
@@ -70,12 +79,16 @@ def follow(api: Api, rotation: int, *, timeout: timedelta) -> Json:
             time.sleep(PAUSE_S)
             continue
         silent = False
+        error = _taken_back(seen["steps"])
         for step in seen["steps"][told:]:
-            note(_line(seen, step))
+            # Why it was taken back is the last word, and said once.
+            note(_line(seen, step, brief=error is not None and step["detail"].get("error") is error))
         told = len(seen["steps"])
+        if error is not None:
+            raise NotDone(f"rotation {rotation}: {error['what']}", hint=error.get("hint"))
         if seen["reached"] != reached and seen["new_cert_id"] is not None:
             reached = seen["reached"]
-            note(_progress(reached))
+            note(_progress(seen))
         if seen["completed_at"] is not None:
             if seen["state"] == "superseded":
                 raise NotDone(
@@ -84,12 +97,34 @@ def follow(api: Api, rotation: int, *, timeout: timedelta) -> Json:
             return seen
 
 
-def _line(rotation: Json, step: Json) -> str:
+def _taken_back(steps: Sequence[Json]) -> Json | None:
+    """Return why what this attempt brought was taken back; None: it was not, or the next one has begun."""
+    error: Json | None = None
+    for step in steps:
+        if step["name"] == ROLLED_BACK:
+            error = step["detail"]["error"]
+        elif step["name"] in BEGUN:
+            error = None
+    return error
+
+
+def canaries(rotation: Json) -> str | None:
+    """Say who is asked before all others; None: nobody is."""
+    if rotation["state"] != "rolling_out" or rotation["stage"] != "canary":
+        return None
+    return f"canaries first: {', '.join(rotation['canaries'])} asked"
+
+
+def _line(rotation: Json, step: Json, *, brief: bool) -> str:
     begun = datetime.fromisoformat(rotation["triggered_at"])
     seconds = max((datetime.fromisoformat(step["at"]) - begun).total_seconds(), 0)
     line = f"  {seconds:7.1f} s  {step['name']}"
-    error = step["detail"].get("error")
-    if not isinstance(error, dict):
+    detail = step["detail"]
+    if step["name"] in WITH_REASON:
+        targets = ", ".join(detail.get("targets", ()))
+        return f"{line}: {detail['reason']}{f', {targets}' if targets else ''}"
+    error = detail.get("error")
+    if brief or not isinstance(error, dict):
         return line
     words = [f"{line}: {error.get('what')}"]
     words += [
@@ -100,20 +135,24 @@ def _line(rotation: Json, step: Json) -> str:
     return "\n".join(words)
 
 
-def _progress(reached: Json) -> str:
+def _progress(rotation: Json) -> str:
+    reached, asked = rotation["reached"], canaries(rotation)
     if not reached["targets"]:
         return "             no target was seen subscribing yet, and none is registered"
     counts = ", ".join(
         f"{word} {reached[word]}" for word in ("accepted", "refused", "proved") if reached[word]
     )
-    return f"             of {reached['targets']} targets: {counts or 'none has answered yet'}"
+    said = f"             of {reached['targets']} targets: {counts or 'none has answered yet'}"
+    return f"{said}; {asked}" if asked else said
 
 
 def outcome(rotation: Json) -> str:
     """Say how a rotation ended."""
     if rotation["state"] == "completed":
         proved = rotation["reached"]["proved"]
-        return f"done: proved at {proved} of {rotation['reached']['targets']} targets"
+        said = f"done: proved at {proved} of {rotation['reached']['targets']} targets"
+        accepted = (rotation["evidence"] or {}).get("accepted")
+        return f"{said}, accepted at {accepted} where nobody can look" if accepted else said
     return "done, and seen by nobody: no target was subscribing, and none is registered"
 
 

@@ -7,6 +7,7 @@ import click
 
 from sds_server.cli.api import Api, Json, asks
 from sds_server.cli.output import age, json_option, moment, print_json
+from sds_server.cli.wait import canaries
 
 
 @dataclass
@@ -61,6 +62,8 @@ def tree(secret: Json, rotation: Json) -> Branch:
         )
     if conditions["RenewalOverdue"]["status"]:
         root.add(f"✗ overdue: {conditions['RenewalOverdue']['message']}")
+    if secret["frozen"] is not None:
+        _frozen(root, secret["name"], secret["frozen"])
     _certificate(root, secret["certificate"], uploaded=secret["issuer"] == "upload")
     for revocation in secret["revocations"]:
         _revocation(root, secret["name"], revocation)
@@ -84,14 +87,24 @@ def _certificate(root: Branch, certificate: Json | None, *, uploaded: bool) -> N
     )
 
 
+def _frozen(root: Branch, name: str, frozen: Json) -> None:
+    branch = root.add(f"✗ frozen: since {moment(frozen['at'])} by {frozen['by']}: {frozen['reason']}")
+    remedy = f"`certvoy resume {name}`"
+    if remedy not in frozen["reason"]:  # where we ask, the question holds both answers
+        branch.add(f"remedy: {remedy} lets it go on")
+
+
 def _rotation(root: Branch, rotation: Json, issuer: str) -> None:
     attempts = rotation["attempts"]
     state = (
         "waiting for a certificate" if rotation["state"] == "waiting" else rotation["state"].replace("_", " ")
     )
+    if asked := canaries(rotation):
+        state += f", {asked}"
     branch = root.add(
         f"rotation {rotation['id']}: {rotation['reason']}, {state}, {attempts} attempt{'s' * (attempts != 1)}"
     )
+    _evidence(branch, rotation["evidence"])
     begun = [step for step in rotation["steps"] if step["name"] == "order.ordered"]
     if begun and rotation["new_cert_id"] is None:
         branch.add(f"order {begun[-1]['detail'].get('url')}, since {moment(begun[-1]['at'])}")
@@ -107,6 +120,19 @@ def _rotation(root: Branch, rotation: Json, issuer: str) -> None:
         branch.add(f"waits for another pair: `certvoy upload {rotation['secret']}`")
     elif rotation["state"] == "waiting":
         branch.add(f"next try: {moment(rotation['next_attempt_at'])}")
+
+
+def _evidence(branch: Branch, evidence: Json | None) -> None:
+    """Say what a completion rests on, where that is less than a proof of each."""
+    if evidence is None or not (evidence["accepted"] or evidence["unproved"]):
+        return
+    proved = sum(evidence["proved"].values())
+    words = [f"proof {evidence['policy']}: of {evidence['targets']} targets {proved} proved"]
+    if evidence["accepted"]:
+        words.append(f"{evidence['accepted']} accepted")
+    if evidence["unproved"]:
+        words.append(f"not {', '.join(evidence['unproved'])}")
+    branch.add(", ".join(words))
 
 
 def _revocation(root: Branch, name: str, revocation: Json) -> None:
@@ -132,5 +158,7 @@ def _target(root: Branch, delivery: Json) -> None:
     if delivery["state"] == "refused":
         branch.add(f"refused {age(delivery['updated_at'])} ago: {delivery['reason']}")
         branch.add("remedy: mend what it names, then `certvoy rotate " + delivery["secret"] + "`")
+    elif delivery["state"] == "waiting":
+        branch.add(f"waits: {delivery['reason']}")
     elif delivery["state"] != "proved":
         branch.add(f"not proved: {delivery['reason']}")

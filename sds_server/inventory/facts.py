@@ -40,6 +40,19 @@ class Dates:
     renew_at: datetime
 
 
+FROZEN_MAX: Final = 1_000
+"""Frozen Secrets with a series of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A Secret that is held: since when, and whether by a person or because we ask one."""
+
+    secret: str
+    at: datetime
+    by_person: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Open:
     """Open Rotations of one state."""
@@ -63,6 +76,7 @@ class Facts:
     rotations: Mapping[str, Open]
     deliveries: Mapping[str, int] | None
     unproved: Mapping[tuple[str, str], int]
+    frozen: Sequence[Frozen]
 
 
 async def read(database: Database) -> Facts:
@@ -79,6 +93,7 @@ async def read(database: Database) -> Facts:
             await tx.rows("add_up_secrets")
         dates = await tx.rows("dates", DATES_MAX)
         rotations = await tx.rows("count_rotations")
+        frozen = await tx.rows("freezes", FROZEN_MAX)
         counted = await tx.value("census", DELIVERIES_LAST)
     not_well = secrets["none"] + secrets["expired"]
     return Facts(
@@ -92,6 +107,7 @@ async def read(database: Database) -> Facts:
         rotations={row["state"]: Open(row["open"], row["oldest"], row["failing"]) for row in rotations},
         deliveries=None if counted is None else counted["states"],
         unproved={} if counted is None else {(name, state): n for name, state, n in counted["unproved"]},
+        frozen=[Frozen(row["name"], row["frozen_at"], row["by_person"]) for row in frozen],
     )
 
 

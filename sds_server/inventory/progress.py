@@ -8,7 +8,7 @@ from typing import Any, Final
 from sds_server.errors import NotFound
 from sds_server.inventory import history
 from sds_server.inventory.database import Database, Row
-from sds_server.model import Outcome, Reason, Rotation, RotationId, SecretName
+from sds_server.model import Outcome, Reason, Rotation, RotationId, SecretName, Stage
 
 STEPS_MAX: Final = 500
 NEWEST: Final = RotationId(2**63 - 1)
@@ -88,6 +88,9 @@ def _rotation(row: Row) -> Rotation:
         next_attempt_at=row["next_attempt_at"],
         last_error=row["last_error"],
         leased=row["leased"],
+        stage=Stage(row["stage"]),
+        canaries=tuple(row["canaries"]),
+        evidence=row["evidence"],
     )
 
 

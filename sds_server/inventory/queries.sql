@@ -31,8 +31,8 @@ SELECT frozen_at, frozen_by, frozen_reason FROM secret WHERE name = $1 AND froze
 -- name: secrets_page
 -- By name, behind $1, each with what it is served with and at how many Targets; what is null is not asked.
 SELECT s.name, s.kind, s.domains, s.issuer, s.key_type, s.proof, c.status, c.generation, c.not_after, c.renew_at, d.targets, d.proved,
-       r.last_error
-  FROM (SELECT name, kind, domains, issuer, key_type, proof FROM secret
+       r.last_error, s.frozen_at, s.frozen_by, s.frozen_reason
+  FROM (SELECT name, kind, domains, issuer, key_type, proof, frozen_at, frozen_by, frozen_reason FROM secret
          WHERE deleted_at IS NULL AND name > $1 AND ($2::text IS NULL OR issuer = $2)
            AND ($3::text IS NULL OR $3 = ANY (domains))
          ORDER BY name LIMIT $4) s
@@ -41,7 +41,7 @@ SELECT s.name, s.kind, s.domains, s.issuer, s.key_type, s.proof, c.status, c.gen
          WHERE secret = s.name AND status NOT IN ('replaced', 'rejected', 'revoked')
          ORDER BY generation DESC LIMIT 1) c ON true
   CROSS JOIN LATERAL (
-        SELECT count(*) AS targets, count(*) FILTER (WHERE proved >= c.generation) AS proved FROM delivery
+        SELECT count(*) AS targets, count(*) FILTER (WHERE proved >= c.generation AND stale_since IS NULL) AS proved FROM delivery
          WHERE secret = s.name AND (registered OR seen_until > certvoy_now())) d
   LEFT JOIN certrotation r ON r.secret = s.name AND r.completed_at IS NULL
  ORDER BY s.name;
@@ -379,7 +379,9 @@ SELECT target_id, certvoy_now() - asked_at AS asked_for FROM canary WHERE rotati
 -- One whose CA is left alone waits for that, and for that reason.
 SELECT r.id, r.secret, r.reason, r.cert_id, r.new_cert_id, r.attempts, r.triggered_at, r.completed_at, r.outcome,
        greatest(r.next_attempt_at, p.until) AS next_attempt_at, coalesce(p.error, r.last_error) AS last_error,
-       r.completed_at IS NULL AND r.new_cert_id IS NULL AND coalesce(r.leased_until > certvoy_now(), false) AS leased
+       r.completed_at IS NULL AND r.new_cert_id IS NULL AND coalesce(r.leased_until > certvoy_now(), false) AS leased, r.stage, r.evidence,
+       ARRAY(SELECT t.name FROM canary k JOIN target t ON t.id = k.target_id WHERE k.rotation_id = r.id ORDER BY t.name)
+           AS canaries
   FROM certrotation r JOIN secret s ON s.name = r.secret
   LEFT JOIN issuer_pause p ON p.issuer = s.issuer AND r.completed_at IS NULL AND r.new_cert_id IS NULL
        AND coalesce(r.leased_until <= certvoy_now(), true)
@@ -389,7 +391,9 @@ SELECT r.id, r.secret, r.reason, r.cert_id, r.new_cert_id, r.attempts, r.trigger
 -- Newest first, those before $3; what is null is not asked.
 SELECT r.id, r.secret, r.reason, r.cert_id, r.new_cert_id, r.attempts, r.triggered_at, r.completed_at, r.outcome,
        greatest(r.next_attempt_at, p.until) AS next_attempt_at, coalesce(p.error, r.last_error) AS last_error,
-       r.completed_at IS NULL AND r.new_cert_id IS NULL AND coalesce(r.leased_until > certvoy_now(), false) AS leased
+       r.completed_at IS NULL AND r.new_cert_id IS NULL AND coalesce(r.leased_until > certvoy_now(), false) AS leased, r.stage, r.evidence,
+       ARRAY(SELECT t.name FROM canary k JOIN target t ON t.id = k.target_id WHERE k.rotation_id = r.id ORDER BY t.name)
+           AS canaries
   FROM certrotation r JOIN secret s ON s.name = r.secret
   LEFT JOIN issuer_pause p ON p.issuer = s.issuer AND r.completed_at IS NULL AND r.new_cert_id IS NULL
        AND coalesce(r.leased_until <= certvoy_now(), true)
@@ -538,15 +542,21 @@ SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.register
   FROM target t JOIN delivery d ON d.target_id = t.id WHERE t.name = $1 AND d.secret = $2;
 
 -- name: deliveries_of
--- What is known of each Secret at these Targets, with the generation that they should serve.
+-- What is known of each Secret at these Targets, with the generation that they are offered: while canaries have a new one, all
+-- others should serve the one before.
 SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.proved, d.refusal, d.probe_error, d.updated_at, d.proved_by,
-       d.proved_at, d.served, d.stale_since, d.salt, certvoy_now() - d.accepted_at AS accepted_for, c.generation,
+       d.proved_at, d.served, d.stale_since, certvoy_now() - d.stale_since AS stale_for, d.salt,
+       certvoy_now() - d.accepted_at AS accepted_for, r.id IS NOT NULL AND k.target_id IS NULL AS waits,
+       CASE WHEN r.id IS NOT NULL AND k.target_id IS NULL THEN p.generation ELSE c.generation END AS current,
        d.registered OR coalesce(d.seen_until > certvoy_now(), false) AS live
   FROM delivery d
   LEFT JOIN LATERAL (
-        SELECT generation FROM certificate
+        SELECT id, generation FROM certificate
          WHERE secret = d.secret AND status NOT IN ('replaced', 'rejected', 'revoked')
          ORDER BY generation DESC LIMIT 1) c ON true
+  LEFT JOIN certrotation r ON r.secret = d.secret AND r.completed_at IS NULL AND r.new_cert_id = c.id AND r.stage = 'canary'
+  LEFT JOIN canary k ON k.rotation_id = r.id AND k.target_id = d.target_id
+  LEFT JOIN certificate p ON p.id = r.cert_id
  WHERE d.target_id = ANY ($1::bigint[]) ORDER BY d.target_id, d.secret;
 
 -- name: target_of_peer
@@ -619,12 +629,22 @@ DELETE FROM refused_content WHERE ctid = ANY (ARRAY(
 RETURNING version;
 
 -- name: live_set
--- Every Target that counts for a Secret now, with what is known of it.
+-- Every Target that counts for a Secret now, with what is known of it, and the generation that it is offered, as deliveries_of.
 -- $2: for so much longer one that was seen counts, where nobody could have seen it.
+WITH offer AS (
+    SELECT c.generation, r.id AS staged, p.generation AS before
+      FROM (SELECT id, generation FROM certificate
+             WHERE secret = $1 AND status NOT IN ('replaced', 'rejected', 'revoked') ORDER BY generation DESC LIMIT 1) c
+      LEFT JOIN certrotation r ON r.secret = $1 AND r.completed_at IS NULL AND r.new_cert_id = c.id AND r.stage = 'canary'
+      LEFT JOIN certificate p ON p.id = r.cert_id)
 SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, d.sent, d.accepted, d.refused, d.proved,
-       d.refusal, d.probe_error, d.updated_at, d.proved_by, d.proved_at, d.served, d.stale_since, d.salt,
-       certvoy_now() - d.accepted_at AS accepted_for
+       d.refusal, d.probe_error, d.updated_at, d.proved_by, d.proved_at, d.served, d.stale_since,
+       certvoy_now() - d.stale_since AS stale_for, d.salt, certvoy_now() - d.accepted_at AS accepted_for,
+       o.staged IS NOT NULL AND k.target_id IS NULL AS waits,
+       CASE WHEN o.staged IS NOT NULL AND k.target_id IS NULL THEN o.before ELSE o.generation END AS current
   FROM delivery d JOIN target t ON t.id = d.target_id
+  LEFT JOIN offer o ON true
+  LEFT JOIN canary k ON k.rotation_id = o.staged AND k.target_id = d.target_id
  WHERE d.secret = $1 AND (d.registered OR d.seen_until > certvoy_now() - $2::interval) ORDER BY t.name;
 
 -- name: roll_out
@@ -728,6 +748,11 @@ INSERT INTO secret_count SELECT sum(change) FROM gone HAVING count(*) > 0;
 SELECT name, served_from AS not_before, served_until AS not_after, renew_at FROM secret
  WHERE deleted_at IS NULL AND served_until IS NOT NULL ORDER BY served_until, name LIMIT $1;
 
+-- name: freezes
+-- Since when which Secrets are held, the longest first, and whether a person holds them.
+SELECT name, frozen_at, frozen_by NOT LIKE 'replica:%' AS by_person FROM secret
+ WHERE frozen_at IS NOT NULL AND deleted_at IS NULL ORDER BY frozen_at, name LIMIT $1;
+
 -- name: count_rotations
 -- Open Rotations by how far they are (conditions.rotation_state), when the oldest began, and how many failed last.
 SELECT CASE WHEN new_cert_id IS NOT NULL THEN 'rolling_out'
@@ -757,7 +782,8 @@ SELECT deliveries FROM census WHERE taken_at > certvoy_now() - $1::interval;
 WITH state AS (
     SELECT d.secret,
            CASE WHEN c.generation IS NULL THEN 'never'
-                WHEN d.proved >= c.generation THEN 'proved'
+                WHEN d.stale_since IS NOT NULL THEN 'stale'
+                WHEN d.proved >= c.generation THEN CASE WHEN c.waits THEN 'waiting' ELSE 'proved' END
                 WHEN d.refused = c.generation AND d.accepted IS DISTINCT FROM c.generation THEN 'refused'
                 WHEN d.accepted >= c.generation THEN 'accepted'
                 WHEN d.sent >= c.generation THEN 'sent'
@@ -765,12 +791,20 @@ WITH state AS (
                 ELSE 'never' END AS state
       FROM delivery d
       -- By name, one after the other: never by reading all Secrets.
-     CROSS JOIN LATERAL (SELECT served_generation AS generation FROM secret
-                          WHERE name = d.secret AND deleted_at IS NULL OFFSET 0) c
+     CROSS JOIN LATERAL (SELECT served_generation FROM secret WHERE name = d.secret AND deleted_at IS NULL OFFSET 0) s
+      LEFT JOIN LATERAL (
+            SELECT r.id, p.generation AS before FROM certrotation r LEFT JOIN certificate p ON p.id = r.cert_id
+             WHERE r.secret = d.secret AND r.completed_at IS NULL AND r.new_cert_id IS NOT NULL AND r.stage = 'canary'
+            OFFSET 0) staged ON true
+      LEFT JOIN canary k ON k.rotation_id = staged.id AND k.target_id = d.target_id
+     CROSS JOIN LATERAL (
+            SELECT staged.id IS NOT NULL AND k.target_id IS NULL AS waits,
+                   CASE WHEN staged.id IS NOT NULL AND k.target_id IS NULL THEN staged.before ELSE s.served_generation END
+                       AS generation) c
      WHERE d.registered OR d.seen_until > certvoy_now())
 (SELECT NULL AS secret, state, count(*) AS targets FROM state GROUP BY state)
 UNION ALL
-(SELECT secret, state, count(*) FROM state WHERE state <> 'proved' GROUP BY secret, state ORDER BY 3 DESC, 1, 2 LIMIT $1);
+(SELECT secret, state, count(*) FROM state WHERE state NOT IN ('proved', 'waiting') GROUP BY secret, state ORDER BY 3 DESC, 1, 2 LIMIT $1);
 
 -- ---------------------------------------------------------------- audit and feed
 

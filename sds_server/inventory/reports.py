@@ -45,8 +45,8 @@ class Report:
     address: str | None
 
 
-async def write(database: Database, report: Report, *, seen_for: timedelta, actor: str) -> tuple[Live, int]:
-    """Write what is said, and return what is known of the Target now, with the current generation.
+async def write(database: Database, report: Report, *, seen_for: timedelta, actor: str) -> Live:
+    """Write what is said, and return what is known of the Target now.
 
     Raises:
         NotFound: there is no such Secret, or no such Target that serves it.
@@ -90,7 +90,7 @@ async def write(database: Database, report: Report, *, seen_for: timedelta, acto
                 },
             )
         live = await targets.live_in(tx, report.secret)
-    return next(item for item in live if item.target.id == target["id"]), generation
+    return next(item for item in live if item.target.id == target["id"])
 
 
 def _check_current(report: Report, current: Row | None) -> None:

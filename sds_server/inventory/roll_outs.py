@@ -15,18 +15,14 @@ from sds_server.inventory import audit, certificates, feed, freezes, rotations, 
 from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.inventory.voices import Before, Look, RollOut
 from sds_server.lifecycle import rollout
-from sds_server.lifecycle.rollout import (
-    Action,
-    Decision,
-    Stage,
-    WayBack,
-)
+from sds_server.lifecycle.rollout import Action, Decision, WayBack
 from sds_server.lifecycle.states import Event
 from sds_server.model import (
     CertificateId,
     Outcome,
     RotationId,
     SecretName,
+    Stage,
     TargetId,
 )
 
@@ -122,7 +118,7 @@ async def reject(
 
 
 async def roll_back(database: Database, secret: str, *, actor: str) -> RotationId:
-    """Go back to the Certificate before, as an operator wants.
+    """Go back to the Certificate before, as an operator wants; where we asked, that is the answer.
 
     Raises:
         NotFound: there is no such Secret.
@@ -143,6 +139,7 @@ async def roll_back(database: Database, secret: str, *, actor: str) -> RotationI
         what = f"{actor} took generation {row['generation']} back"
         error = {"what": what, "rule": "operator", "hint": f"`certvoy rotate {secret}` tries again at once"}
         await rotations.take_back(tx, secret, row["new_cert_id"], error=error, actor=actor)
+        await freezes.answer_in(tx, secret, actor=actor)
         return RotationId(row["id"])
 
 

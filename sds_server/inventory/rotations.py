@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sds_server.crashpoint import crashpoint
 from sds_server.errors import Conflict, StaleLease
-from sds_server.inventory import audit, certificates, feed, secrets
+from sds_server.inventory import audit, certificates, feed, freezes, secrets
 from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.lifecycle import rollout
 from sds_server.lifecycle.states import Event
@@ -55,7 +55,7 @@ async def open_for(database: Database, secret: str, *, reason: Reason, actor: st
 
     Raises:
         NotFound: there is no such Secret.
-        Conflict: its pairs are uploaded: no CA has its next one.
+        Conflict: its pairs are uploaded, so that no CA has its next one; or it is frozen.
     """
     async with database.transaction() as tx:
         if (await secrets.lock(tx, secret)).issuer == UPLOAD:
@@ -64,6 +64,7 @@ async def open_for(database: Database, secret: str, *, reason: Reason, actor: st
                 hint=f"upload the next one: `certvoy upload {secret} --chain FILE --private-key FILE`; or "
                 f"let a CA have it from now on: `certvoy issue {secret} --domain DOMAIN --issuer ISSUER`",
             )
+        await freezes.check_in(tx, secret)
         return await open_in(tx, secret, reason=reason, actor=actor)
 
 

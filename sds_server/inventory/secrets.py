@@ -7,7 +7,7 @@ from typing import Any
 
 from sds_server.errors import NotFound
 from sds_server.inventory.database import Database, Row, Transaction
-from sds_server.model import CertificateStatus, KeyType, Kind, Proof, Secret, SecretName
+from sds_server.model import CertificateStatus, Freeze, KeyType, Kind, Proof, Secret, SecretName
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class Listed:
     targets: int
     proved: int
     last_error: dict[str, Any] | None
+    frozen: Freeze | None
 
 
 async def get(database: Database, name: str) -> Secret:
@@ -82,6 +83,13 @@ def from_row(row: Row) -> Secret:
     )
 
 
+def freeze_of(row: Row) -> Freeze | None:
+    """Read how a row of the secret table says that it is held; None: it is not."""
+    if row["frozen_at"] is None:
+        return None
+    return Freeze(row["frozen_at"], row["frozen_by"], row["frozen_reason"])
+
+
 def _listed(row: Row) -> Listed:
     return Listed(
         secret=from_row(row),
@@ -92,4 +100,5 @@ def _listed(row: Row) -> Listed:
         targets=row["targets"],
         proved=row["proved"],
         last_error=row["last_error"],
+        frozen=freeze_of(row),
     )

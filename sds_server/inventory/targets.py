@@ -33,19 +33,21 @@ class Live:
     """The leaf that was seen last in place of the wanted one."""
 
     stale_since: datetime | None
+    stale_for: timedelta | None
     salt: int
     accepted_for: timedelta | None
+    current: int | None
+    """The generation that it is offered, and so should serve; None: nothing is issued."""
+
+    waits: bool
+    """A later generation is at the canaries, and it is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What is known of one Secret at a Target.
-
-    ``current`` is the generation that it should serve; None: nothing is issued. ``live``: it counts for it.
-    """
+    """What is known of one Secret at a Target; ``live``: it counts for it."""
 
     secret: str
-    current: int | None
     live: bool
     delivery: Live
 
@@ -156,7 +158,6 @@ async def listed_in(tx: Transaction, rows: Sequence[Row]) -> Sequence[Listed]:
         holds[row["target_id"]].append(
             Held(
                 secret=row["secret"],
-                current=row["generation"],
                 live=row["live"],
                 delivery=_live(targets[row["target_id"]], row),
             )
@@ -191,8 +192,11 @@ def _live(target: Target, row: Row) -> Live:
         proved_at=row["proved_at"],
         served=row["served"],
         stale_since=row["stale_since"],
+        stale_for=row["stale_for"],
         salt=row["salt"],
         accepted_for=row["accepted_for"],
+        current=row["current"],
+        waits=row["waits"],
     )
 
 

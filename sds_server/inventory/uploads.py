@@ -7,7 +7,7 @@ from typing import Final
 import asyncpg
 
 from sds_server.errors import Conflict, GateRefused
-from sds_server.inventory import declarations, issuances, rotations, sealed_keys, secrets
+from sds_server.inventory import declarations, freezes, issuances, rotations, sealed_keys, secrets
 from sds_server.inventory.database import Database, Transaction
 from sds_server.model import Certificate, Reason, SealedKey, Secret
 
@@ -36,7 +36,7 @@ async def store(
     """Store a pair that has passed the gate as the next generation; where there is none, create ``secret``.
 
     Raises:
-        Conflict: the certificate is in the inventory already, or the Secret's names have changed.
+        Conflict: the certificate is in the inventory already, or the Secret is frozen or has other names now.
         GateRefused: its key was revoked as compromised.
     """
     try:
@@ -73,6 +73,8 @@ async def _store(
         created = False
     if await _is_served(tx, certificate):
         return Uploaded(created=created, unchanged=True)
+    if row is not None:
+        await freezes.check_in(tx, secret.name)
     if compromised := await tx.row("compromised_key", key.spki_sha256):
         where = f"generation {compromised['generation']} of {compromised['secret']}"
         raise GateRefused("key", f"{where} was revoked because this key is lost", hint="make a new key")

@@ -11,7 +11,7 @@ from uuid import UUID
 from acme_engine import renewal
 from sds_server.inventory.database import Row
 from sds_server.inventory.targets import Live
-from sds_server.lifecycle.rollout import SWITCHING, Decision, Situation, Stage, Standing, Voice, WayBack
+from sds_server.lifecycle.rollout import SWITCHING, Decision, Situation, Standing, Voice, WayBack
 from sds_server.model import (
     CertificateId,
     CertificateStatus,
@@ -19,6 +19,7 @@ from sds_server.model import (
     ProvedBy,
     RotationId,
     SecretName,
+    Stage,
     TargetId,
     TargetKind,
 )

@@ -64,6 +64,7 @@ class Census:
         to.read(metrics.ROTATION_OLDEST, lambda: self._counted(_oldest))
         to.read(metrics.ROTATIONS_FAILING, lambda: self._counted(_failing))
         to.read(metrics.DELIVERIES, lambda: self._counted(_deliveries))
+        to.read(metrics.FROZEN, lambda: self._counted(_frozen))
         to.read(metrics.UNPROVED, lambda: self._counted(_unproved))
 
     @property
@@ -99,6 +100,13 @@ def _oldest(now: Facts) -> Values:
 
 def _failing(now: Facts) -> Values:
     return {(): sum(found.failing for found in now.rotations.values())}
+
+
+def _frozen(now: Facts) -> Values:
+    return {
+        (found.secret, "person" if found.by_person else "certvoy"): found.at.timestamp()
+        for found in now.frozen
+    }
 
 
 def _deliveries(now: Facts) -> Values:

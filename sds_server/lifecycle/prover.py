@@ -70,6 +70,7 @@ class Prover:
         self.on_look: Callable[[str], None] = lambda _result: None
         self.on_proof: Callable[[float], None] = lambda _seconds: None
         self.on_end: Callable[[Outcome], None] = lambda _outcome: None
+        self.on_roll_back: Callable[[str], None] = lambda _reason: None
 
     def said(self, secret: str) -> None:
         """Some Target has accepted or refused a new Certificate: look at once."""
@@ -188,6 +189,7 @@ class Prover:
             self.on_end(outcome)
             _log.info("rotation.ended", outcome=outcome, **told)
         elif decision.action is Action.ROLL_BACK:
+            self.on_roll_back(decision.reason)
             _log.error("rotation.rolled_back", targets=decision.targets, **told)
         elif decision.action is Action.ASK_OPERATOR:
             _log.error("rotation.frozen", targets=decision.targets, **told)

@@ -59,6 +59,7 @@ class Publisher:
         self._held_back: dict[str, CertificateId] = {}
         self.on_published: Callable[[Resource], None] = lambda _resource: None
         self.on_withheld: Callable[[str], None] = lambda _why: None
+        self.on_roll_back: Callable[[str], None] = lambda _reason: None
 
     def want(self, name: str) -> None:
         """Somebody watches a name that is not loaded."""
@@ -213,6 +214,8 @@ class Publisher:
         # Only now: where the database did not take the refusal, the next step asks the gate again.
         self._refused[certificate.secret] = certificate.id
         self.on_withheld("refused")
+        if taken_back:
+            self.on_roll_back("gate")
         if not taken_back and self._catalog.look(certificate.secret) is None:
             self._catalog.publish({certificate.secret: PENDING})
         _log.error(

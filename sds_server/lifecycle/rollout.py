@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Final
 
 from acme_engine import backoff
-from sds_server.model import Proof, TargetId
+from sds_server.model import Proof, Stage, TargetId
 
 CANARY_SHARE: Final = Fraction(1, 20)
 CANARIES_MAX: Final = 20
@@ -41,13 +41,6 @@ class Standing(StrEnum):
     REFUSED = "refused"
     DIFFERENT = "different"  # it said yes twice, and serves the one before
     SILENT = "silent"
-
-
-class Stage(StrEnum):
-    """Who is offered the new Certificate."""
-
-    CANARY = "canary"
-    FLEET = "fleet"
 
 
 class WayBack(StrEnum):

@@ -84,7 +84,7 @@ class Uploads:
 
         Raises:
             GateRefused: the pair must not be served; the message says what is wrong with it.
-            Conflict: the certificate is in the inventory already.
+            Conflict: the certificate is in the inventory already, or the Secret is frozen.
             CustodyError, Unavailable: it cannot be sealed or stored.
         """
         # RSA's consistency check takes tens of milliseconds: not in the loop that serves.

@@ -59,8 +59,8 @@ def covered(domain: str) -> str:
     return domain.replace("*", BELOW_WILDCARD, 1)
 
 
-def split(address: str) -> tuple[str, int]:
-    """Read ``host:port``; IPv6 in brackets.
+def split(address: str, *, what: str = "probe address") -> tuple[str, int]:
+    """Read ``host:port``; IPv6 in brackets. ``what`` it is, for the error.
 
     Raises:
         CallerError: it is neither.
@@ -70,7 +70,7 @@ def split(address: str) -> tuple[str, int]:
     bracketed = host.startswith("[")
     if not bare or (":" in bare) != bracketed or not port.isdecimal() or not 0 < int(port) <= MAX_PORT:
         raise CallerError(
-            f'probe address: must be host:port, got "{address}"',
+            f'{what}: must be host:port, got "{address}"',
             hint="write edge-1.example.com:443, or [::1]:443",
         )
     return bare, int(port)

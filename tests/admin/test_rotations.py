@@ -5,10 +5,10 @@ from datetime import timedelta
 
 import pytest
 
-from sds_server.inventory import deliveries, roll_outs
+from sds_server.inventory import deliveries, roll_outs, targets
 from sds_server.inventory.deliveries import News
 from sds_server.model import Identity
-from tests.support.roll_outs import confirm
+from tests.support.roll_outs import confirm, rolling_out
 
 EDGE = Identity("spiffe://example.test/edge")
 
@@ -138,3 +138,71 @@ async def test_a_secret_that_is_not_there_cannot_be_rotated(api):
     reply = await api.local("POST", "/v1/secrets/nobody/rotations")
 
     assert (404, "secret nobody: there is none of that name") == (reply.status, reply.json["detail"])
+
+
+async def test_while_canaries_are_asked_they_are_named_and_all_others_wait_for_them(api, issuances):
+    (canary,), (other,) = await rolling_out(issuances, "edge-1", "edge-2")
+
+    rotation = (await api.local("GET", "/v1/rotations/2")).json
+    secret = (await api.local("GET", "/v1/secrets/www")).json
+    target = (await api.local("GET", f"/v1/targets/{other}")).json
+
+    assert ("canary", [canary], None) == tuple(rotation[key] for key in ("stage", "canaries", "evidence"))
+    states = {item["target"]: (item["state"], item["current"]) for item in secret["deliveries"]}
+    assert {canary: ("stale", 2), other: ("waiting", 1)} == states
+    assert ("waiting", 1) == tuple(target["deliveries"][0][key] for key in ("state", "current"))
+    served = next(item for item in secret["conditions"] if item["type"] == "Served")
+    issuing = next(item for item in secret["conditions"] if item["type"] == "Issuing")
+    assert "0 of 2 proved to serve generation 2, 1 waits for the canaries" == served["message"]
+    assert f"rotation 2, rolling out, canaries first: {canary} asked" == issuing["message"]
+
+
+async def test_once_the_canaries_are_proved_nobody_waits(api, issuances):
+    (canary,), (other,) = await rolling_out(issuances, "edge-1", "edge-2")
+    target = (await targets.get(api.database, canary)).target.id
+    await confirm(api.database, await roll_outs.get(api.database, "www"), proved=[target], actor="test")
+
+    secret = (await api.local("GET", "/v1/secrets/www")).json
+
+    assert "fleet" == secret["rotation"]["stage"]
+    assert {canary: "proved", other: "stale"} == {
+        item["target"]: item["state"] for item in secret["deliveries"]
+    }
+
+
+async def test_a_complete_rotation_says_what_that_rests_on_and_each_target_how_it_was_proved(api, issuances):
+    await rolling_out(issuances, "edge-1")
+    target = (await targets.get(api.database, "edge-1")).target.id
+    await confirm(api.database, await roll_outs.get(api.database, "www"), proved=[target], actor="test")
+
+    rotation = (await api.local("GET", "/v1/rotations/2")).json
+    (delivery,) = (await api.local("GET", "/v1/secrets/www")).json["deliveries"]
+
+    assert {
+        "policy": "all",
+        "targets": 1,
+        "proved": {"handshake": 1},
+        "accepted": 0,
+        "unproved": [],
+    } == rotation["evidence"]
+    assert ("handshake", None, None) == tuple(delivery[key] for key in ("proved_by", "served", "stale_since"))
+    assert delivery["proved_at"]
+
+
+async def test_a_target_that_serves_another_leaf_again_is_stale_whatever_is_recorded(api, issuances, sql):
+    await rolling_out(issuances, "edge-1")
+    await sql.execute(
+        "UPDATE delivery SET proved = 2, served = $1, stale_since = certvoy_now() - interval '2 hours'",
+        "ab" * 32,
+    )
+
+    secret = (await api.local("GET", "/v1/secrets/www")).json
+    listed = (await api.local("GET", "/v1/secrets")).json["items"]
+
+    (delivery,) = secret["deliveries"]
+    assert ("stale", "for 2 h it serves abababababababab..., not generation 2") == (
+        delivery["state"],
+        delivery["reason"],
+    )
+    assert delivery["stale_since"]
+    assert [0] == [item["proved"] for item in listed]

@@ -55,6 +55,16 @@ async def test_what_is_put_is_registered_and_counts_for_its_secrets(api, issuanc
     assert ["edge-1"] == [item["target"] for item in secret.json["deliveries"]]
 
 
+async def test_an_admin_interface_is_put_and_stays_when_it_is_not_named(api):
+    put = await api.local("PUT", "/v1/targets/edge-1", json={"admin": "127.0.0.1:9901"})
+    again = await api.local("PUT", "/v1/targets/edge-1", json={"probe": "edge.example.test:443"})
+    wrong = await api.local("PUT", "/v1/targets/edge-1", json={"admin": "nowhere"})
+
+    assert ("127.0.0.1:9901", None) == (put.json["admin"], put.json["probe"])
+    assert ("127.0.0.1:9901", "edge.example.test:443") == (again.json["admin"], again.json["probe"])
+    assert 'admin address: must be host:port, got "nowhere"' == wrong.json["detail"]
+
+
 async def test_what_was_seen_is_told_with_its_state_and_reason(api, issuances):
     await issuances.issue(await issuances.declare())
     await deliveries.write(
@@ -85,6 +95,7 @@ async def test_a_forgotten_target_is_gone(api):
     ("body", "status"),
     [
         ({"probe": "nowhere"}, 400),
+        ({"admin": "nowhere"}, 400),
         ({"probe": "edge:443", "secrets": ["nobody"]}, 404),
         ({"probe": "edge:443", "identity": "somebody"}, 422),
         ({"probe": "edge:443", "kind": "toaster"}, 422),

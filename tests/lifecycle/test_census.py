@@ -7,7 +7,7 @@ import pytest
 
 from sds_server.conditions import delivery_state
 from sds_server.errors import Unavailable
-from sds_server.inventory import declarations, facts, rotations, targets
+from sds_server.inventory import declarations, facts, freezes, rotations, targets
 from sds_server.lifecycle.census import COUNTS_LAST, Census
 from sds_server.metrics import Metrics
 from sds_server.model import Reason
@@ -15,7 +15,9 @@ from tests.support.clocks import TurnedClock
 from tests.support.databases import turn_clock
 from tests.support.exposition import samples
 from tests.support.fakes import CuttableDatabase
+from tests.support.roll_outs import rolling_out
 
+HOUR = timedelta(hours=1)
 NOT_AFTER = "certvoy_certificate_not_after_timestamp_seconds"
 
 
@@ -111,19 +113,21 @@ async def test_deliveries_are_judged_as_everywhere_else(issuances, database, sql
     await rotations.open_for(database, "www", reason=Reason.OPERATOR, actor="person:test")
     await issuances.issue(declared)  # the second generation
     expected: dict[str, int] = {}
-    marks = list(product((None, 1, 2), repeat=4))
-    for number, (sent, accepted, refused, proved) in enumerate(marks):
+    marks = list(product((None, 1, 2), (None, 1, 2), (None, 1, 2), (None, 1, 2), (None, HOUR)))
+    for number, (sent, accepted, refused, proved, stale_for) in enumerate(marks):
         target = await sql.fetchval(
             "INSERT INTO target (name, registered) VALUES ($1, true) RETURNING id", f"t{number}"
         )
         await sql.execute(
-            "INSERT INTO delivery (target_id, secret, registered, sent, accepted, refused, proved)"
-            " VALUES ($1, 'www', true, $2, $3, $4, $5)",
+            "INSERT INTO delivery"
+            " (target_id, secret, registered, sent, accepted, refused, proved, stale_since)"
+            " VALUES ($1, 'www', true, $2, $3, $4, $5, certvoy_now() - $6::interval)",
             target,
             sent,
             accepted,
             refused,
             proved,
+            stale_for,
         )
         state, _ = delivery_state(
             current=2,
@@ -133,6 +137,7 @@ async def test_deliveries_are_judged_as_everywhere_else(issuances, database, sql
             proved=proved,
             refusal=None,
             probe_error=None,
+            stale_for=stale_for,
         )
         expected[state] = expected.get(state, 0) + 1
     found = await facts.read(database)
@@ -140,6 +145,25 @@ async def test_deliveries_are_judged_as_everywhere_else(issuances, database, sql
     assert 6 == len(expected)
     assert expected == found.deliveries
     assert {("www", state): n for state, n in expected.items() if state != "proved"} == found.unproved
+
+
+async def test_who_waits_for_the_canaries_is_counted_and_alarms_nobody(issuances, database):
+    await rolling_out(issuances, "edge-1", "edge-2", "edge-3")
+    found = await facts.read(database)
+
+    assert {"stale": 1, "waiting": 2} == found.deliveries
+    assert {("www", "stale"): 1} == found.unproved
+
+
+async def test_frozen_secrets_are_told_with_who_holds_them(issuances, database, census, said):
+    for name, actor in (("a", "person:alice"), ("b", "replica:one"), ("c", None)):
+        await issuances.declare(name, [f"{name}.example.test"])
+        if actor is not None:
+            await freezes.freeze(database, name, reason="why", actor=actor)
+    await census.step()
+    found = {key[1:] for key in said() if key[0] == "certvoy_secret_frozen_timestamp_seconds"}
+
+    assert {("person", "a"), ("certvoy", "b")} == {tuple(sorted(key, key=len, reverse=True)) for key in found}
 
 
 async def test_without_the_database_dates_stay_and_counts_end(issuances, census, cuttable, said, clock):

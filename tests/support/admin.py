@@ -170,6 +170,7 @@ async def serving(
                 "catalog": Catalog(),
                 "observer": Witness(),
                 "on_said": lambda _name: None,
+                "on_rolled_back": lambda _reason: None,
                 "seen_for": timedelta(minutes=10),
             }
             | more,

@@ -1,4 +1,4 @@
-"""Conditions: what is said of a secret whose pairs are uploaded, and of one that is revoked."""
+"""Conditions: what is said of a secret that is uploaded, revoked, frozen, or at its canaries."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -6,8 +6,8 @@ from uuid import uuid4
 import pytest
 
 from sds_server import conditions
-from sds_server.conditions import RevocationState
-from sds_server.model import Certificate, CertificateStatus, Revocation, RevocationReason
+from sds_server.conditions import DeliveryState, RevocationState
+from sds_server.model import Certificate, CertificateStatus, Freeze, Revocation, RevocationReason
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -80,3 +80,41 @@ def test_each_state_of_a_revocation_has_its_words(changed, state):
 
     assert state == found
     assert words
+
+
+def state(**marks):
+    fields = dict.fromkeys(("sent", "accepted", "refused", "proved", "refusal", "probe_error"))
+    return conditions.delivery_state(**{"current": 1} | fields | marks)
+
+
+def test_who_is_no_canary_waits_for_them_and_is_not_behind():
+    assert (DeliveryState.WAITING, "it serves generation 1 until the canaries are proved") == state(
+        proved=1, waits=True
+    )
+
+
+def test_who_waits_for_the_canaries_and_does_not_serve_the_one_before_is_told_apart():
+    assert DeliveryState.ACCEPTED is state(accepted=1, waits=True)[0]
+
+
+@pytest.mark.parametrize(
+    "marks", [{"proved": 1}, {"refused": 1}, {"accepted": 1}, {"proved": 1, "waits": True}]
+)
+def test_who_was_seen_to_serve_another_leaf_is_stale_whatever_else_is_recorded(marks):
+    found = state(stale_for=timedelta(minutes=90), served="ab" * 32, **marks)
+
+    assert (DeliveryState.STALE, "for 1 h it serves abababababababab..., not generation 1") == found
+
+
+def test_a_frozen_secret_is_not_being_issued():
+    found = conditions.of_secret(
+        certificate=None,
+        rotation=None,
+        deliveries=[],
+        now=NOW,
+        frozen=Freeze(NOW, "person:alice", "a launch"),
+    )
+    issuing = next(condition for condition in found if condition.type == "Issuing")
+
+    assert (False, "Frozen") == (issuing.status, issuing.reason)
+    assert "frozen since 2026-03-01T00:00:00Z by person:alice: a launch" == issuing.message

@@ -12,13 +12,13 @@ import yaml
 from sds_server.cli import api
 from sds_server.cli import main as cli
 from sds_server.errors import NotFound
-from sds_server.inventory import deliveries, progress, revocations, roll_outs, rotations, targets
+from sds_server.inventory import deliveries, freezes, progress, revocations, roll_outs, rotations, targets
 from sds_server.inventory.deliveries import News
 from sds_server.model import Identity, Scope
 from tests.support.admin import serving
 from tests.support.issuances import Issuances
 from tests.support.pki import authority
-from tests.support.roll_outs import confirm, note
+from tests.support.roll_outs import confirm, note, rolling_out
 
 TOLD = {
     "what": "it is invalid: www.example.test: NXDOMAIN (dns)",
@@ -550,3 +550,127 @@ async def test_issuing_again_by_hand_tries_again_at_once(run, issuances, databas
     await run("issue", "www", "--domain", "www.example.test", "--issuer", "internal")
 
     assert (await issuances.claim()).lease.rotation == claim.lease.rotation
+
+
+async def test_a_secret_is_frozen_and_resumed_and_everything_says_so(run, issuances):
+    await issuances.issue(await issuances.declare())
+    frozen = await run("freeze", "www", "--reason", "a launch")
+    _, listed, _ = await run("ls")
+    _, shown, _ = await run("show", "www")
+    _, why, _ = await run("why", "www")
+    refused = await run("rotate", "www")
+    resumed = await run("resume", "www")
+    again = await run("resume", "www")
+    _, after, _ = await run("why", "www")
+
+    assert 0 == frozen[0]
+    assert "www is frozen by person:" in frozen[1]
+    assert "a launch; `certvoy resume www` ends it" in frozen[1]
+    assert "issued (frozen)" in listed
+    assert "Issuing: False (Frozen): frozen since " in shown
+    assert "├─ ✗ frozen: since " in why
+    assert ": a launch\n│  └─ remedy: `certvoy resume www` lets it go on\n" in why
+    assert 1 == refused[0]
+    assert "hint: `certvoy resume www` first" in refused[2]
+    assert (0, "www goes on; `certvoy why www` says how\n", "") == resumed
+    assert (1, "certvoy: secret www: it is not frozen") == (again[0], again[2].splitlines()[0])
+    assert "frozen" not in after
+
+
+async def test_a_freeze_needs_a_reason(run, issuances):
+    await issuances.declare()
+
+    assert 2 == (await run("freeze", "www"))[0]
+
+
+async def test_where_certvoy_asks_its_question_holds_the_remedy(run, issuances, database):
+    await issuances.declare()
+    question = "refused; `certvoy resume www` goes on with it, `certvoy rollback www` goes back"
+    await freezes.freeze(database, "www", reason=question, actor="replica:a")
+    _, why, _ = await run("why", "www")
+
+    assert f"by replica:a: {question}\n" in why
+    assert "remedy" not in why
+
+
+async def test_a_roll_out_is_taken_back_by_hand(run, issuances):
+    await rolling_out(issuances, "edge-1", "edge-2")
+    code, shown, _ = await run("rollback", "www")
+    again = await run("rollback", "www")
+
+    assert 0 == code
+    assert "took generation 2 back; `certvoy why www` says what comes next\n" in shown
+    assert (1, "certvoy: secret www: nothing is being rolled out") == (again[0], again[2].splitlines()[0])
+
+
+async def test_why_names_the_canaries_and_who_waits_for_them(run, issuances):
+    (canary,), (other,) = await rolling_out(issuances, "edge-1", "edge-2")
+    _, why, _ = await run("why", "www")
+    _, listed, _ = await run("proxies")
+
+    assert f"rolling out, canaries first: {canary} asked, 1 attempt" in why
+    assert "served: 0 of 2 proved to serve generation 2, 1 waits for the canaries" in why
+    assert f"{other}: proved 1" in why
+    assert "waits: it serves generation 1 until the canaries are proved" in why
+    assert [canary, other] == [line.split()[0] for line in listed.splitlines()[1:]]
+    assert ["WAITING", "1/1"] == listed.splitlines()[2].split()[2:4]
+
+
+async def test_why_says_what_less_than_a_proof_of_each_a_rotation_rests_on(run, issuances, database, sql):
+    declared = await issuances.declare()
+    one, _ = await register(database), await register(database, "edge-2")
+    await sql.execute("UPDATE secret SET proof = '50%'")
+    await issuances.issue(declared)
+    await confirm(database, await roll_outs.get(database, "www"), proved=[one], actor="r")
+    _, why, _ = await run("why", "www")
+
+    assert "└─ proof 50%: of 2 targets 1 proved, not edge-2" in why
+
+
+async def test_who_waits_for_what_is_taken_back_is_told_at_once_and_why(run, issuances, database):
+    await issuances.issue(await issuances.declare())
+    await done(database)
+    waiting = asyncio.create_task(run("rotate", "www", "--wait", "--timeout", "60s"))
+    while (await progress.latest(database, "www")).outcome is not None:
+        await asyncio.sleep(0.01)
+    await issuances.issue(await issuances.declare())
+    roll_out = await roll_outs.get(database, "www")
+    error = {"what": "generation 2 was taken back: edge-1: bad key", "hint": "mend what they name"}
+    await roll_outs.reject(database, "www", roll_out.new_cert_id, error=error, actor="r")
+    code, shown, told = await waiting
+
+    assert (1, "") == (code, shown)
+    assert told.endswith(
+        "s  rotation.rolled_back\n"
+        "certvoy: rotation 2: generation 2 was taken back: edge-1: bad key\nhint: mend what they name\n"
+    )
+
+
+async def test_what_was_taken_back_before_is_history_to_who_waits_for_the_next_attempt(
+    run, issuances, database
+):
+    await rolling_out(issuances, "edge-1")
+    await run("rollback", "www")
+    code, _, told = await run("rotate", "www", "--wait", "--timeout", "100ms")
+
+    assert 5 == code
+    assert "rotation.rolled_back: person:" in told
+    assert "rotation.hastened" in told
+
+
+async def test_who_waits_is_told_of_the_canaries(run, issuances, database):
+    await rolling_out(issuances, "edge-1", "edge-2")
+    (canary,) = (await progress.latest(database, "www")).canaries
+    _, _, told = await run("issue", "www", "--domain", "www.example.test", "--wait", "--timeout", "100ms")
+
+    assert f"s  rotation.canaries: first, {canary}\n" in told
+    assert f"of 2 targets: none has answered yet; canaries first: {canary} asked\n" in told
+
+
+async def test_an_admin_interface_is_registered(run, issuances):
+    await issuances.declare()
+    added = await run("targets", "add", "edge-1", "--admin", "127.0.0.1:9901", "--secret", "www")
+    _, shown, _ = await run("targets", "show", "edge-1")
+
+    assert (0, "target edge-1 is asked at 127.0.0.1:9901/certs\n", "") == added
+    assert ["admin", "127.0.0.1:9901"] in [line.split() for line in shown.splitlines()]
