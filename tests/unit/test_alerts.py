@@ -23,6 +23,8 @@ KMS = 'certvoy_kms_operations_total{instance="a",operation="unwrap",result='
 BUCKET = 'certvoy_delivery_accepted_seconds_bucket{instance="a",le='
 ROTATION = 'certvoy_rotation_oldest_open_timestamp_seconds{instance="a",state='
 UNPROVED = 'certvoy_secret_unproved_targets{instance="a",secret="www",state='
+ROLLED_BACK = 'certvoy_rotations_rolled_back_total{instance="a",reason='
+FROZEN = 'certvoy_secret_frozen_timestamp_seconds{instance="a",secret="www",by='
 LOOP = 'certvoy_loop_last_success_timestamp_seconds{instance="a",loop='
 
 
@@ -42,6 +44,9 @@ WELL = {
     **dates(-3 * DAY, 3 * DAY, DAY),
     f'{PUBLICATIONS}"published"}}': "0+1x200",
     f'{PUBLICATIONS}"refused"}}': "0x200",
+    f'{ROLLED_BACK}"targets-refused"}}': "0x200",
+    f'{ROLLED_BACK}"operator"}}': "0+1x200",
+    f'{FROZEN}"person"}}': "0x200",  # since the beginning, two hours ago
     f'{ATTEMPTS}"issued"}}': "0+1x200",
     f'{ATTEMPTS}"refused"}}': "0x200",
     f'{ATTEMPTS}"interrupted"}}': "0+5x200",
@@ -65,6 +70,12 @@ CASES = {
     "CertvoyRotationStuck": ({f'{ROTATION}"rolling_out"}}': "0x200"}, {"state": "rolling_out"}),
     "CertvoyTargetUnproved": ({f'{UNPROVED}"stale"}}': "1x200"}, {"secret": "www", "state": "stale"}),
     "CertvoySecretRefused": ({f'{UNPROVED}"refused"}}': "1x200"}, {"secret": "www"}),
+    "CertvoyRolledBack": (
+        {f'{ROLLED_BACK}"targets-refused"}}': "0x110 1x90"},
+        {"reason": "targets-refused"},
+    ),
+    "CertvoyDecisionWanted": ({f'{FROZEN}"certvoy"}}': "7000x200"}, {"secret": "www"}),
+    "CertvoySecretFrozen": ({f'{FROZEN}"person"}}': f"{-2 * DAY}x200"}, {"secret": "www"}),
     "CertvoyCertificateWithheld": (
         {f'{PUBLICATIONS}"refused"}}': "0x110 1x90"},
         {"instance": "a", "result": "refused"},
