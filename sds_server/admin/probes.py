@@ -1,4 +1,4 @@
-"""``/v1/secrets/{name}/probes``: what a handshake shows at each target, now."""
+"""``/v1/secrets/{name}/probes``: what a handshake, or Envoy's own statement, shows at each target, now."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,10 @@ from pydantic import BaseModel
 from sds_server.admin import shapes
 from sds_server.admin.routes import Answer, Call, Route, Shape, Text
 from sds_server.errors import CallerError, NotFound
-from sds_server.inventory import certificates, targets
+from sds_server.inventory import certificates, offers, targets
 from sds_server.inventory.targets import Live
 from sds_server.model import Certificate, Scope
+from sds_server.targets.certs import loaded_serials
 from sds_server.targets.probe import ProbeFailed, covered, served_fingerprint
 from sds_server.targets.verdict import Verdict, judge
 
@@ -30,7 +31,7 @@ class ProbesQuery(Shape):
 
 
 class Probe(shapes.Stated):
-    """What a handshake with a target showed for one name."""
+    """What a handshake with a target showed for one name, or what its Envoy says that it has loaded."""
 
     target: str
     probe: str | None
@@ -48,11 +49,14 @@ class Probes(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """A handshake to be made, then what it showed."""
+    """A handshake to be made, or an Envoy to be asked, then what that showed."""
 
     target: str
     probe: str | None
+    admin: str | None
     server_name: str
+    wanted: Certificate
+    loaded: frozenset[int] | None = None
     verdict: Verdict = Verdict.UNPROBED
     fingerprint: str | None = None
     reason: str | None = "no address to probe: `certvoy targets add NAME --probe HOST:PORT`"
@@ -61,55 +65,81 @@ class _Look:
 async def probe_secret(call: Call) -> Answer:
     """Make a handshake at each target for each name, and say what was served."""
     database, name, only = call.services.database, call.path["name"], call.query(ProbesQuery).target
-    served = (await certificates.served(database, [name])).get(name)
-    if served is None or served.cert_id is None:
+    offer = (await offers.of(database, [name])).get(name)
+    if offer is None or offer.cert_id is None:
         raise NotFound(f"secret {name}: nothing is served under that name yet")
-    current = (await certificates.get(database, served.cert_id)).certificate
+    current = (await certificates.get(database, offer.cert_id)).certificate
+    before = None if offer.before is None else (await certificates.get(database, offer.before)).certificate
     live = [item for item in await targets.live_set(database, name) if only in {None, item.target.name}]
     if only is not None and not live:
         raise NotFound(f"target {only}: it does not count for {name}", hint="`certvoy targets ls`")
-    looks = _looks(live, current)
+    looks = _looks(live, current, before)
     if len(looks) > PROBES_MAX:
         raise CallerError(
             f"{len(looks):,} handshakes are more than {PROBES_MAX:,}", hint="name one with ?target="
         )
     limit = asyncio.Semaphore(AT_ONCE)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_handshake(look, limit)) for look in looks]
+        tasks = [group.create_task(_look(look, limit)) for look in looks]
     done = [task.result() for task in tasks]
     known = await certificates.generations(
         database, name, {look.fingerprint for look in done if look.fingerprint is not None}
     )
+    serials = await certificates.serials(database, name) if any(look.loaded for look in done) else {}
     now = call.services.clock.now()
-    return Answer(Probes(items=[Probe.model_validate(_judged(look, current, known, now)) for look in done]))
+    return Answer(Probes(items=[Probe.model_validate(_judged(look, known, serials, now)) for look in done]))
 
 
-def _looks(live: Sequence[Live], current: Certificate) -> Sequence[_Look]:
+def _looks(live: Sequence[Live], current: Certificate, before: Certificate | None) -> Sequence[_Look]:
+    """Return what to look at: each name, or once where an Envoy is asked, which says nothing of names.
+
+    While canaries have the current one, ``before`` is what all others should serve.
+    """
     return [
-        _Look(target=item.target.name, probe=item.target.probe, server_name=covered(domain))
+        _Look(
+            target=item.target.name,
+            probe=item.target.probe,
+            admin=item.target.admin,
+            server_name=covered(domain),
+            wanted=before if item.waits and before is not None else current,
+        )
         for item in live
-        for domain in current.domains
+        for domain in (
+            current.domains[:1] if item.target.probe is None and item.target.admin else current.domains
+        )
     ]
 
 
-async def _handshake(look: _Look, limit: asyncio.Semaphore) -> _Look:
-    if look.probe is None:
-        return look
+async def _look(look: _Look, limit: asyncio.Semaphore) -> _Look:
     async with limit:
         try:
-            fingerprint = await served_fingerprint(look.probe, look.server_name)
+            if look.probe is not None:
+                fingerprint = await served_fingerprint(look.probe, look.server_name)
+            elif look.admin is not None:
+                return replace(look, loaded=await loaded_serials(look.admin))
+            else:
+                return look
         except (ProbeFailed, CallerError) as e:
             return replace(look, verdict=Verdict.UNREACHABLE, reason=str(e))
     return replace(look, fingerprint=fingerprint)
 
 
-def _judged(look: _Look, current: Certificate, known: Mapping[str, int], now: datetime) -> _Look:
-    if look.fingerprint is None:
+def _judged(look: _Look, known: Mapping[str, int], serials: Mapping[int, int], now: datetime) -> _Look:
+    wanted, fingerprint = look.wanted, look.fingerprint
+    if look.loaded is not None:
+        generations = {serials[serial] for serial in look.loaded if serial in serials}
+        if not generations:
+            reason = f"{look.admin}/certs: no leaf of the secret is loaded"
+            return replace(look, verdict=Verdict.FOREIGN, reason=reason)
+        if older := generations - {wanted.generation}:
+            reason = f"{look.admin}/certs: generation {min(older)} is loaded, not {wanted.generation} alone"
+            return replace(look, verdict=Verdict.STALE, reason=reason)
+        fingerprint = wanted.fingerprint
+    if fingerprint is None:
         return look
-    verdict, reason = judge(
-        current, fingerprint=look.fingerprint, generation=known.get(look.fingerprint), now=now
-    )
-    return replace(look, verdict=verdict, reason=reason)
+    generation = wanted.generation if look.loaded is not None else known.get(fingerprint)
+    verdict, reason_of = judge(wanted, fingerprint=fingerprint, generation=generation, now=now)
+    return replace(look, verdict=verdict, fingerprint=fingerprint, reason=reason_of)
 
 
 ROUTES = (
@@ -117,7 +147,7 @@ ROUTES = (
         method="POST",
         path="/v1/secrets/{name}/probes",
         handler=probe_secret,
-        summary="Make a handshake at each target now, and say what is served",
+        summary="Make a handshake at each target now, or ask its Envoy, and say what is served",
         scope=Scope.READ,
         query=ProbesQuery,
         answers={HTTPStatus.OK: Probes},

@@ -21,8 +21,9 @@ FAILED: Final = 1
 def probe(what: str, *, server_name: str | None, target: str | None, as_json: bool, api: Api) -> int:
     r"""Handshake with each target of the secret NAME, or with HOST:PORT, and say what is served.
 
-    OK, EXPIRING, EXPIRED, STALE (an older one of ours), FOREIGN (never ours), UNREACHABLE, UNPROBED (no
-    address is known). Exit code 0 only if all is OK.
+    A target without an address of its listener is asked through its Envoy's admin interface. OK, EXPIRING,
+    EXPIRED, STALE (an older one of ours), FOREIGN (never ours), UNREACHABLE, UNPROBED (no address is known).
+    Exit code 0 only if all is OK.
 
     \b
     certvoy probe www

@@ -21,6 +21,9 @@ from sds_server.model import (
     SecretName,
 )
 
+SERIALS_MAX: Final = 100
+"""Of a Secret's latest generations: what is loaded still of those before is told as never ours."""
+
 ACTIONS: Mapping[CertificateStatus, str] = {
     CertificateStatus.ACTIVE: "certificate.activated",
     CertificateStatus.EXPIRING_SOON: "certificate.due",
@@ -163,6 +166,13 @@ async def generations(database: Database, secret: str, fingerprints: Collection[
     async with database.transaction() as tx:
         rows = await tx.rows("generations", secret, list(fingerprints))
     return {row["fingerprint"]: row["generation"] for row in rows}
+
+
+async def serials(database: Database, secret: str) -> Mapping[int, int]:
+    """Return the Secret's latest generations by the serial number of each, which is one CA's own."""
+    async with database.transaction() as tx:
+        rows = await tx.rows("serials", secret, SERIALS_MAX)
+    return {int(row["serial_number"], 16): row["generation"] for row in rows}
 
 
 def _issuance(row: Row) -> Issuance:

@@ -196,6 +196,9 @@ SELECT c.secret, c.generation FROM certificate c JOIN revocation r ON r.cert_id 
 -- Which generation of Secret $1 each of these leaves is.
 SELECT fingerprint, generation FROM certificate WHERE secret = $1 AND fingerprint = ANY ($2::text[]);
 
+-- name: serials
+SELECT serial_number, generation FROM certificate WHERE secret = $1 ORDER BY generation DESC LIMIT $2;
+
 -- name: due_renewals
 -- Nearest expiry first of the $2 that have been due for longest; a Secret that somebody else is at is passed over. One that
 -- lapsed while it was rolled out, by Targets that nobody reaches, is due as well.

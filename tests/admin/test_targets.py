@@ -6,11 +6,13 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
+from aiohttp import web
 
-from sds_server.inventory import deliveries
+from sds_server.inventory import certificates, deliveries
 from sds_server.inventory.deliveries import News
 from sds_server.model import Identity
 from tests.support.pki import authority
+from tests.support.roll_outs import rolling_out
 
 EDGE = Identity("spiffe://example.test/edge")
 HOST = "127.0.0.1"
@@ -31,7 +33,6 @@ async def serving(directory, chain_pem, key_pem):
 async def pair_of(issuances, certificate):
     """The key of what is stored, as PEM."""
     from acme_engine import keys
-    from sds_server.inventory import certificates
 
     (pair,) = await certificates.pairs(issuances.database, [certificate.id])
     return pair.certificate.chain_pem, keys.pem(keys.load_pkcs8(await issuances.sealer.open(pair.key)))
@@ -136,6 +137,63 @@ async def test_a_handshake_tells_what_is_served(api, issuances, tmp_path):
         "unknown": "unprobed",
     } == found
     assert ["it serves generation 1, not 2"] == [item["reason"] for item in one.json["items"]]
+
+
+@asynccontextmanager
+async def envoy_with(*certificates):
+    """An Envoy's admin interface that says that these are loaded."""
+    chains = [{"cert_chain": [{"serial_number": found.serial_number}]} for found in certificates]
+    app = web.Application()
+
+    async def certs(_):
+        return web.json_response({"certificates": chains})
+
+    app.router.add_get("/certs", certs)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, HOST, 0).start()
+    try:
+        yield f"{HOST}:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def test_where_only_the_admin_interface_is_known_it_is_asked_what_is_loaded(api, issuances):
+    declared = await issuances.declare()
+    first = await issuances.issue(declared)
+    await api.local("POST", "/v1/secrets/www/rotations")
+    second = await issuances.issue(declared)
+    async with envoy_with(second) as good, envoy_with(first, second) as old, envoy_with() as strange:
+        for name, address in {"good": good, "old": old, "strange": strange, "gone": f"{HOST}:1"}.items():
+            await api.local("PUT", f"/v1/targets/{name}", json={"admin": address, "secrets": ["www"]})
+
+        reply = await api.local("POST", "/v1/secrets/www/probes")
+
+    found = {item["target"]: item["verdict"] for item in reply.json["items"]}
+    assert {"good": "ok", "old": "stale", "strange": "foreign", "gone": "unreachable"} == found
+
+
+async def test_while_canaries_are_asked_all_others_are_well_with_the_one_before(
+    api, issuances, sql, tmp_path
+):
+    (canary,), (other,) = await rolling_out(issuances, "edge-1", "edge-2")
+    rows = await sql.fetch("SELECT id FROM certificate ORDER BY generation")
+    before, new = [
+        await pair_of(issuances, (await certificates.get(api.database, row["id"])).certificate)
+        for row in rows
+    ]
+    (tmp_path / "before").mkdir()
+    (tmp_path / "new").mkdir()
+    async with (
+        serving(tmp_path / "before", *before) as at_others,
+        serving(tmp_path / "new", *new) as at_canaries,
+    ):
+        for name, address in {canary: at_canaries, other: at_others}.items():
+            await api.local("PUT", f"/v1/targets/{name}", json={"probe": address})
+
+        reply = await api.local("POST", "/v1/secrets/www/probes")
+
+    assert {canary: "ok", other: "ok"} == {item["target"]: item["verdict"] for item in reply.json["items"]}
 
 
 async def test_a_target_that_does_not_count_cannot_be_probed_for_it(api, issuances):
