@@ -154,10 +154,14 @@ SELECT k.rotation_id, t.identity, t.node_id FROM canary k JOIN target t ON t.id 
 SELECT d.secret, t.identity, t.node_id, d.salt FROM delivery d JOIN target t ON t.id = d.target_id
  WHERE d.salt > 0 AND d.secret = ANY ($1::text[]) AND t.identity IS NOT NULL ORDER BY d.salted_at LIMIT $2;
 
--- name: current_leaf
--- What a Secret is served with, as an agent names it.
-SELECT id, generation, fingerprint FROM certificate
- WHERE secret = $1 AND status NOT IN ('replaced', 'rejected', 'revoked') ORDER BY generation DESC LIMIT 1;
+-- name: offered_leaf
+-- What Target $2 is offered of a Secret, as an agent names it: while canaries have a new one, all others the one before.
+SELECT w.id, w.generation, w.fingerprint
+  FROM (SELECT id FROM certificate
+         WHERE secret = $1 AND status NOT IN ('replaced', 'rejected', 'revoked') ORDER BY generation DESC LIMIT 1) c
+  LEFT JOIN certrotation r ON r.secret = $1 AND r.completed_at IS NULL AND r.new_cert_id = c.id AND r.stage = 'canary'
+  LEFT JOIN canary k ON k.rotation_id = r.id AND k.target_id = $2
+  JOIN certificate w ON w.id = CASE WHEN r.id IS NOT NULL AND k.target_id IS NULL THEN r.cert_id ELSE c.id END;
 
 -- name: pairs
 -- All that is needed to serve these Certificates: chain and sealed key.

@@ -50,15 +50,15 @@ async def write(database: Database, report: Report, *, seen_for: timedelta, acto
 
     Raises:
         NotFound: there is no such Secret, or no such Target that serves it.
-        Conflict: the report is not about what is current, or the identity has too many Targets.
+        Conflict: the report is not about what the Target is offered, or the identity has too many Targets.
     """
     async with database.transaction() as tx:
         await secrets.lock(tx, report.secret)
-        current = await tx.row("current_leaf", report.secret)
+        target = await _target(tx, report)
+        current = await tx.row("offered_leaf", report.secret, target["id"])
         _check_current(report, current)
         assert current is not None  # noqa: S101 - checked
         generation: int = current["generation"]
-        target = await _target(tx, report)
         news = News(
             identity=target["identity"] or Identity(""),
             node_id=target["node_id"] or "",

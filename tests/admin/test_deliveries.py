@@ -12,6 +12,7 @@ from tests.lifecycle.test_prover import SETTLE
 from tests.support.admin import serving
 from tests.support.clocks import HastyClock
 from tests.support.fakes import Listener, pair_of
+from tests.support.roll_outs import rolling_out
 
 EDGE = "spiffe://example.test/web-1"
 OTHER = "spiffe://example.test/web-2"
@@ -233,3 +234,15 @@ async def test_a_token_with_the_scope_speaks_for_a_target_that_is_there(api, dat
     assert 400 == (await post()).status
     assert "proved" == (await post(target="web-1")).json["state"]
     assert {"web-1": (1, None, 1)} == await marks(database)
+
+
+async def test_while_canaries_are_asked_all_others_report_what_they_are_offered(api, issuances):
+    (canary,), (other,) = await rolling_out(issuances, "edge-1", "edge-2")
+    token = await api.token(Scope.DELIVER)
+
+    async def accepted(target, generation):
+        body = {"state": "accepted", "target": target, "generation": generation}
+        return (await api.remote("POST", "/v1/secrets/www/deliveries", token=token, json=body)).status
+
+    assert (200, 409) == (await accepted(other, 1), await accepted(other, 2))
+    assert (409, 200) == (await accepted(canary, 1), await accepted(canary, 2))
