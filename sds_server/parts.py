@@ -58,6 +58,9 @@ from sds_server.xds.server import MAX_AGE, SdsServer
 WORKERS: Final = 4
 """Orders under way at once: a CA's answer takes seconds, ours microseconds."""
 
+SWEEP: Final = timedelta(seconds=5)
+"""How often the publisher looks at all that is watched; at what it is told of it looks at once."""
+
 HEARERS: Final = 4
 """Looks at what Targets said: while one waits for a slow Target, another takes what is said meanwhile."""
 
@@ -107,6 +110,7 @@ class Parts:
             version_key=version_key,
             clock=clock,
             actor=actor,
+            sweep_every=SWEEP,
         )
         accounts = Accounts(database=database, sealer=sealer, actor=actor)
         cas = issuers(config)
@@ -153,25 +157,16 @@ class Parts:
             publisher.want(name)
             publishing.wake()
 
-        def wake_workers() -> None:
-            for loop in (*working, revoking):
-                loop.wake()
-
-        def wake_all() -> None:
-            publishing.wake()
-            lookouts[0].wake()
-            admitting.wake()
-            wake_workers()
-
         catalog.on_want = want
         recorder.on_news = recording.wake
-        feed = Feed(
+        feed = _feed(
             database,
-            clock=clock,
-            on_secret=lambda _name: publishing.wake(),
-            on_work=wake_workers,
-            on_gap=wake_all,
-            on_rights=admitting.wake,
+            clock,
+            publisher=publisher,
+            publishing=publishing,
+            admitting=admitting,
+            working=[*working, revoking],
+            proving=lookouts[0],
         )
         loops = [
             Loop("feed", feed.step, every=poll),
@@ -267,6 +262,41 @@ def _lookouts(config: Config, database: Database, clock: Clock, actor: str) -> t
 
     prover.on_hint, prover.on_idle, watcher.on_hint = wake, watcher.look_at, watching.wake
     return prover, [Loop("prover", prover.step, every=poll), *hearing, watching]
+
+
+def _feed(
+    database: Database,
+    clock: Clock,
+    *,
+    publisher: Publisher,
+    publishing: Loop,
+    admitting: Loop,
+    working: Sequence[Loop],
+    proving: Loop,
+) -> Feed:
+    """Build what hears of changes, and wakes whom they concern."""
+
+    def changed_secret(name: str) -> None:
+        publisher.told(name)
+        publishing.wake()
+
+    def wake_workers() -> None:
+        for loop in working:
+            loop.wake()
+
+    def wake_all() -> None:
+        publisher.missed()
+        for loop in (publishing, proving, admitting, *working):
+            loop.wake()
+
+    return Feed(
+        database,
+        clock=clock,
+        on_secret=changed_secret,
+        on_work=wake_workers,
+        on_gap=wake_all,
+        on_rights=admitting.wake,
+    )
 
 
 def _watch(

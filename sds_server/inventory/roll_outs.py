@@ -87,12 +87,18 @@ async def settle(
 async def begin(
     tx: Transaction, secret: str, rotation: RotationId, cert_id: CertificateId, *, actor: str
 ) -> None:
-    """Choose the canaries of a Certificate that was just stored; without any it is offered to all."""
+    """Choose the canaries of a Certificate that was just stored; without any it is offered to all.
+
+    A Secret that was frozen meanwhile has no canaries, and nobody is offered it before it is resumed.
+    """
     row = await tx.row("roll_out", secret)
     assert row is not None  # noqa: S101 - stored in this transaction
     now = await _roll_out(tx, SecretName(secret), row, NO_GRACE)
     await tx.rows("offer_plainly", secret)
     if voices.way_back(row) is WayBack.NONE:
+        return
+    if row["frozen"]:
+        await tx.rows("to_canaries", rotation)
         return
     situation = voices.situation(row, now, known=True)
     order = sorted(

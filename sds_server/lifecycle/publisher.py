@@ -13,7 +13,7 @@ from typing import Final
 from acme_engine import keys
 from sds_server.clock import Clock
 from sds_server.crashpoint import crashpoint
-from sds_server.errors import CustodyError, GateRefused
+from sds_server.errors import CertvoyError, CustodyError, GateRefused
 from sds_server.gate import check_pair
 from sds_server.inventory import certificates, offers, roll_outs
 from sds_server.inventory.certificates import Pair
@@ -34,7 +34,7 @@ _log = get("publisher")
 
 
 class Publisher:
-    """Keeps the Catalog's entries up to date. `want` and `changed` only note names; `step` does the work."""
+    """Keeps the Catalog's entries up to date. `want` and `told` only note names; `step` does the work."""
 
     def __init__(
         self,
@@ -45,7 +45,12 @@ class Publisher:
         version_key: bytes,
         clock: Clock,
         actor: str,
+        sweep_every: timedelta = timedelta(0),
     ) -> None:
+        """``sweep_every``: how often a step looks at all names, and not only at those that it was told of."""
+        self._sweep_every_s = sweep_every.total_seconds()
+        self._swept_at: float | None = None
+        self._told: set[str] = set()
         self._database = database
         self._sealer = sealer
         self._catalog = catalog
@@ -65,16 +70,37 @@ class Publisher:
         """Somebody watches a name that is not loaded."""
         self._wanted.add(name)
 
+    def told(self, name: str) -> None:
+        """What is offered under the name may have changed."""
+        self._told.add(name)
+
+    def missed(self) -> None:
+        """Something may have changed that nobody told of: look at all names next."""
+        self._swept_at = None
+
     async def step(self) -> None:
-        """Bring every known name up to date.
+        """Bring the names up to date that it was told of; now and then all, as a NOTIFY can be lost.
 
         Raises:
             Unavailable: database or KMS do not answer; what is in the Catalog stays.
         """
-        known = sorted(self._catalog.known | self._wanted)
-        for names in (known[start : start + BATCH] for start in range(0, len(known), BATCH)):
-            await self._refresh(names)
+        now = self._clock.monotonic()
+        sweep = self._swept_at is None or not 0 <= now - self._swept_at < self._sweep_every_s
+        known = self._catalog.known
+        if not sweep:
+            known &= self._told
+        looked_at = sorted(known | self._wanted)
+        self._told.clear()
+        for names in (looked_at[start : start + BATCH] for start in range(0, len(looked_at), BATCH)):
+            try:
+                await self._refresh(names)
+            except CertvoyError:
+                self._swept_at = None  # what it was told of is not done: next time all
+                raise
             self._wanted.difference_update(names)
+        if not sweep:
+            return
+        self._swept_at = now
         # Only now: while the database is away nothing that was forgotten could be loaded again.
         horizon = self._clock.monotonic() - FORGET_AFTER.total_seconds()
         for name in self._catalog.forget_idle(before=horizon):

@@ -12,6 +12,7 @@ from sds_server.errors import Unavailable
 from sds_server.inventory import deployment, progress, rotations
 from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms
+from sds_server.lifecycle import publisher as publishers
 from sds_server.lifecycle.publisher import FORGET_AFTER, Publisher
 from sds_server.model import Reason
 from sds_server.xds.catalog import ABSENT, PENDING, Catalog
@@ -298,3 +299,48 @@ def test_the_key_in_the_resource_is_hidden_from_its_repr():
     from sds_server.xds.catalog import Resource
 
     assert "PRIVATE" not in repr(Resource(name="www", version="v", generation=1, body=key))
+
+
+async def test_between_sweeps_only_what_it_was_told_of_is_looked_at(issuances, replica, monkeypatch):
+    """With thousands of names each NOTIFY must not read them all."""
+    asked = []
+    real = publishers.offers.of
+
+    async def of(database, names):
+        asked.append(list(names))
+        return await real(database, names)
+
+    monkeypatch.setattr(publishers.offers, "of", of)
+    replica.publisher._sweep_every_s = 5.0
+    for name in ("www", "api"):
+        await issuances.issue(await issuances.declare(name, [f"{name}.example.test"]))
+        replica.catalog.watch([name], replica.changed.append)
+    await replica.step()
+    await rotate(issuances)
+    await issuances.issue(await issuances.declare("www", ["www.example.test"]))
+    untold = await replica.step()
+    replica.publisher.told("www")
+    replica.publisher.told("nobody watches this")
+    told = await replica.step()
+    replica.publisher.missed()
+    await replica.step()
+
+    assert (1, 2) == (untold.generation, told.generation)
+    assert [["api", "www"], ["www"], ["api", "www"]] == asked
+
+
+async def test_what_it_was_told_of_while_the_database_was_away_is_not_forgotten(issuances, database):
+    cuttable = CuttableDatabase(database)
+    replica = Replica(issuances, database=cuttable)
+    replica.publisher._sweep_every_s = 3600.0
+    await issuances.issue(await issuances.declare())
+    await replica.watch()
+    await rotate(issuances)
+    await issuances.issue(await issuances.declare())
+    replica.publisher.told("www")
+    cuttable.cut()
+    with pytest.raises(Unavailable):
+        await replica.step()
+    cuttable.heal()
+
+    assert 2 == (await replica.step()).generation

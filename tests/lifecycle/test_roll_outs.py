@@ -415,3 +415,21 @@ async def test_who_could_not_be_seen_counts_for_longer(fleet):
 
     assert [] == list(unseen.live)
     assert ["edge-1"] == [item.target.name for item in blind.live]
+
+
+async def test_what_is_issued_while_it_is_frozen_is_offered_to_nobody_before_it_is_resumed(fleet, issuances):
+    """The order was under way when somebody froze it."""
+    fleet = await fleet("edge-1")
+    await roll_outs.roll_back(fleet.database, "www", actor="person:test")
+    await fleet.turn(timedelta(minutes=5))
+    claim = await issuances.claim()
+    await freezes.freeze(fleet.database, "www", reason="a launch", actor="person:test")
+    third = await issuances.store(claim, await issuances.declare())
+    held = await fleet.offer()
+    await freezes.resume(fleet.database, "www", actor="person:test")
+    asked = await fleet.settle()
+
+    assert (third.id, fleet.first.id, frozenset()) == (held.cert_id, held.before, held.canaries)
+    assert Action.ASK_MORE is asked[0]
+    assert ["edge-1"] == await fleet.asked()
+    assert (Action.COMPLETE, "all") == await fleet.proves("edge-1")
