@@ -67,13 +67,18 @@ class Envoy:
         """End it."""
         await self.child.stop()
 
+    @property
+    def admin_address(self) -> str:
+        """Where its admin interface listens, as ``host:port``."""
+        return self._admin_address.read_text()
+
     async def admin_get(self, path: str) -> str:
         """Return what the admin interface says to a GET.
 
         Raises:
             OSError: it does not answer.
         """
-        url = f"http://{self._admin_address.read_text()}{path}"
+        url = f"http://{self.admin_address}{path}"
         timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S)
         async with aiohttp.ClientSession(timeout=timeout) as http, http.get(url) as response:
             return await response.text()

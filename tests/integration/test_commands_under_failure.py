@@ -32,6 +32,8 @@ WANTED = """
 """
 DECLARED = "SELECT count(*) > 0 FROM secret WHERE name = $1 AND deleted_at IS NULL"
 DELETED = "SELECT count(*) = 0 FROM secret WHERE name = $1 AND deleted_at IS NULL"
+FROZEN = "SELECT count(*) > 0 FROM secret WHERE name = $1 AND frozen_at IS NOT NULL"
+RESUMED = "SELECT count(*) > 0 FROM secret WHERE name = $1 AND frozen_at IS NULL"
 REGISTERED = "SELECT count(*) > 0 FROM target WHERE name = $1"
 REMOVED = "SELECT count(*) = 0 FROM target WHERE name = $1"
 MADE = "SELECT count(*) > 0 FROM api_token WHERE name = $1"
@@ -64,6 +66,8 @@ CASES = (
     Case("rotate {x} --wait --timeout {t}", [f"{ISSUE} --wait"], holds=ROTATED, ca=True),
     Case("rotate {x}", [f"{ISSUE} --wait"], holds=OPENED),
     Case("revoke {x}", [f"{ISSUE} --wait"], holds=WANTED, again=FAILED),
+    Case("freeze {x} --reason trial", [ISSUE], holds=FROZEN),
+    Case("resume {x}", [ISSUE, "freeze {x} --reason trial"], holds=RESUMED, again=FAILED),
     Case("delete {x}", [ISSUE], holds=DELETED, again=NOT_FOUND),
     Case("targets add {x} --probe 127.0.0.1:1", holds=REGISTERED),
     Case("targets rm {x}", ["targets add {x} --probe 127.0.0.1:1"], holds=REMOVED, again=NOT_FOUND),

@@ -10,6 +10,7 @@ from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 import tests.xds.quiet  # noqa: F401
 from sds_server.identity import Grants
 from sds_server.programs import envoy
+from sds_server.targets.certs import loaded_serials
 from sds_server.xds import codec
 from sds_server.xds.bootstrap import Api, ControlPlane, TlsListener, bootstrap
 from sds_server.xds.catalog import ABSENT, Resource
@@ -184,3 +185,39 @@ async def test_a_name_that_envoy_may_not_see_is_not_served(server, edge):
 
     assert first.certificate.serial_number not in await serials(edge)
     assert not [fact for fact in server.witness.facts if fact[0] == "sent"]
+
+
+async def test_the_same_certificate_as_other_bytes_is_judged_anew(server, edge):
+    """A newline more: what was refused is refused again, and what was taken is taken and served."""
+    first, second = site(), site()
+    server.publish("a", 1, first)
+    await server.witness.until("accepted", NODE, "a", 1)
+    for salt in (0, 1):
+        body = codec.tls_certificate("a", second.chain_pem + b"\n" * salt, first.key_pem)
+        server.catalog.publish({"a": Resource("a", codec.version(b"key", body), 2, body)})
+        await server.witness.until("refused", NODE, "a", 2, times=salt + 1)
+    for salt in (1, 2):
+        body = codec.tls_certificate("a", second.chain_pem + b"\n" * salt, second.key_pem)
+        server.catalog.publish({"a": Resource("a", codec.version(b"key", body), 3, body)})
+        await server.witness.until("accepted", NODE, "a", 3, times=salt)
+
+    await until_served(edge, second)
+
+
+async def test_envoys_own_statement_is_that_of_its_listener(server, edge):
+    """Right even after a refusal, when its config_dump shows what was refused."""
+    first, second = site(), site()
+    address = edge.admin_address
+    server.publish("a", 1, first)
+    await until_served(edge, first)
+    loaded = await loaded_serials(address)
+    server.publish("a", 2, second, key_of=first)
+    await server.witness.until("refused", NODE, "a", 2)
+    after_refusal = await loaded_serials(address)
+    server.publish("a", 3, second)
+    await until_served(edge, second)
+
+    assert first.certificate.serial_number in loaded & after_refusal
+    assert second.certificate.serial_number not in loaded | after_refusal
+    assert second.certificate.serial_number in await loaded_serials(address)
+    assert first.certificate.serial_number not in await loaded_serials(address)
