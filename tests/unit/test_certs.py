@@ -1,4 +1,4 @@
-"""Envoy's own statement: the serial numbers of what it has loaded, and a clear word where it says nothing of use."""
+"""Envoy's own statement: the serial numbers of what it has loaded, and a clear word where there is none."""
 
 import asyncio
 
@@ -20,8 +20,8 @@ async def admin():
     async def serve(answer):
         app = web.Application()
         app.router.add_get("/certs", answer)
-        app.router.add_get("/elsewhere", lambda _request: web.json_response({"certificates": []}))
-        runner = web.AppRunner(app)
+        app.router.add_get("/elsewhere", says(text='{"certificates": []}'))
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
@@ -42,7 +42,8 @@ def says(**more):
 
 async def test_the_leaves_serials_are_numbers_however_they_are_padded(admin):
     listed = """{"certificates": [
-        {"ca_cert": [{"serial_number": "99"}], "cert_chain": [{"serial_number": "00ab"}, {"serial_number": "7"}]},
+        {"ca_cert": [{"serial_number": "99"}],
+         "cert_chain": [{"serial_number": "00ab"}, {"serial_number": "7"}]},
         {"ca_cert": [{"serial_number": "98"}], "cert_chain": []},
         {"cert_chain": [{"serial_number": "ff"}]}]}"""
 
