@@ -303,6 +303,7 @@ CREATE TABLE delivery (
 CREATE INDEX delivery_secret ON delivery (secret);
 CREATE INDEX delivery_salted ON delivery (secret) WHERE salt > 0;
 CREATE INDEX delivery_look_at ON delivery (look_at);
+CREATE INDEX delivery_stale ON delivery (secret, stale_since) WHERE stale_since IS NOT NULL;
 
 -- The Targets that are offered a Rotation's new Certificate before all others.
 CREATE TABLE canary (

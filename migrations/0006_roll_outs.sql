@@ -42,6 +42,7 @@ ALTER TABLE delivery ADD COLUMN salted_at timestamptz;
 ALTER TABLE delivery ADD COLUMN look_at timestamptz NOT NULL DEFAULT certvoy_now();
 CREATE INDEX delivery_salted ON delivery (secret) WHERE salt > 0;
 CREATE INDEX delivery_look_at ON delivery (look_at);
+CREATE INDEX delivery_stale ON delivery (secret, stale_since) WHERE stale_since IS NOT NULL;
 
 -- Keys of Certificates that nobody is offered any more, until their data key is destroyed: one row each, made when a Certificate
 -- is over.

@@ -152,6 +152,11 @@ ROLLED_BACK: Final = _counter(
     " refused it), operator.",
     "reason",
 )
+STALE: Final = _gauge(
+    "secret_stale_timestamp_seconds",
+    "Since when some proxy serves something else than it was proved to serve; absent where none does.",
+    "secret",
+)
 FROZEN: Final = _gauge(
     "secret_frozen_timestamp_seconds",
     "Since when a secret is frozen: by a person, or by certvoy, which asks one to decide; absent where it is"

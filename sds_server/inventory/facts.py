@@ -43,6 +43,9 @@ class Dates:
 FROZEN_MAX: Final = 1_000
 """Frozen Secrets with a series of their own."""
 
+STALE_MAX: Final = 1_000
+"""Secrets with stale Targets that have a series of their own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
@@ -77,6 +80,8 @@ class Facts:
     deliveries: Mapping[str, int] | None
     unproved: Mapping[tuple[str, str], int]
     frozen: Sequence[Frozen]
+    stale: Mapping[str, datetime]
+    """Since when some Target serves something else than it was proved to serve, by Secret."""
 
 
 async def read(database: Database) -> Facts:
@@ -94,6 +99,7 @@ async def read(database: Database) -> Facts:
         dates = await tx.rows("dates", DATES_MAX)
         rotations = await tx.rows("count_rotations")
         frozen = await tx.rows("freezes", FROZEN_MAX)
+        stale = await tx.rows("stale_since", STALE_MAX)
         counted = await tx.value("census", DELIVERIES_LAST)
     not_well = secrets["none"] + secrets["expired"]
     return Facts(
@@ -108,6 +114,7 @@ async def read(database: Database) -> Facts:
         deliveries=None if counted is None else counted["states"],
         unproved={} if counted is None else {(name, state): n for name, state, n in counted["unproved"]},
         frozen=[Frozen(row["name"], row["frozen_at"], row["by_person"]) for row in frozen],
+        stale={row["secret"]: row["since"] for row in stale},
     )
 
 

@@ -760,6 +760,12 @@ SELECT name, served_from AS not_before, served_until AS not_after, renew_at FROM
 SELECT name, frozen_at, frozen_by NOT LIKE 'replica:%' AS by_person FROM secret
  WHERE frozen_at IS NOT NULL AND deleted_at IS NULL ORDER BY frozen_at, name LIMIT $1;
 
+-- name: stale_since
+-- Since when a live Target of which Secrets serves something else than it should, the longest first.
+SELECT d.secret, min(d.stale_since) AS since FROM delivery d JOIN secret s ON s.name = d.secret AND s.deleted_at IS NULL
+ WHERE d.stale_since IS NOT NULL AND (d.registered OR d.seen_until > certvoy_now())
+ GROUP BY d.secret ORDER BY 2, 1 LIMIT $1;
+
 -- name: count_rotations
 -- Open Rotations by how far they are (conditions.rotation_state), when the oldest began, and how many failed last.
 SELECT CASE WHEN new_cert_id IS NOT NULL THEN 'rolling_out'

@@ -65,6 +65,7 @@ class Census:
         to.read(metrics.ROTATIONS_FAILING, lambda: self._counted(_failing))
         to.read(metrics.DELIVERIES, lambda: self._counted(_deliveries))
         to.read(metrics.FROZEN, lambda: self._counted(_frozen))
+        to.read(metrics.STALE, lambda: self._counted(_stale))
         to.read(metrics.UNPROVED, lambda: self._counted(_unproved))
 
     @property
@@ -100,6 +101,10 @@ def _oldest(now: Facts) -> Values:
 
 def _failing(now: Facts) -> Values:
     return {(): sum(found.failing for found in now.rotations.values())}
+
+
+def _stale(now: Facts) -> Values:
+    return {(secret,): since.timestamp() for secret, since in now.stale.items()}
 
 
 def _frozen(now: Facts) -> Values:

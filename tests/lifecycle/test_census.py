@@ -1,5 +1,6 @@
 """The census: what metrics say of the inventory is what the inventory says, and lasts while it is away."""
 
+import time
 from datetime import timedelta
 from itertools import product
 
@@ -153,6 +154,23 @@ async def test_who_waits_for_the_canaries_is_counted_and_alarms_nobody(issuances
 
     assert {"stale": 1, "waiting": 2} == found.deliveries
     assert {("www", "stale"): 1} == found.unproved
+
+
+async def test_since_when_a_target_is_stale_is_told_of_the_one_that_is_so_for_longest(
+    issuances, database, census, said, sql
+):
+    await rolling_out(issuances, "edge-1", "edge-2", "edge-3")
+    for name, minutes in (("edge-1", 5), ("edge-2", 9)):
+        await sql.execute(
+            "UPDATE delivery d SET stale_since = now() - make_interval(mins => $2)"
+            " FROM target t WHERE t.id = d.target_id AND t.name = $1",
+            name,
+            minutes,
+        )
+    await census.step()
+    (since,) = [value for key, value in said().items() if key[0] == "certvoy_secret_stale_timestamp_seconds"]
+
+    assert 9 * 60 <= time.time() - since < 10 * 60
 
 
 async def test_frozen_secrets_are_told_with_who_holds_them(issuances, database, census, said):

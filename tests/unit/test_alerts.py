@@ -74,6 +74,10 @@ CASES = {
         {f'{ROLLED_BACK}"targets-refused"}}': "0x110 1x90"},
         {"reason": "targets-refused"},
     ),
+    "CertvoyTargetStale": (
+        {'certvoy_secret_stale_timestamp_seconds{instance="a",secret="www"}': "6000x200"},
+        {"secret": "www"},
+    ),
     "CertvoyDecisionWanted": ({f'{FROZEN}"certvoy"}}': "7000x200"}, {"secret": "www"}),
     "CertvoySecretFrozen": ({f'{FROZEN}"person"}}': f"{-2 * DAY}x200"}, {"secret": "www"}),
     "CertvoyCertificateWithheld": (
