@@ -99,8 +99,10 @@ class Worker:
             database takes that, or when its Lease ends.
         """
         while True:
-            while self._left:
-                await self._give_back(*self._left.pop())
+            # Each once: what the database does not take now is left for the next step.
+            left, self._left = self._left, []
+            for lease, error in left:
+                await self._give_back(lease, error)
             # Without a KMS no order can be begun: what waits is left as it is, and in its order.
             await self._sealer.ready()
             claim = await rotations.claim(self._database, replica=self._replica, lease_for=self._lease_for)
