@@ -37,6 +37,7 @@ class World:
         self.ca = await Caddy.start(self.directory / "caddy", responder=f"{HOST}:{http01_port}")
         self.plane = ControlPlane(self.directory, database=dsn(connect), http01_port=http01_port)
         self.plane.issuer(self.ca.directory_url, self.ca.ca_file)
+        self.plane.settings["secrets"]["busy"] = {"domains": ["busy.example.test"], "issuer": "internal"}
         self.plane.settings["grants"] = grants("www")
         self.edge = Edge(self.directory, self.plane)
         self.running.append(self.ca)
@@ -50,9 +51,22 @@ class World:
         async with asyncpg_connection(self.postgres.connect) as sql:
 
             async def active():
-                return await sql.fetchval("SELECT status FROM certificate") == "active"
+                return await sql.fetchval("SELECT count(*) FROM certificate WHERE status = 'active'") == 2
 
             await until(active)
+
+    async def begin_work(self):
+        """Let the outage meet an order that is under way, of a Secret that nobody watches."""
+        begun = self.plane.log().count("order.created")
+        async with asyncpg_connection(self.postgres.connect) as sql:
+            await sql.execute(
+                "UPDATE certificate SET renew_at = now() WHERE secret = 'busy' AND status = 'active'"
+            )
+
+        async def under_way():
+            return self.plane.log().count("order.created") > begun
+
+        await until(under_way)
 
     async def stop(self):
         while self.running:
@@ -76,11 +90,16 @@ class World:
         """Return in how many seconds it is well again, and works, which nobody tells it."""
         began = time.monotonic()
         async with asyncpg_connection(self.postgres.connect) as sql:
-            await sql.execute("UPDATE certificate SET renew_at = now() WHERE status IN ('issued', 'active')")
-            before = await sql.fetchval("SELECT count(*) FROM certificate")
+            await sql.execute(
+                "UPDATE certificate SET renew_at = now() WHERE secret = 'www' AND status = 'active'"
+            )
 
             async def renewed():
-                return await sql.fetchval("SELECT count(*) FROM certificate") > before
+                """Also what was under way when the outage began."""
+                return (
+                    await sql.fetchval("SELECT count(DISTINCT secret) FROM certificate WHERE generation > 1")
+                    == 2
+                )
 
             await until(self.is_well)
             await until(renewed)
@@ -117,6 +136,7 @@ async def outage(world, *, lasts_s, begin, heal):
     """Let it happen under load; a proxy restarts in the middle of it."""
     leaf = await world.edge.served()
     async with watching(world.plane, world.edge) as watch:
+        await world.begin_work()
         await begin()
         began = time.monotonic()
         await until(world.is_degraded)
@@ -252,7 +272,7 @@ async def test_a_full_disk(small_disk):
                 await sql.execute(
                     "CREATE TABLE filler AS SELECT repeat('x', 1000) FROM generate_series(1, 200000)"
                 )
-            await sql.execute("UPDATE certificate SET renew_at = now() WHERE status = 'active'")
+            await sql.execute("UPDATE certificate SET renew_at = now() WHERE secret = 'www'")
 
     async def heal():
         filler.unlink()
@@ -263,6 +283,7 @@ async def test_a_full_disk(small_disk):
 async def full(world, fill, heal):
     leaf = await world.edge.served()
     async with watching(world.plane, world.edge) as watch:
+        await world.begin_work()
         with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             await fill()  # PostgreSQL itself may go down by it
         await until(world.is_degraded)
