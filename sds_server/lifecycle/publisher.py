@@ -13,7 +13,7 @@ from typing import Final
 from acme_engine import keys
 from sds_server.clock import Clock
 from sds_server.crashpoint import crashpoint
-from sds_server.errors import CertvoyError, CustodyError, GateRefused
+from sds_server.errors import CertvoyError, CustodyError, GateRefused, Unavailable
 from sds_server.gate import check_pair
 from sds_server.inventory import certificates, offers, roll_outs
 from sds_server.inventory.certificates import Pair
@@ -127,6 +127,7 @@ class Publisher:
 
     async def _load(self, changed: Mapping[str, Offer]) -> None:
         missing = self._missing(changed)
+        late: Unavailable | None = None
         for pair in await certificates.pairs(self._database, missing) if missing else ():
             crashpoint("pair.loaded")
             try:
@@ -143,10 +144,15 @@ class Publisher:
                 _log.error(
                     "key.unopened", secret=pair.certificate.secret, key_ref=pair.key.key_ref, error=str(e)
                 )
+            except Unavailable as e:
+                # The KMS is away: what opens all the same, by a data key that is in memory, is published.
+                late = e
             else:
                 self._encoded.setdefault(resource.name, {})[pair.certificate.id] = resource
         for name, offer in changed.items():
             self._publish(name, offer)
+        if late is not None:
+            raise late
 
     def _missing(self, changed: Mapping[str, Offer]) -> list[CertificateId]:
         """Return the Certificates that are offered and not encoded yet."""

@@ -344,3 +344,27 @@ async def test_what_it_was_told_of_while_the_database_was_away_is_not_forgotten(
     cuttable.heal()
 
     assert 2 == (await replica.step()).generation
+
+
+async def test_what_opens_while_the_kms_is_away_is_published(issuances, replica, monkeypatch):
+    """Its data key is in memory; another's is not, and keeps nobody waiting."""
+    for name in ("a", "b", "c"):
+        await issuances.issue(await issuances.declare(name, [f"{name}.example.test"]))
+        replica.catalog.watch([name], replica.changed.append)
+    real = issuances.sealer.open
+    away = iter([False, True, False])
+
+    async def open_(sealed):
+        if next(away):
+            raise Unavailable("KMS: away")
+        return await real(sealed)
+
+    monkeypatch.setattr(issuances.sealer, "open", open_)
+    with pytest.raises(Unavailable):
+        await replica.step()
+    first = [replica.catalog.look(name) for name in ("a", "b", "c")]
+    monkeypatch.setattr(issuances.sealer, "open", real)
+    await replica.step()
+
+    assert 2 == sum(entry is not None for entry in first)
+    assert all(replica.catalog.look(name).generation == 1 for name in ("a", "b", "c"))
