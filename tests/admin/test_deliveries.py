@@ -6,7 +6,8 @@ import pytest
 
 from sds_server.identity import Grant
 from sds_server.inventory import progress, rotations, targets
-from sds_server.lifecycle.prover import NOT_REPORTED, Prover
+from sds_server.lifecycle.looks import NOT_REPORTED
+from sds_server.lifecycle.prover import Prover
 from sds_server.model import Outcome, Reason, Scope
 from tests.lifecycle.test_prover import SETTLE
 from tests.support.admin import serving

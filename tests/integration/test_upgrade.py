@@ -41,14 +41,24 @@ def git(*arguments: str) -> bytes | None:
     return run.stdout if run.returncode == 0 else None
 
 
+def migrations(commit: str) -> set[tuple[str, str]]:
+    """The migrations of a commit: name and content's hash."""
+    listed = git("ls-tree", "-r", commit, "--", "migrations/") or b""
+    fields = (line.split() for line in listed.decode().splitlines())
+    return {(Path(name).name, blob) for _, _, blob, name in fields}
+
+
 def before_the_newest_migration() -> str | None:
-    """The commit before the one that added it; None where the history does not reach so far."""
-    newest = max((ROOT / "migrations").glob("*.sql"))
-    added = git("log", "--diff-filter=A", "--format=%H", "--", f"migrations/{newest.name}")
-    if not added:
-        return None
-    before = f"{added.decode().split()[-1]}^"
-    return before if git("cat-file", "-e", before) is not None else None
+    """The newest commit with fewer migrations, each as it is today; None where history has none."""
+    todays = {
+        (path.name, (git("hash-object", str(path)) or b"").decode().strip())
+        for path in (ROOT / "migrations").glob("*.sql")
+    }
+    for commit in (git("log", "--format=%H", "--", "migrations") or b"").decode().split():
+        for candidate in (commit, f"{commit}^"):
+            if migrations(candidate) and migrations(candidate) < todays:
+                return candidate
+    return None
 
 
 def this_release(_directory: Path) -> Path:
