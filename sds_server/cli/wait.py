@@ -62,15 +62,14 @@ def follow(api: Api, rotation: int, *, timeout: timedelta) -> Json:
         NotDone: what was rolled out was taken back, or another rotation took its place.
     """
     until = time.monotonic() + timeout.total_seconds()
-    told, silent = 0, False
-    reached: Json = {}
+    told, silent = _Told(), False
     while True:
         left = until - time.monotonic()
         if left <= 0:
             raise TimedOut(f"rotation {rotation} has not ended within {timeout.total_seconds():g} s")
         try:
             seen: Json = api.get(
-                "v1", "rotations", str(rotation), wait=int(min(left, ASK_S)), steps=told, patience_s=0.0
+                "v1", "rotations", str(rotation), wait=int(min(left, ASK_S)), steps=told.steps, patience_s=0.0
             )
         except (Unavailable, Lost) as e:
             if not silent:
@@ -80,21 +79,41 @@ def follow(api: Api, rotation: int, *, timeout: timedelta) -> Json:
             continue
         silent = False
         error = _taken_back(seen["steps"])
-        for step in seen["steps"][told:]:
-            # Why it was taken back is the last word, and said once.
-            note(_line(seen, step, brief=error is not None and step["detail"].get("error") is error))
-        told = len(seen["steps"])
+        told.tell(seen, error)
         if error is not None:
             raise NotDone(f"rotation {rotation}: {error['what']}", hint=error.get("hint"))
-        if seen["reached"] != reached and seen["new_cert_id"] is not None:
-            reached = seen["reached"]
-            note(_progress(seen))
         if seen["completed_at"] is not None:
             if seen["state"] == "superseded":
                 raise NotDone(
                     f"rotation {rotation} was superseded by another", hint=f"`certvoy why {seen['secret']}`"
                 )
             return seen
+
+
+class _Told:
+    """What was told of a rotation, so that each thing is told once."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._reached: Json = {}
+        self._reasons: set[str] = set()
+
+    def tell(self, seen: Json, taken_back: Json | None) -> None:
+        """Tell what is new; why it was taken back is the last word, and said by whoever ends."""
+        for step in seen["steps"][self.steps :]:
+            error = _error(step)
+            note(_line(seen, step, brief=error is not None and error is taken_back))
+            if error is not None:
+                self._reasons.add(error["what"])
+        self.steps = len(seen["steps"])
+        waits = seen["last_error"] if seen["state"] == "waiting" and taken_back is None else None
+        if waits is not None and not any(reason in waits["what"] for reason in self._reasons):
+            # Not a step of this rotation: its CA is left alone, for all.
+            self._reasons.add(waits["what"])
+            note(_with_error("             waiting", waits))
+        if seen["reached"] != self._reached and seen["new_cert_id"] is not None:
+            self._reached = seen["reached"]
+            note(_progress(seen))
 
 
 def _taken_back(steps: Sequence[Json]) -> Json | None:
@@ -123,9 +142,18 @@ def _line(rotation: Json, step: Json, *, brief: bool) -> str:
     if step["name"] in WITH_REASON:
         targets = ", ".join(detail.get("targets", ()))
         return f"{line}: {detail['reason']}{f', {targets}' if targets else ''}"
-    error = detail.get("error")
-    if brief or not isinstance(error, dict):
-        return line
+    error = _error(step)
+    return line if brief or error is None else _with_error(line, error)
+
+
+def _error(step: Json) -> Json | None:
+    """Return what went wrong in a step; None: nothing."""
+    error = step["detail"].get("error")
+    return error if isinstance(error, dict) else None
+
+
+def _with_error(line: str, error: Json) -> str:
+    """Say it in our words and the CA's, with what to do."""
     words = [f"{line}: {error.get('what')}"]
     words += [
         f"             the CA said: {item['type']}: {item['detail']}" for item in error.get("problems", ())

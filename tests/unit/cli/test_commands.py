@@ -12,7 +12,16 @@ import yaml
 from sds_server.cli import api
 from sds_server.cli import main as cli
 from sds_server.errors import NotFound
-from sds_server.inventory import deliveries, freezes, progress, revocations, roll_outs, rotations, targets
+from sds_server.inventory import (
+    deliveries,
+    freezes,
+    pauses,
+    progress,
+    revocations,
+    roll_outs,
+    rotations,
+    targets,
+)
 from sds_server.inventory.deliveries import News
 from sds_server.model import Identity, Scope
 from tests.support.admin import serving
@@ -284,6 +293,17 @@ async def test_waiting_ends_in_time_and_says_that_it_goes_on(run, issuances):
 
     assert 5 == code
     assert "certvoy: rotation 1 has not ended within 0.1 s\nhint: it goes on without us" in told
+
+
+async def test_waiting_for_a_ca_that_is_left_alone_says_so_once(run, issuances, database):
+    """That is no step of the rotation: its CA is left alone for all."""
+    await issuances.declare()
+    await pauses.begin(database, ["internal"], lasts=timedelta(hours=1), error=TOLD)
+    code, _, told = await run("rotate", "www", "--wait", "--timeout", "1s")
+
+    assert 5 == code
+    assert 1 == told.count(TOLD["what"])
+    assert "remedy: make the name resolve for the CA" in told
 
 
 async def test_the_inventory_is_listed_with_what_matters(run, issuances, database):
