@@ -54,12 +54,13 @@ POINTS: Final[Mapping[str, str]] = {
     "deliveries.marked": "what the streams told is written and not committed",
     "deliveries.written": "what the streams told is committed, and still held in memory",
     # Proof
-    "canaries.asking": "who is offered it first is written and not committed",
     "targets.looked": "every Target was probed, and nothing of it is written",
     "delivery.proving": "a proof is written and not committed",
-    "rotation.fanning_out": "that all are offered it is written and not committed",
     "rotation.ending": "the Rotation's end is written and not committed",
     "rotation.ended": "the Rotation's end is committed",
+    # The next one, to canaries first
+    "canaries.asking": "who is offered it first is written and not committed",
+    "rotation.fanning_out": "that all are offered it is written and not committed",
     # A pair that must not be served
     "certificate.refusing": "the content gate has refused what is in the inventory, in memory only",
     "certificate.rejecting": "the refusal is written and not committed",

@@ -25,13 +25,14 @@ from sds_server.programs.caddy import Caddy
 from sds_server.programs.child import free_port
 from sds_server.programs.postgres import EmbeddedPostgres
 from tests.chaos.checker import Checker
+from tests.chaos.clients import Clients
 from tests.chaos.impostors import Conduct, XdsImpostor
 from tests.chaos.targets import HOST, Target
 from tests.support.control_plane import ControlPlane, dsn, until
 from tests.support.databases import empty_database
 
 NAMES = list(POINTS)
-FIRST_DELIVERY, FIRST_REJECTION = "pair.loaded", "certificate.refusing"
+FIRST_DELIVERY, FIRST_CANARY, FIRST_REJECTION = "pair.loaded", "canaries.asking", "certificate.refusing"
 REFUSED, RESUMED, AUDITED = "secret.refused", "order.resumed", "audit.appended"
 URL_LOST = {"order.answered", AUDITED}
 """The CA may have an order that we know nothing of: one, for each order that was under way."""
@@ -45,6 +46,7 @@ BREAKS = {
     REFUSED,
     "deliveries.writing",
     "targets.looked",
+    FIRST_CANARY,
     FIRST_REJECTION,
     AUDITED,
 }
@@ -53,6 +55,9 @@ BREAKS = {
 CHAIN_MAX = 5
 
 SECRETS_MAX = 3
+FLEET, FLEET_MAX = 2, 5
+"""Targets of a staged roll-out: one has no canaries, and from four on two are asked at once."""
+
 AUDITS = 10  # a first issuance writes more entries than that
 DEATH_S = 120.0
 SIGKILLED = -9
@@ -103,6 +108,7 @@ class Story:
         self._delivers = NAMES.index(FIRST_DELIVERY) <= place < NAMES.index(AUDITED)
         self._rejects = NAMES.index(FIRST_REJECTION) <= place < NAMES.index(AUDITED)
         self._refused = REFUSED in points
+        self._staged = FIRST_CANARY in points
         # The first seed is the plain story, the others are variations.
         secrets = rng.randint(1, SECRETS_MAX) if seed and not self._delivers else 1
         self._nth = rng.randint(1, secrets)
@@ -113,22 +119,23 @@ class Story:
         self._secrets = {f"s{number}": (f"s{number}.example.test",) for number in range(secrets)}
         self._plane = ControlPlane(directory, database=dsn(connect), http01_port=ca.http01_port)
         self._plane.issuer(ca.caddy.directory_url, ca.caddy.ca_file, roots_file=str(ca.caddy.ca_file))
-        target = Target("impostor", "s0", self._secrets["s0"], free_port())
-        identity = f"spiffe://chaos.test/{target.name}"
+        fleet = (rng.randint(FLEET, FLEET_MAX) if seed else FLEET) if self._staged else 1
+        self._impostors = [self._enlist(f"impostor-{number}") for number in range(fleet)]
         self._plane.settings |= {
             "secrets": {
                 name: {"domains": list(domains), "issuer": "internal"}
                 for name, domains in self._secrets.items()
             },
-            "grants": [{"identity": identity, "names": ["s0"]}],
+            "grants": [{"identity": impostor.identity, "names": ["s0"]} for impostor in self._impostors],
         }
         if self._delivers:
             self._plane.settings["rotation"]["settle"] = "1h"
-        self._impostor = XdsImpostor(
-            target, directory / "impostor", self._plane.clients, [self._plane.sds_port]
-        )
         if self._refused:
-            self._impostor.conduct = Conduct.REFUSE
+            self._impostors[0].conduct = Conduct.REFUSE
+
+    def _enlist(self, name: str) -> XdsImpostor:
+        target = Target(name, "s0", self._secrets["s0"], free_port())
+        return XdsImpostor(target, self._directory / name, self._plane.clients, [self._plane.sds_port])
 
     async def tell(self) -> None:
         """Run it.
@@ -152,7 +159,8 @@ class Story:
         self._count(self._ca.requests()[before:])
 
     async def _end(self) -> None:
-        await self._impostor.stop()
+        for impostor in self._impostors:
+            await impostor.stop()
         if self._plane.child is not None:
             await self._plane.stop()
 
@@ -170,20 +178,29 @@ class Story:
             return
 
         async def registered() -> bool:
-            return dying.done() or await self._ask("PUT", "/v1/targets/impostor", self._registration())
+            return dying.done() or all([await self._register(impostor) for impostor in self._impostors])
 
         async def stored() -> bool:
             return dying.done() or bool(await self._fetch("SELECT count(*) FROM certificate"))
 
+        async def completed() -> bool:
+            return dying.done() or await self._completed() >= 1
+
+        async def rotating() -> bool:
+            if dying.done() or await self._fetch("SELECT count(*) FROM certrotation") > 1:
+                return True  # asked again it would be taken from its canaries, for another one
+            await self._ask("POST", "/v1/secrets/s0/rotations", {})
+            return False
+
         await until(stored)  # or what dies of a delivery might die in the middle of an order
         await until(registered)
-        if not self._impostor.started:
-            await self._impostor.start()
+        for impostor in self._impostors:
+            if not impostor.started:
+                await impostor.start()
+        if self._staged:
+            await until(completed)
+            await until(rotating)
         if self._rejects:
-
-            async def completed() -> bool:
-                return await self._fetch("SELECT count(*) FROM certrotation WHERE outcome = 'completed'") == 1
-
             await until(completed)
             if await self._fetch("SELECT count(*) FROM certificate") > 1:
                 return
@@ -193,21 +210,25 @@ class Story:
             finally:
                 await database.close()
 
-    def _registration(self) -> dict[str, object]:
-        target = self._impostor.target
-        return {
+    async def _register(self, impostor: XdsImpostor) -> bool:
+        target = impostor.target
+        body = {
             "probe": f"{HOST}:{target.port}",
-            "identity": self._impostor.identity,
+            "identity": impostor.identity,
             "node_id": target.name,
             "secrets": [target.secret],
         }
+        return await self._ask("PUT", f"/v1/targets/{target.name}", body)
+
+    async def _completed(self) -> int:
+        return int(await self._fetch("SELECT count(*) FROM certrotation WHERE outcome = 'completed'"))
 
     async def _well(self) -> bool:
         """Whether every Rotation has ended, with whatever an operator would do about a refusal."""
-        if self._refused and self._impostor.conduct is Conduct.REFUSE:
+        if self._refused and self._impostors[0].conduct is Conduct.REFUSE:
             if not await self._fetch("SELECT count(*) FROM refused_content"):
                 return False
-            self._impostor.heal()
+            self._impostors[0].heal()
             return not await self._ask("POST", "/v1/secrets/s0/rotations", {})  # the answer is a new order
         if self._rejects:
             waits = "completed_at IS NULL AND new_cert_id IS NULL AND leased_until IS NULL"
@@ -242,11 +263,28 @@ class Story:
         ):
             if (counted := await self._fetch(query)) != expected:
                 found.append(f"{what}: {counted}, not {expected}")
+        if self._staged:
+            found += await self._stages()
+        return found
+
+    async def _stages(self) -> list[str]:
+        """The second Certificate went to its canaries first and then to all, once, and all serve it."""
+        steps = "SELECT action FROM certaudit WHERE action = ANY ($1) ORDER BY id"
+        wanted = ["rotation.canaries", "rotation.fanned_out", "rotation.completed"]
+        told = [row["action"] for row in await self._sql.fetch(steps, wanted)]
+        found = [] if told == ["rotation.completed", *wanted] else [f"the stages were {told}"]
+        leaf = await self._fetch("SELECT fingerprint FROM certificate WHERE status = 'active'")
+        targets = [impostor.target for impostor in self._impostors]
+        clients = Clients(self._ca.caddy.ca_file, targets)
+        for target in targets:
+            await clients.look(target)
+            if target.seen_since(0.0) != {leaf}:
+                found.append(f"{target.name} does not serve the second certificate")
         return found
 
     def _count(self, requests: list[str]) -> None:
         """What the CA was asked for: one order and one certificate a Rotation, and no more."""
-        bought = len(self._secrets) + (self._rejects or self._refused)
+        bought = len(self._secrets) + (self._staged or self._rejects or self._refused)
         orders = sum(uri.endswith("/new-order") for uri in requests)
         finalized = sum(uri.endswith("/finalize") for uri in requests)
         # At each death, each other order may have been between the CA's answer and its commit.
