@@ -553,7 +553,8 @@ SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.register
 -- others should serve the one before.
 SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.proved, d.refusal, d.probe_error, d.updated_at, d.proved_by,
        d.proved_at, d.served, d.stale_since, certvoy_now() - d.stale_since AS stale_for, d.salt,
-       certvoy_now() - d.accepted_at AS accepted_for, r.id IS NOT NULL AND k.target_id IS NULL AS waits,
+       certvoy_now() - d.accepted_at AS accepted_for, certvoy_now() - d.salted_at AS salted_for,
+       certvoy_now() - d.updated_at AS unchanged_for, r.id IS NOT NULL AND k.target_id IS NULL AS waits,
        CASE WHEN r.id IS NOT NULL AND k.target_id IS NULL THEN p.generation ELSE c.generation END AS current,
        d.registered OR coalesce(d.seen_until > certvoy_now(), false) AS live
   FROM delivery d
@@ -647,6 +648,7 @@ WITH offer AS (
 SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, d.sent, d.accepted, d.refused, d.proved,
        d.refusal, d.probe_error, d.updated_at, d.proved_by, d.proved_at, d.served, d.stale_since,
        certvoy_now() - d.stale_since AS stale_for, d.salt, certvoy_now() - d.accepted_at AS accepted_for,
+       certvoy_now() - d.salted_at AS salted_for, certvoy_now() - d.updated_at AS unchanged_for,
        o.staged IS NOT NULL AND k.target_id IS NULL AS waits,
        CASE WHEN o.staged IS NOT NULL AND k.target_id IS NULL THEN o.before ELSE o.generation END AS current
   FROM delivery d JOIN target t ON t.id = d.target_id

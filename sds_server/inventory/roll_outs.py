@@ -170,10 +170,10 @@ async def _write(tx: Transaction, roll_out: RollOut, look: Look, *, actor: str) 
 
 
 async def _offer_again(tx: Transaction, roll_out: RollOut) -> None:
-    """Offer it as other bytes to who took it and serves the one before: Envoy then judges anew."""
+    """Offer it as other bytes to who refused it, or took it and serves the one before: it then judges anew."""
     again = False
     for item in roll_out.unproved:
-        if item.salt == 0 and voices.serves_the_one_before(item, roll_out):
+        if voices.wants_other_bytes(item, roll_out):
             again |= await tx.value("offer_again", item.target.id, roll_out.secret, item.salt) is not None
     if again:
         await feed.tell_secret(tx, roll_out.secret)

@@ -36,6 +36,8 @@ class Live:
     stale_for: timedelta | None
     salt: int
     accepted_for: timedelta | None
+    salted_for: timedelta | None
+    unchanged_for: timedelta
     current: int | None
     """The generation that it is offered, and so should serve; None: nothing is issued."""
 
@@ -195,6 +197,8 @@ def _live(target: Target, row: Row) -> Live:
         stale_for=row["stale_for"],
         salt=row["salt"],
         accepted_for=row["accepted_for"],
+        salted_for=row["salted_for"],
+        unchanged_for=row["unchanged_for"],
         current=row["current"],
         waits=row["waits"],
     )

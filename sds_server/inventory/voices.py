@@ -165,6 +165,20 @@ def serves_the_one_before(item: Live, roll_out: RollOut) -> bool:
     )
 
 
+def wants_other_bytes(item: Live, roll_out: RollOut) -> bool:
+    """Whether a Target should be offered the new Certificate as other bytes now.
+
+    At once where it took it and serves the one before; later, and where it refused it, less and less often.
+    """
+    before = serves_the_one_before(item, roll_out)
+    if before and item.salt == 0:
+        return True
+    if not before and item.refused != roll_out.generation:
+        return False
+    waited = item.unchanged_for if item.salted_for is None else item.salted_for
+    return waited >= again_after(item.salt)
+
+
 def again_after(salt: int) -> timedelta:
     """How long a proxy is left alone that was offered a Certificate as other bytes so often."""
     return min(AGAIN_FIRST * (1 << min(salt, 10)), AGAIN_MAX)

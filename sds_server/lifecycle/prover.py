@@ -116,8 +116,12 @@ class Prover:
                 self.on_idle(secret)
             return None
         read_at = self._clock.monotonic()
+        # In a large fleet those that have said nothing yet are looked at in their turn.
+        worth_it = [
+            item for item in roll_out.unproved if not soon or item.accepted in {None, roll_out.generation}
+        ]
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._look(roll_out, item, soon=soon)) for item in roll_out.unproved]
+            tasks = [group.create_task(self._look(roll_out, item, soon=soon)) for item in worth_it]
         seen = [task.result() for task in tasks]
         crashpoint("targets.looked")
         decision = await roll_outs.settle(

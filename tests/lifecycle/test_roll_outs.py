@@ -433,3 +433,22 @@ async def test_what_is_issued_while_it_is_frozen_is_offered_to_nobody_before_it_
     assert Action.ASK_MORE is asked[0]
     assert ["edge-1"] == await fleet.asked()
     assert (Action.COMPLETE, "all") == await fleet.proves("edge-1")
+
+
+async def test_who_is_isolated_is_offered_other_bytes_less_and_less_often(fleet):
+    """What made it refuse may have been mended; the same bytes again it would take unseen."""
+    fleet = await fleet("edge-1", "edge-2", "edge-3")
+    canary = await fleet.asked()
+    await fleet.proves(*canary)
+    one, two = sorted({"edge-1", "edge-2", "edge-3"} - set(canary))
+    await fleet.proves(two)
+    await fleet.refuses(one)
+    salts = []
+    for pause in (0, 29, 2, 40, 21):
+        await fleet.turn(timedelta(seconds=pause))
+        await fleet.settle()
+        salts.append(sum((await fleet.offer()).salted.values()))
+    await fleet.accepts(one)
+
+    assert [0, 0, 1, 1, 2] == salts
+    assert (Action.COMPLETE, "all") == await fleet.proves(one)
