@@ -170,7 +170,7 @@ async def _write(tx: Transaction, roll_out: RollOut, look: Look, *, actor: str) 
 
 
 async def _offer_again(tx: Transaction, roll_out: RollOut) -> None:
-    """Offer it as other bytes to who refused it, or took it and serves the one before: it then judges anew."""
+    """Offer it as other bytes, to be judged anew, to who refused it or serves the one before all the same."""
     again = False
     for item in roll_out.unproved:
         if voices.wants_other_bytes(item, roll_out):
