@@ -21,7 +21,7 @@ from sds_server.inventory.database import migrate, open_database
 from sds_server.inventory.tokens import Tokens
 from sds_server.programs.postgres import EmbeddedPostgres
 from tests.chaos.checker import Checker
-from tests.chaos.kills import Ca
+from tests.chaos.stories import Ca
 from tests.chaos.targets import HOST
 from tests.support.control_plane import ControlPlane, dsn, until
 from tests.support.databases import empty_database, turn_clock

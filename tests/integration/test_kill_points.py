@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sds_server.crashpoint import POINTS
-from tests.chaos.kills import Ca, Story, chains
+from tests.chaos.kills import chains, story
+from tests.chaos.stories import Ca
 
 
 @pytest.fixture(scope="module")
@@ -26,4 +27,4 @@ def test_every_point_is_in_one_story():
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("points", chains(), ids=" ".join)
 async def test_killed_here_everything_ends_as_if_nothing_had_happened(points, ca, connect, tmp_path):
-    await Story(points, 0, tmp_path, connect, ca).tell()
+    await story(points, 0, tmp_path, connect, ca).tell()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.kills import Ca
 from tests.chaos.race import FROZEN, SECRETS, race
+from tests.chaos.stories import Ca
 
 
 @pytest.fixture

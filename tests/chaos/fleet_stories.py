@@ -1,0 +1,71 @@
+"""Stories of a fleet that has a Certificate already: the next one goes to canaries first.
+
+Steady clients look at every Target the whole time; whatever dies, each of their handshakes must be well.
+"""
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import ClassVar
+
+from tests.chaos.clients import Clients
+from tests.chaos.stories import Delivered
+from tests.chaos.targets import Target
+
+FLEET, FLEET_MAX = 2, 5
+"""One Target has no canaries; from four on two are asked at once."""
+
+CANARIES, FANNED_OUT, TAKEN_BACK, COMPLETED = (
+    "rotation.canaries",
+    "rotation.fanned_out",
+    "rotation.rolled_back",
+    "rotation.completed",
+)
+
+
+class Staged(Delivered):
+    """The second Certificate goes to a canary, is proved there, and goes to all."""
+
+    bought_besides: ClassVar[int] = 1
+    steps: ClassVar[Sequence[str]] = (COMPLETED, CANARIES, FANNED_OUT, COMPLETED)
+    """What the audit must tell, once each and in this order."""
+
+    def _fleet(self) -> int:
+        return self._rng.randint(FLEET, FLEET_MAX) if self._varied else FLEET
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        await super()._open(stack)
+        targets = [impostor.target for impostor in self._impostors]
+        self._clients = await stack.enter_async_context(Clients(self._ca.caddy.ca_file, targets))
+
+    async def _push(self) -> None:
+        async def rotating() -> bool:
+            # Asked again it would be taken from its canaries, for another one.
+            if await self._fetch("SELECT count(*) FROM certrotation") == 1:
+                await self._rotate()
+                return False
+            return True
+
+        await super()._push()
+        if await self._completed(1):
+            self._turn()
+            await self._alive_until(rotating)
+
+    def _turn(self) -> None:
+        """Let the Targets be, from the second Certificate on, what they are in this story."""
+
+    async def _judge(self) -> list[str]:
+        found = await super()._judge() + self._clients.failures
+        query = "SELECT action FROM certaudit WHERE action = ANY ($1) ORDER BY id"
+        rows = await self._sql.fetch(query, [CANARIES, FANNED_OUT, TAKEN_BACK, COMPLETED])
+        steps = [row["action"] for row in rows]
+        if steps != list(self.steps):
+            found.append(f"the audit tells {steps}")
+        leaf = await self._fetch("SELECT fingerprint FROM certificate WHERE status = 'active'")
+        for target in (impostor.target for impostor in self._impostors):
+            await self._clients.look(target)
+            if target.runs[-1].fingerprint != leaf:
+                found.append(f"{target.name} does not serve the active certificate")
+        return found
+
+    def _watched(self) -> Sequence[Target]:
+        return [impostor.target for impostor in self._impostors]
