@@ -61,6 +61,9 @@ POINTS: Final[Mapping[str, str]] = {
     # The next one, to canaries first
     "canaries.asking": "who is offered it first is written and not committed",
     "rotation.fanning_out": "that all are offered it is written and not committed",
+    # Targets refuse it
+    "rotation.rolling_back": "what was refused is taken back, written and not committed",
+    "rotation.rolled_back": "that it is taken back is committed",
     # A pair that must not be served
     "certificate.refusing": "the content gate has refused what is in the inventory, in memory only",
     "certificate.rejecting": "the refusal is written and not committed",

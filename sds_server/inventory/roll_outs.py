@@ -194,6 +194,7 @@ async def _do(tx: Transaction, row: Row, roll_out: RollOut, decision: Decision, 
         case Action.ROLL_BACK:
             error = voices.refusals(roll_out, decision)
             await rotations.take_back(tx, roll_out.secret, roll_out.new_cert_id, error=error, actor=actor)
+            crashpoint("rotation.rolling_back")
         case Action.ASK_OPERATOR:
             await freezes.freeze_in(
                 tx, roll_out.secret, reason=voices.question(roll_out, decision), actor=actor

@@ -193,6 +193,7 @@ class Prover:
             self.on_end(outcome)
             _log.info("rotation.ended", outcome=outcome, **told)
         elif decision.action is Action.ROLL_BACK:
+            crashpoint("rotation.rolled_back")
             self.on_roll_back(decision.reason)
             _log.error("rotation.rolled_back", targets=decision.targets, **told)
         elif decision.action is Action.ASK_OPERATOR:

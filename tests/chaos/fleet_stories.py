@@ -5,9 +5,11 @@ Steady clients look at every Target the whole time; whatever dies, each of their
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from itertools import groupby
 from typing import ClassVar
 
 from tests.chaos.clients import Clients
+from tests.chaos.impostors import Conduct
 from tests.chaos.stories import Delivered
 from tests.chaos.targets import Target
 
@@ -27,7 +29,7 @@ class Staged(Delivered):
 
     bought_besides: ClassVar[int] = 1
     steps: ClassVar[Sequence[str]] = (COMPLETED, CANARIES, FANNED_OUT, COMPLETED)
-    """What the audit must tell, once each and in this order."""
+    """What the audit must tell, in this order; a canary that is slow to answer lets one more be asked."""
 
     def _fleet(self) -> int:
         return self._rng.randint(FLEET, FLEET_MAX) if self._varied else FLEET
@@ -57,7 +59,7 @@ class Staged(Delivered):
         found = await super()._judge() + self._clients.failures
         query = "SELECT action FROM certaudit WHERE action = ANY ($1) ORDER BY id"
         rows = await self._sql.fetch(query, [CANARIES, FANNED_OUT, TAKEN_BACK, COMPLETED])
-        steps = [row["action"] for row in rows]
+        steps = [step for step, _ in groupby(row["action"] for row in rows)]
         if steps != list(self.steps):
             found.append(f"the audit tells {steps}")
         leaf = await self._fetch("SELECT fingerprint FROM certificate WHERE status = 'active'")
@@ -69,3 +71,28 @@ class Staged(Delivered):
 
     def _watched(self) -> Sequence[Target]:
         return [impostor.target for impostor in self._impostors]
+
+
+class TakenBack(Staged):
+    """All Targets refuse the second Certificate, which is taken back; once they are mended a third is had."""
+
+    bought_besides: ClassVar[int] = 2
+    steps: ClassVar[Sequence[str]] = (COMPLETED, CANARIES, TAKEN_BACK, CANARIES, FANNED_OUT, COMPLETED)
+
+    def _turn(self) -> None:
+        for impostor in self._impostors:
+            impostor.conduct = Conduct.REFUSE
+
+    async def _mended(self) -> bool:
+        if not await self._fetch("SELECT count(*) FROM certificate WHERE status = 'rejected'"):
+            return False
+        for impostor in self._impostors:
+            impostor.heal()
+        return await self._hastened()
+
+    async def _judge(self) -> list[str]:
+        found = await super()._judge()
+        for impostor in self._impostors:
+            if impostor.resent:
+                found.append(f"{impostor.target.name} was sent again what it had refused")
+        return found

@@ -13,7 +13,7 @@ from typing import Any
 from sds_server.crashpoint import POINTS
 from sds_server.errors import CertvoyError
 from sds_server.programs.postgres import EmbeddedPostgres
-from tests.chaos.fleet_stories import Staged
+from tests.chaos.fleet_stories import Staged, TakenBack
 from tests.chaos.stories import Broken, Ca, Delivered, Refused, Story
 from tests.support.databases import empty_database
 
@@ -25,6 +25,7 @@ STORIES: Mapping[str, type[Story]] = {
     "secret.refused": Refused,
     "deliveries.writing": Delivered,
     "canaries.asking": Staged,
+    "rotation.rolling_back": TakenBack,
     "certificate.refusing": Broken,
     "audit.appended": Story,
 }
