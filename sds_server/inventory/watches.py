@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+from sds_server.crashpoint import crashpoint
 from sds_server.inventory import audit, certificates, feed, secrets
 from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.inventory.voices import Before, Look, Wanted, again_after
@@ -110,6 +111,7 @@ async def _prove(tx: Transaction, watch: Watch, look: Look, seen: Seen, *, actor
     generation = watch.wanted.generation
     if await tx.value("prove_delivery", watch.target.id, watch.secret, generation, look.by) is None:
         return
+    crashpoint("delivery.healing")
     await certificates.move(tx, watch.cert_id, Event.CONFIRMED, actor=actor, subject=watch.secret)
     detail: dict[str, object] = {"target": watch.target.id, "generation": generation, "by": look.by}
     if watch.stale_since is not None:
@@ -128,6 +130,7 @@ async def _prove(tx: Transaction, watch: Watch, look: Look, seen: Seen, *, actor
 
 async def _mark(tx: Transaction, watch: Watch, look: Look, seen: Seen, *, actor: str) -> None:
     await tx.value("mark_stale", watch.target.id, watch.secret, look.served, look.error)
+    crashpoint("delivery.staling")
     if seen is Seen.STALE:
         await audit.append(
             tx,

@@ -3,14 +3,15 @@
 Steady clients look at every Target the whole time; whatever dies, each of their handshakes must be well.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from itertools import groupby
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 from tests.chaos.clients import Clients
 from tests.chaos.impostors import Conduct
-from tests.chaos.stories import Delivered
+from tests.chaos.stories import Ca, Delivered
 from tests.chaos.targets import Target
 
 FLEET, FLEET_MAX = 2, 5
@@ -69,6 +70,10 @@ class Staged(Delivered):
                 found.append(f"{target.name} does not serve the active certificate")
         return found
 
+    async def _told(self, action: str) -> int:
+        """Return how often the audit tells of this."""
+        return int(await self._sql.fetchval("SELECT count(*) FROM certaudit WHERE action = $1", action))
+
     def _watched(self) -> Sequence[Target]:
         return [impostor.target for impostor in self._impostors]
 
@@ -96,3 +101,35 @@ class TakenBack(Staged):
             if impostor.resent:
                 found.append(f"{impostor.target.name} was sent again what it had refused")
         return found
+
+
+class Relapsed(Staged):
+    """After the second Rotation one Target serves the first pair again, until it is offered other bytes."""
+
+    def __init__(
+        self, points: Sequence[str], seed: int, directory: Path, connect: Mapping[str, Any], ca: Ca
+    ) -> None:
+        super().__init__(points, seed, directory, connect, ca)
+        self._plane.settings["rotation"]["watch"] = "200ms"
+        self._relapsed = False
+
+    async def _push(self) -> None:
+        await super()._push()
+        if await self._completed(2) and not self._relapsed:
+            self._impostors[0].relapse()
+            self._relapsed = True
+
+    async def _mended(self) -> bool:
+        return bool(await self._told("delivery.healed"))
+
+    async def _judge(self) -> list[str]:
+        found = await super()._judge()
+        for action in ("delivery.stale", "delivery.healed"):
+            if (times := await self._told(action)) != 1:
+                found.append(f"the audit tells {times} times of {action}")
+        if await self._fetch("SELECT count(*) FROM delivery WHERE stale_since IS NOT NULL OR salt > 0"):
+            found.append("a target is stale still, or offered other bytes")
+        return found
+
+    def _watched(self) -> Sequence[Target]:
+        return super()._watched()[1:]  # the first one does not serve what it was proved to, on purpose

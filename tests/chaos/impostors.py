@@ -60,6 +60,7 @@ class Impostor:
         self._pair = clients.issue(uris=[self.identity])
         self._files = self._pair.write(directory, "client")
         self._held: tuple[bytes, bytes] | None = None
+        self._shown: list[tuple[bytes, bytes]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
 
@@ -88,6 +89,10 @@ class Impostor:
         self.conduct = Conduct.OBEY
         self._show()
 
+    def relapse(self) -> None:
+        """Show the pair before, as after a restart with an old file, until it is given other bytes."""
+        self._listener.serve(*self._shown[-2])
+
     def _take(self, chain: bytes, key: bytes) -> None:
         self._held = chain, key
         if self.conduct is Conduct.OBEY:
@@ -95,6 +100,8 @@ class Impostor:
 
     def _show(self) -> None:
         if self._held is not None:
+            if self._held not in self._shown[-1:]:
+                self._shown = [*self._shown[-1:], self._held]
             self._listener.serve(*self._held)
 
     async def _run(self) -> None:
@@ -153,6 +160,8 @@ class XdsImpostor(Impostor):
         if self.conduct is Conduct.REFUSE and resource.version != self._good:
             self._refused.add(resource.version)
             return False
+        if resource.version == self._good:
+            return True  # as Envoy: what it has already changes nothing
         self._good = resource.version
         pair = Secret.FromString(resource.resource.value).tls_certificate
         self._take(pair.certificate_chain.inline_bytes, pair.private_key.inline_bytes)
