@@ -64,9 +64,10 @@ POINTS: Final[Mapping[str, str]] = {
     # Targets refuse it
     "rotation.rolling_back": "what was refused is taken back, written and not committed",
     "rotation.rolled_back": "that it is taken back is committed",
-    # Later: a Target that lost what it had
+    # Later: a Target that lost what it had, a key that nobody needs
     "delivery.staling": "that a Target serves something else is written and not committed",
     "delivery.healing": "that it serves what it should again is written and not committed",
+    "key.destroying": "a key's destruction is written and not committed",
     # A pair that must not be served
     "certificate.refusing": "the content gate has refused what is in the inventory, in memory only",
     "certificate.rejecting": "the refusal is written and not committed",

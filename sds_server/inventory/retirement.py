@@ -7,6 +7,7 @@ later KMS. History keeps the Certificate and its chain.
 from datetime import timedelta
 from typing import Final
 
+from sds_server.crashpoint import crashpoint
 from sds_server.inventory import audit
 from sds_server.inventory.database import Database, Transaction
 from sds_server.model import CertificateId
@@ -34,6 +35,7 @@ async def destroy(database: Database, *, limit: int, actor: str) -> tuple[int, i
                 continue
             if await tx.value("destroy_key", row["key_id"], row["cert_id"]) is not None:
                 destroyed += 1
+                crashpoint("key.destroying")
                 await audit.append(
                     tx,
                     action="key.destroyed",

@@ -133,3 +133,27 @@ class Relapsed(Staged):
 
     def _watched(self) -> Sequence[Target]:
         return super()._watched()[1:]  # the first one does not serve what it was proved to, on purpose
+
+
+class Outlived(Staged):
+    """After the second Rotation the time is over for which the first key is kept."""
+
+    keys_destroyed: ClassVar[int] = 1
+
+    async def _push(self) -> None:
+        await super()._push()
+        if await self._completed(2):
+            # Turning the clock would let the CA's certificates expire, which do not live for so long.
+            await self._sql.execute("UPDATE retired_key SET destroy_at = certvoy_now()")
+
+    async def _mended(self) -> bool:
+        return not await self._fetch("SELECT count(*) FROM retired_key")
+
+    async def _judge(self) -> list[str]:
+        found = await super()._judge()
+        if (times := await self._told("key.destroyed")) != 1:
+            found.append(f"the audit tells {times} times of key.destroyed")
+        served = "id IN (SELECT key_id FROM certificate WHERE status = 'active')"
+        if await self._fetch(f"SELECT count(*) FROM key_material WHERE {served} AND envelope IS NULL"):
+            found.append("the key is destroyed of what is served")
+        return found

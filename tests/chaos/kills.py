@@ -13,7 +13,7 @@ from typing import Any
 from sds_server.crashpoint import POINTS
 from sds_server.errors import CertvoyError
 from sds_server.programs.postgres import EmbeddedPostgres
-from tests.chaos.fleet_stories import Relapsed, Staged, TakenBack
+from tests.chaos.fleet_stories import Outlived, Relapsed, Staged, TakenBack
 from tests.chaos.stories import Broken, Ca, Delivered, Refused, Story
 from tests.support.databases import empty_database
 
@@ -27,6 +27,7 @@ STORIES: Mapping[str, type[Story]] = {
     "canaries.asking": Staged,
     "rotation.rolling_back": TakenBack,
     "delivery.staling": Relapsed,
+    "key.destroying": Outlived,
     "certificate.refusing": Broken,
     "audit.appended": Story,
 }
