@@ -354,7 +354,7 @@ async def _ask(few: _Inventory, big: _Inventory) -> Figures:
     # But the census, every 15 s: it tells of each Secret among a few and of 10,000 among many.
     polled = [what for what in few.queries() if what != "census"]
     a, b = (sum(best[what, inventory.size] for what in polled) for inventory in (few, big))
-    return found | _compared("queries of a poll, ms", a, b) | {"queries of a poll, ratio": b / a}
+    return {**found, **_compared("queries of a poll, ms", a, b), "queries of a poll, ratio": b / a}
 
 
 async def _record(few: _Inventory, big: _Inventory) -> Figures:
@@ -557,7 +557,7 @@ class _Fleet:
         request = DiscoveryRequest(type_url=codec.TYPE_URL, resource_names=[name])
         request.node.id = f"edge-{number}"
         await call.write(request)
-        while (response := await call.read()) is not grpc.aio.EOF:
+        while isinstance(response := await call.read(), DiscoveryResponse):
             self.received[number] += 1
             self.news.set()
             await call.write(

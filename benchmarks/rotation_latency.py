@@ -18,7 +18,7 @@ from benchmarks.report import Figures, Goals
 from sds_server import foundation
 from sds_server.config import load
 from sds_server.demo.stage import HOST, NODE, SECRET, Stage
-from sds_server.inventory import rotations
+from sds_server.inventory import progress, rotations
 from sds_server.model import Outcome, Reason
 
 ROTATIONS: Final = 20
@@ -101,7 +101,7 @@ async def _complete(stage: Stage) -> None:
     try:
 
         async def completed() -> bool:
-            return (await rotations.latest(database, SECRET)).outcome is Outcome.COMPLETED
+            return (await progress.latest(database, SECRET)).outcome is Outcome.COMPLETED
 
         await stage.until("the rotation is complete", completed)
     finally:
