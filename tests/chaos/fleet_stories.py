@@ -79,14 +79,24 @@ class Staged(Delivered):
 
 
 class TakenBack(Staged):
-    """All Targets refuse the second Certificate, which is taken back; once they are mended a third is had."""
+    """No Target serves the second Certificate, which is taken back; once they are mended a third is had.
+
+    In the plain story all of them refuse it; in others some say yes, and serve on with the first.
+    """
 
     bought_besides: ClassVar[int] = 2
     steps: ClassVar[Sequence[str]] = (COMPLETED, CANARIES, TAKEN_BACK, CANARIES, FANNED_OUT, COMPLETED)
 
+    def __init__(
+        self, points: Sequence[str], seed: int, directory: Path, connect: Mapping[str, Any], ca: Ca
+    ) -> None:
+        super().__init__(points, seed, directory, connect, ca)
+        bad = (Conduct.REFUSE, Conduct.DEAF) if self._varied else (Conduct.REFUSE,)
+        self._conducts = [self._rng.choice(bad) for _ in self._impostors]
+
     def _turn(self) -> None:
-        for impostor in self._impostors:
-            impostor.conduct = Conduct.REFUSE
+        for impostor, conduct in zip(self._impostors, self._conducts, strict=True):
+            impostor.conduct = conduct
 
     async def _mended(self) -> bool:
         if not await self._fetch("SELECT count(*) FROM certificate WHERE status = 'rejected'"):
