@@ -168,9 +168,12 @@ class Story:
 
     async def _die(self, armed: str) -> None:
         victim = self._plane.launch(env={"CERTVOY_CRASHPOINT": armed})
-        async with asyncio.timeout(DEATH_S), asyncio.TaskGroup() as group:
-            self._dying = group.create_task(victim.wait())
-            group.create_task(self._push())
+        try:
+            async with asyncio.timeout(DEATH_S), asyncio.TaskGroup() as group:
+                self._dying = group.create_task(victim.wait())
+                group.create_task(self._push())
+        except TimeoutError as e:
+            raise AssertionError(f"{armed}: the story does not come by it\n{victim.log_tail()}") from e
         code = self._dying.result()
         assert code == SIGKILLED, f"{armed}: ended with {code}\n{victim.log_tail()}"
 

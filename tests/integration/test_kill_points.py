@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sds_server.crashpoint import POINTS
-from tests.chaos.kills import chains, story
+from tests.chaos.kills import BREAKS, chains, story
 from tests.chaos.stories import Ca
 
 
@@ -22,6 +22,7 @@ def ca() -> Iterator[Ca]:
 
 def test_every_point_is_in_one_story():
     assert list(POINTS) == [point for chain in chains() for point in chain]
+    assert BREAKS <= set(POINTS), "a point that is gone begins no group"
 
 
 @pytest.mark.timeout(900)
