@@ -269,10 +269,13 @@ CREATE TABLE target (
     created_at timestamptz NOT NULL DEFAULT certvoy_now(),
     last_seen  timestamptz,
     -- Envoy's admin interface, HOST:PORT: where its listener cannot be reached its /certs says what it serves.
-    admin      text
+    admin      text,
+    -- Whether an operator has named its identity: then it speaks for itself, else with the voice of whom it was bound to.
+    vouched    boolean NOT NULL DEFAULT false
 );
 -- One Target a peer: the same identity and node id are the same proxy.
 CREATE UNIQUE INDEX target_peer ON target (identity, node_id) WHERE identity IS NOT NULL;
+CREATE INDEX target_unseen ON target (last_seen) WHERE NOT registered;
 
 -- The present state of one Secret at one Target, each mark a generation; bounded, not a log. What is offered is derived.
 CREATE TABLE delivery (

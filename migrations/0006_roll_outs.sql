@@ -28,6 +28,10 @@ CREATE TABLE canary (
 
 -- Envoy's admin interface, HOST:PORT: where its listener cannot be reached its /certs says what it serves.
 ALTER TABLE target ADD COLUMN admin text;
+-- Whether an operator has named its identity: then it speaks for itself, else with the voice of whom it was bound to.
+ALTER TABLE target ADD COLUMN vouched boolean NOT NULL DEFAULT false;
+UPDATE target SET vouched = true WHERE registered AND identity IS NOT NULL AND last_seen IS NULL;
+CREATE INDEX target_unseen ON target (last_seen) WHERE NOT registered;
 
 ALTER TABLE delivery ADD COLUMN accepted_at timestamptz;
 ALTER TABLE delivery ADD COLUMN proved_at timestamptz;

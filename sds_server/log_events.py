@@ -182,6 +182,15 @@ EVENTS: Final = (
         (*_REVOCATION, "error", "hint"),
     ),
     LogEvent("rotation.claimed", "info", "A worker took a rotation.", (*_WORK, "attempts")),
+    LogEvent(
+        "targets.forgotten", "info", "Proxies that nobody registered were not seen for a week.", ("count",)
+    ),
+    LogEvent(
+        "targets.capped",
+        "error",
+        "An identity has too many proxies: those that came last count for no rotation. Give each its own.",
+        ("identity",),
+    ),
     LogEvent("keys.destroyed", "info", "Keys that nobody needs any more were destroyed.", ("count",)),
     LogEvent(
         "delivery.healed",

@@ -325,6 +325,7 @@ class Target:
     """Whatever serves a Secret.
 
     ``probe`` is ``host:port`` of a TLS listener, ``admin`` that of Envoy's admin interface; None: not known.
+    ``vouched``: an operator has named its identity, so that it speaks with a voice of its own.
     """
 
     id: TargetId
@@ -335,3 +336,4 @@ class Target:
     probe: str | None
     registered: bool
     admin: str | None = None
+    vouched: bool = False

@@ -35,8 +35,11 @@ class News:
     kind: TargetKind = TargetKind.ENVOY
 
 
-async def write(database: Database, news: Sequence[News], *, actor: str) -> None:
-    """Write a batch in one transaction; the first acceptance and refusal of each generation is audited."""
+async def write(database: Database, news: Sequence[News], *, actor: str) -> frozenset[Identity]:
+    """Write a batch in one transaction; the first acceptance and refusal of each generation is audited.
+
+    Returns the identities that have too many Targets: of further ones nothing is written.
+    """
     news = [replace(item, node_id=Peer.of(item.identity, item.node_id).node_id) for item in news]
     async with database.transaction() as tx:
         kinds = {(item.identity, item.node_id): item.kind for item in news}
@@ -60,6 +63,7 @@ async def write(database: Database, news: Sequence[News], *, actor: str) -> None
             [version for _, version in refused],
         )
         crashpoint("deliveries.marked")
+    return frozenset(identity for (identity, _), target in targets.items() if target is None)
 
 
 async def mark(tx: Transaction, batch: Sequence[tuple[TargetId, News]], *, actor: str) -> None:

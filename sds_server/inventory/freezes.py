@@ -75,11 +75,13 @@ async def resume(database: Database, secret: str, *, actor: str) -> None:
         await _resume(tx, secret, actor=actor)
 
 
-async def answer_in(tx: Transaction, secret: str, *, actor: str) -> None:
-    """Let the Secret go on where we asked and the operator has decided, in a transaction with its lock."""
+async def answer_in(tx: Transaction, secret: str, *, actor: str) -> bool:
+    """Let the Secret go on where we asked, as that is decided; the caller holds its lock. Say whether."""
     held = await of_in(tx, secret)
-    if held is not None and held.asks:
-        await _resume(tx, secret, actor=actor)
+    if held is None or not held.asks:
+        return False
+    await _resume(tx, secret, actor=actor)
+    return True
 
 
 async def _resume(tx: Transaction, secret: str, *, actor: str) -> None:

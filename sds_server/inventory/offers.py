@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sds_server.inventory.database import Database
-from sds_server.model import CertificateId, Peer
+from sds_server.model import CertificateId, Peer, Stage
 
 SALTED_MAX: Final = 1000
 """Of one batch of names: each is another Resource in memory. The next ones come when these are healed."""
@@ -15,12 +15,14 @@ SALTED_MAX: Final = 1000
 class Offer:
     """What a name is offered with.
 
-    ``cert_id`` is its newest Certificate; None: nothing is issued yet. While only ``canaries`` get that,
-    ``before`` is what all others get. ``salted``: who gets its Certificate as other bytes, and which.
+    ``cert_id`` is its newest Certificate; None: nothing is issued yet. ``before`` is the one before while
+    that rolls out, if it may be served still: where it is ``staged`` what all get but the ``canaries``, else
+    what is left for who refused the new one. ``salted``: who gets its Certificate as other bytes, and which.
     """
 
     cert_id: CertificateId | None
     before: CertificateId | None = None
+    staged: bool = False
     canaries: frozenset[Peer] = frozenset()
     salted: Mapping[Peer, int] = field(default_factory=dict)
 
@@ -29,7 +31,7 @@ async def of(database: Database, names: Iterable[str]) -> Mapping[str, Offer]:
     """Return what each name is offered with; a name that is not there is missing in the result."""
     async with database.transaction() as tx:
         rows = await tx.rows("offered", list(names))
-        staged = [row["rotation"] for row in rows if row["rotation"] is not None]
+        staged = [row["rotation"] for row in rows if row["stage"] == Stage.CANARY]
         canaries: dict[int, set[Peer]] = {}
         for row in await tx.rows("canary_peers", staged) if staged else ():
             peer = Peer(row["identity"], row["node_id"])
@@ -41,6 +43,7 @@ async def of(database: Database, names: Iterable[str]) -> Mapping[str, Offer]:
         row["name"]: Offer(
             cert_id=row["id"],
             before=row["before"],
+            staged=row["stage"] == Stage.CANARY and row["before"] is not None,
             canaries=frozenset(canaries.get(row["rotation"], ())),
             salted=salted.get(row["name"], {}),
         )

@@ -135,14 +135,18 @@ SELECT s.name, c.id, c.generation
  WHERE s.name = ANY ($1::text[]) AND s.deleted_at IS NULL;
 
 -- name: offered
--- What each name is offered with: its Certificate, and, while only canaries get that, the one before for all others.
-SELECT s.name, c.id, c.generation, r.id AS rotation, r.cert_id AS before
+-- What each name is offered with: its Certificate, and the one before while that one rolls out, if it may be served still. While
+-- only canaries get the new one, all others get that.
+SELECT s.name, c.id, c.generation, r.id AS rotation, r.stage, p.id AS before
   FROM secret s
   LEFT JOIN LATERAL (
         SELECT id, generation FROM certificate
          WHERE secret = s.name AND status NOT IN ('replaced', 'rejected', 'revoked')
          ORDER BY generation DESC LIMIT 1) c ON true
-  LEFT JOIN certrotation r ON r.secret = s.name AND r.completed_at IS NULL AND r.new_cert_id = c.id AND r.stage = 'canary'
+  LEFT JOIN certrotation r ON r.secret = s.name AND r.completed_at IS NULL AND r.new_cert_id = c.id
+  LEFT JOIN certificate p ON p.id = r.cert_id AND p.status = 'rotating' AND p.not_after > certvoy_now()
+       AND NOT EXISTS (SELECT FROM revocation v WHERE v.cert_id = p.id
+                          AND (v.at_once OR v.reason = 'keyCompromise' OR v.done_at IS NOT NULL))
  WHERE s.name = ANY ($1::text[]) AND s.deleted_at IS NULL;
 
 -- name: canary_peers
@@ -210,13 +214,13 @@ SELECT c.id, c.secret FROM certificate c JOIN secret s ON s.name = c.secret
  WHERE c.id = ANY (ARRAY(
         (SELECT d.id FROM certificate d JOIN secret o ON o.name = d.secret
           WHERE d.status IN ('issued', 'active') AND d.renew_at <= certvoy_now()
-            AND o.deleted_at IS NULL AND o.issuer <> 'upload'
+            AND o.deleted_at IS NULL AND o.issuer <> 'upload' AND o.frozen_at IS NULL
           ORDER BY d.renew_at LIMIT $2)
          UNION ALL
         (SELECT n.id FROM certrotation r JOIN certificate n ON n.id = r.new_cert_id
           WHERE r.completed_at IS NULL AND r.needed_by <= certvoy_now() AND n.status = 'expired'
           ORDER BY r.needed_by LIMIT $2)))
-   AND s.deleted_at IS NULL AND s.issuer <> 'upload'
+   AND s.deleted_at IS NULL AND s.issuer <> 'upload' AND s.frozen_at IS NULL
  ORDER BY c.not_after LIMIT $1 FOR UPDATE OF s SKIP LOCKED;
 
 -- name: still_due
@@ -228,10 +232,10 @@ SELECT 1 FROM certificate c
 
 -- name: lapsed
 -- A current one whose renewal is not open yet waits until it is: once it is expired nothing would open one. Nothing ever
--- does where pairs are uploaded.
+-- does where pairs are uploaded, nor while a Secret is frozen.
 SELECT c.id, c.status FROM certificate c JOIN secret s ON s.name = c.secret
  WHERE c.status IN ('issued', 'active', 'expiring_soon', 'rotating', 'replaced') AND c.not_after <= certvoy_now()
-   AND (c.status NOT IN ('issued', 'active') OR s.deleted_at IS NOT NULL OR s.issuer = 'upload'
+   AND (c.status NOT IN ('issued', 'active') OR s.deleted_at IS NOT NULL OR s.issuer = 'upload' OR s.frozen_at IS NOT NULL
         OR EXISTS (SELECT FROM certrotation r WHERE r.secret = c.secret AND r.completed_at IS NULL))
  ORDER BY c.not_after LIMIT $1 FOR UPDATE OF s SKIP LOCKED;
 
@@ -354,7 +358,8 @@ UPDATE certrotation SET leased_until = NULL, next_attempt_at = certvoy_now() + $
  WHERE id = $1;
 
 -- name: rotation_of_new
-SELECT id, cert_id, attempts FROM certrotation WHERE new_cert_id = $1 AND completed_at IS NULL FOR UPDATE;
+SELECT r.id, r.cert_id, r.attempts, c.generation FROM certrotation r JOIN certificate c ON c.id = r.new_cert_id
+ WHERE r.new_cert_id = $1 AND r.completed_at IS NULL FOR UPDATE OF r;
 
 -- name: rotation_rejected
 -- Its new Certificate was refused: the same Rotation tries again.
@@ -522,9 +527,15 @@ DELETE FROM challenge_token WHERE expires_at <= certvoy_now();
 
 -- name: register_target
 -- A Target that was only seen until now becomes a registered one.
-INSERT INTO target (name, kind, identity, node_id, probe, admin, registered) VALUES ($1, $2, $3, $4, $5, $6, true)
+-- What was proved at another address is proved no more.
+WITH moved AS (
+    UPDATE delivery d SET proved = NULL, look_at = certvoy_now() FROM target t
+     WHERE t.name = $1 AND d.target_id = t.id
+       AND ($5 IS DISTINCT FROM t.probe AND $5 IS NOT NULL OR t.probe IS NULL AND $6 IS DISTINCT FROM t.admin AND $6 IS NOT NULL))
+INSERT INTO target (name, kind, identity, node_id, probe, admin, registered, vouched)
+VALUES ($1, $2, $3, $4, $5, $6, true, $3::text IS NOT NULL)
 ON CONFLICT (name) DO UPDATE
-   SET registered = true, kind = excluded.kind, probe = coalesce(excluded.probe, target.probe),
+   SET registered = true, vouched = target.vouched OR excluded.vouched, kind = excluded.kind, probe = coalesce(excluded.probe, target.probe),
        admin = coalesce(excluded.admin, target.admin), identity = coalesce(excluded.identity, target.identity),
        node_id = coalesce(excluded.node_id, target.node_id)
 RETURNING id;
@@ -534,18 +545,18 @@ DELETE FROM target WHERE name = $1 RETURNING id;
 
 -- name: targets
 -- By name, behind $1.
-SELECT id, name, kind, identity, node_id, probe, admin, registered, last_seen FROM target
+SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched, last_seen FROM target
  WHERE name > $1 ORDER BY name LIMIT $2;
 
 -- name: target
-SELECT id, name, kind, identity, node_id, probe, admin, registered, last_seen FROM target WHERE name = $1;
+SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched, last_seen FROM target WHERE name = $1;
 
 -- name: target_by_id
-SELECT id, name, kind, identity, node_id, probe, admin, registered FROM target WHERE id = $1;
+SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched FROM target WHERE id = $1;
 
 -- name: target_of_secret
 -- A Target by its name, if it is known of the Secret.
-SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered
+SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched
   FROM target t JOIN delivery d ON d.target_id = t.id WHERE t.name = $1 AND d.secret = $2;
 
 -- name: deliveries_of
@@ -577,18 +588,29 @@ UPDATE target SET identity = $1, node_id = $2, last_seen = certvoy_now()
  WHERE id = (SELECT id FROM target
               WHERE registered AND last_seen IS NULL AND coalesce(identity, $1) = $1
                 AND coalesce(node_id, CASE WHEN identity IS NULL THEN name ELSE $2 END) = $2
-              ORDER BY (identity IS NOT NULL) DESC, (node_id IS NOT NULL) DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED)
+              ORDER BY (identity IS NOT NULL) DESC, (node_id IS NOT NULL) DESC, id LIMIT 1
+                FOR NO KEY UPDATE SKIP LOCKED)
 RETURNING id;
 
 -- name: see_target
--- A peer that nobody registered: a Target of its own, at most $4 an identity.
+-- A peer that nobody registered: a Target of its own, at most $4 an identity among those that were seen within a day.
 INSERT INTO target (name, kind, identity, node_id, registered, last_seen)
-SELECT $3, $5, $1, $2, false, certvoy_now() WHERE (SELECT count(*) FROM target WHERE identity = $1 AND NOT registered) < $4
+SELECT $3, $5, $1, $2, false, certvoy_now()
+ WHERE (SELECT count(*) FROM target
+         WHERE identity = $1 AND NOT registered AND last_seen > certvoy_now() - interval '1 day') < $4
 ON CONFLICT DO NOTHING RETURNING id;
 
+-- name: sweep_targets
+-- At most $2 that nobody registered, and nobody has seen for $1: pods that are gone, above all.
+DELETE FROM target WHERE id IN (
+    SELECT id FROM target WHERE NOT registered AND last_seen < certvoy_now() - $1::interval
+     ORDER BY last_seen LIMIT $2 FOR UPDATE SKIP LOCKED)
+RETURNING name;
+
 -- name: touch_targets
+-- No stronger a lock than that: whoever holds Deliveries may name these rows as canaries.
 UPDATE target SET last_seen = certvoy_now()
- WHERE id IN (SELECT id FROM target WHERE id = ANY ($1::bigint[]) ORDER BY id FOR UPDATE);
+ WHERE id IN (SELECT id FROM target WHERE id = ANY ($1::bigint[]) ORDER BY id FOR NO KEY UPDATE);
 
 -- name: register_delivery
 INSERT INTO delivery (target_id, secret, registered) VALUES ($1, $2, true)
@@ -645,7 +667,7 @@ WITH offer AS (
              WHERE secret = $1 AND status NOT IN ('replaced', 'rejected', 'revoked') ORDER BY generation DESC LIMIT 1) c
       LEFT JOIN certrotation r ON r.secret = $1 AND r.completed_at IS NULL AND r.new_cert_id = c.id AND r.stage = 'canary'
       LEFT JOIN certificate p ON p.id = r.cert_id)
-SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, d.sent, d.accepted, d.refused, d.proved,
+SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, d.sent, d.accepted, d.refused, d.proved,
        d.refusal, d.probe_error, d.updated_at, d.proved_by, d.proved_at, d.served, d.stale_since,
        certvoy_now() - d.stale_since AS stale_for, d.salt, certvoy_now() - d.accepted_at AS accepted_for,
        certvoy_now() - d.salted_at AS salted_for, certvoy_now() - d.updated_at AS unchanged_for,
@@ -659,7 +681,7 @@ SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.register
 -- name: roll_out
 -- The open Rotation of a Secret and the Certificate that its Targets must be proved to serve.
 SELECT r.id, r.cert_id, r.stage, r.overruled, r.attempts, c.id AS new_cert_id, c.generation, c.fingerprint, c.serial_number,
-       s.domains, s.proof, s.frozen_at IS NOT NULL AS frozen, certvoy_now() - c.issued_at AS age,
+       s.name AS secret, s.domains, s.proof, s.frozen_at IS NOT NULL AS frozen, certvoy_now() - c.issued_at AS age,
        p.generation AS before_generation, p.fingerprint AS before_fingerprint, p.serial_number AS before_serial_number,
        p.status AS before_status, p.not_before AS before_not_before, p.not_after AS before_not_after,
        EXISTS (SELECT FROM revocation v WHERE v.cert_id = p.id
@@ -670,14 +692,23 @@ SELECT r.id, r.cert_id, r.stage, r.overruled, r.attempts, c.id AS new_cert_id, c
  WHERE r.secret = $1 AND r.completed_at IS NULL;
 
 -- name: prove_delivery
+-- Its salt stays: on another stream it must get the bytes that it took, and not those that it refused.
 UPDATE delivery SET proved = $3, proved_by = $4, proved_at = certvoy_now(), probe_error = NULL, served = NULL, stale_since = NULL,
-       salt = 0, salted_at = NULL, updated_at = certvoy_now()
+       updated_at = certvoy_now()
  WHERE target_id = $1 AND secret = $2 AND coalesce(proved, 0) < $3 RETURNING target_id;
 
--- name: note_look
--- Why a Target is not proved, and the leaf that was seen in place of the wanted one; null: none was seen.
-UPDATE delivery SET probe_error = $3, served = coalesce($4, served), updated_at = certvoy_now()
- WHERE target_id = $1 AND secret = $2 AND (probe_error IS DISTINCT FROM $3 OR served IS DISTINCT FROM coalesce($4, served));
+-- name: note_looks
+-- Why Targets are not proved, and the leaf that was seen in place of the wanted one; null: none was seen.
+WITH w AS (SELECT * FROM unnest($2::bigint[], $3::text[], $4::text[]) AS w (target_id, error, served)),
+     changed AS (SELECT d.target_id FROM delivery d JOIN w ON w.target_id = d.target_id
+                  WHERE d.secret = $1 AND (d.probe_error IS DISTINCT FROM w.error OR d.served IS DISTINCT FROM coalesce(w.served, d.served))
+                  ORDER BY d.target_id FOR NO KEY UPDATE OF d)
+UPDATE delivery d SET probe_error = w.error, served = coalesce(w.served, d.served), updated_at = certvoy_now()
+  FROM w WHERE d.target_id = w.target_id AND d.secret = $1 AND d.target_id IN (SELECT target_id FROM changed);
+
+-- name: forget_proofs
+-- Of a generation that was taken back: who served it serves the one before again, or is looked at.
+UPDATE delivery SET proved = NULL, look_at = certvoy_now() WHERE secret = $1 AND proved = $2;
 
 -- name: offer_again
 -- As other bytes, so that the proxy judges them anew.
@@ -699,9 +730,10 @@ UPDATE delivery d SET look_at = certvoy_now() + $1::interval * (0.7 + 0.6 * rand
 RETURNING d.target_id, d.secret;
 
 -- name: watched
--- Those of these that can be looked at: they count, have an address, and nothing of their Secret is being rolled out.
+-- Those of these that can be looked at: they count, have an address, and are not the prover's, who looks at those that a
+-- roll-out has not proved yet.
 SELECT d.target_id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, certvoy_now() - d.salted_at AS salted_for,
-       certvoy_now() - d.updated_at AS unchanged_for, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered,
+       certvoy_now() - d.updated_at AS unchanged_for, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched,
        s.domains, c.id AS cert_id, c.generation, c.fingerprint, c.serial_number,
        b.generation AS before_generation, b.fingerprint AS before_fingerprint, b.serial_number AS before_serial_number
   FROM delivery d
@@ -716,7 +748,8 @@ SELECT d.target_id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_s
          WHERE secret = d.secret AND generation < c.generation ORDER BY generation DESC LIMIT 1) b ON true
  WHERE (d.target_id, d.secret) IN (SELECT * FROM unnest($1::bigint[], $2::text[]))
    AND (d.registered OR d.seen_until > certvoy_now()) AND coalesce(t.probe, t.admin) IS NOT NULL
-   AND NOT EXISTS (SELECT FROM certrotation r WHERE r.secret = d.secret AND r.completed_at IS NULL AND r.new_cert_id IS NOT NULL);
+   AND (d.proved = c.generation OR NOT EXISTS (
+        SELECT FROM certrotation r WHERE r.secret = d.secret AND r.completed_at IS NULL AND r.new_cert_id IS NOT NULL));
 
 -- name: unproved_of
 -- Deliveries of a Secret that are not proved to be what it is served with.
@@ -905,13 +938,13 @@ SELECT id AS proxy_id, name AS proxy_name, identity AS proxy_identity, created_a
 -- name: proxies
 -- Envoys and whoever was invited, by name behind ($1, $2): a Target and its proxy in one row, a proxy that has none in its own.
 SELECT * FROM (
-    SELECT t.name, false AS alone, t.id, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.last_seen,
+    SELECT t.name, false AS alone, t.id, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.last_seen,
            p.id AS proxy_id, p.name AS proxy_name, p.identity AS proxy_identity,
            p.created_at, p.created_by, p.credential_at, p.credential_until
       FROM target t LEFT JOIN proxy p ON p.identity = t.identity OR (t.identity IS NULL AND p.name = t.name)
      WHERE t.kind = 'envoy'
      UNION ALL
-    SELECT p.name, true, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    SELECT p.name, true, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
            p.id, p.name, p.identity, p.created_at, p.created_by, p.credential_at, p.credential_until
       FROM proxy p
      WHERE NOT EXISTS (SELECT FROM target t WHERE (t.kind = 'envoy' OR t.last_seen IS NOT NULL)

@@ -71,7 +71,10 @@ async def write(database: Database, report: Report, *, seen_for: timedelta, acto
             seen_for=seen_for,
         )
         await deliveries.mark(tx, [(TargetId(target["id"]), news)], actor=actor)
-        proves = report.said is Said.PROVED and target["probe"] is None
+        # Only where nobody else can look; an Envoy's own word is its ACK, and proves nothing.
+        unseen = target["probe"] is None and target["admin"] is None
+        believed = report.identity is None or target["kind"] != TargetKind.ENVOY
+        proves = report.said is Said.PROVED and unseen and believed
         if proves and await tx.value(
             "prove_delivery", target["id"], report.secret, generation, ProvedBy.AGENT
         ):

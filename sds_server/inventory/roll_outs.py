@@ -67,9 +67,9 @@ async def settle(
         row = await tx.row("roll_out", secret)
         if row is None or row["new_cert_id"] != roll_out.new_cert_id:
             return OVER
-        # In the order in which `deliveries.write` locks the same rows.
-        for look in sorted(looks, key=lambda look: look.target):
-            await _write(tx, roll_out, look, actor=actor)
+        row = dict(row)
+        await _thaw(tx, row, actor=actor)
+        await _write(tx, roll_out, sorted(looks, key=lambda look: look.target), actor=actor)
         now = await _roll_out(tx, secret, row, grace)
         await _offer_again(tx, now)
         decision = rollout.decide(voices.situation(row, now, known=known))
@@ -93,6 +93,7 @@ async def begin(
     """
     row = await tx.row("roll_out", secret)
     assert row is not None  # noqa: S101 - stored in this transaction
+    await tx.rows("forget_canaries", rotation)
     now = await _roll_out(tx, SecretName(secret), row, NO_GRACE)
     await tx.rows("offer_plainly", secret)
     if voices.way_back(row) is WayBack.NONE:
@@ -152,11 +153,21 @@ async def roll_back(database: Database, secret: str, *, actor: str) -> RotationI
 # What was seen
 
 
-async def _write(tx: Transaction, roll_out: RollOut, look: Look, *, actor: str) -> None:
+async def _write(tx: Transaction, roll_out: RollOut, looks: Sequence[Look], *, actor: str) -> None:
+    """Write what was seen, in the order in which `deliveries.write` locks the same rows."""
     secret, generation = roll_out.secret, roll_out.generation
-    if look.by is None:
-        await tx.rows("note_look", look.target, secret, look.error, look.served)
-    elif await tx.value("prove_delivery", look.target, secret, generation, look.by):
+    unproved = [look for look in looks if look.by is None]
+    if unproved:
+        await tx.rows(
+            "note_looks",
+            secret,
+            [look.target for look in unproved],
+            [look.error for look in unproved],
+            [look.served for look in unproved],
+        )
+    for look in looks:
+        if look.by is None or not await tx.value("prove_delivery", look.target, secret, generation, look.by):
+            continue
         crashpoint("delivery.proving")
         await certificates.move(tx, roll_out.new_cert_id, Event.CONFIRMED, actor=actor, subject=secret)
         await audit.append(
@@ -169,10 +180,16 @@ async def _write(tx: Transaction, roll_out: RollOut, look: Look, *, actor: str) 
         )
 
 
+async def _thaw(tx: Transaction, row: dict[str, Any], *, actor: str) -> None:
+    """End a freeze by which we asked, where time has answered: there is nothing to go back to any more."""
+    if row["frozen"] and voices.way_back(row) is WayBack.NONE:
+        row["frozen"] = not await freezes.answer_in(tx, row["secret"], actor=actor)
+
+
 async def _offer_again(tx: Transaction, roll_out: RollOut) -> None:
     """Offer it as other bytes, to be judged anew, to who refused it or serves the one before all the same."""
     again = False
-    for item in roll_out.unproved:
+    for item in sorted(roll_out.unproved, key=lambda item: item.target.id):
         if voices.wants_other_bytes(item, roll_out):
             again |= await tx.value("offer_again", item.target.id, roll_out.secret, item.salt) is not None
     if again:

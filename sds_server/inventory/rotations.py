@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from sds_server.crashpoint import crashpoint
 from sds_server.errors import Conflict, StaleLease
-from sds_server.inventory import audit, certificates, feed, freezes, secrets
+from sds_server.inventory import audit, certificates, feed, freezes, secrets, voices
 from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.lifecycle import rollout
+from sds_server.lifecycle.rollout import WayBack
 from sds_server.lifecycle.states import Event
 from sds_server.model import (
     UPLOAD,
@@ -24,6 +25,7 @@ from sds_server.model import (
     Reason,
     RotationId,
     SecretName,
+    Stage,
 )
 
 WINDOW: Final = 64
@@ -77,14 +79,15 @@ async def open_in(tx: Transaction, secret: str, *, reason: Reason, actor: str) -
     its turn.
     """
     under_way = await tx.row("open_rotation", secret)
-    if under_way is not None and under_way["new_cert_id"] is not None and under_way["stage"] == "canary":
+    rolling_out = await tx.row("roll_out", secret)
+    if rolling_out is not None and _staged(rolling_out):
         # All but a few have never had it: what they are moved on from is the one before.
         error = {
             "what": "another certificate was wanted before the canaries had proved this one",
             "rule": "superseded",
             "hint": "nothing to do: the next attempt is under way",
         }
-        await take_back(tx, secret, under_way["new_cert_id"], error=error, actor=actor)
+        await take_back(tx, secret, rolling_out["new_cert_id"], error=error, actor=actor)
         under_way = await tx.row("open_rotation", secret)
     if under_way is not None and under_way["new_cert_id"] is None:
         if reason in {Reason.CHANGED, Reason.UPLOADED}:
@@ -269,6 +272,7 @@ async def take_back(
     await tx.rows("rotation_rejected", row["id"], dict(error), rollout.pause(max(row["attempts"], 1)))
     await tx.rows("forget_canaries", row["id"])
     await tx.rows("offer_plainly", secret)
+    await tx.rows("forget_proofs", secret, row["generation"])
     crashpoint("certificate.rejecting")
     await audit.append(
         tx,
@@ -309,6 +313,11 @@ async def end(
         cert_id=rotation["new_cert_id"],
         detail={"rotation": rotation["id"]} | ({} if evidence is None else {"evidence": evidence}),
     )
+
+
+def _staged(rolling_out: Row) -> bool:
+    """Whether only canaries have the new Certificate, and all others one that may be served still."""
+    return rolling_out["stage"] == Stage.CANARY and voices.way_back(rolling_out) is not WayBack.NONE
 
 
 def stale(lease: Lease) -> StaleLease:

@@ -14,6 +14,9 @@ from sds_server.model import Identity, ProvedBy, Target, TargetId, TargetKind
 
 NAME_BYTES_MAX: Final = 1024
 
+UNSEEN_FOR: Final = timedelta(days=7)
+"""After that a Target that was only seen is forgotten, with what is known of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Live:
@@ -133,6 +136,15 @@ async def remove(database: Database, name: str, *, actor: str) -> None:
         await audit.append(tx, action="target.removed", actor=actor, subject=name)
 
 
+async def sweep(database: Database, *, limit: int, actor: str) -> int:
+    """Forget what nobody registered and nobody has seen for long: pods that are gone. Say how many."""
+    async with database.transaction() as tx:
+        rows = await tx.rows("sweep_targets", UNSEEN_FOR, limit)
+        for row in rows:
+            await audit.append(tx, action="target.forgotten", actor=actor, subject=row["name"])
+    return len(rows)
+
+
 async def page(database: Database, *, after: str, limit: int) -> Sequence[Listed]:
     """Return Targets by name, behind ``after``."""
     async with database.transaction() as tx:
@@ -214,4 +226,5 @@ def _target(row: Row) -> Target:
         probe=row["probe"],
         registered=row["registered"],
         admin=row["admin"],
+        vouched=row["vouched"],
     )

@@ -115,10 +115,10 @@ def situation(row: Row, roll_out: RollOut, *, known: bool) -> Situation:
 
 def _voice(item: Live, roll_out: RollOut, proof: Proof) -> Voice:
     target = item.target
-    registered = target.registered or target.identity is None
     return Voice(
         target=target.id,
-        speaker=f"target:{target.id}" if registered else str(target.identity),
+        # Unless an operator named its identity anybody could have been bound to it.
+        speaker=f"target:{target.id}" if target.vouched or target.identity is None else str(target.identity),
         standing=_standing(item, roll_out),
         witness=_witness(item, roll_out, proof),
         asked_for=roll_out.asked.get(target.id),

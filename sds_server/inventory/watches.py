@@ -87,7 +87,9 @@ async def settle(database: Database, watch: Watch, look: Look, *, actor: str) ->
             case Seen.STALE | Seen.STILL_STALE:
                 await _mark(tx, watch, look, seen, actor=actor)
             case Seen.UNKNOWN:
-                await tx.rows("note_look", *key, look.error, look.served)
+                await tx.rows("note_looks", watch.secret, [watch.target.id], [look.error], [look.served])
+                if watch.refused == watch.wanted.generation:
+                    await _offer_again(tx, watch)
         if seen not in {Seen.WELL, Seen.PROVED, Seen.HEALED}:
             await tx.rows("look_again", *key, max(watch.unchanged_for / AGAIN_SHARE, AGAIN_MIN))
     return seen
@@ -96,7 +98,7 @@ async def settle(database: Database, watch: Watch, look: Look, *, actor: str) ->
 def _meaning(watch: Watch, look: Look) -> Seen:
     generation = watch.wanted.generation
     if look.by is not None:
-        if (watch.proved or 0) >= generation:
+        if watch.proved == generation:
             return Seen.WELL
         return Seen.PROVED if watch.stale_since is None else Seen.HEALED
     if look.served is None:
@@ -124,8 +126,6 @@ async def _prove(tx: Transaction, watch: Watch, look: Look, seen: Seen, *, actor
         cert_id=watch.cert_id,
         detail=detail,
     )
-    if watch.salt:
-        await feed.tell_secret(tx, watch.secret)
 
 
 async def _mark(tx: Transaction, watch: Watch, look: Look, seen: Seen, *, actor: str) -> None:
@@ -145,6 +145,11 @@ async def _mark(tx: Transaction, watch: Watch, look: Look, seen: Seen, *, actor:
                 "error": look.error,
             },
         )
+    await _offer_again(tx, watch)
+
+
+async def _offer_again(tx: Transaction, watch: Watch) -> None:
+    """Offer it as other bytes, less and less often."""
     if watch.salted_for is None or watch.salted_for >= again_after(watch.salt):
         await tx.value("offer_again", watch.target.id, watch.secret, watch.salt)
         await feed.tell_secret(tx, watch.secret)
@@ -170,6 +175,7 @@ def _watch(row: Row) -> Watch:
             probe=row["probe"],
             registered=row["registered"],
             admin=row["admin"],
+            vouched=row["vouched"],
         ),
         cert_id=CertificateId(row["cert_id"]),
         wanted=Wanted(

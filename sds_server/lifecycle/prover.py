@@ -30,6 +30,9 @@ SOON_S: Final = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.46)
 """After an ACK Envoy's workers take some milliseconds to switch: look again so soon. In all a little more
 than `rollout.SWITCHING`, so that the last look tells who serves the one before all the same."""
 
+ANSWERS_S: Final = 1.0
+"""Who takes longer for a look than this is not looked at again at once."""
+
 SIGHT: Final = timedelta(hours=24)
 """Who was seen within this time before we started may still be there: nobody looked."""
 
@@ -84,7 +87,11 @@ class Prover:
             Unavailable: the database does not answer.
         """
         said, self._said = self._said, set()
-        await self._all(self.prove(secret, soon=True) for secret in sorted(said))
+        try:
+            await self._all(self.prove(secret, soon=True) for secret in sorted(said))
+        except CertvoyError:
+            self._said |= said
+            raise
 
     async def step(self) -> None:
         """Look at every roll-out that no replica has looked at lately.
@@ -116,10 +123,11 @@ class Prover:
                 self.on_idle(secret)
             return None
         read_at = self._clock.monotonic()
-        # In a large fleet those that have said nothing yet are looked at in their turn.
-        worth_it = [
-            item for item in roll_out.unproved if not soon or item.accepted in {None, roll_out.generation}
-        ]
+        worth_it = roll_out.unproved
+        if soon:
+            # Those that have just said yes wait for no other, who may be switched off.
+            said_yes = [item for item in worth_it if item.accepted == roll_out.generation]
+            worth_it = said_yes or worth_it
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._look(roll_out, item, soon=soon)) for item in worth_it]
         seen = [task.result() for task in tasks]
@@ -168,8 +176,10 @@ class Prover:
         pauses_s = SOON_S if soon and not blind else ()
         for pause_s in (*pauses_s, None):
             async with self._hearing if soon else self._polling:
+                began = self._clock.monotonic()
                 look = await looks.look(target, roll_out.wanted, told=self.on_look)
-            if look.by is not None or pause_s is None:
+            # Who does not answer is not switching: the poll looks again.
+            if look.by is not None or pause_s is None or self._clock.monotonic() - began > ANSWERS_S:
                 break
             await self._clock.sleep(pause_s)
         return look

@@ -166,11 +166,13 @@ class Publisher:
     def _publish(self, name: str, offer: Offer) -> None:
         """Put into the Catalog what is offered; what could not be encoded leaves what is there."""
         encoded = self._encoded.get(name, {})
-        wanted = [cert_id for cert_id in (offer.cert_id, offer.before) if cert_id is not None]
-        if any(cert_id not in encoded for cert_id in wanted):
+        wanted = {cert_id for cert_id in (offer.cert_id, offer.before) if cert_id is not None}
+        new = None if offer.cert_id is None else encoded.get(offer.cert_id)
+        before_it = None if offer.before is None else encoded.get(offer.before)
+        for_all = before_it if offer.staged else new
+        if new is None or for_all is None:
             return
-        new, for_all = encoded[wanted[0]], encoded[wanted[-1]]
-        exceptions = dict.fromkeys(offer.canaries, new) if offer.before is not None else {}
+        exceptions = dict.fromkeys(offer.canaries, new) if offer.staged else {}
         for peer, salt in offer.salted.items():
             exceptions[peer] = self._salted(exceptions.get(peer, for_all), salt)
         before = self._published.get(name)
@@ -183,10 +185,10 @@ class Publisher:
                 version=new.version,
                 canaries=len(offer.canaries),
             )
-        self._catalog.offer(name, for_all, exceptions)
+        self._catalog.offer(name, for_all, exceptions, before=before_it)
         crashpoint("certificate.published")
         self._published[name] = offer
-        self._encoded[name] = {cert_id: encoded[cert_id] for cert_id in wanted}
+        self._encoded[name] = {cert_id: encoded[cert_id] for cert_id in wanted & encoded.keys()}
 
     def _salted(self, resource: Resource, salt: int) -> Resource:
         """Return the same Certificate as other bytes: Envoy judges anew what it has not seen."""

@@ -14,6 +14,7 @@ from sds_server.crashpoint import crashpoint
 from sds_server.inventory import deliveries, refusals
 from sds_server.inventory.database import Database
 from sds_server.inventory.deliveries import News
+from sds_server.log import get
 from sds_server.model import Identity
 from sds_server.xds.catalog import Resource
 from sds_server.xds.session import PeerNode
@@ -29,6 +30,8 @@ SWEEP: Final = timedelta(hours=1)
 """How often refusals of content that is gone are forgotten."""
 
 Key = tuple[PeerNode, str]
+
+_log = get("recorder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Recorder:
         self._on_written = on_written
         self._notes: dict[Key, _Note] = {}
         self._denials: list[tuple[Identity, str, str]] = []
+        self._capped: set[Identity] = set()
         self._streams: dict[Key, int] = {}
         self._refused: dict[PeerNode, set[tuple[str, str]]] = {}
         self._refreshed_at = self._swept_at = clock.monotonic()
@@ -159,9 +163,12 @@ class Recorder:
         while self._notes:
             batch = dict(list(self._notes.items())[:BATCH])
             crashpoint("deliveries.writing")
-            await deliveries.write(
+            capped = await deliveries.write(
                 self._database, [self._news(key, note) for key, note in batch.items()], actor=self._actor
             )
+            for identity in capped - self._capped:
+                _log.error("targets.capped", identity=identity)
+            self._capped |= capped
             crashpoint("deliveries.written")
             for key, note in batch.items():
                 if self._notes.get(key) == note:
@@ -176,6 +183,7 @@ class Recorder:
             await refusals.sweep(self._database)
             await self.load()
             self._swept_at = now
+            self._capped.clear()  # told of again, if it is so still
 
     def _refresh(self) -> None:
         """Let living subscriptions count for another ``seen_for``."""

@@ -63,6 +63,9 @@ class Action(StrEnum):
     COMPLETE_UNOBSERVED = "complete-unobserved"
 
 
+REFUSING: Final = frozenset({Standing.REFUSED, Standing.DIFFERENT})
+
+
 @dataclass(frozen=True, slots=True)
 class Voice:
     """A Target of the live set, and what it says.
@@ -129,14 +132,14 @@ def _canary(situation: Situation) -> Decision:
     if situation.way_back is WayBack.NONE or situation.overruled:
         return Decision(Action.FAN_OUT, "overruled" if situation.overruled else "no-way-back")
     asked = [voice for voice in situation.voices if voice.asked_for is not None]
-    yes = [voice for voice in asked if _enough(voice, situation.proof)]
+    count = _count(asked, situation)
     no = _refusers(asked)
-    refusing, agreeing = _speakers(no), _speakers(yes)
-    if refusing >= min(REFUSERS_MIN, _speakers(situation.voices)) and refusing > agreeing:
+    if count.refusing >= min(REFUSERS_MIN, count.all) and count.refusing > count.agreeing:
         return _back(situation, "canaries-refused", no)
+    yes = [voice for voice in asked if _enough(voice, situation.proof)]
     silent = [voice for voice in asked if voice not in yes and voice not in no]
     patient = [voice for voice in silent if (voice.asked_for or timedelta()) < PATIENCE]
-    if agreeing > refusing and not patient:
+    if count.agreeing > count.refusing and not patient:
         return Decision(Action.FAN_OUT, "canaries-proved", _ids(yes))
     hurried = situation.way_back is WayBack.NEARING_END
     if no or (silent and not patient) or not asked:
@@ -151,22 +154,62 @@ def _canary(situation: Situation) -> Decision:
 
 
 def _fleet(situation: Situation) -> Decision:
-    voices = situation.voices
+    voices, proof = situation.voices, situation.proof
     if not voices:
         if situation.known:
             return Decision(Action.COMPLETE_UNOBSERVED, "no-target")
         return Decision(Action.WAIT, "live-set-unknown")
-    enough = sum(_enough(voice, situation.proof) for voice in voices)
-    if enough * 100 >= situation.proof.percent * len(voices):
-        return Decision(Action.COMPLETE, "quorum" if enough < len(voices) else "all")
-    no = _refusers(voices)
-    everybody = _speakers(voices)
-    limit = min(max(REFUSERS_MIN, math.ceil(everybody * REFUSERS_SHARE)), everybody)
-    if _speakers(no) >= limit and not situation.overruled:
-        return _back(situation, "targets-refused", no)
-    return Decision(
-        Action.WAIT, "targets", _ids(voice for voice in voices if not _enough(voice, situation.proof))
-    )
+    count = _count(voices, situation)
+    limit = min(max(REFUSERS_MIN, math.ceil(count.all * REFUSERS_SHARE)), count.all)
+    if count.refusing >= limit and not situation.overruled:
+        return _back(situation, "targets-refused", _refusers(voices))
+    missing = [voice for voice in voices if not _enough(voice, proof)]
+    if _share_reached(voices, proof):
+        return Decision(Action.COMPLETE, "quorum" if missing else "all")
+    return Decision(Action.WAIT, "targets", _ids(missing))
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """How many say what, and how many there are."""
+
+    refusing: int
+    agreeing: int
+    all: int
+
+
+def _count(some: Sequence[Voice], situation: Situation) -> _Count:
+    """Count what some of the live set say: a speaker once, by what more of its own Targets say.
+
+    Where all of the live set are one speaker's, as in a mesh whose pods share an identity, its Targets count.
+    """
+    everybody = {voice.speaker for voice in situation.voices}
+    votes: dict[str, int] = {}
+    refusing = agreeing = 0
+    for voice in some:
+        vote = _enough(voice, situation.proof) - (voice.standing in REFUSING)
+        votes[voice.speaker] = votes.get(voice.speaker, 0) + vote
+        agreeing, refusing = agreeing + (vote > 0), refusing + (vote < 0)
+    if len(everybody) == 1:
+        return _Count(refusing, agreeing, len(situation.voices))
+    said = votes.values()
+    return _Count(sum(vote < 0 for vote in said), sum(vote > 0 for vote in said), len(everybody))
+
+
+def _share_reached(voices: Sequence[Voice], proof: Proof) -> bool:
+    """Whether the share is proved: of the Targets, and of the speakers too, each with its own.
+
+    So nobody reaches it with nodes that it has made up.
+    """
+    of: dict[str, list[bool]] = {}
+    for voice in voices:
+        of.setdefault(voice.speaker, []).append(_enough(voice, proof))
+
+    def reached(enough: int, everybody: int) -> bool:
+        return enough * 100 >= proof.percent * everybody
+
+    speakers = sum(reached(sum(own), len(own)) for own in of.values())
+    return reached(sum(map(sum, of.values())), len(voices)) and reached(speakers, len(of))
 
 
 def _back(situation: Situation, reason: str, refusers: Sequence[Voice]) -> Decision:
@@ -184,11 +227,7 @@ def _enough(voice: Voice, proof: Proof) -> bool:
 
 
 def _refusers(voices: Iterable[Voice]) -> list[Voice]:
-    return [voice for voice in voices if voice.standing in {Standing.REFUSED, Standing.DIFFERENT}]
-
-
-def _speakers(voices: Iterable[Voice]) -> int:
-    return len({voice.speaker for voice in voices})
+    return [voice for voice in voices if voice.standing in REFUSING]
 
 
 def _candidates(voices: Sequence[Voice], order: Iterable[TargetId]) -> tuple[TargetId, ...]:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sds_server.inventory import certificates, retirement, rotations
+from sds_server.inventory import certificates, retirement, rotations, targets
 from sds_server.inventory.database import Database
 from sds_server.inventory.tokens import Tokens
 from sds_server.log import get
@@ -39,5 +39,9 @@ class Scheduler:
             if destroyed:
                 _log.info("keys.destroyed", count=destroyed)
             if looked_at < BATCH:
+                break
+        while forgotten := await targets.sweep(self._database, limit=BATCH, actor=self._actor):
+            _log.info("targets.forgotten", count=forgotten)
+            if forgotten < BATCH:
                 break
         await self._tokens.sweep()

@@ -69,6 +69,7 @@ class Catalog:
         self.on_want = on_want
         self._entries: dict[str, Entry] = {}
         self._exceptions: dict[str, Exceptions] = {}
+        self._before: dict[str, Resource] = {}
         self._watchers: dict[str, set[Wake]] = {}
         self._idle_since: dict[str, float] = {}
 
@@ -84,8 +85,18 @@ class Catalog:
         for name, entry in entries.items():
             self.offer(name, entry, {})
 
-    def offer(self, name: str, entry: Entry, exceptions: Exceptions) -> None:
+    def before(self, name: str) -> Resource | None:
+        """Return what is left for a peer that refused what it is offered; None: there is nothing else."""
+        return self._before.get(name)
+
+    def offer(
+        self, name: str, entry: Entry, exceptions: Exceptions, *, before: Resource | None = None
+    ) -> None:
         """Take in a new value with its exceptions; an equal one wakes nobody."""
+        if before is None:
+            self._before.pop(name, None)
+        else:
+            self._before[name] = before
         if self._entries.get(name) == entry and self._exceptions.get(name, {}) == exceptions:
             return
         self._entries[name] = entry
@@ -122,6 +133,7 @@ class Catalog:
             del self._idle_since[name]
             self._entries.pop(name, None)
             self._exceptions.pop(name, None)
+            self._before.pop(name, None)
         return forgotten
 
     @property

@@ -226,6 +226,7 @@ class Session:
             now=self._service.clock.monotonic(),
             rng=self._service.rng,
             refused=self._service.refused.of(self._peer),
+            before=self._service.catalog.before,
             nonce_prefix=f"{token_hex(4)}-",  # a nonce left over from another stream matches nothing here
         )
         self._log.info("stream.opened")

@@ -9,7 +9,7 @@ Secrets have no wildcard: the protocol gives "*" to listeners and clusters only,
 """
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -132,7 +132,8 @@ class Stream:
     answered anew even while an older response is in flight: Envoy drops, without an answer, what arrives
     while it watches nothing of the type.
 
-    ``refused`` are the (name, version) that this client refused on earlier streams. ``now`` is always
+    ``refused`` are the (name, version) that this client refused on earlier streams; ``before`` gives what is
+    left for it where it refused what it is offered and has taken nothing on this one. ``now`` is always
     monotonic seconds.
     """
 
@@ -143,8 +144,10 @@ class Stream:
         now: float,
         rng: random.Random,
         refused: Iterable[tuple[str, str]] = (),
+        before: Callable[[str], Resource | None] = lambda _name: None,
         nonce_prefix: str = "",
     ) -> None:
+        self._before = before
         self._delta = delta
         self._rng = rng
         self._refused = set(refused)
@@ -365,9 +368,12 @@ class Stream:
         equal push is ACKed unseen, until good content arrives.
         """
         entry = view(name)
-        if isinstance(entry, Resource) and (name, entry.version) in self._refused:
+        if not isinstance(entry, Resource) or (name, entry.version) not in self._refused:
+            return entry
+        if subscription.good is not None:
             return subscription.good
-        return entry
+        before = self._before(name)  # a proxy that has started anew has nothing at all
+        return None if before is None or (name, before.version) in self._refused else before
 
     def _patience(self, name: str, subscription: _Subscription, now: float) -> Entry | None:
         """PENDING is silence at first, so that Envoy keeps its old listener, and ABSENT after `PENDING_S`."""

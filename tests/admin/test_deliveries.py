@@ -237,6 +237,17 @@ async def test_a_token_with_the_scope_speaks_for_a_target_that_is_there(api, dat
     assert {"web-1": (1, None, 1)} == await marks(database)
 
 
+async def test_an_envoys_own_word_is_its_ack_and_proves_nothing(api, database, certificate):
+    """Else an identity could make up as many proved proxies as it likes."""
+    await targets.register(
+        database, "edge-1", probe=None, identity=EDGE, node_id="edge-1", serves=["www"], actor="person:test"
+    )
+
+    await report(api, state="proved", target="edge-1", served_fingerprint=certificate.fingerprint)
+
+    assert {"edge-1": (1, None, None)} == await marks(database)
+
+
 async def test_while_canaries_are_asked_all_others_report_what_they_are_offered(api, issuances):
     (canary,), (other,) = await rolling_out(issuances, "edge-1", "edge-2")
     token = await api.token(Scope.DELIVER)

@@ -143,8 +143,9 @@ async def test_what_comes_while_a_batch_is_written_is_written_next(recorder, dec
 
     async def write(*args, **kwargs):
         monkeypatch.setattr(recorders.deliveries, "write", real)
-        await real(*args, **kwargs)
+        capped = await real(*args, **kwargs)
         recorder.accepted(EDGE, "www", "v2", 2)
+        return capped
 
     monkeypatch.setattr(recorders.deliveries, "write", write)
     recorder.accepted(EDGE, "www", "v1", 1)

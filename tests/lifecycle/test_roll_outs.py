@@ -149,7 +149,7 @@ async def test_a_new_certificate_goes_to_a_canary_and_all_others_keep_the_one_be
 async def test_the_only_target_there_is_gets_it_at_once(fleet):
     offer = await (await fleet("edge-1")).offer()
 
-    assert offer.before is None
+    assert not offer.staged
 
 
 async def test_what_the_canary_is_proved_to_serve_goes_to_all(fleet):
@@ -157,7 +157,7 @@ async def test_what_the_canary_is_proved_to_serve_goes_to_all(fleet):
     canary = await fleet.asked()
 
     assert (Action.FAN_OUT, "canaries-proved") == await fleet.proves(*canary)
-    assert (await fleet.offer()).before is None
+    assert not (await fleet.offer()).staged
     others = {"edge-1", "edge-2", "edge-3"} - set(canary)
     assert (Action.COMPLETE, "all") == await fleet.proves(*others)
 
@@ -452,3 +452,136 @@ async def test_who_is_isolated_is_offered_other_bytes_less_and_less_often(fleet)
 
     assert [0, 0, 1, 1, 2] == salts
     assert (Action.COMPLETE, "all") == await fleet.proves(one)
+
+
+async def test_who_refused_keeps_the_bytes_that_it_took_after_it_is_proved(fleet):
+    """Else a proxy that starts anew would be offered those that it refused: it would get nothing at all."""
+    fleet = await fleet("edge-1", "edge-2", "edge-3")
+    await fleet.proves(*await fleet.asked())
+    await fleet.refuses("edge-1")
+    await fleet.settle()
+    await fleet.turn(timedelta(seconds=31))
+    await fleet.settle()
+    salted = (await fleet.offer()).salted
+    await fleet.accepts("edge-1")
+    await fleet.proves("edge-1", "edge-2", "edge-3")
+
+    assert Outcome.COMPLETED == (await fleet.rotation()).outcome
+    assert [1] == list(salted.values())
+    assert salted == (await fleet.offer()).salted
+
+
+async def test_while_it_rolls_out_the_one_before_is_left_for_who_refused(fleet, sql):
+    """Unless it may not be served any more."""
+    fleet = await fleet("edge-1")
+    left = (await fleet.offer()).before
+    await revocations.request(
+        fleet.database,
+        "www",
+        generation=1,
+        reason=RevocationReason.KEY_COMPROMISE,
+        at_once=False,
+        actor="person:test",
+    )
+
+    assert fleet.first.id == left
+    assert (await fleet.offer()).before is None
+
+
+async def test_frozen_by_us_it_goes_on_when_there_is_nothing_to_go_back_to_any_more(fleet):
+    """The question has been answered by time; held, all would be left with what has expired."""
+    fleet = await fleet("edge-1", "edge-2", days=10)
+    await fleet.turn(timedelta(days=9))
+    for name in ("edge-1", "edge-2"):
+        await fleet.refuses(name)
+    steps = [await fleet.settle() for _ in range(3)]
+    asked = await freezes.of(fleet.database, "www")
+    await fleet.turn(timedelta(days=2))
+    await fleet.say("edge-1")
+    after = await fleet.settle()
+
+    assert Action.ASK_OPERATOR in {action for action, _ in steps}
+    assert asked.asks
+    assert (Action.FAN_OUT, "no-way-back") == after
+    assert await freezes.of(fleet.database, "www") is None
+    assert fleet.second.id == (await fleet.offer()).cert_id
+
+
+async def test_an_operators_freeze_is_ended_by_nobody_else(fleet):
+    fleet = await fleet("edge-1", "edge-2", days=1)
+    await freezes.freeze(fleet.database, "www", reason="a launch", actor="person:test")
+    await fleet.turn(timedelta(days=2))
+
+    assert (Action.WAIT, "frozen") == await fleet.settle()
+    assert not (await fleet.offer()).staged  # what has expired is offered to nobody
+
+
+async def test_what_is_frozen_opens_no_renewal(fleet):
+    """It would take from the canaries what they have."""
+    fleet = await fleet("edge-1", "edge-2")
+    await freezes.freeze(fleet.database, "www", reason="a launch", actor="person:test")
+    await fleet.turn(timedelta(days=80))
+
+    assert 0 == await rotations.open_due(fleet.database, limit=10, actor="replica:a")
+    assert ["rotating", "issued"] == await fleet.statuses()
+
+
+async def test_nothing_is_taken_from_canaries_where_all_others_have_what_has_expired(fleet):
+    fleet = await fleet("edge-1", "edge-2", days=1)
+    await fleet.turn(timedelta(days=2))
+    await rotations.open_for(fleet.database, "www", reason=Reason.OPERATOR, actor="person:test")
+
+    assert "rejected" not in await fleet.statuses()
+    assert fleet.second.id == (await fleet.offer()).cert_id
+
+
+async def test_who_was_bound_to_a_registered_name_has_no_voice_of_its_own(fleet):
+    """Anybody may call itself so; an identity that an operator named is another matter."""
+    fleet = await fleet("edge-1", "edge-2", identity=MESH)
+    await targets.register(
+        fleet.database, "edge-1", probe=None, identity=None, node_id=None, serves=[], actor="p"
+    )
+    await targets.register(
+        fleet.database, "edge-2", probe=None, identity=MESH, node_id="edge-2", serves=[], actor="p"
+    )
+    live = {item.target.name: item.target for item in (await fleet.roll_out()).live}
+
+    assert (True, False) == (live["edge-1"].registered, live["edge-1"].vouched)
+    assert (True, True) == (live["edge-2"].registered, live["edge-2"].vouched)
+
+
+async def test_what_was_proved_of_a_certificate_that_was_taken_back_counts_no_more(fleet):
+    """Else only those that refused it would be witnesses of the one before."""
+    fleet = await fleet("edge-1", "edge-2", "edge-3")
+    await fleet.proves(*await fleet.asked())
+    await fleet.proves("edge-1")
+    await roll_outs.roll_back(fleet.database, "www", actor="person:test")
+    proved = {i.target.name: i.proved for i in await targets.live_set(fleet.database, "www")}
+
+    assert 2 not in proved.values()
+
+
+async def test_at_another_address_nothing_is_proved(fleet):
+    fleet = await fleet("edge-1", "edge-2")
+    for name, address in (("edge-1", "127.0.0.1:2"), ("edge-2", "127.0.0.1:1")):
+        await targets.register(
+            fleet.database, name, probe=address, identity=None, node_id=None, serves=[], actor="p"
+        )
+    proved = {i.target.name: i.proved for i in await targets.live_set(fleet.database, "www")}
+
+    assert {"edge-1": None, "edge-2": 1} == proved
+
+
+async def test_pods_that_are_gone_are_forgotten_and_take_no_place(fleet, monkeypatch):
+    monkeypatch.setattr(deliveries, "SEEN_TARGETS_PER_IDENTITY", 2)
+    fleet = await fleet("old-1", "old-2", identity=MESH)
+    news = News(MESH, "new-1", "www", 1, 1, None, None, None, timedelta(hours=1))
+    full = await deliveries.write(fleet.database, [news], actor="r")
+    await fleet.turn(timedelta(days=2))
+    room = await deliveries.write(fleet.database, [news], actor="r")
+    kept = await targets.sweep(fleet.database, limit=10, actor="r")
+    await fleet.turn(timedelta(days=6))
+    forgotten = await targets.sweep(fleet.database, limit=10, actor="r")
+
+    assert (frozenset({MESH}), frozenset()) == (full, room)
+    assert (0, 2) == (kept, forgotten)

@@ -129,7 +129,8 @@ async def test_it_is_alarmed_once_and_keeps_its_age_until_it_serves_what_it_shou
 
     assert (Seen.STILL_STALE, Seen.HEALED) == (still, healed)
     assert since == kept
-    assert (1, None, None, 0) == (live.proved, live.stale_since, live.served, live.salt)
+    assert (1, None, None) == (live.proved, live.stale_since, live.served)
+    assert await watch.salt()  # on another stream it must get the bytes that it took
     assert ["delivery.proved", "delivery.stale", "delivery.healed"] == await watch.audited()
 
 
@@ -203,3 +204,25 @@ async def test_two_replicas_look_at_each_target_once(watch, issuances):
     await other.step()
 
     assert [Seen.WELL] == watch.seen
+
+
+async def test_who_is_proved_is_looked_at_also_while_others_are_not(watch, issuances, sql):
+    """A roll-out may stay open for weeks, by one proxy that is switched off."""
+    await watch.prove()
+    await targets.register(
+        watch.database, "off", probe=None, identity=None, node_id=None, serves=["www"], actor="p"
+    )
+    await sql.execute("UPDATE certrotation SET completed_at = NULL, outcome = NULL")
+    watch.serve_another()
+
+    assert Seen.STALE is await watch.look(LATER)
+
+
+async def test_who_refused_it_is_offered_other_bytes_though_the_rotation_is_over(watch, sql):
+    """By a quorum, say."""
+    await watch.prove()
+    await sql.execute("UPDATE delivery SET proved = NULL, accepted = NULL, refused = 1")
+    watch.serve_another()
+    await watch.look(LATER)
+
+    assert 1 == await watch.salt()

@@ -1,5 +1,6 @@
 """The Catalog: what can be served now, and who waits for it."""
 
+from sds_server.model import Peer
 from sds_server.xds.catalog import ABSENT, PENDING, Catalog, Resource
 
 A1, A2 = Resource("a", "v1", 1, b"1"), Resource("a", "v2", 2, b"2")
@@ -73,3 +74,24 @@ def test_a_name_that_is_watched_again_is_not_idle():
 
 def test_a_resource_does_not_show_its_key():
     assert "body" not in repr(A1)
+
+
+def test_a_peer_can_be_offered_another_resource_than_all_others():
+    catalog, woken = watched("a")
+    one, other = Peer("spiffe://td/one", "n"), Peer("spiffe://td/other", "n")
+    catalog.offer("a", A1, {one: A2}, before=A1)
+    catalog.offer("a", A1, {one: A2}, before=None)
+
+    assert (A2, A1, A1) == (catalog.look("a", one), catalog.look("a", other), catalog.look("a"))
+    assert ["a"] == woken
+    assert catalog.before("a") is None
+
+
+def test_what_is_left_for_who_refused_is_forgotten_with_the_name():
+    catalog, woken = watched("a")
+    catalog.offer("a", A2, {}, before=A1)
+    left = catalog.before("a")
+    catalog.unwatch(["a"], woken.append, now=10.0)
+    catalog.forget_idle(before=11.0)
+
+    assert (A1, None) == (left, catalog.before("a"))

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from sds_server.xds.catalog import ABSENT
+from sds_server.xds.catalog import ABSENT, Resource
 from sds_server.xds.stream import (
     CLOSE_UNANSWERED_S,
     MAX_ABANDONED,
@@ -278,3 +278,15 @@ def test_a_lost_right_is_seen_when_the_stream_is_checked_again():
     removal = stream.respond({"a": ABSENT}.get, 0.0)
 
     assert (removal.name, removal.resource) == ("a", None)
+
+
+@pytest.mark.parametrize("refused_before_too", [False, True])
+def test_who_refused_it_on_another_stream_gets_the_one_before(refused_before_too):
+    """A proxy that has started anew has nothing at all; what it refused as well is no help."""
+    new, old = Resource("a", "v2", 2, b"new"), Resource("a", "v1", 1, b"old")
+    refused = [("a", "v2"), *([("a", "v1")] if refused_before_too else [])]
+    stream = Stream(delta=True, now=0.0, rng=random.Random(1), refused=refused, before=lambda _name: old)
+    stream.receive(Request(subscribe=("a",)), 0.0)
+    response = stream.respond(lambda _name: new, 0.0)
+
+    assert (None if refused_before_too else old) == (None if response is None else response.resource)
