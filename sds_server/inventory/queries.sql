@@ -707,8 +707,8 @@ UPDATE delivery d SET probe_error = w.error, served = coalesce(w.served, d.serve
   FROM w WHERE d.target_id = w.target_id AND d.secret = $1 AND d.target_id IN (SELECT target_id FROM changed);
 
 -- name: forget_proofs
--- Of a generation that was taken back: who served it serves the one before again, or is looked at.
-UPDATE delivery SET proved = NULL, look_at = certvoy_now() WHERE secret = $1 AND proved = $2;
+-- Of a generation that was taken back: whether who served it serves the one before again is looked at once it had time for that.
+UPDATE delivery SET proved = NULL, look_at = certvoy_now() + interval '5 seconds' WHERE secret = $1 AND proved = $2;
 
 -- name: offer_again
 -- As other bytes, so that the proxy judges them anew.
