@@ -732,7 +732,7 @@ RETURNING d.target_id, d.secret;
 -- name: watched
 -- Those of these that can be looked at: they count, have an address, and are not the prover's, who looks at those that a
 -- roll-out has not proved yet.
-SELECT d.target_id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, certvoy_now() - d.salted_at AS salted_for,
+SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, certvoy_now() - d.salted_at AS salted_for,
        certvoy_now() - d.updated_at AS unchanged_for, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched,
        s.domains, c.id AS cert_id, c.generation, c.fingerprint, c.serial_number,
        b.generation AS before_generation, b.fingerprint AS before_fingerprint, b.serial_number AS before_serial_number

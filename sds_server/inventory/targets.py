@@ -166,7 +166,7 @@ async def get(database: Database, name: str) -> Listed:
 
 async def listed_in(tx: Transaction, rows: Sequence[Row]) -> Sequence[Listed]:
     """Return the Targets of these rows, with what they have."""
-    targets = {row["id"]: _target(row) for row in rows}
+    targets = {row["id"]: from_row(row) for row in rows}
     holds: dict[int, list[Held]] = {target: [] for target in targets}
     for row in await tx.rows("deliveries_of", list(targets)):
         holds[row["target_id"]].append(
@@ -189,7 +189,7 @@ async def live_set(database: Database, secret: str) -> Sequence[Live]:
 
 async def live_in(tx: Transaction, secret: str, *, grace: timedelta = timedelta(0)) -> Sequence[Live]:
     """Return the same, as a transaction that is under way sees it; for ``grace`` longer where seen only."""
-    return [_live(_target(row), row) for row in await tx.rows("live_set", secret, grace)]
+    return [_live(from_row(row), row) for row in await tx.rows("live_set", secret, grace)]
 
 
 def _live(target: Target, row: Row) -> Live:
@@ -216,7 +216,8 @@ def _live(target: Target, row: Row) -> Live:
     )
 
 
-def _target(row: Row) -> Target:
+def from_row(row: Row) -> Target:
+    """Read a row of the target table."""
     return Target(
         id=TargetId(row["id"]),
         name=row["name"],

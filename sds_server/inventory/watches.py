@@ -11,17 +11,14 @@ from enum import StrEnum
 from typing import Final
 
 from sds_server.crashpoint import crashpoint
-from sds_server.inventory import audit, certificates, feed, secrets
+from sds_server.inventory import audit, certificates, feed, secrets, targets
 from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.inventory.voices import Before, Look, Wanted, again_after
 from sds_server.lifecycle.states import Event
 from sds_server.model import (
     CertificateId,
-    Identity,
     SecretName,
     Target,
-    TargetId,
-    TargetKind,
 )
 
 AGAIN_MIN: Final = timedelta(seconds=2)
@@ -166,17 +163,7 @@ def _watch(row: Row) -> Watch:
     before = row["before_generation"]
     return Watch(
         secret=SecretName(row["secret"]),
-        target=Target(
-            id=TargetId(row["target_id"]),
-            name=row["name"],
-            kind=TargetKind(row["kind"]),
-            identity=None if row["identity"] is None else Identity(row["identity"]),
-            node_id=row["node_id"],
-            probe=row["probe"],
-            registered=row["registered"],
-            admin=row["admin"],
-            vouched=row["vouched"],
-        ),
+        target=targets.from_row(row),
         cert_id=CertificateId(row["cert_id"]),
         wanted=Wanted(
             domains=tuple(row["domains"]),
