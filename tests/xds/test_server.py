@@ -1,6 +1,8 @@
 """The server over real gRPC channels with mutual TLS."""
 
 import asyncio
+import ssl
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import grpc
@@ -24,6 +26,7 @@ STATE_OF_THE_WORLD = f"/{SDS}/StreamSecrets"
 DELTA_SECRETS = f"/{SDS}/DeltaSecrets"
 DELTA_ADS = f"/{ADS}/DeltaAggregatedResources"
 METHODS = [f"/{service}/{method}" for service, methods in DELTA.items() for method in methods]
+SETTINGS, GOAWAY = 4, 7  # frame types of HTTP/2, RFC 9113 section 6
 PAIR = authority().issue(dns=["a.test"])
 
 
@@ -341,6 +344,29 @@ async def test_a_client_that_does_not_read_is_cut_and_holds_nothing(tmp_path, mo
         assert len([fact for fact in server.witness.facts if fact[0] == "sent"]) < len(names)
         assert server.server._sessions == set()
         await client.leave()
+
+
+async def test_a_client_far_away_has_time_to_open_its_stream(server, tmp_path):
+    """One that waits for our SETTINGS opens its stream a round trip after the handshake."""
+    certificate, key = server.clients_ca.issue(uris=[EDGE]).write(tmp_path, "client")
+    context = ssl.create_default_context(cadata=server.servers_ca.pem.decode())
+    context.load_cert_chain(certificate, key)
+    context.set_alpn_protocols(["h2"])
+    reader, writer = await asyncio.open_connection("localhost", server.port, ssl=context)
+    empty_settings = b"\0\0\0\x04\0\0\0\0\0"
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings)
+
+    kinds = set()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.3):  # as long as round trips get
+            while True:
+                head = await reader.readexactly(9)
+                kinds.add(head[3])
+                await reader.readexactly(int.from_bytes(head[:3]))
+    writer.close()
+
+    assert SETTINGS in kinds
+    assert GOAWAY not in kinds
 
 
 async def test_stopping_ends_the_streams_so_that_clients_go_elsewhere(server):
