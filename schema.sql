@@ -407,6 +407,14 @@ CREATE FUNCTION revocable(certificate, at_once boolean) RETURNS boolean LANGUAGE
             OR NOT EXISTS (SELECT FROM certrotation WHERE secret = $1.secret AND completed_at IS NULL))))
 $$;
 
+-- May a Certificate be served to those that wait for its successor, or have refused that? What is offered, and whatever tells of
+-- it, ask this alone.
+CREATE FUNCTION servable(certificate) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT $1.status = 'rotating' AND $1.not_after > certvoy_now() AND NOT EXISTS (
+        SELECT FROM revocation
+         WHERE cert_id = $1.id AND (at_once OR reason = 'keyCompromise' OR done_at IS NOT NULL))
+$$;
+
 -- The control plane's own CA: newest generation first, keys sealed like any other. Replicas that make one together agree on one.
 CREATE TABLE control_ca (
     generation      integer PRIMARY KEY CHECK (generation > 0),

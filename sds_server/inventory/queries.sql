@@ -144,9 +144,7 @@ SELECT s.name, c.id, c.generation, r.id AS rotation, r.stage, p.id AS before
          WHERE secret = s.name AND status NOT IN ('replaced', 'rejected', 'revoked')
          ORDER BY generation DESC LIMIT 1) c ON true
   LEFT JOIN certrotation r ON r.secret = s.name AND r.completed_at IS NULL AND r.new_cert_id = c.id
-  LEFT JOIN certificate p ON p.id = r.cert_id AND p.status = 'rotating' AND p.not_after > certvoy_now()
-       AND NOT EXISTS (SELECT FROM revocation v WHERE v.cert_id = p.id
-                          AND (v.at_once OR v.reason = 'keyCompromise' OR v.done_at IS NOT NULL))
+  LEFT JOIN certificate p ON p.id = r.cert_id AND servable(p)
  WHERE s.name = ANY ($1::text[]) AND s.deleted_at IS NULL;
 
 -- name: canary_peers
@@ -159,13 +157,14 @@ SELECT d.secret, t.identity, t.node_id, d.salt FROM delivery d JOIN target t ON 
  WHERE d.salt > 0 AND d.secret = ANY ($1::text[]) AND t.identity IS NOT NULL ORDER BY d.salted_at LIMIT $2;
 
 -- name: offered_leaf
--- What Target $2 is offered of a Secret, as an agent names it: while canaries have a new one, all others the one before.
+-- What Target $2 is offered of a Secret, as an agent names it.
 SELECT w.id, w.generation, w.fingerprint
   FROM (SELECT id FROM certificate
          WHERE secret = $1 AND status NOT IN ('replaced', 'rejected', 'revoked') ORDER BY generation DESC LIMIT 1) c
   LEFT JOIN certrotation r ON r.secret = $1 AND r.completed_at IS NULL AND r.new_cert_id = c.id AND r.stage = 'canary'
   LEFT JOIN canary k ON k.rotation_id = r.id AND k.target_id = $2
-  JOIN certificate w ON w.id = CASE WHEN r.id IS NOT NULL AND k.target_id IS NULL THEN r.cert_id ELSE c.id END;
+  LEFT JOIN certificate p ON p.id = r.cert_id AND k.target_id IS NULL AND servable(p)
+  JOIN certificate w ON w.id = coalesce(p.id, c.id);
 
 -- name: pairs
 -- All that is needed to serve these Certificates: chain and sealed key.
@@ -560,13 +559,11 @@ SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.register
   FROM target t JOIN delivery d ON d.target_id = t.id WHERE t.name = $1 AND d.secret = $2;
 
 -- name: deliveries_of
--- What is known of each Secret at these Targets, with the generation that they are offered: while canaries have a new one, all
--- others should serve the one before.
+-- What is known of each Secret at these Targets, with the generation that they are offered.
 SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.proved, d.refusal, d.probe_error, d.updated_at, d.proved_by,
        d.proved_at, d.served, d.stale_since, certvoy_now() - d.stale_since AS stale_for, d.salt,
        certvoy_now() - d.accepted_at AS accepted_for, certvoy_now() - d.salted_at AS salted_for,
-       certvoy_now() - d.updated_at AS unchanged_for, r.id IS NOT NULL AND k.target_id IS NULL AS waits,
-       CASE WHEN r.id IS NOT NULL AND k.target_id IS NULL THEN p.generation ELSE c.generation END AS current,
+       certvoy_now() - d.updated_at AS unchanged_for, p.id IS NOT NULL AS waits, coalesce(p.generation, c.generation) AS current,
        d.registered OR coalesce(d.seen_until > certvoy_now(), false) AS live
   FROM delivery d
   LEFT JOIN LATERAL (
@@ -575,7 +572,7 @@ SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.proved, d.refusal
          ORDER BY generation DESC LIMIT 1) c ON true
   LEFT JOIN certrotation r ON r.secret = d.secret AND r.completed_at IS NULL AND r.new_cert_id = c.id AND r.stage = 'canary'
   LEFT JOIN canary k ON k.rotation_id = r.id AND k.target_id = d.target_id
-  LEFT JOIN certificate p ON p.id = r.cert_id
+  LEFT JOIN certificate p ON p.id = r.cert_id AND k.target_id IS NULL AND servable(p)
  WHERE d.target_id = ANY ($1::bigint[]) ORDER BY d.target_id, d.secret;
 
 -- name: target_of_peer
@@ -666,13 +663,13 @@ WITH offer AS (
       FROM (SELECT id, generation FROM certificate
              WHERE secret = $1 AND status NOT IN ('replaced', 'rejected', 'revoked') ORDER BY generation DESC LIMIT 1) c
       LEFT JOIN certrotation r ON r.secret = $1 AND r.completed_at IS NULL AND r.new_cert_id = c.id AND r.stage = 'canary'
-      LEFT JOIN certificate p ON p.id = r.cert_id)
+      LEFT JOIN certificate p ON p.id = r.cert_id AND servable(p))
 SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, d.sent, d.accepted, d.refused, d.proved,
        d.refusal, d.probe_error, d.updated_at, d.proved_by, d.proved_at, d.served, d.stale_since,
        certvoy_now() - d.stale_since AS stale_for, d.salt, certvoy_now() - d.accepted_at AS accepted_for,
        certvoy_now() - d.salted_at AS salted_for, certvoy_now() - d.updated_at AS unchanged_for,
-       o.staged IS NOT NULL AND k.target_id IS NULL AS waits,
-       CASE WHEN o.staged IS NOT NULL AND k.target_id IS NULL THEN o.before ELSE o.generation END AS current
+       o.before IS NOT NULL AND k.target_id IS NULL AS waits,
+       CASE WHEN k.target_id IS NULL THEN coalesce(o.before, o.generation) ELSE o.generation END AS current
   FROM delivery d JOIN target t ON t.id = d.target_id
   LEFT JOIN offer o ON true
   LEFT JOIN canary k ON k.rotation_id = o.staged AND k.target_id = d.target_id
@@ -841,13 +838,13 @@ WITH state AS (
       -- By name, one after the other: never by reading all Secrets.
      CROSS JOIN LATERAL (SELECT served_generation FROM secret WHERE name = d.secret AND deleted_at IS NULL OFFSET 0) s
       LEFT JOIN LATERAL (
-            SELECT r.id, p.generation AS before FROM certrotation r LEFT JOIN certificate p ON p.id = r.cert_id
+            SELECT r.id, p.generation AS before FROM certrotation r JOIN certificate p ON p.id = r.cert_id AND servable(p)
              WHERE r.secret = d.secret AND r.completed_at IS NULL AND r.new_cert_id IS NOT NULL AND r.stage = 'canary'
             OFFSET 0) staged ON true
       LEFT JOIN canary k ON k.rotation_id = staged.id AND k.target_id = d.target_id
      CROSS JOIN LATERAL (
             SELECT staged.id IS NOT NULL AND k.target_id IS NULL AS waits,
-                   CASE WHEN staged.id IS NOT NULL AND k.target_id IS NULL THEN staged.before ELSE s.served_generation END
+                   CASE WHEN k.target_id IS NULL THEN coalesce(staged.before, s.served_generation) ELSE s.served_generation END
                        AS generation) c
      WHERE d.registered OR d.seen_until > certvoy_now())
 (SELECT NULL AS secret, state, count(*) AS targets FROM state GROUP BY state)

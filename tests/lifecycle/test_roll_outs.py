@@ -10,15 +10,18 @@ import pytest
 from sds_server.errors import Conflict
 from sds_server.inventory import (
     deliveries,
+    facts,
     freezes,
     offers,
     progress,
+    reports,
     revocations,
     roll_outs,
     rotations,
     targets,
 )
 from sds_server.inventory.deliveries import News
+from sds_server.inventory.reports import Report, Said
 from sds_server.inventory.voices import Look
 from sds_server.lifecycle.rollout import PATIENCE, SWITCHING, Action, Stage
 from sds_server.model import (
@@ -29,6 +32,7 @@ from sds_server.model import (
     ProvedBy,
     Reason,
     RevocationReason,
+    TargetKind,
 )
 from tests.support.databases import turn_clock
 
@@ -516,6 +520,43 @@ async def test_an_operators_freeze_is_ended_by_nobody_else(fleet):
 
     assert (Action.WAIT, "frozen") == await fleet.settle()
     assert not (await fleet.offer()).staged  # what has expired is offered to nobody
+
+
+async def test_while_a_freeze_holds_canaries_all_are_said_to_have_what_they_are_offered(fleet, sql):
+    """Held with a Certificate before that has expired: all are offered the new one, and nobody waits."""
+    fleet = await fleet("edge-1", "edge-2", "edge-3", days=1)
+    (canary,) = await fleet.asked()
+    (other, _) = sorted({"edge-1", "edge-2", "edge-3"} - {canary})
+    await freezes.freeze(fleet.database, "www", reason="a launch", actor="person:test")
+    before = {item.target.name: (item.current, item.waits) for item in (await fleet.roll_out()).live}
+    await fleet.turn(timedelta(days=2))
+    await fleet.say(other, accepted=2)
+
+    reported = await reports.write(
+        fleet.database,
+        Report(
+            secret="www",
+            target=other,
+            identity=None,
+            kind=TargetKind.NGINX,
+            said=Said.ACCEPTED,
+            generation=2,
+            fingerprints=[fleet.second.fingerprint],
+            refusal=None,
+            address=None,
+        ),
+        seen_for=timedelta(hours=1),
+        actor="token:test",
+    )
+    (held,) = (await targets.get(fleet.database, other)).holds
+    await sql.execute("UPDATE census SET due_at = '-infinity'")
+    counted = (await facts.read(fleet.database)).deliveries
+
+    assert (2, False) == before[canary]
+    assert (1, True) == before[other]
+    assert (2, False) == (reported.current, reported.waits)
+    assert (2, False) == (held.delivery.current, held.delivery.waits)
+    assert "waiting" not in counted
 
 
 async def test_what_is_frozen_opens_no_renewal(fleet):
