@@ -688,11 +688,14 @@ SELECT r.id, r.cert_id, r.stage, r.overruled, r.attempts, c.id AS new_cert_id, c
   LEFT JOIN certificate p ON p.id = r.cert_id
  WHERE r.secret = $1 AND r.completed_at IS NULL;
 
--- name: prove_delivery
--- Its salt stays: on another stream it must get the bytes that it took, and not those that it refused.
-UPDATE delivery SET proved = $3, proved_by = $4, proved_at = certvoy_now(), probe_error = NULL, served = NULL, stale_since = NULL,
-       updated_at = certvoy_now()
- WHERE target_id = $1 AND secret = $2 AND coalesce(proved, 0) < $3 RETURNING target_id;
+-- name: prove_deliveries
+-- Their salt stays: on another stream each must get the bytes that it took, and not those that it refused.
+WITH w AS (SELECT * FROM unnest($2::bigint[], $3::text[]) AS w (target_id, proved_by)),
+     unproved AS (SELECT d.target_id, w.proved_by FROM delivery d JOIN w ON w.target_id = d.target_id
+                   WHERE d.secret = $1 AND coalesce(d.proved, 0) < $4 ORDER BY d.target_id FOR NO KEY UPDATE OF d)
+UPDATE delivery d SET proved = $4, proved_by = u.proved_by, proved_at = certvoy_now(), probe_error = NULL, served = NULL,
+       stale_since = NULL, updated_at = certvoy_now()
+  FROM unproved u WHERE d.target_id = u.target_id AND d.secret = $1 RETURNING d.target_id, d.proved_by;
 
 -- name: note_looks
 -- Why Targets are not proved, and the leaf that was seen in place of the wanted one; null: none was seen.

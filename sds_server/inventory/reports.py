@@ -75,8 +75,8 @@ async def write(database: Database, report: Report, *, seen_for: timedelta, acto
         unseen = target["probe"] is None and target["admin"] is None
         believed = report.identity is None or target["kind"] != TargetKind.ENVOY
         proves = report.said is Said.PROVED and unseen and believed
-        if proves and await tx.value(
-            "prove_delivery", target["id"], report.secret, generation, ProvedBy.AGENT
+        if proves and await tx.rows(
+            "prove_deliveries", report.secret, [target["id"]], [ProvedBy.AGENT], generation
         ):
             await certificates.move(tx, current["id"], Event.CONFIRMED, actor=actor, subject=report.secret)
             await audit.append(

@@ -4,6 +4,7 @@ Every transaction locks the Secret's row first. What is done next is `lifecycle.
 on what the transaction itself reads: a Target that came meanwhile counts.
 """
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -72,12 +73,12 @@ async def settle(
         await _write(tx, roll_out, sorted(looks, key=lambda look: look.target), actor=actor)
         now = await _roll_out(tx, secret, row, grace)
         await _offer_again(tx, now)
-        decision = rollout.decide(voices.situation(row, now, known=known))
+        decision = await _decide(row, now, known=known)
         await _do(tx, row, now, decision, actor=actor)
         # Who is left may be nobody: then nobody would say anything more.
         if decision.action is Action.FAN_OUT:
             now = replace(now, stage=Stage.FLEET)
-            last = rollout.decide(voices.situation(row, now, known=known))
+            last = await _decide(row, now, known=known)
             if last.action is Action.COMPLETE:
                 await _do(tx, row, now, last, actor=actor)
                 return last
@@ -150,6 +151,13 @@ async def roll_back(database: Database, secret: str, *, actor: str) -> RotationI
         return RotationId(row["id"])
 
 
+async def _decide(row: Row, roll_out: RollOut, *, known: bool) -> Decision:
+    def decide() -> Decision:
+        return rollout.decide(voices.situation(row, roll_out, known=known))
+
+    return decide() if len(roll_out.live) < targets.MANY else await asyncio.to_thread(decide)
+
+
 # What was seen
 
 
@@ -165,18 +173,21 @@ async def _write(tx: Transaction, roll_out: RollOut, looks: Sequence[Look], *, a
             [look.error for look in unproved],
             [look.served for look in unproved],
         )
-    for look in looks:
-        if look.by is None or not await tx.value("prove_delivery", look.target, secret, generation, look.by):
-            continue
+    proved = [look for look in looks if look.by is not None]
+    newly = await tx.rows(
+        "prove_deliveries", secret, [look.target for look in proved], [look.by for look in proved], generation
+    )
+    if newly:
         crashpoint("delivery.proving")
         await certificates.move(tx, roll_out.new_cert_id, Event.CONFIRMED, actor=actor, subject=secret)
+    for delivery in newly:
         await audit.append(
             tx,
             action="delivery.proved",
             actor=actor,
             subject=secret,
             cert_id=roll_out.new_cert_id,
-            detail={"target": look.target, "generation": generation, "by": look.by},
+            detail={"target": delivery["target_id"], "generation": generation, "by": delivery["proved_by"]},
         )
 
 

@@ -108,7 +108,7 @@ def _meaning(watch: Watch, look: Look) -> Seen:
 
 async def _prove(tx: Transaction, watch: Watch, look: Look, seen: Seen, *, actor: str) -> None:
     generation = watch.wanted.generation
-    if await tx.value("prove_delivery", watch.target.id, watch.secret, generation, look.by) is None:
+    if not await tx.rows("prove_deliveries", watch.secret, [watch.target.id], [look.by], generation):
         return
     crashpoint("delivery.healing")
     await certificates.move(tx, watch.cert_id, Event.CONFIRMED, actor=actor, subject=watch.secret)

@@ -166,6 +166,25 @@ async def test_what_the_canary_is_proved_to_serve_goes_to_all(fleet):
     assert (Action.COMPLETE, "all") == await fleet.proves(*others)
 
 
+async def test_many_are_judged_beside_the_streams_and_to_the_same_end(fleet, monkeypatch):
+    judged = []
+    apart = asyncio.to_thread
+
+    async def in_a_thread(work, *arguments):
+        judged.append(work.__name__)
+        return await apart(work, *arguments)
+
+    monkeypatch.setattr(targets, "MANY", 2)
+    monkeypatch.setattr(asyncio, "to_thread", in_a_thread)
+    fleet = await fleet("edge-1", "edge-2", "edge-3")
+
+    await fleet.proves(*await fleet.asked())
+    ended = await fleet.proves("edge-1", "edge-2", "edge-3")
+
+    assert (Action.COMPLETE, "all") == ended
+    assert {"_lives", "decide"} == set(judged)
+
+
 async def test_a_refusing_canary_and_a_second_one_take_it_back(fleet):
     fleet = await fleet("edge-1", "edge-2", "edge-3")
     (first,) = await fleet.asked()
