@@ -38,6 +38,8 @@ CREATE TABLE secret (
     frozen_at         timestamptz,
     frozen_by         text,
     frozen_reason     text,
+    -- Who makes its private keys: certvoy, or the one Target that serves it.
+    key_holder        text NOT NULL DEFAULT 'certvoy' CHECK (key_holder IN ('certvoy', 'target')),
     served_generation integer,
     served_from       timestamptz,
     served_until      timestamptz,
@@ -247,6 +249,20 @@ CREATE TABLE acme_order (
 );
 -- At most one order of a Rotation is under way.
 CREATE UNIQUE INDEX acme_order_one_open ON acme_order (rotation_id) WHERE state NOT IN ('stored', 'abandoned');
+
+-- Secrets whose keys their Target keeps: which Target that is, and the signing request (DER) that it brought for the next order;
+-- null once that was ordered. The names and the type of key are those of the Secret when it was brought.
+CREATE TABLE key_request (
+    secret      text PRIMARY KEY REFERENCES secret,
+    identity    text NOT NULL,
+    node_id     text NOT NULL,
+    csr         bytea,
+    spki_sha256 bytea CHECK (octet_length(spki_sha256) = 32),
+    domains     text[],
+    key_type    text,
+    brought_at  timestamptz NOT NULL DEFAULT certvoy_now(),
+    CHECK (num_nonnulls(csr, spki_sha256, domains, key_type) IN (0, 4))
+);
 
 -- HTTP-01: any replica answers for any other. What a killed worker left behind goes when its Rotation's attempt ends.
 CREATE TABLE challenge_token (

@@ -37,6 +37,23 @@ def generate(key_type: KeyType) -> PrivateKey:
     return rsa.generate_private_key(PUBLIC_EXPONENT, _BITS[key_type])
 
 
+def type_of(public_key: PublicKeyTypes) -> KeyType:
+    """Return of which type a key is.
+
+    Raises:
+        Misconfigured: of none that we take.
+    """
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        for key_type, curve in _CURVES.items():
+            if isinstance(public_key.curve, curve):
+                return key_type
+    if isinstance(public_key, rsa.RSAPublicKey):
+        for key_type, bits in _BITS.items():
+            if public_key.key_size == bits:
+                return key_type
+    raise Misconfigured("the key is of a type that we do not take", hint=f"take one of {', '.join(KeyType)}")
+
+
 def spki_sha256(public_key: PublicKeyTypes) -> bytes:
     """Return the SHA-256 of the DER SubjectPublicKeyInfo: the name of a key pair, 32 bytes."""
     der = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

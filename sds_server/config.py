@@ -46,7 +46,7 @@ from sds_server.config_values import (
     spelt,
 )
 from sds_server.errors import ConfigError
-from sds_server.model import KeyType, Proof, Scope
+from sds_server.model import KeyHolder, KeyType, Proof, Scope
 from sds_server.yaml_lines import Place, Reader, dotted, problem, shown
 
 DEFAULT_STATE_DIR = "./certvoy-state"
@@ -211,6 +211,10 @@ class SecretConfig(_Model):
     proof: ProofPolicy = Proof()
     """What completes a rotation: ``all`` of the live set proved, a share of it, or ``accepted`` where nobody
     can look."""
+
+    key_holder: KeyHolder = KeyHolder.CERTVOY
+    """Who makes its private keys: ``certvoy``, or ``target``, the one agent that serves it, whose keys
+    never leave their host."""
 
     @field_validator("issuer")
     @classmethod

@@ -15,6 +15,7 @@ CertvoyError
 │   ├── Unavailable
 │   └── CustodyError
 ├── GateRefused          what a CA or a person gave us must not leave
+│   └── KeyAwaited       nothing was given yet
 ├── IssuanceFailed       a CA said no; it is tried again by itself
 ├── DeliveryRefused      a Target said no; it keeps what it had
 ├── StaleLease           another worker has the Rotation now: stop
@@ -125,6 +126,17 @@ class GateRefused(CertvoyError):
     def __init__(self, rule: str, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.rule = rule
+
+
+class KeyAwaited(GateRefused):
+    """The Target that keeps a Secret's keys has not brought the next request."""
+
+    def __init__(self, secret: str) -> None:
+        super().__init__(
+            "csr",
+            f"secret {secret}: its target has not brought a signing request",
+            hint="run `certvoy agent` there with `key: local`; it is ordered as soon as one comes",
+        )
 
 
 class IssuanceFailed(CertvoyError):

@@ -100,6 +100,12 @@ EVENTS: Final = (
         (*_STREAM, "secret"),
     ),
     LogEvent(
+        "secret.keyless",
+        "warning",
+        "A proxy asks over SDS for a secret whose private key its target keeps: to the proxy it is absent.",
+        (*_STREAM, "secret"),
+    ),
+    LogEvent(
         "secret.refused",
         "warning",
         "A proxy refused a version (NACK), with its scrubbed reason.",

@@ -24,6 +24,9 @@ UPLOAD: Final = "upload"
 UPLOADED: Final = "upload:"
 """How the issuer of an uploaded Certificate begins; a hash of the issuer's own name follows."""
 
+EXTERNAL: Final = "external"
+"""In place of a KEK: the private key is its Target's, and was never here."""
+
 REPLICA: Final = "replica:"
 """How an actor begins that is certvoy itself."""
 
@@ -99,6 +102,13 @@ class KeyType(StrEnum):
     RSA_4096 = "rsa-4096"
 
 
+class KeyHolder(StrEnum):
+    """Who makes a Secret's private keys and keeps them."""
+
+    CERTVOY = "certvoy"  # sealed under the KMS, and given to whoever may serve it
+    TARGET = "target"  # its one Target, which brings a signing request; the key never leaves its host
+
+
 @dataclass(frozen=True, slots=True)
 class Proof:
     """What completes a Rotation: how many percent of the live set must be proved to serve what is new.
@@ -164,7 +174,7 @@ class Secret:
     """A named, long-lived thing that proxies subscribe to.
 
     ``domains`` are normalised DNS names (A-labels, lower case), the primary first. ``proof`` is what
-    completes its Rotations.
+    completes its Rotations, ``key_holder`` who makes its keys.
     """
 
     name: SecretName
@@ -173,14 +183,15 @@ class Secret:
     issuer: str
     key_type: KeyType
     proof: Proof = Proof()
+    key_holder: KeyHolder = KeyHolder.CERTVOY
 
 
 @dataclass(frozen=True, slots=True)
 class SealedKey:
-    """A private key under its own DEK, the DEK wrapped by the KMS.
+    """A private key under its own DEK, the DEK wrapped by the KMS; or one that its Target keeps.
 
     ``spki_sha256`` is the SHA-256 of the public half's DER SubjectPublicKeyInfo (32 bytes).
-    ``kek_uri`` names the wrapping key as ``<provider>:<kek>``.
+    ``kek_uri`` names the wrapping key as ``<provider>:<kek>``; `EXTERNAL`: there is nothing here to open.
     """
 
     key_id: KeyId
@@ -192,9 +203,21 @@ class SealedKey:
     kek_uri: str
     kek_version: int
 
+    @classmethod
+    def external(cls, key_id: KeyId, purpose: str, spki_sha256: bytes) -> "SealedKey":
+        """Name a key that its Target keeps, by its public half."""
+        return cls(key_id, purpose, spki_sha256, 0, b"", b"", EXTERNAL, 0)
+
+    @property
+    def is_external(self) -> bool:
+        """Whether its Target keeps it."""
+        return self.kek_uri == EXTERNAL
+
     @property
     def key_ref(self) -> str:
-        """The pointer that a Certificate carries: ``cv1:<provider>:<kek>:<key-id>``."""
+        """A Certificate's pointer to it: ``cv1:<provider>:<kek>:<key-id>``, or ``external:<spki>``."""
+        if self.is_external:
+            return f"{EXTERNAL}:{self.spki_sha256.hex()}"
         return f"cv1:{self.kek_uri}:{self.key_id}"
 
 

@@ -407,6 +407,7 @@ async def _declare(config: Config, database: Database) -> None:
                 issuer=secret.issuer,
                 key_type=secret.key_type,
                 proof=secret.proof,
+                key_holder=secret.key_holder,
             ),
             actor=f"config:{config.replica}",
         )

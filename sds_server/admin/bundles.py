@@ -50,7 +50,10 @@ class BundleQuery(Shape):
 
 
 class Bundle(BaseModel):
-    """What a program that terminates TLS needs to serve a secret: chain and private key, as PEM."""
+    """What a program that terminates TLS needs to serve a secret: chain and private key, as PEM.
+
+    ``private_key`` is null where the target keeps it: it knows the key by the leaf's public half.
+    """
 
     name: str
     generation: int
@@ -58,7 +61,7 @@ class Bundle(BaseModel):
     fingerprint_sha256: str
     not_after: datetime
     chain: str
-    private_key: str = Field(repr=False)
+    private_key: str | None = Field(repr=False)
 
 
 async def get_bundle(call: Call) -> Answer:
@@ -165,7 +168,7 @@ def _answer(entry: Resource, headers: dict[str, str], *, as_pem: bool) -> Answer
         fingerprint_sha256=leaf.fingerprint,
         not_after=leaf.not_after,
         chain=chain.decode(),
-        private_key=key.decode(),
+        private_key=None if entry.keyless else key.decode(),
     )
     return Answer(bundle, headers=headers)
 

@@ -28,6 +28,7 @@ class Declaration(BaseModel):
     issuer: str
     key_type: model.KeyType
     proof: str
+    key_holder: model.KeyHolder
 
     @classmethod
     def of(cls, secret: model.Secret) -> "Declaration":
@@ -39,6 +40,7 @@ class Declaration(BaseModel):
             issuer=secret.issuer,
             key_type=secret.key_type,
             proof=str(secret.proof),
+            key_holder=secret.key_holder,
         )
 
 

@@ -13,7 +13,7 @@ from sds_server.admin.services import Services
 from sds_server.config_values import DnsNames, NameOfSecret, ProofPolicy
 from sds_server.errors import BadName, Conflict
 from sds_server.inventory import certificates, declarations, freezes, progress, revocations, secrets, targets
-from sds_server.model import KeyType, Kind, Proof, Scope
+from sds_server.model import KeyHolder, KeyType, Kind, Proof, Scope
 
 _NAME: TypeAdapter[model.SecretName] = TypeAdapter(NameOfSecret)
 
@@ -22,13 +22,15 @@ class PutSecret(Shape):
     """A secret as it shall be: DNS names in A-labels, the primary first.
 
     ``proof``: what completes its rotations, ``all`` of the live set proved, a share of it such as ``90%``, or
-    ``accepted`` where nobody can look what is served.
+    ``accepted`` where nobody can look what is served. ``key_holder``: who makes its private keys, certvoy, or
+    the one target that serves it and brings signing requests.
     """
 
     domains: Annotated[DnsNames, Field(max_length=100)]
     issuer: Text
     key_type: KeyType = KeyType.ECDSA_P256
     proof: ProofPolicy = Proof()
+    key_holder: KeyHolder = KeyHolder.CERTVOY
 
 
 class SecretsQuery(pages.Page):
@@ -88,6 +90,7 @@ async def put_secret(call: Call) -> Answer:
             issuer=wanted.issuer,
             key_type=wanted.key_type,
             proof=wanted.proof,
+            key_holder=wanted.key_holder,
         ),
         actor=call.caller.actor,
         check=check,

@@ -21,6 +21,12 @@ from sds_server.errors import CallerError
     show_default=True,
     help="What completes a rotation: all of the live set proved, a share such as 90%, or accepted.",
 )
+@click.option(
+    "--key-holder",
+    default="certvoy",
+    show_default=True,
+    help="Who makes the private keys: certvoy, or target, the one agent that serves it.",
+)
 @wait_option
 @timeout_option
 @json_option
@@ -32,6 +38,7 @@ def issue(
     issuer: str | None,
     key_type: str,
     proof: str,
+    key_holder: str,
     wait: bool,
     timeout: timedelta,
     as_json: bool,
@@ -47,6 +54,7 @@ def issue(
         "issuer": issuer or _only_issuer(api),
         "key_type": key_type,
         "proof": proof,
+        "key_holder": key_holder,
     }
     secret = api.put("v1", "secrets", name, body=body)
     rotation = secret["rotation"]

@@ -82,7 +82,10 @@ def _names(leaf: x509.Certificate) -> list[str]:
 
 def _print_secret(secret: Json) -> None:
     facts(
-        {key: secret[key] for key in ("name", "kind", "issuer", "key_type", "proof", "managed_by")}
+        {
+            key: secret[key]
+            for key in ("name", "kind", "issuer", "key_type", "key_holder", "proof", "managed_by")
+        }
         | {"domains": ", ".join(secret["domains"]), "created_at": moment(secret["created_at"])}
     )
     if secret["frozen"] is not None:

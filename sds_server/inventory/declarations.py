@@ -20,8 +20,8 @@ def whatever(before: Secret | None) -> None:
 async def put(database: Database, secret: Secret, *, actor: str, check: Check = whatever) -> bool:
     """Create the Secret or change it to this; say whether anything changed.
 
-    A new one gets its first Rotation; a change of names, issuer or key type gets one that replaces what is
-    served. Putting the same again changes nothing.
+    A new one gets its first Rotation; a change of names, issuer, key type or key holder gets one that
+    replaces what is served. Putting the same again changes nothing.
 
     Raises:
         Conflict: the name exists with another kind.
@@ -36,7 +36,7 @@ async def put(database: Database, secret: Secret, *, actor: str, check: Check = 
 
 async def put_in(tx: Transaction, secret: Secret, *, actor: str, check: Check = whatever) -> Reason | None:
     """As `put`, in a transaction of the caller's, who opens the Rotation; None: nothing has changed."""
-    columns = (list(secret.domains), secret.issuer, secret.key_type, str(secret.proof))
+    columns = (list(secret.domains), secret.issuer, secret.key_type, str(secret.proof), secret.key_holder)
     created = await tx.value("insert_secret", secret.name, secret.kind, *columns)
     row = await tx.row("lock_secret", secret.name)
     before = None if created or row is None else secrets.from_row(row)
@@ -53,6 +53,8 @@ async def put_in(tx: Transaction, secret: Secret, *, actor: str, check: Check = 
         )
     if not created:
         await tx.rows("update_secret", secret.name, *columns)
+    if before is not None and before.key_holder != secret.key_holder:
+        await tx.rows("forget_key_request", secret.name)
     await audit.append(
         tx,
         action="secret.created" if created else "secret.changed",
@@ -76,6 +78,7 @@ def _declared(secret: Secret) -> dict[str, object]:
         "issuer": secret.issuer,
         "key_type": secret.key_type,
         "proof": str(secret.proof),
+        "key_holder": secret.key_holder,
     }
 
 
@@ -95,6 +98,7 @@ async def remove(database: Database, name: str, *, actor: str, check: Check = wh
             await tx.rows("clear_tokens", under_way["id"])
             await rotations.end(tx, under_way, Outcome.SUPERSEDED, Event.SUPERSEDED, actor=actor, secret=name)
         await tx.rows("forget_deliveries", name)
+        await tx.rows("forget_key_request", name)
         await tx.rows("delete_secret", name)
         await audit.append(tx, action="secret.deleted", actor=actor, subject=name)
         await feed.tell_secret(tx, name)

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from sds_server.crashpoint import crashpoint
 from sds_server.errors import StaleLease
-from sds_server.inventory import audit, rotations, sealed_keys, secrets
+from sds_server.inventory import audit, key_requests, rotations, sealed_keys, secrets
 from sds_server.inventory.database import Database, Transaction
 from sds_server.model import KeyId, Lease, SealedKey, Secret
 
@@ -32,6 +32,23 @@ class Order:
     certificate_url: str | None
 
 
+async def plan_for_target(
+    database: Database, lease: Lease, secret: Secret, *, key_id: KeyId, purpose: str, actor: str
+) -> Order | None:
+    """Store a new order of the request that the Secret's Target brought; None: it has brought none yet.
+
+    Raises:
+        StaleLease: another worker has the Rotation, or the Secret was changed; nothing was written.
+    """
+    async with database.transaction() as tx:
+        await _lock(tx, lease, secret)
+        request = await key_requests.take_in(tx, secret)
+        if request is None:
+            return None
+        key = SealedKey.external(key_id, purpose, request.spki_sha256)
+        return await _plan(tx, lease, secret, csr=request.csr, key=key, actor=actor)
+
+
 async def plan(
     database: Database, lease: Lease, secret: Secret, *, csr: bytes, key: SealedKey, actor: str
 ) -> Order:
@@ -41,15 +58,26 @@ async def plan(
         StaleLease: another worker has the Rotation, or the Secret was changed; nothing was written.
     """
     async with database.transaction() as tx:
-        if (await secrets.lock(tx, lease.secret)).domains != secret.domains:
-            raise StaleLease(f"secret {secret.name}: its names changed before they were ordered")
-        await rotations.hold(tx, lease)
-        await sealed_keys.insert(tx, key)
-        order_id = await tx.value(
-            "insert_order", lease.rotation, secret.issuer, list(secret.domains), csr, key.key_id
-        )
-        await _tell(tx, lease, "order.planned", actor, order=order_id, key_ref=key.key_ref)
-        crashpoint("order.planning")
+        await _lock(tx, lease, secret)
+        return await _plan(tx, lease, secret, csr=csr, key=key, actor=actor)
+
+
+async def _lock(tx: Transaction, lease: Lease, secret: Secret) -> None:
+    now = await secrets.lock(tx, lease.secret)
+    if (now.domains, now.key_holder) != (secret.domains, secret.key_holder):
+        raise StaleLease(f"secret {secret.name}: it was changed before it was ordered")
+    await rotations.hold(tx, lease)
+
+
+async def _plan(
+    tx: Transaction, lease: Lease, secret: Secret, *, csr: bytes, key: SealedKey, actor: str
+) -> Order:
+    await sealed_keys.insert(tx, key)
+    order_id = await tx.value(
+        "insert_order", lease.rotation, secret.issuer, list(secret.domains), csr, key.key_id
+    )
+    await _tell(tx, lease, "order.planned", actor, order=order_id, key_ref=key.key_ref)
+    crashpoint("order.planning")
     return Order(
         id=order_id,
         issuer=secret.issuer,

@@ -11,10 +11,10 @@ SELECT id, version_key_wrapped FROM deployment;
 UPDATE deployment SET version_key_wrapped = $1 WHERE version_key_wrapped IS NULL;
 
 -- name: lock_secret
-SELECT name, kind, domains, issuer, key_type, proof FROM secret WHERE name = $1 AND deleted_at IS NULL FOR UPDATE;
+SELECT name, kind, domains, issuer, key_type, key_holder, proof FROM secret WHERE name = $1 AND deleted_at IS NULL FOR UPDATE;
 
 -- name: secret
-SELECT name, kind, domains, issuer, key_type, proof FROM secret WHERE name = $1 AND deleted_at IS NULL;
+SELECT name, kind, domains, issuer, key_type, key_holder, proof FROM secret WHERE name = $1 AND deleted_at IS NULL;
 
 -- name: freeze_secret
 -- Frozen twice it stays with who froze it first.
@@ -30,9 +30,9 @@ SELECT frozen_at, frozen_by, frozen_reason FROM secret WHERE name = $1 AND froze
 
 -- name: secrets_page
 -- By name, behind $1, each with what it is served with and at how many Targets; what is null is not asked.
-SELECT s.name, s.kind, s.domains, s.issuer, s.key_type, s.proof, c.status, c.generation, c.not_after, c.renew_at, d.targets, d.proved,
+SELECT s.name, s.kind, s.domains, s.issuer, s.key_type, s.key_holder, s.proof, c.status, c.generation, c.not_after, c.renew_at, d.targets, d.proved,
        r.last_error, s.frozen_at, s.frozen_by, s.frozen_reason
-  FROM (SELECT name, kind, domains, issuer, key_type, proof, frozen_at, frozen_by, frozen_reason FROM secret
+  FROM (SELECT name, kind, domains, issuer, key_type, key_holder, proof, frozen_at, frozen_by, frozen_reason FROM secret
          WHERE deleted_at IS NULL AND name > $1 AND ($2::text IS NULL OR issuer = $2)
            AND ($3::text IS NULL OR $3 = ANY (domains))
          ORDER BY name LIMIT $4) s
@@ -57,12 +57,12 @@ DELETE FROM delivery WHERE secret = $1;
 
 -- name: insert_secret
 -- Nothing happens where the name exists: the caller reads it and compares.
-INSERT INTO secret (name, kind, domains, issuer, key_type, proof) VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO secret (name, kind, domains, issuer, key_type, proof, key_holder) VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (name) DO NOTHING RETURNING name;
 
 -- name: update_secret
-UPDATE secret SET domains = $2, issuer = $3, key_type = $4, proof = $5, deleted_at = NULL, frozen_at = NULL, frozen_by = NULL,
-       frozen_reason = NULL
+UPDATE secret SET domains = $2, issuer = $3, key_type = $4, proof = $5, key_holder = $6, deleted_at = NULL, frozen_at = NULL,
+       frozen_by = NULL, frozen_reason = NULL
  WHERE name = $1;
 
 -- name: change_proof
@@ -92,7 +92,10 @@ RETURNING generation;
 
 -- name: retire_key
 -- A Certificate is over: its key is kept for $2, for who has not moved on.
-INSERT INTO retired_key (cert_id, destroy_at) VALUES ($1, certvoy_now() + $2::interval) ON CONFLICT DO NOTHING;
+-- One that its Target keeps is not ours to destroy.
+INSERT INTO retired_key (cert_id, destroy_at)
+SELECT c.id, certvoy_now() + $2::interval FROM certificate c JOIN key_material k ON k.id = c.key_id
+ WHERE c.id = $1 AND k.kek_uri <> 'external' ON CONFLICT DO NOTHING;
 
 -- name: retired_keys
 -- Keys whose time is over, each with what keeps it still: it is what is served, its own key must sign its revocation, or a Target
@@ -469,6 +472,32 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 -- name: key
 SELECT id AS key_id, purpose, spki_sha256, suite, envelope, dek_wrapped, kek_uri, kek_version
   FROM key_material WHERE id = $1 AND destroyed_at IS NULL;
+
+-- name: key_is_used
+SELECT EXISTS (SELECT FROM key_material WHERE spki_sha256 = $1);
+
+-- name: key_request
+SELECT secret, identity, node_id, csr, spki_sha256, domains, key_type FROM key_request WHERE secret = $1;
+
+-- name: bring_key_request
+-- The first Target that brings one is the one whose keys these are.
+INSERT INTO key_request AS k (secret, identity, node_id, csr, spki_sha256, domains, key_type)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT (secret) DO UPDATE
+   SET csr = excluded.csr, spki_sha256 = excluded.spki_sha256, domains = excluded.domains, key_type = excluded.key_type,
+       brought_at = certvoy_now()
+ WHERE (k.identity, k.node_id) = (excluded.identity, excluded.node_id)
+RETURNING secret;
+
+-- name: use_key_request
+UPDATE key_request SET csr = NULL, spki_sha256 = NULL, domains = NULL, key_type = NULL WHERE secret = $1;
+
+-- name: forget_key_request
+DELETE FROM key_request WHERE secret = $1;
+
+-- name: forget_key_requests_of
+-- A Target that is removed keeps no Secret's keys any more.
+DELETE FROM key_request k USING target t WHERE t.name = $1 AND (k.identity, k.node_id) = (t.identity, t.node_id);
 
 -- name: account
 SELECT key_id, account_url FROM acme_account WHERE directory_url = $1 AND status = 'valid';

@@ -7,7 +7,7 @@ from typing import Any
 
 from sds_server.errors import NotFound
 from sds_server.inventory.database import Database, Row, Transaction
-from sds_server.model import CertificateStatus, Freeze, KeyType, Kind, Proof, Secret, SecretName
+from sds_server.model import CertificateStatus, Freeze, KeyHolder, KeyType, Kind, Proof, Secret, SecretName
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,7 @@ def from_row(row: Row) -> Secret:
         issuer=row["issuer"],
         key_type=KeyType(row["key_type"]),
         proof=Proof.parse(row["proof"]),
+        key_holder=KeyHolder(row["key_holder"]),
     )
 
 

@@ -133,6 +133,7 @@ async def remove(database: Database, name: str, *, actor: str) -> None:
         NotFound: there is none of that name.
     """
     async with database.transaction() as tx:
+        await tx.rows("forget_key_requests_of", name)
         if await tx.value("remove_target", name) is None:
             raise NotFound(
                 f"target {name}: there is none of that name", hint="`certvoy targets ls` lists them"

@@ -9,7 +9,7 @@ import asyncpg
 from sds_server.errors import Conflict, GateRefused
 from sds_server.inventory import declarations, freezes, issuances, rotations, sealed_keys, secrets
 from sds_server.inventory.database import Database, Transaction
-from sds_server.model import Certificate, Reason, SealedKey, Secret
+from sds_server.model import Certificate, KeyHolder, Reason, SealedKey, Secret
 
 LEASE: Final = timedelta(minutes=1)
 """Of the Rotation, which is claimed and stored in one transaction: its end is never seen."""
@@ -69,6 +69,11 @@ async def _store(
         created = await declarations.put_in(tx, secret, actor=actor) is not None
     elif secrets.from_row(row).domains != certificate.domains:
         raise Conflict(f"secret {secret.name}: its names were changed meanwhile", hint="try again")
+    elif secrets.from_row(row).key_holder is KeyHolder.TARGET:
+        raise Conflict(
+            f"secret {secret.name}: its private keys are made by its target, and none may be brought",
+            hint="declare it with `key_holder: certvoy` first",
+        )
     else:
         created = False
     if await _is_served(tx, certificate):

@@ -127,6 +127,10 @@ class Sealer:
             CustodyError: the message names the rule: kek, suite, commitment, tag or spki.
             Unavailable: the KMS does not answer and the DEK is not cached, or was for too long.
         """
+        if sealed.is_external:
+            raise CustodyError(
+                f"key {sealed.key_id}: its target keeps it", hint="nothing here can be signed by that key"
+            )
         if sealed.kek_uri != self._kms.kek_uri:
             raise CustodyError(
                 f"key {sealed.key_id}: kek: wrapped by {sealed.kek_uri}, but the KMS has {self._kms.kek_uri}"

@@ -202,7 +202,7 @@ class Publisher:
 
     async def _encode(self, pair: Pair) -> Resource:
         certificate = pair.certificate
-        pkcs8 = await self._sealer.open(pair.key)
+        pkcs8 = None if pair.key.is_external else await self._sealer.open(pair.key)
         crashpoint("pair.opened")
         chain = check_pair(
             chain_pem=certificate.chain_pem,
@@ -212,12 +212,14 @@ class Publisher:
             now=self._clock.now(),
         )
         crashpoint("pair.checked")
-        body = codec.tls_certificate(certificate.secret, chain.pem, keys.pem(keys.load_pkcs8(pkcs8)))
+        key_pem = b"" if pkcs8 is None else keys.pem(keys.load_pkcs8(pkcs8))
+        body = codec.tls_certificate(certificate.secret, chain.pem, key_pem)
         return Resource(
             name=certificate.secret,
             version=codec.version(self._version_key, body),
             generation=certificate.generation,
             body=body,
+            keyless=pkcs8 is None,
         )
 
     def _hold_back(self, pair: Pair, error: GateRefused) -> None:

@@ -21,7 +21,15 @@ from acme_engine.issue import obtain
 from acme_engine.solver import Http01Solver
 from sds_server.clock import Clock
 from sds_server.crashpoint import crashpoint
-from sds_server.errors import CertvoyError, CustodyError, GateRefused, NotFound, StaleLease, Unavailable
+from sds_server.errors import (
+    CertvoyError,
+    CustodyError,
+    GateRefused,
+    KeyAwaited,
+    NotFound,
+    StaleLease,
+    Unavailable,
+)
 from sds_server.gate import check_pair
 from sds_server.inventory import certificates, issuances, orders, rotations, secrets
 from sds_server.inventory.database import Database
@@ -38,6 +46,7 @@ from sds_server.model import (
     Certificate,
     CertificateId,
     CertificateStatus,
+    KeyHolder,
     KeyId,
     Lease,
     Reason,
@@ -52,6 +61,9 @@ EXTENSIONS: Final = 3
 """How often a Lease is extended within its life, so that one lost write does not end it."""
 
 LEAF_PURPOSE: Final = "leaf"
+
+KEY_AWAITED: Final = timedelta(minutes=1)
+"""How often it is looked whether a Target has brought its request, should nobody have been told."""
 
 T = TypeVar("T")
 
@@ -205,6 +217,8 @@ class Worker:
             if (order.domains, order.issuer) == (secret.domains, secret.issuer):
                 return order
             await orders.abandon(self._database, lease, actor=self._actor)
+        if secret.key_holder is KeyHolder.TARGET:
+            return await self._order_for_target(lease, secret)
         # RSA takes tens of milliseconds: not in the loop that serves.
         key = await asyncio.to_thread(keys.generate, keys.KeyType(secret.key_type))
         crashpoint("key.generated")
@@ -217,6 +231,16 @@ class Worker:
         csr = keys.csr(key, secret.domains)
         crashpoint("key.sealed")
         order = await orders.plan(self._database, lease, secret, csr=csr, key=sealed, actor=self._actor)
+        crashpoint("order.planned")
+        return order
+
+    async def _order_for_target(self, lease: Lease, secret: Secret) -> Order:
+        """Plan an order for the key that the Secret's Target has made."""
+        order = await orders.plan_for_target(
+            self._database, lease, secret, key_id=KeyId(uuid4()), purpose=LEAF_PURPOSE, actor=self._actor
+        )
+        if order is None:
+            raise KeyAwaited(secret.name)
         crashpoint("order.planned")
         return order
 
@@ -268,7 +292,9 @@ class Worker:
     async def _pair(self, order: Order) -> "_Key":
         sealed = await self._accounts.sealed(order.key_id)
         return _Key(
-            pkcs8=await self._sealer.open(sealed), spki_sha256=sealed.spki_sha256, key_ref=sealed.key_ref
+            pkcs8=None if sealed.is_external else await self._sealer.open(sealed),
+            spki_sha256=sealed.spki_sha256,
+            key_ref=sealed.key_ref,
         )
 
     async def _previous(self, cert_id: CertificateId | None, secret: Secret) -> Certificate | None:
@@ -292,7 +318,8 @@ class Worker:
                 # The pause, and not the moment: replicas' clocks may differ from the database's.
                 pause=pause,
                 abandon_order=isinstance(error, OrderFailed | BadChain | GateRefused | BadIdentifier),
-                counted=not away,
+                # A request that is not brought yet is nobody's failure.
+                counted=not away and not isinstance(error, KeyAwaited),
                 actor=self._actor,
             )
         except StaleLease as e:
@@ -304,6 +331,8 @@ class Worker:
         All that wait for one CA's limit go on together, the most urgent first; one that is told of a limit
         again lets the others go first, more of them each time: the limit may be that of its names.
         """
+        if isinstance(error, KeyAwaited):
+            return KEY_AWAITED  # it goes on at once when the request is brought
         retry_after = getattr(error, "retry_after", None)
         limited = verdict is Verdict.LIMIT
         forgotten = isinstance(error, Refused) and error.problem.rule.action is Action.REREGISTER
@@ -368,9 +397,9 @@ class Worker:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Key:
-    """An opened key on its way through the gate."""
+    """An opened key on its way through the gate; None: its Target keeps it."""
 
-    pkcs8: bytes
+    pkcs8: bytes | None
     spki_sha256: bytes
     key_ref: str
 

@@ -38,13 +38,15 @@ class Resource:
     """One Secret as it is sent: encoded once, shared by every stream.
 
     ``body`` is the serialised Envoy ``Secret`` message; it holds a private key and is hidden from ``repr``.
-    ``generation`` is the Secret's generation that the content comes from.
+    ``generation`` is the Secret's generation that the content comes from. ``keyless``: a chain alone, for the
+    one Target that keeps the key; on a stream it would be refused.
     """
 
     name: str
     version: str
     generation: int
     body: bytes = field(repr=False)
+    keyless: bool = False
 
 
 Entry = Resource | Missing

@@ -150,6 +150,7 @@ class Session:
         self._stream: Stream | None = None
         self._watched: set[str] = set()
         self._denied: set[str] = set()
+        self._keyless: set[str] = set()
         self._warned = False
         self._stopping = False
         self._wake = asyncio.Event()
@@ -251,6 +252,7 @@ class Session:
             case Unsubscribed(name):
                 self._unwatch(name)
                 self._denied.discard(name)
+                self._keyless.discard(name)
                 observer.unsubscribed(peer, name)
             case Accepted(name, version, generation):
                 observer.accepted(peer, name, version, generation)
@@ -331,7 +333,13 @@ class Session:
         if name not in self._watched:
             self._watched.add(name)
             self._service.catalog.watch([name], self._changed)
-        return self._service.catalog.look(name, self._peer.peer)
+        entry = self._service.catalog.look(name, self._peer.peer)
+        if not isinstance(entry, Resource) or not entry.keyless:
+            return entry
+        if name not in self._keyless:
+            self._keyless.add(name)
+            self._log.warning("secret.keyless", secret=name)
+        return ABSENT
 
     def _unwatch(self, name: str) -> None:
         if name in self._watched:

@@ -14,16 +14,17 @@ from acme_engine import chain as chains
 from acme_engine import keys
 from acme_engine.errors import OrderFailed, Problem, Refused, Unfinished, Unreachable
 from sds_server.clock import SystemClock
-from sds_server.errors import CustodyError, Unavailable
+from sds_server.errors import Conflict, CustodyError, Unavailable
 from sds_server.inventory import accounts as inventory
-from sds_server.inventory import declarations, deployment, progress, rotations, sealed_keys
+from sds_server.inventory import declarations, deployment, key_requests, progress, rotations, sealed_keys
+from sds_server.inventory.key_requests import KeyRequest
 from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms
 from sds_server.lifecycle import worker as workers
 from sds_server.lifecycle.accounts import Account, Accounts, Issuer
 from sds_server.lifecycle.patience import AWAY_PAUSE, LONGEST_LIMIT, Patience
 from sds_server.lifecycle.worker import EXTENSIONS, Worker
-from sds_server.model import KeyType, Reason
+from sds_server.model import Identity, KeyHolder, KeyType, Peer, Reason
 from tests.support.clocks import TurnedClock
 from tests.support.databases import turn_clock
 from tests.support.fakes import CuttableDatabase
@@ -239,6 +240,58 @@ async def test_a_declared_secret_gets_its_certificate(worker, ca, declared, data
     assert (1, "issued", "internal", "https://ca.example.test/order/1", "third-left") == tuple(row)
     assert rotation.new_cert_id is not None
     assert [("stored", "https://ca.example.test/order/1")] == await orders(sql)
+
+
+@pytest.fixture
+async def kept_by_target(issuances):
+    declared = replace(secret(), key_holder=KeyHolder.TARGET)
+    await declarations.put(issuances.database, declared, actor="person:test")
+    return declared
+
+
+async def bring(database, declared):
+    """Let the Secret's Target bring a request; returns its key."""
+    key = keys.generate(keys.KeyType.ECDSA_P256)
+    request = KeyRequest(keys.csr(key, declared.domains), keys.spki_sha256(key.public_key()))
+    peer = Peer(Identity("spiffe://example.test/web-1"), "web-1")
+    await key_requests.bring(database, declared, peer, request, actor="proxy:web-1")
+    return key
+
+
+async def test_the_key_of_a_target_is_ordered_once_and_never_here(worker, ca, kept_by_target, database, sql):
+    key = await bring(database, kept_by_target)
+    await worker.step()
+    row = await sql.fetchrow(
+        "SELECT c.key_ref, c.spki_sha256, k.kek_uri, k.envelope, k.dek_wrapped"
+        " FROM certificate c JOIN key_material k ON k.id = c.key_id"
+    )
+    spki = keys.spki_sha256(key.public_key())
+    _, waiting = await key_requests.waiting(database, "www")
+
+    assert (f"external:{spki.hex()}", spki, "external", b"", b"") == tuple(row)
+    assert waiting is None
+    with pytest.raises(Conflict, match="used before"):
+        await key_requests.bring(
+            database,
+            kept_by_target,
+            Peer(Identity("spiffe://example.test/web-1"), "web-1"),
+            KeyRequest(keys.csr(key, kept_by_target.domains), spki),
+            actor="proxy:web-1",
+        )
+
+
+async def test_without_a_request_nothing_is_ordered_until_one_is_brought(
+    worker, ca, kept_by_target, database, sql
+):
+    await worker.step()
+    waiting, pause, asked = await latest(database), await pause_s(sql), list(ca.calls)
+    await bring(database, kept_by_target)
+    await worker.step()
+
+    assert [] == asked
+    assert "has not brought a signing request" in waiting.last_error["what"]
+    assert (0, 60) == (waiting.attempts, pause)
+    assert (await latest(database)).new_cert_id is not None
 
 
 async def test_the_key_is_sealed_and_the_csr_kept_before_the_ca_is_asked(

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import grpc
@@ -156,6 +157,23 @@ async def test_a_name_that_the_peer_may_not_see_looks_absent_and_the_stream_goes
     assert ("denied", "n", "others/key") in server.witness.facts
     assert ("denied", "n", "b") not in server.witness.facts
     await client.leave()
+
+
+async def test_a_chain_whose_key_its_target_keeps_is_absent_on_a_stream_and_said_once(server):
+    """Envoy would refuse it: without a private key it is no certificate to serve."""
+    server.publish("a", 1, PAIR)
+    server.catalog.publish({"a": replace(server.catalog.look("a"), keyless=True)})
+    with capture_logs() as logs:
+        client = await open_stream(server, names=["a"])
+        absent = await client.receive()
+        await client.send(node="", nonce=absent.nonce)
+        server.publish("a", 2, PAIR)
+        granted = await client.receive()
+        await client.leave()
+
+    assert absent.removed_resources == ["a"]
+    assert granted.resources[0].name == "a"
+    assert ["a"] == [line["secret"] for line in logs if line["event"] == "secret.keyless"]
 
 
 async def test_a_name_that_the_peer_may_not_see_is_logged_once_with_its_identity(server):

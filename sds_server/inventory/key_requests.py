@@ -1,0 +1,111 @@
+"""Key requests: what a Target wants signed for a Secret whose private keys it makes and keeps.
+
+One Target has the keys of such a Secret: the first that brings a request. Each request is ordered once, and
+the Target then brings the next, so that a renewal never waits for it.
+"""
+
+from dataclasses import dataclass
+
+from sds_server.errors import Conflict
+from sds_server.inventory import audit, feed, secrets
+from sds_server.inventory.database import Database, Row, Transaction
+from sds_server.model import KeyHolder, Peer, Secret
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRequest:
+    """A signing request (DER) that waits to be ordered; ``spki_sha256`` names its key."""
+
+    csr: bytes
+    spki_sha256: bytes
+
+
+async def waiting(database: Database, name: str) -> tuple[Secret, KeyRequest | None]:
+    """Return the Secret, and the request that waits for its next order; None: its Target should bring one.
+
+    Raises:
+        NotFound: there is no such Secret.
+        Conflict: its keys are not its Target's.
+    """
+    async with database.transaction() as tx:
+        secret = await secrets.lock(tx, name)
+        _check_holder(secret)
+        return secret, _request(await tx.row("key_request", name), secret)
+
+
+async def bring(database: Database, asked: Secret, peer: Peer, request: KeyRequest, *, actor: str) -> None:
+    """Keep a request for the next order; a Rotation that waits for one goes on at once.
+
+    ``asked`` is the Secret that the request was checked against. The same one again changes nothing.
+
+    Raises:
+        NotFound: there is no such Secret.
+        Conflict: the Secret was changed meanwhile, another Target has its keys, or the key was used before.
+    """
+    name = asked.name
+    async with database.transaction() as tx:
+        secret = await secrets.lock(tx, name)
+        _check_holder(secret)
+        if (secret.domains, secret.key_type) != (asked.domains, asked.key_type):
+            raise Conflict(
+                f"secret {name}: it was changed just now", hint="ask what is wanted, and bring that"
+            )
+        row = await tx.row("key_request", name)
+        if row is not None and (row["identity"], row["node_id"]) != peer:
+            raise Conflict(
+                f"secret {name}: {row['node_id']} ({row['identity']}) has its keys",
+                hint="give each target a secret of its own, or let that one go: `certvoy targets rm NAME`",
+            )
+        if _request(row, secret) == request:
+            return
+        if await tx.value("key_is_used", request.spki_sha256):
+            raise Conflict(f"secret {name}: this key was used before", hint="make a new one")
+        await tx.rows(
+            "bring_key_request",
+            name,
+            *peer,
+            request.csr,
+            request.spki_sha256,
+            list(secret.domains),
+            secret.key_type,
+        )
+        await audit.append(
+            tx,
+            action="key.requested",
+            actor=actor,
+            subject=name,
+            detail={
+                "identity": peer.identity,
+                "node_id": peer.node_id,
+                "spki_sha256": request.spki_sha256.hex(),
+            },
+        )
+        under_way = await tx.row("open_rotation", name)
+        if under_way is not None:
+            await tx.rows("hasten_rotation", under_way["id"])
+            await feed.tell_work(tx)
+
+
+async def take_in(tx: Transaction, secret: Secret) -> KeyRequest | None:
+    """Take the request that is ordered now, if there is one, as the Secret's lock is held."""
+    request = _request(await tx.row("key_request", secret.name), secret)
+    if request is not None:
+        await tx.rows("use_key_request", secret.name)
+    return request
+
+
+def _request(row: Row | None, secret: Secret) -> KeyRequest | None:
+    """Return what waits, unless it is for other names or another type of key than are wanted now."""
+    if row is None or row["csr"] is None:
+        return None
+    if (tuple(row["domains"]), row["key_type"]) != (secret.domains, secret.key_type):
+        return None
+    return KeyRequest(row["csr"], row["spki_sha256"])
+
+
+def _check_holder(secret: Secret) -> None:
+    if secret.key_holder is not KeyHolder.TARGET:
+        raise Conflict(
+            f"secret {secret.name}: certvoy makes its keys",
+            hint="declare it with `key_holder: target`, or fetch the pair",
+        )
