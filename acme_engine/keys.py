@@ -37,12 +37,8 @@ def generate(key_type: KeyType) -> PrivateKey:
     return rsa.generate_private_key(PUBLIC_EXPONENT, _BITS[key_type])
 
 
-def type_of(public_key: PublicKeyTypes) -> KeyType:
-    """Return of which type a key is.
-
-    Raises:
-        Misconfigured: of none that we take.
-    """
+def type_of(public_key: PublicKeyTypes) -> KeyType | None:
+    """Return of which type a key is; None: of none that we make."""
     if isinstance(public_key, ec.EllipticCurvePublicKey):
         for key_type, curve in _CURVES.items():
             if isinstance(public_key.curve, curve):
@@ -51,7 +47,7 @@ def type_of(public_key: PublicKeyTypes) -> KeyType:
         for key_type, bits in _BITS.items():
             if public_key.key_size == bits:
                 return key_type
-    raise Misconfigured("the key is of a type that we do not take", hint=f"take one of {', '.join(KeyType)}")
+    return None
 
 
 def spki_sha256(public_key: PublicKeyTypes) -> bytes:

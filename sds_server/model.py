@@ -24,6 +24,9 @@ UPLOAD: Final = "upload"
 UPLOADED: Final = "upload:"
 """How the issuer of an uploaded Certificate begins; a hash of the issuer's own name follows."""
 
+LEAF_PURPOSE: Final = "leaf"
+"""What a Certificate's private key is for; it is bound into the envelope."""
+
 EXTERNAL: Final = "external"
 """In place of a KEK: the private key is its Target's, and was never here."""
 

@@ -12,7 +12,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import BaseModel, Field
 
 from acme_engine import keys
-from acme_engine.errors import AcmeError
 from sds_server import model
 from sds_server.admin.bundles import check_grant
 from sds_server.admin.routes import Answer, Call, Route, Shape
@@ -73,15 +72,16 @@ def _checked(pem: str, secret: model.Secret) -> KeyRequest:
         signed = csr.is_signature_valid
         key_type = keys.type_of(csr.public_key())
         names = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, UnsupportedAlgorithm, InvalidSignature, AcmeError, x509.ExtensionNotFound) as e:
+    except (ValueError, UnsupportedAlgorithm, InvalidSignature, x509.ExtensionNotFound) as e:
         raise CallerError(f"csr: cannot be used: {e}", hint=hint) from None
     if not signed:
         raise CallerError("csr: its signature is not by its own key", hint=hint)
-    found = sorted(names.get_values_for_type(x509.DNSName))
-    if found != sorted(secret.domains) or len(list(names)) != len(found):
-        raise CallerError(f"csr: is for {', '.join(found)}, not {', '.join(secret.domains)}", hint=hint)
-    if model.KeyType(key_type) is not secret.key_type:
-        raise CallerError(f"csr: its key is {key_type}, not {secret.key_type}", hint=hint)
+    for_names = sorted(names.get_values_for_type(x509.DNSName))
+    if for_names != sorted(secret.domains) or len(list(names)) != len(for_names):
+        raise CallerError(f"csr: is for {', '.join(for_names)}, not {', '.join(secret.domains)}", hint=hint)
+    if key_type is None or model.KeyType(key_type) is not secret.key_type:
+        found = key_type or "of a type that we do not take"
+        raise CallerError(f"csr: its key is {found}, not {secret.key_type}", hint=hint)
     return KeyRequest(csr=csr.public_bytes(Encoding.DER), spki_sha256=keys.spki_sha256(csr.public_key()))
 
 

@@ -29,6 +29,7 @@ from sds_server.inventory.uploads import Uploaded
 from sds_server.keys.kms import Sealer
 from sds_server.log import get
 from sds_server.model import (
+    LEAF_PURPOSE,
     UPLOAD,
     UPLOADED,
     Certificate,
@@ -41,7 +42,6 @@ from sds_server.model import (
     SecretName,
 )
 
-LEAF_PURPOSE: Final = "leaf"
 ISSUER_HEX: Final = 16
 
 HINTS: Final[Mapping[str, str]] = {
@@ -60,8 +60,6 @@ HINTS: Final[Mapping[str, str]] = {
 _PRIVATE_KEY = re.compile(
     rb"-----BEGIN ((?:[A-Z0-9]+ )*PRIVATE KEY)-----\r?\n(?:(?!-----).)*+-----END \1-----", re.DOTALL
 )
-_CURVES: Final = {"secp256r1": KeyType.ECDSA_P256, "secp384r1": KeyType.ECDSA_P384}
-_BITS: Final = {2048: KeyType.RSA_2048, 3072: KeyType.RSA_3072, 4096: KeyType.RSA_4096}
 
 _log = get("uploads")
 
@@ -172,10 +170,10 @@ def _key(pem: bytes) -> tuple[keys.PrivateKey, KeyType]:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise _refused("pem", "private_key: it cannot be read, or its parts do not fit together") from None
     match key:
-        case ec.EllipticCurvePrivateKey() if key.curve.name in _CURVES:
-            return key, _CURVES[key.curve.name]
-        case rsa.RSAPrivateKey() if key.key_size in _BITS:
-            return key, _BITS[key.key_size]
+        case ec.EllipticCurvePrivateKey() | rsa.RSAPrivateKey() if (
+            found := keys.type_of(key.public_key())
+        ) is not None:
+            return key, KeyType(found)
         case ec.EllipticCurvePrivateKey():
             what = f"an EC key on {key.curve.name}"
         case rsa.RSAPrivateKey():

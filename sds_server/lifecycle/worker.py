@@ -7,13 +7,13 @@ worker resumes the same order, so no second certificate is bought.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from random import Random
 from typing import Any, Final, NoReturn, TypeVar
 from uuid import UUID, uuid4
 
-from acme_engine import backoff, keys, renewal
+from acme_engine import backoff, renewal
 from acme_engine.chain import Chain
 from acme_engine.errors import AcmeError, Action, BadIdentifier, OrderFailed, Refused
 from acme_engine.errors import ChainError as BadChain
@@ -31,23 +31,23 @@ from sds_server.errors import (
     Unavailable,
 )
 from sds_server.gate import check_pair
-from sds_server.inventory import certificates, issuances, orders, rotations, secrets
+from sds_server.inventory import certificates, issuances, rotations, secrets
 from sds_server.inventory.database import Database
-from sds_server.inventory.orders import Order, OrderState
+from sds_server.inventory.orders import Order
 from sds_server.inventory.rotations import Claim
 from sds_server.inventory.tokens import RotationTokens
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.accounts import Accounts, Issuer
 from sds_server.lifecycle.failure import Ended, ended
+from sds_server.lifecycle.journal import Journal
 from sds_server.lifecycle.patience import Patience, Verdict
+from sds_server.lifecycle.planner import Planner
 from sds_server.lifecycle.told import told
 from sds_server.log import get
 from sds_server.model import (
     Certificate,
     CertificateId,
     CertificateStatus,
-    KeyHolder,
-    KeyId,
     Lease,
     Reason,
     RotationId,
@@ -59,8 +59,6 @@ ORDER_DEADLINE_S: Final = 300.0
 
 EXTENSIONS: Final = 3
 """How often a Lease is extended within its life, so that one lost write does not end it."""
-
-LEAF_PURPOSE: Final = "leaf"
 
 KEY_AWAITED: Final = timedelta(minutes=1)
 """How often it is looked whether a Target has brought its request, should nobody have been told."""
@@ -90,6 +88,9 @@ class Worker:
         self._sealer = sealer
         self._issuers = issuers
         self._accounts = accounts
+        self._planner = Planner(
+            database=database, sealer=sealer, accounts=accounts, actor=f"replica:{replica}"
+        )
         self._patience = patience
         self._lease_for = lease_for
         self._replica = replica
@@ -180,18 +181,18 @@ class Worker:
                 f"secret {secret.name}: the issuer {secret.issuer} is not in this replica's configuration",
                 hint="declare it under `issuers:`",
             )
-        order = await self._order(lease, secret)
+        order = await self._planner.order(lease, secret)
         if order.url is None:
             # The key must open before the CA is asked for anything: a KMS that is away, or another KEK, shows
             # here, and not when there is a certificate that nobody can use.
-            await self._pair(order)
+            await self._planner.key(order)
         account = await self._accounts.ensure(issuer)
         crashpoint("account.ready")
         if order.url is None:
             # A CA cannot ask for the Lease's number: whoever was frozen must not order beside its successor.
             await rotations.extend(self._database, lease, lease_for=self._lease_for)
         async with self._accounts.client(issuer, account) as client:
-            journal = _Journal(self._database, lease, order, self._actor)
+            journal = Journal(self._database, lease, order, self._actor)
             try:
                 chain = await obtain(
                     client,
@@ -210,47 +211,13 @@ class Worker:
         crashpoint("chain.downloaded")
         return await self._store(claim, secret, issuer, replace(order, url=journal.url), chain)
 
-    async def _order(self, lease: Lease, secret: Secret) -> Order:
-        """Return the order that an earlier attempt left behind, or plan one: key, seal, CSR, commit."""
-        order = await orders.under_way(self._database, lease)
-        if order is not None:
-            if (order.domains, order.issuer) == (secret.domains, secret.issuer):
-                return order
-            await orders.abandon(self._database, lease, actor=self._actor)
-        if secret.key_holder is KeyHolder.TARGET:
-            return await self._order_for_target(lease, secret)
-        # RSA takes tens of milliseconds: not in the loop that serves.
-        key = await asyncio.to_thread(keys.generate, keys.KeyType(secret.key_type))
-        crashpoint("key.generated")
-        sealed = await self._sealer.seal(
-            keys.pkcs8(key),
-            key_id=KeyId(uuid4()),
-            purpose=LEAF_PURPOSE,
-            spki_sha256=keys.spki_sha256(key.public_key()),
-        )
-        csr = keys.csr(key, secret.domains)
-        crashpoint("key.sealed")
-        order = await orders.plan(self._database, lease, secret, csr=csr, key=sealed, actor=self._actor)
-        crashpoint("order.planned")
-        return order
-
-    async def _order_for_target(self, lease: Lease, secret: Secret) -> Order:
-        """Plan an order for the key that the Secret's Target has made."""
-        order = await orders.plan_for_target(
-            self._database, lease, secret, key_id=KeyId(uuid4()), purpose=LEAF_PURPOSE, actor=self._actor
-        )
-        if order is None:
-            raise KeyAwaited(secret.name)
-        crashpoint("order.planned")
-        return order
-
     async def _store(self, claim: Claim, secret: Secret, issuer: Issuer, order: Order, chain: Chain) -> int:
-        pair = await self._pair(order)
+        key = await self._planner.key(order)
         previous = await self._previous(claim.replaces, secret)
         check_pair(
             chain_pem=chain.pem,
-            key_pkcs8=pair.pkcs8,
-            spki_sha256=pair.spki_sha256,
+            key_pkcs8=key.pkcs8,
+            spki_sha256=key.spki_sha256,
             names=secret.domains,
             now=self._clock.now(),
             roots=issuer.roots,
@@ -277,25 +244,17 @@ class Worker:
                 not_after=chain.not_after,
                 fingerprint=chain.fingerprint,
                 key_id=order.key_id,
-                key_ref=pair.key_ref,
+                key_ref=key.key_ref,
                 chain_pem=chain.pem,
                 renew_at=decision.at,
             ),
-            spki_sha256=pair.spki_sha256,
+            spki_sha256=key.spki_sha256,
             order_url=order.url,
             renew_reason=decision.reason,
             actor=self._actor,
         )
         crashpoint("certificate.stored")
         return generation
-
-    async def _pair(self, order: Order) -> "_Key":
-        sealed = await self._accounts.sealed(order.key_id)
-        return _Key(
-            pkcs8=None if sealed.is_external else await self._sealer.open(sealed),
-            spki_sha256=sealed.spki_sha256,
-            key_ref=sealed.key_ref,
-        )
 
     async def _previous(self, cert_id: CertificateId | None, secret: Secret) -> Certificate | None:
         """Return the Certificate that is replaced, where the new one must not end before it."""
@@ -393,54 +352,6 @@ class Worker:
         self.on_step(claim.issuer, name)
         _log.info(name, secret=claim.lease.secret, rotation=claim.lease.rotation, **fields)
         crashpoint(name)
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class _Key:
-    """An opened key on its way through the gate; None: its Target keeps it."""
-
-    pkcs8: bytes | None
-    spki_sha256: bytes
-    key_ref: str
-
-
-class _Journal:
-    """The engine's Journal: each step committed under the Lease."""
-
-    def __init__(self, database: Database, lease: Lease, order: Order, actor: str) -> None:
-        self._database = database
-        self._lease = lease
-        self._order = order
-        self.url = order.url
-        self._actor = actor
-
-    async def ordered(self, order_url: str) -> None:
-        self.url = order_url
-        crashpoint("order.answered")
-        await self._step(OrderState.ORDERED, url=order_url)
-        crashpoint("order.saved")
-
-    async def finalizing(self) -> None:
-        await self._step(OrderState.FINALIZING)
-        crashpoint("finalize.saved")
-
-    async def issued(self, certificate_url: str) -> None:
-        crashpoint("finalize.answered")
-        await self._step(OrderState.ISSUED, certificate_url=certificate_url)
-        crashpoint("issued.saved")
-
-    async def _step(
-        self, state: OrderState, *, url: str | None = None, certificate_url: str | None = None
-    ) -> None:
-        await orders.step(
-            self._database,
-            self._lease,
-            self._order,
-            state,
-            url=url,
-            certificate_url=certificate_url,
-            actor=self._actor,
-        )
 
 
 def _jitter(cert_id: UUID) -> float:

@@ -1,0 +1,49 @@
+"""The engine's journal of an order: each step committed under the Lease before the next is taken."""
+
+from sds_server.crashpoint import crashpoint
+from sds_server.inventory import orders
+from sds_server.inventory.database import Database
+from sds_server.inventory.orders import Order, OrderState
+from sds_server.model import Lease
+
+
+class Journal:
+    """Keeps what the engine says of an order; ``url`` is the order's, once there is one."""
+
+    def __init__(self, database: Database, lease: Lease, order: Order, actor: str) -> None:
+        self._database = database
+        self._lease = lease
+        self._order = order
+        self.url = order.url
+        self._actor = actor
+
+    async def ordered(self, order_url: str) -> None:
+        """The CA has made the order."""
+        self.url = order_url
+        crashpoint("order.answered")
+        await self._step(OrderState.ORDERED, url=order_url)
+        crashpoint("order.saved")
+
+    async def finalizing(self) -> None:
+        """It is about to be finalized."""
+        await self._step(OrderState.FINALIZING)
+        crashpoint("finalize.saved")
+
+    async def issued(self, certificate_url: str) -> None:
+        """The certificate can be fetched."""
+        crashpoint("finalize.answered")
+        await self._step(OrderState.ISSUED, certificate_url=certificate_url)
+        crashpoint("issued.saved")
+
+    async def _step(
+        self, state: OrderState, *, url: str | None = None, certificate_url: str | None = None
+    ) -> None:
+        await orders.step(
+            self._database,
+            self._lease,
+            self._order,
+            state,
+            url=url,
+            certificate_url=certificate_url,
+            actor=self._actor,
+        )

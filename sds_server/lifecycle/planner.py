@@ -1,0 +1,82 @@
+"""The planner: what is ordered. Key, seal and CSR are committed before the CA hears of anything."""
+
+import asyncio
+from dataclasses import dataclass
+from uuid import uuid4
+
+from acme_engine import keys
+from sds_server.crashpoint import crashpoint
+from sds_server.errors import KeyAwaited
+from sds_server.inventory import orders
+from sds_server.inventory.database import Database
+from sds_server.inventory.orders import Order
+from sds_server.keys.kms import Sealer
+from sds_server.lifecycle.accounts import Accounts
+from sds_server.model import LEAF_PURPOSE, KeyHolder, KeyId, Lease, Secret
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Key:
+    """An opened key on its way through the gate; None: its Target keeps it."""
+
+    pkcs8: bytes | None
+    spki_sha256: bytes
+    key_ref: str
+
+
+class Planner:
+    """Plans orders, with a key of ours or a request of the Secret's Target, and opens their keys."""
+
+    def __init__(self, *, database: Database, sealer: Sealer, accounts: Accounts, actor: str) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._accounts = accounts
+        self._actor = actor
+
+    async def order(self, lease: Lease, secret: Secret) -> Order:
+        """Return the order that an earlier attempt left behind, or plan one: key, seal, CSR, commit."""
+        order = await orders.under_way(self._database, lease)
+        if order is not None:
+            if (order.domains, order.issuer) == (secret.domains, secret.issuer):
+                return order
+            await orders.abandon(self._database, lease, actor=self._actor)
+        if secret.key_holder is KeyHolder.TARGET:
+            return await self._for_target(lease, secret)
+        # RSA takes tens of milliseconds: not in the loop that serves.
+        key = await asyncio.to_thread(keys.generate, keys.KeyType(secret.key_type))
+        crashpoint("key.generated")
+        sealed = await self._sealer.seal(
+            keys.pkcs8(key),
+            key_id=KeyId(uuid4()),
+            purpose=LEAF_PURPOSE,
+            spki_sha256=keys.spki_sha256(key.public_key()),
+        )
+        csr = keys.csr(key, secret.domains)
+        crashpoint("key.sealed")
+        order = await orders.plan(self._database, lease, secret, csr=csr, key=sealed, actor=self._actor)
+        crashpoint("order.planned")
+        return order
+
+    async def _for_target(self, lease: Lease, secret: Secret) -> Order:
+        """Plan an order for the key that the Secret's Target has made."""
+        order = await orders.plan_for_target(
+            self._database, lease, secret, key_id=KeyId(uuid4()), purpose=LEAF_PURPOSE, actor=self._actor
+        )
+        if order is None:
+            raise KeyAwaited(secret.name)
+        crashpoint("order.planned")
+        return order
+
+    async def key(self, order: Order) -> Key:
+        """Return the key of an order, opened.
+
+        Raises:
+            CustodyError: it cannot be.
+            Unavailable: the KMS does not answer.
+        """
+        sealed = await self._accounts.sealed(order.key_id)
+        return Key(
+            pkcs8=None if sealed.is_external else await self._sealer.open(sealed),
+            spki_sha256=sealed.spki_sha256,
+            key_ref=sealed.key_ref,
+        )
