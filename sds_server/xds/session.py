@@ -11,7 +11,7 @@ Knows no gRPC: it takes an iterator of requests and a function that writes.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from random import Random
@@ -47,16 +47,23 @@ _log = get("stream")
 
 @dataclass(frozen=True, slots=True)
 class PeerNode:
-    """One client: who it is, what it calls itself, and what kind of program it serves."""
+    """One client: who it is and what it calls itself. Two that call themselves alike are one.
+
+    ``kind``: what kind of program it serves.
+    """
 
     identity: Identity
     node_id: str
-    kind: TargetKind = TargetKind.ENVOY
+    kind: TargetKind = field(default=TargetKind.ENVOY, compare=False)
+
+    def __post_init__(self) -> None:
+        """Call it what the inventory calls it: two that are alike there must not be two here."""
+        object.__setattr__(self, "node_id", Peer.of(self.identity, self.node_id).node_id)
 
     @property
     def peer(self) -> Peer:
         """Who it is to the inventory, and so to whoever decides what it is offered."""
-        return Peer.of(self.identity, self.node_id)
+        return Peer(self.identity, self.node_id)
 
 
 class Observer(Protocol):
@@ -146,6 +153,7 @@ class Session:
         self._admitted = admitted
         self._delta = delta
         self._aggregated = aggregated
+        self._node_id = ""
         self._peer = PeerNode(self._identity, "")
         self._stream: Stream | None = None
         self._watched: set[str] = set()
@@ -203,7 +211,7 @@ class Session:
             except codec.Malformed as e:
                 raise Ended(Status.INVALID_ARGUMENT, str(e)) from None
             stream = self._stream or self._open(message.node_id)
-            if message.node_id not in {"", self._peer.node_id}:
+            if message.node_id not in {"", self._node_id}:
                 raise Ended(Status.INVALID_ARGUMENT, "node.id changed within a stream")
             if self._is_for_us(message.type_url):
                 events = stream.receive(message.request, self._service.clock.monotonic())
@@ -220,7 +228,7 @@ class Session:
             raise Ended(Status.INVALID_ARGUMENT, "node.id is required in the first request")
         if len(node_id.encode()) > MAX_NODE_ID_BYTES or not node_id.isprintable():
             raise Ended(Status.INVALID_ARGUMENT, f"node.id: at most {MAX_NODE_ID_BYTES} printable bytes")
-        self._peer = PeerNode(self._identity, node_id)
+        self._node_id, self._peer = node_id, PeerNode(self._identity, node_id)
         self._log = self._log.bind(node=node_id)
         self._stream = Stream(
             delta=self._delta,

@@ -9,7 +9,7 @@ from sds_server.errors import Unavailable
 from sds_server.inventory import roll_outs, rotations, targets
 from sds_server.lifecycle import recorder as recorders
 from sds_server.lifecycle.recorder import MAX_DENIALS, SWEEP, Recorder
-from sds_server.model import Identity, Reason
+from sds_server.model import Identity, Reason, TargetKind
 from sds_server.xds.catalog import Resource
 from sds_server.xds.session import PeerNode
 from tests.support.clocks import TurnedClock
@@ -330,6 +330,23 @@ async def test_denials_are_bounded_while_the_database_is_down(recorder, sql):
     await recorder.step()
 
     assert MAX_DENIALS == (await actions(sql)).count("delivery.denied")
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [EDGE, PeerNode(EDGE.identity, EDGE.node_id, TargetKind.NGINX)],
+        [PeerNode(EDGE.identity, "x" * 400 + last) for last in "ab"],
+    ],
+    ids=["an Envoy and an agent", "alike as far as is kept"],
+)
+async def test_who_is_one_target_is_one_peer(recorder, declared, database, others):
+    """As two in one batch they would be one row twice, which nothing writes: all would wait for ever."""
+    for peer in others:
+        recorder.subscribed(peer, "www")
+    await recorder.step()
+
+    assert 1 == len(await live(database))
 
 
 @pytest.mark.parametrize("node_id", ["edge\x00", "x" * 5000, "\u2028" * 400])
