@@ -317,12 +317,38 @@ CREATE TABLE delivery (
     salted_at   timestamptz,
     -- When some replica looks next whether it still serves what it was proved to serve.
     look_at     timestamptz NOT NULL DEFAULT certvoy_now(),
+    -- The token of a replica with a live stream of it. Two proxies that call themselves alike: how many streams there are on all
+    -- replicas, and the generation that each has accepted, null where one has accepted nothing; both null where there is no second.
+    replica     text,
+    instances   integer,
+    agreed      integer,
     PRIMARY KEY (target_id, secret)
 );
 CREATE INDEX delivery_secret ON delivery (secret);
 CREATE INDEX delivery_salted ON delivery (secret) WHERE salt > 0;
 CREATE INDEX delivery_look_at ON delivery (look_at);
 CREATE INDEX delivery_stale ON delivery (secret, stale_since) WHERE stale_since IS NOT NULL;
+
+-- The lives of control planes: each says every few seconds that it is there. What a dead one's streams said counts no more.
+CREATE TABLE replica (
+    token       text PRIMARY KEY,
+    name        text NOT NULL,
+    alive_until timestamptz NOT NULL
+);
+
+-- What the streams of a replica say together, only where a Target has several: its Delivery is the roll-up. Counts until
+-- seen_until, which the replica puts off for as long as it has the streams.
+CREATE TABLE target_instance (
+    target_id  bigint NOT NULL,
+    secret     text NOT NULL,
+    replica    text NOT NULL,
+    streams    integer NOT NULL,
+    accepted   integer,
+    refused    integer,
+    seen_until timestamptz NOT NULL,
+    PRIMARY KEY (target_id, secret, replica),
+    FOREIGN KEY (target_id, secret) REFERENCES delivery ON DELETE CASCADE
+);
 
 -- The Targets that are offered a Rotation's new Certificate before all others.
 CREATE TABLE canary (

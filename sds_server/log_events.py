@@ -197,6 +197,12 @@ EVENTS: Final = (
         "An identity has too many proxies: those that came last count for no rotation. Give each its own.",
         ("identity",),
     ),
+    LogEvent(
+        "target.shared",
+        "warning",
+        "Several streams are open under one node id: all of them must accept. Give each proxy its own.",
+        ("target", "identity", "node", "instances"),
+    ),
     LogEvent("keys.destroyed", "info", "Keys that nobody needs any more were destroyed.", ("count",)),
     LogEvent(
         "delivery.healed",
@@ -258,6 +264,11 @@ EVENTS: Final = (
     LogEvent("loop.recovered", "info", "A loop works again.", ("loop", "failures")),
     LogEvent(
         "request.crashed", "error", "A bug: the API could not answer. Please report it.", ("method", "path")
+    ),
+    LogEvent(
+        "replica.lapsed",
+        "warning",
+        "This replica said for too long nothing to the database: others did not count its streams meanwhile.",
     ),
     LogEvent("schema.migrated", "info", "The database was brought to this release.", ("migrations",)),
     LogEvent("secret.declared", "info", "The configuration declared a secret anew.", ("secret", "domains")),

@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from random import SystemRandom
+from secrets import token_hex
 from typing import Final
 
 from acme_engine.http01 import Http01Responder
@@ -39,6 +40,8 @@ from sds_server.lifecycle.accounts import Accounts, answers
 from sds_server.lifecycle.admission import RELOAD, Admission
 from sds_server.lifecycle.census import EVERY, Census
 from sds_server.lifecycle.enroller import Enroller
+from sds_server.lifecycle.heartbeat import EVERY as BEAT
+from sds_server.lifecycle.heartbeat import Heartbeat
 from sds_server.lifecycle.loop import Loop
 from sds_server.lifecycle.patience import Patience
 from sds_server.lifecycle.prover import Prover
@@ -83,6 +86,7 @@ class Parts:
     admin: AdminServer
     responder: Http01Responder
     recorder: Recorder
+    heartbeat: Heartbeat
     loops: list[Loop]
 
     @classmethod
@@ -92,7 +96,7 @@ class Parts:
         Raises:
             OperatorError: something that we depend on is not there.
         """
-        actor = f"replica:{config.replica}"
+        actor, life = f"replica:{config.replica}", f"{config.replica}/{token_hex(8)}"
         metrics = Metrics(version=importlib.metadata.version("certvoy"))
         sealer, version_key = await custody(
             config, database, clock, around=partial(MeasuredKms, to=metrics, clock=clock)
@@ -145,7 +149,17 @@ class Parts:
             seen_for=config.rotation.seen_for,
             clock=clock,
             actor=actor,
+            replica=life,
             on_written=prover.said,
+        )
+        heartbeat = Heartbeat(
+            database=database,
+            token=life,
+            name=config.replica,
+            clock=clock,
+            actor=actor,
+            on_lapsed=recorder.refresh,
+            on_rolled_up=prover.said,
         )
         admitting = Loop("admission", admission.step, every=RELOAD)
         recording = Loop("recorder", recorder.step, every=RECORD_EVERY)
@@ -172,6 +186,7 @@ class Parts:
             Loop("feed", feed.step, every=poll),
             publishing,
             recording,
+            Loop("heartbeat", heartbeat.step, every=BEAT),
             *lookouts,
             admitting,
             Loop(
@@ -236,14 +251,16 @@ class Parts:
                 Tokens(database), host=config.http01.listen.host, port=config.http01.listen.port
             ),
             recorder=recorder,
+            heartbeat=heartbeat,
             loops=loops,
         )
 
     async def record_last(self) -> None:
-        """Write what the streams told last, if the database still answers."""
+        """Write what the streams told last, if the database still answers, and that they count no more."""
         try:
             async with asyncio.timeout(STREAM_GRACE_S):
                 await self.recorder.step()
+                await self.heartbeat.end()
         except Exception as e:  # noqa: BLE001 - stopping goes on, whatever is broken
             _log.warning("deliveries.unwritten", error=str(e))
 

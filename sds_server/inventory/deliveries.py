@@ -1,12 +1,14 @@
 """Deliveries: the present state of each Secret at each Target, written in batches."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from sds_server.crashpoint import crashpoint
-from sds_server.inventory import audit
+from sds_server.inventory import audit, instances
 from sds_server.inventory.database import Database, Transaction
+from sds_server.inventory.instances import Said
+from sds_server.lifecycle.instances import Instance
 from sds_server.model import Identity, Peer, TargetId, TargetKind
 
 SEEN_TARGETS_PER_IDENTITY = 1000
@@ -19,7 +21,8 @@ class News:
 
     ``seen_for``: how long the peer counts from now on; None: it no longer wants the Secret.
     ``refused_before``: versions that it refused before ``refused_version``, none of them written yet.
-    ``kind``: what a Target that nobody knows yet is.
+    ``kind``: what a Target that nobody knows yet is. ``mine``: all of this replica's streams of it, and what
+    they say together; None: whoever tells it has none, as an agent.
     """
 
     identity: Identity
@@ -33,13 +36,23 @@ class News:
     seen_for: timedelta | None
     refused_before: tuple[str, ...] = ()
     kind: TargetKind = TargetKind.ENVOY
+    mine: Instance | None = None
 
 
-async def write(database: Database, news: Sequence[News], *, actor: str) -> frozenset[Identity]:
-    """Write a batch in one transaction; the first acceptance and refusal of each generation is audited.
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a batch.
 
-    Returns the identities that have too many Targets: of further ones nothing is written.
+    ``capped``: identities that have too many Targets; of further ones nothing is written. ``rolled_up``:
+    Secrets of which the instances of a Target together say something else than before.
     """
+
+    capped: frozenset[Identity] = field(default_factory=frozenset)
+    rolled_up: frozenset[str] = field(default_factory=frozenset)
+
+
+async def write(database: Database, news: Sequence[News], *, actor: str) -> Written:
+    """Write a batch in one transaction; the first acceptance and refusal of each generation is audited."""
     news = [replace(item, node_id=Peer.of(item.identity, item.node_id).node_id) for item in news]
     async with database.transaction() as tx:
         kinds = {(item.identity, item.node_id): item.kind for item in news}
@@ -48,7 +61,7 @@ async def write(database: Database, news: Sequence[News], *, actor: str) -> froz
             ((target, item) for item in news if (target := targets[item.identity, item.node_id]) is not None),
             key=lambda pair: (pair[0], pair[1].secret),
         )
-        await mark(tx, batch, actor=actor)
+        rolled_up = await mark(tx, batch, actor=actor)
         refused = [
             (item, version)
             for item in news
@@ -63,32 +76,43 @@ async def write(database: Database, news: Sequence[News], *, actor: str) -> froz
             [version for _, version in refused],
         )
         crashpoint("deliveries.marked")
-    return frozenset(identity for (identity, _), target in targets.items() if target is None)
+    capped = frozenset(identity for (identity, _), target in targets.items() if target is None)
+    return Written(capped, rolled_up)
 
 
-async def mark(tx: Transaction, batch: Sequence[tuple[TargetId, News]], *, actor: str) -> None:
-    """Write what is new of these Deliveries, which come in the order of their keys."""
+async def mark(tx: Transaction, batch: Sequence[tuple[TargetId, News]], *, actor: str) -> frozenset[str]:
+    """Write what is new of these Deliveries, which come in the order of their keys.
+
+    Returns the Secrets of which the instances of a Target say something else together than before.
+    """
     ids = [target for target, _ in batch]
     # Targets before their Deliveries, as whoever registers or removes one locks them.
     await tx.rows("touch_targets", sorted(set(ids)))
     names = [item.secret for _, item in batch]
-    before = {
-        (row["target_id"], row["secret"]): row for row in await tx.rows("deliveries_before", ids, names)
-    }
+    before = await instances.before(tx, ids, names, [item.mine for _, item in batch])
+    rolled = await instances.roll_up(
+        tx,
+        {(target, item.secret): Said(item.mine, item.accepted, item.seen_for) for target, item in batch},
+        before,
+    )
+    now = [rolled[target, item.secret] for target, item in batch]
     await tx.rows(
         "write_deliveries",
         ids,
         names,
         [item.sent for _, item in batch],
-        [item.accepted for _, item in batch],
+        [roll.accepted for roll in now],
         [item.refused for _, item in batch],
         [item.refusal for _, item in batch],
         [item.seen_for for _, item in batch],
+        [roll.replica for roll in now],
+        [roll.instances for roll in now],
+        [roll.agreed for roll in now],
     )
-    for target, item in batch:
+    await instances.keep(tx, rolled)
+    for (target, item), roll in zip(batch, now, strict=True):
         row = before.get((target, item.secret))
-        for said in ("accepted", "refused"):
-            generation = getattr(item, said)
+        for said, generation in (("accepted", roll.accepted), ("refused", item.refused)):
             if generation is not None and (row is None or row[said] != generation):
                 await audit.append(
                     tx,
@@ -103,6 +127,7 @@ async def mark(tx: Transaction, batch: Sequence[tuple[TargetId, News]], *, actor
                         "refusal": item.refusal if said == "refused" else None,
                     },
                 )
+    return frozenset(item.secret for (_, item), roll in zip(batch, now, strict=True) if roll.changed)
 
 
 async def deny(database: Database, denials: Iterable[tuple[Identity, str, str]], *, actor: str) -> None:

@@ -593,7 +593,7 @@ SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.proved, d.refusal
        d.proved_at, d.served, d.stale_since, certvoy_now() - d.stale_since AS stale_for, d.salt,
        certvoy_now() - d.accepted_at AS accepted_for, certvoy_now() - d.salted_at AS salted_for,
        certvoy_now() - d.updated_at AS unchanged_for, p.id IS NOT NULL AS waits, coalesce(p.generation, c.generation) AS current,
-       d.registered OR coalesce(d.seen_until > certvoy_now(), false) AS live
+       d.registered OR coalesce(d.seen_until > certvoy_now(), false) AS live, coalesce(d.instances, 1) AS instances, d.agreed
   FROM delivery d
   LEFT JOIN LATERAL (
         SELECT id, generation FROM certificate
@@ -643,18 +643,23 @@ INSERT INTO delivery (target_id, secret, registered) VALUES ($1, $2, true)
 ON CONFLICT (target_id, secret) DO UPDATE SET registered = true;
 
 -- name: deliveries_before
--- What is recorded of these before they are written: the first of each kind is audited.
-SELECT target_id, secret, accepted, refused FROM delivery
- WHERE (target_id, secret) IN (SELECT * FROM unnest($1::bigint[], $2::text[])) ORDER BY target_id, secret FOR UPDATE;
+-- What is recorded of these before they are written: the first of each kind is audited. Held: by a living replica that is not $3.
+SELECT d.target_id, d.secret, d.accepted, d.refused, d.replica, d.instances, d.agreed,
+       d.replica <> $3 AND d.seen_until > certvoy_now()
+           AND EXISTS (SELECT FROM replica r WHERE r.token = d.replica AND r.alive_until > certvoy_now()) AS held
+  FROM delivery d
+ WHERE (d.target_id, d.secret) IN (SELECT * FROM unnest($1::bigint[], $2::text[])) ORDER BY d.target_id, d.secret FOR UPDATE;
 
 -- name: write_deliveries
 -- One row a (Target, Secret). Of one generation what was said last counts; null means nothing new; seen_for null: no longer
--- subscribed, so no longer of the live set unless registered. A name that is nobody's Secret makes no row.
-INSERT INTO delivery AS d (target_id, secret, sent, accepted, accepted_at, refused, refusal, seen_until, updated_at)
+-- subscribed, so no longer of the live set unless registered. A name that is nobody's Secret makes no row. Of several instances
+-- a handshake reaches any: a refusal by one takes the proof away.
+INSERT INTO delivery AS d (target_id, secret, sent, accepted, accepted_at, refused, refusal, seen_until, updated_at,
+                           replica, instances, agreed)
 SELECT w.target_id, w.secret, w.sent, w.accepted, CASE WHEN w.accepted IS NOT NULL THEN certvoy_now() END, w.refused, w.refusal,
-       certvoy_now() + w.seen_for, certvoy_now()
-  FROM unnest($1::bigint[], $2::text[], $3::int[], $4::int[], $5::int[], $6::text[], $7::interval[])
-       AS w (target_id, secret, sent, accepted, refused, refusal, seen_for)
+       certvoy_now() + w.seen_for, certvoy_now(), w.replica, w.instances, w.agreed
+  FROM unnest($1::bigint[], $2::text[], $3::int[], $4::int[], $5::int[], $6::text[], $7::interval[], $8::text[], $9::int[], $10::int[])
+       AS w (target_id, secret, sent, accepted, refused, refusal, seen_for, replica, instances, agreed)
  WHERE EXISTS (SELECT FROM secret s WHERE s.name = w.secret)
  ORDER BY 1, 2
 ON CONFLICT (target_id, secret) DO UPDATE
@@ -663,7 +668,69 @@ ON CONFLICT (target_id, secret) DO UPDATE
        accepted_at = coalesce(excluded.accepted_at, d.accepted_at),
        refused = coalesce(excluded.refused, CASE WHEN d.refused IS DISTINCT FROM excluded.accepted THEN d.refused END),
        refusal = coalesce(excluded.refusal, d.refusal),
-       seen_until = coalesce(excluded.seen_until, certvoy_now()), updated_at = certvoy_now();
+       proved = CASE WHEN excluded.instances > 1 AND excluded.refused = d.proved THEN NULL ELSE d.proved END,
+       seen_until = coalesce(excluded.seen_until, certvoy_now()), updated_at = certvoy_now(),
+       replica = excluded.replica, instances = excluded.instances, agreed = excluded.agreed;
+
+-- name: roll_up_deliveries
+-- Somebody who hindered is gone: what the others have accepted is news.
+UPDATE delivery d
+   SET accepted = coalesce(w.accepted, d.accepted), accepted_at = CASE WHEN w.accepted IS NULL THEN d.accepted_at ELSE certvoy_now() END,
+       refused = CASE WHEN d.refused IS DISTINCT FROM w.accepted THEN d.refused END,
+       replica = w.replica, instances = w.instances, agreed = w.agreed, updated_at = certvoy_now()
+  FROM unnest($1::bigint[], $2::text[], $3::int[], $4::text[], $5::int[], $6::int[])
+       AS w (target_id, secret, accepted, replica, instances, agreed)
+ WHERE d.target_id = w.target_id AND d.secret = w.secret;
+
+-- name: lock_targets
+SELECT id FROM target WHERE id = ANY ($1::bigint[]) ORDER BY id FOR NO KEY UPDATE;
+
+-- name: instances_of
+-- What living replicas say of those Deliveries that have several instances.
+SELECT i.target_id, i.secret, i.replica, i.streams, i.accepted, i.refused
+  FROM target_instance i JOIN replica r ON r.token = i.replica AND r.alive_until > certvoy_now()
+ WHERE (i.target_id, i.secret) IN (SELECT * FROM unnest($1::bigint[], $2::text[])) AND i.seen_until > certvoy_now();
+
+-- name: forget_instances
+-- Of these Deliveries, all but those of $3, $4, $5.
+DELETE FROM target_instance i
+ WHERE (i.target_id, i.secret) IN (SELECT * FROM unnest($1::bigint[], $2::text[]))
+   AND (i.target_id, i.secret, i.replica) NOT IN (SELECT * FROM unnest($3::bigint[], $4::text[], $5::text[]));
+
+-- name: put_instances
+INSERT INTO target_instance AS i (target_id, secret, replica, streams, accepted, refused, seen_until)
+SELECT w.target_id, w.secret, w.replica, w.streams, w.accepted, w.refused, certvoy_now() + w.seen_for
+  FROM unnest($1::bigint[], $2::text[], $3::text[], $4::int[], $5::int[], $6::int[], $7::interval[])
+       AS w (target_id, secret, replica, streams, accepted, refused, seen_for)
+ WHERE EXISTS (SELECT FROM delivery d WHERE d.target_id = w.target_id AND d.secret = w.secret)
+ON CONFLICT (target_id, secret, replica) DO UPDATE
+   SET streams = excluded.streams, accepted = excluded.accepted, refused = excluded.refused, seen_until = excluded.seen_until;
+
+-- name: instances_of_the_dead
+-- At most $1 Deliveries of which a replica spoke that is dead, or has no stream of them any more.
+SELECT DISTINCT i.target_id, i.secret FROM target_instance i
+ WHERE i.seen_until <= certvoy_now()
+    OR NOT EXISTS (SELECT FROM replica r WHERE r.token = i.replica AND r.alive_until > certvoy_now())
+ ORDER BY 1, 2 LIMIT $1;
+
+-- name: several_instances
+-- At most $2 Targets with several instances, one of them at replica $1.
+SELECT t.name, t.identity, t.node_id, max(d.instances) AS instances
+  FROM target_instance i JOIN delivery d ON d.target_id = i.target_id AND d.secret = i.secret JOIN target t ON t.id = i.target_id
+ WHERE i.replica = $1 AND d.instances > 1 GROUP BY t.id ORDER BY t.name LIMIT $2;
+
+-- name: replica_lives
+-- For $3 more. Others that are dead are forgotten and, at the first word of a life ($4), an earlier life of the same name: one
+-- that lives all the same says so again. Returns whether it counted as living until now.
+WITH before AS (SELECT alive_until > certvoy_now() AS lived FROM replica WHERE token = $1),
+     gone AS (DELETE FROM replica WHERE token IN (
+         SELECT token FROM replica WHERE token <> $1 AND (alive_until <= certvoy_now() OR $4 AND name = $2) FOR UPDATE SKIP LOCKED))
+INSERT INTO replica (token, name, alive_until) VALUES ($1, $2, certvoy_now() + $3::interval)
+ON CONFLICT (token) DO UPDATE SET alive_until = excluded.alive_until
+RETURNING coalesce((SELECT lived FROM before), false) AS lived;
+
+-- name: replica_ends
+DELETE FROM replica WHERE token = $1;
 
 -- name: refuse_content
 INSERT INTO refused_content (identity, node_id, secret, version)
@@ -697,7 +764,7 @@ SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.register
        d.refusal, d.probe_error, d.updated_at, d.proved_by, d.proved_at, d.served, d.stale_since,
        certvoy_now() - d.stale_since AS stale_for, d.salt, certvoy_now() - d.accepted_at AS accepted_for,
        certvoy_now() - d.salted_at AS salted_for, certvoy_now() - d.updated_at AS unchanged_for,
-       o.before IS NOT NULL AND k.target_id IS NULL AS waits,
+       o.before IS NOT NULL AND k.target_id IS NULL AS waits, coalesce(d.instances, 1) AS instances, d.agreed,
        CASE WHEN k.target_id IS NULL THEN coalesce(o.before, o.generation) ELSE o.generation END AS current
   FROM delivery d JOIN target t ON t.id = d.target_id
   LEFT JOIN offer o ON true
@@ -718,10 +785,12 @@ SELECT r.id, r.cert_id, r.stage, r.overruled, r.attempts, c.id AS new_cert_id, c
  WHERE r.secret = $1 AND r.completed_at IS NULL;
 
 -- name: prove_deliveries
--- Their salt stays: on another stream each must get the bytes that it took, and not those that it refused.
+-- Their salt stays: on another stream each must get the bytes that it took, and not those that it refused. Where one has several
+-- instances a look has reached one of them: each must have accepted the generation as well.
 WITH w AS (SELECT * FROM unnest($2::bigint[], $3::text[]) AS w (target_id, proved_by)),
      unproved AS (SELECT d.target_id, w.proved_by FROM delivery d JOIN w ON w.target_id = d.target_id
-                   WHERE d.secret = $1 AND coalesce(d.proved, 0) < $4 ORDER BY d.target_id FOR NO KEY UPDATE OF d)
+                   WHERE d.secret = $1 AND coalesce(d.proved, 0) < $4
+                     AND (coalesce(d.instances, 1) < 2 OR d.agreed >= $4) ORDER BY d.target_id FOR NO KEY UPDATE OF d)
 UPDATE delivery d SET proved = $4, proved_by = u.proved_by, proved_at = certvoy_now(), probe_error = NULL, served = NULL,
        stale_since = NULL, updated_at = certvoy_now()
   FROM unproved u WHERE d.target_id = u.target_id AND d.secret = $1 RETURNING d.target_id, d.proved_by;
@@ -762,6 +831,7 @@ RETURNING d.target_id, d.secret;
 -- Those of these that can be looked at: they count, have an address, and are not the prover's, who looks at those that a
 -- roll-out has not proved yet.
 SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, certvoy_now() - d.salted_at AS salted_for,
+       coalesce(d.instances, 1) AS instances, d.agreed,
        certvoy_now() - d.updated_at AS unchanged_for, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched,
        s.domains, c.id AS cert_id, c.generation, c.fingerprint, c.serial_number,
        b.generation AS before_generation, b.fingerprint AS before_fingerprint, b.serial_number AS before_serial_number

@@ -51,6 +51,16 @@ class Live:
     waits: bool
     """A later generation is at the canaries, and it is none."""
 
+    instances: int
+    """How many streams are open: more than one where several proxies call themselves alike."""
+
+    agreed: int | None
+    """Of several, the generation that each has accepted; None: one has accepted nothing."""
+
+    def divided(self, generation: int) -> bool:
+        """Whether one of several instances has not accepted it: a look at any of them proves nothing then."""
+        return self.instances > 1 and (self.agreed or 0) < generation
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -223,6 +233,8 @@ def _live(target: Target, row: Row) -> Live:
         unchanged_for=row["unchanged_for"],
         current=row["current"],
         waits=row["waits"],
+        instances=row["instances"],
+        agreed=row["agreed"],
     )
 
 

@@ -53,6 +53,8 @@ class Watch:
     salted_for: timedelta | None
     unchanged_for: timedelta
     stale_since: datetime | None
+    divided: bool
+    """One of its instances has not accepted it: a look at any of them proves nothing."""
 
 
 async def claim(database: Database, *, every: timedelta, limit: int) -> tuple[Sequence[Watch], bool]:
@@ -97,6 +99,8 @@ def _meaning(watch: Watch, look: Look) -> Seen:
     if look.by is not None:
         if watch.proved == generation:
             return Seen.WELL
+        if watch.divided:
+            return Seen.UNKNOWN
         return Seen.PROVED if watch.stale_since is None else Seen.HEALED
     if look.served is None:
         return Seen.UNKNOWN
@@ -181,4 +185,5 @@ def _watch(row: Row) -> Watch:
         salted_for=row["salted_for"],
         unchanged_for=row["unchanged_for"],
         stale_since=row["stale_since"],
+        divided=row["instances"] > 1 and (row["agreed"] or 0) < row["generation"],
     )

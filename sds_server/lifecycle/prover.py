@@ -123,7 +123,8 @@ class Prover:
                 self.on_idle(secret)
             return None
         read_at = self._clock.monotonic()
-        worth_it = roll_out.unproved
+        # Where several call themselves alike a look reaches any of them: it waits until each has said yes.
+        worth_it = [item for item in roll_out.unproved if not item.divided(roll_out.generation)]
         if soon:
             # Those that have just said yes wait for no other, who may be switched off.
             said_yes = [item for item in worth_it if item.accepted == roll_out.generation]

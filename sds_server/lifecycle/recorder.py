@@ -1,7 +1,8 @@
 """The recorder: what the streams tell, merged in memory and written to the inventory in batches.
 
 It never makes a stream wait. While the database is down the newest state of each (peer, name) is kept, which
-is bounded by what is subscribed, and written when it is back.
+is bounded by what is subscribed, and written when it is back. What several streams of a peer say of a name
+is rolled up: see `lifecycle.instances`.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from sds_server.crashpoint import crashpoint
 from sds_server.inventory import deliveries, refusals
 from sds_server.inventory.database import Database
 from sds_server.inventory.deliveries import News
+from sds_server.lifecycle import instances
+from sds_server.lifecycle.instances import Instance, Instances
 from sds_server.log import get
 from sds_server.model import Identity
 from sds_server.xds.catalog import Resource
@@ -39,6 +42,7 @@ class _Note:
     """What is not yet written of one (peer, name)."""
 
     wanted: bool = True
+    streamed: bool = False
     sent: int | None = None
     accepted: int | None = None
     refused: int | None = None
@@ -58,19 +62,23 @@ class Recorder:
         seen_for: timedelta,
         clock: Clock,
         actor: str,
+        replica: str,
         on_written: Callable[[str], None],
     ) -> None:
+        """``replica``: the token of this process's life, under which its streams count for Targets."""
         self._database = database
         self._authorize = authorize
         self._seen_for = seen_for
         self._clock = clock
         self._actor = actor
+        self._replica = replica
         self.on_news: Callable[[], None] = lambda: None
         self._on_written = on_written
         self._notes: dict[Key, _Note] = {}
         self._denials: list[tuple[Identity, str, str]] = []
         self._capped: set[Identity] = set()
-        self._streams: dict[Key, int] = {}
+        self._streams: dict[Key, Instances] = {}
+        self._fetches: dict[Key, int] = {}
         self._refused: dict[PeerNode, set[tuple[str, str]]] = {}
         self._refreshed_at = self._swept_at = clock.monotonic()
 
@@ -90,7 +98,10 @@ class Recorder:
     def subscribed(self, peer: PeerNode, name: str) -> None:
         """The peer wants the name; a name that it may not see makes it no Target."""
         if self._authorize(peer.identity, name):
-            self._streams[peer, name] = self._streams.get((peer, name), 0) + 1
+            if peer.stream is None:
+                self._fetches[peer, name] = self._fetches.get((peer, name), 0) + 1
+            else:
+                self._came(peer, peer.stream, name)
             self._note(peer, name)
 
     def unsubscribed(self, peer: PeerNode, name: str) -> None:
@@ -104,18 +115,26 @@ class Recorder:
             self._note(peer, name)
 
     def sent(self, peer: PeerNode, resource: Resource) -> None:
-        """The Resource was written to the peer's stream."""
+        """The Resource was written to the peer's stream: so it may see it, whatever was so when it came."""
+        if peer.stream is not None:
+            self._came(peer, peer.stream, resource.name)
         self._note(peer, resource.name, sent=resource.generation)
 
     def accepted(self, peer: PeerNode, name: str, version: str, generation: int) -> None:  # noqa: ARG002
-        """The peer said yes."""
-        # Of one generation what was said last counts: the same as other bytes may be taken after all.
-        refused = self._notes.get((peer, name), _Note()).refused
-        self._note(peer, name, accepted=generation, refused=None if refused == generation else refused)
+        """A stream of the peer said yes: the peer has, once each of its streams has.
+
+        One that is half open, as its proxy came back on another, hinders until keepalive or its unanswered
+        response ends it.
+        """
+        if self._heard(peer, name, Instance.accept, generation) == generation:
+            self._agreed(peer, name, generation)
+        else:
+            self._note(peer, name)
 
     def refused(self, peer: PeerNode, name: str, version: str, generation: int, detail: str) -> None:
         """The peer said no; the content is never sent to it again."""
         self._refused.setdefault(peer, set()).add((name, version))
+        self._heard(peer, name, Instance.refuse, generation)
         last = self._notes.get((peer, name), _Note())
         before = (
             last.refused_before
@@ -161,19 +180,20 @@ class Recorder:
             await deliveries.deny(self._database, denials, actor=self._actor)
             del self._denials[: len(denials)]
         while self._notes:
-            batch = dict(list(self._notes.items())[:BATCH])
+            batch = {key: (note, self._news(key, note)) for key, note in list(self._notes.items())[:BATCH]}
             crashpoint("deliveries.writing")
-            capped = await deliveries.write(
-                self._database, [self._news(key, note) for key, note in batch.items()], actor=self._actor
+            written = await deliveries.write(
+                self._database, [news for _, news in batch.values()], actor=self._actor
             )
-            for identity in capped - self._capped:
+            for identity in written.capped - self._capped:
                 _log.error("targets.capped", identity=identity)
-            self._capped |= capped
+            self._capped |= written.capped
             crashpoint("deliveries.written")
-            for key, note in batch.items():
-                if self._notes.get(key) == note:
+            for key, (note, news) in batch.items():
+                # The same note may tell of another stream by now.
+                if self._notes.get(key) == note and self._news(key, note) == news:
                     del self._notes[key]
-                if note.accepted is not None or note.refused is not None:
+                if note.accepted is not None or note.refused is not None or key[1] in written.rolled_up:
                     self._on_written(key[1])
         await self._sweep()
 
@@ -185,13 +205,17 @@ class Recorder:
             self._swept_at = now
             self._capped.clear()  # told of again, if it is so still
 
+    def refresh(self) -> None:
+        """Write every living subscription again: others may have taken this replica for dead."""
+        self._refreshed_at = self._clock.monotonic()
+        for key in (*self._streams, *self._fetches):
+            self._notes.setdefault(key, _Note())
+        self.on_news()
+
     def _refresh(self) -> None:
         """Let living subscriptions count for another ``seen_for``."""
-        now = self._clock.monotonic()
-        if now - self._refreshed_at >= self._seen_for.total_seconds() / REFRESHES:
-            self._refreshed_at = now
-            for peer, name in self._streams:
-                self._notes.setdefault((peer, name), _Note())
+        if self._clock.monotonic() - self._refreshed_at >= self._seen_for.total_seconds() / REFRESHES:
+            self.refresh()
 
     def _news(self, key: Key, note: _Note) -> News:
         peer, name = key
@@ -207,18 +231,57 @@ class Recorder:
             seen_for=self._seen_for if note.wanted else None,
             refused_before=note.refused_before,
             kind=peer.kind,
+            mine=self._mine(key) if note.streamed or key in self._streams else None,
         )
+
+    def _mine(self, key: Key) -> Instance:
+        """All of its streams here, as they are now; none is left: also told."""
+        return instances.together(self._replica, self._streams.get(key, ()))
 
     def _note(
         self, peer: PeerNode, name: str, *, wanted: bool = True, **news: int | str | tuple[str, ...] | None
     ) -> None:
         before = self._notes.get((peer, name), _Note())
-        self._notes[peer, name] = replace(before, wanted=wanted, **news)  # type: ignore[arg-type]
+        streamed = before.streamed or peer.stream is not None
+        self._notes[peer, name] = replace(before, wanted=wanted, streamed=streamed, **news)  # type: ignore[arg-type]
         self.on_news()
 
+    def _agreed(self, peer: PeerNode, name: str, generation: int) -> None:
+        """All streams have accepted it. The same as other bytes may be taken after all: no refusal stays."""
+        refused = self._notes.get((peer, name), _Note()).refused
+        self._note(peer, name, accepted=generation, refused=None if refused == generation else refused)
+
+    # The streams
+
+    def _came(self, peer: PeerNode, stream: str, name: str) -> None:
+        live = self._streams.get((peer, name), ())
+        if instances.find(live, stream) is None:
+            self._streams[peer, name] = instances.put(live, Instance(stream))
+
+    def _heard(
+        self, peer: PeerNode, name: str, said: Callable[[Instance, int], Instance], generation: int
+    ) -> int | None:
+        """Let the stream have said it; return what all of them have accepted now."""
+        live = self._streams.get((peer, name), ())
+        one = None if peer.stream is None else instances.find(live, peer.stream)
+        if one is not None:
+            live = self._streams[peer, name] = instances.put(live, said(one, generation))
+        return instances.together(self._replica, live).accepted if live else generation
+
     def _left(self, peer: PeerNode, name: str) -> bool:
-        """Count one stream less; True when it was the last one."""
-        streams = self._streams.pop((peer, name), 0) - 1
-        if streams > 0:
-            self._streams[peer, name] = streams
-        return streams == 0
+        """Count one stream less, and let the others speak without it; True when it was the last one."""
+        if peer.stream is None:
+            fetches = self._fetches.pop((peer, name), 0) - 1
+            if fetches > 0:
+                self._fetches[peer, name] = fetches
+            return fetches == 0
+        before = self._streams.pop((peer, name), ())
+        after = instances.without(before, peer.stream)
+        if after:
+            self._streams[peer, name] = after
+            freed = instances.freed(*(instances.together(self._replica, some) for some in (before, after)))
+            if freed is None:
+                self._note(peer, name)
+            else:
+                self._agreed(peer, name, freed)
+        return bool(before) and not after

@@ -49,12 +49,14 @@ _log = get("stream")
 class PeerNode:
     """One client: who it is and what it calls itself. Two that call themselves alike are one.
 
-    ``kind``: what kind of program it serves.
+    ``kind``: what kind of program it serves. ``stream``: which of its streams speaks; None: it has none, as
+    an agent, which only fetches.
     """
 
     identity: Identity
     node_id: str
     kind: TargetKind = field(default=TargetKind.ENVOY, compare=False)
+    stream: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Call it what the inventory calls it: two that are alike there must not be two here."""
@@ -228,7 +230,8 @@ class Session:
             raise Ended(Status.INVALID_ARGUMENT, "node.id is required in the first request")
         if len(node_id.encode()) > MAX_NODE_ID_BYTES or not node_id.isprintable():
             raise Ended(Status.INVALID_ARGUMENT, f"node.id: at most {MAX_NODE_ID_BYTES} printable bytes")
-        self._node_id, self._peer = node_id, PeerNode(self._identity, node_id)
+        token = token_hex(4)
+        self._node_id, self._peer = node_id, PeerNode(self._identity, node_id, stream=token)
         self._log = self._log.bind(node=node_id)
         self._stream = Stream(
             delta=self._delta,
@@ -236,7 +239,7 @@ class Session:
             rng=self._service.rng,
             refused=self._service.refused.of(self._peer),
             before=self._service.catalog.before,
-            nonce_prefix=f"{token_hex(4)}-",  # a nonce left over from another stream matches nothing here
+            nonce_prefix=f"{token}-",  # a nonce left over from another stream matches nothing here
         )
         self._log.info("stream.opened")
         return self._stream

@@ -84,6 +84,7 @@ async def opened(database, issuances, directory, *, loads=True):
         seen_for=timedelta(minutes=10),
         clock=clock,
         actor="replica:test",
+        replica="test/1",
         on_written=lambda _name: None,
     )
     grants = [Grant(EDGE, ("www", "later", "nowhere")), Grant(OTHER, ("elsewhere",))]

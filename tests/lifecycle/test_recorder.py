@@ -45,6 +45,7 @@ def make(cuttable, clock, written):
             seen_for=SEEN_FOR,
             clock=clock,
             actor="replica:test",
+            replica="test/1",
             on_written=written.append,
         )
 

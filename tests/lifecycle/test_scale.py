@@ -19,6 +19,7 @@ from sds_server.lifecycle.accounts import Accounts, answers
 from sds_server.lifecycle.admission import Admission
 from sds_server.lifecycle.census import Census
 from sds_server.lifecycle.enroller import Enroller
+from sds_server.lifecycle.heartbeat import Heartbeat
 from sds_server.lifecycle.patience import Patience
 from sds_server.lifecycle.prover import Prover
 from sds_server.lifecycle.publisher import Publisher
@@ -61,6 +62,7 @@ class Site:
             seen_for=timedelta(minutes=10),
             clock=clock,
             actor="r",
+            replica="test/1",
             on_written=lambda _name: None,
         )
         accounts = Accounts(database=database, sealer=sealer, actor="r")
@@ -115,6 +117,15 @@ class Site:
             "recorder": self.recorder.step,
             "admission": admission.step,
             "census": Census(database=database, clock=clock).step,
+            "heartbeat": Heartbeat(
+                database=database,
+                token="test/1",
+                name="test",
+                clock=clock,
+                actor="r",
+                on_lapsed=self.recorder.refresh,
+                on_rolled_up=lambda _name: None,
+            ).step,
             "patience": patience.step,
             "watcher": Watcher(database=database, every=timedelta(minutes=5), clock=clock, actor="r").step,
         }
