@@ -125,12 +125,16 @@ def delivery_state(
     waits: bool = False,
     stale_for: timedelta | None = None,
     served: str | None = None,
+    instances: int = 1,
+    agreed: int | None = None,
+    node_id: str | None = None,
 ) -> tuple[DeliveryState, str | None]:
     """Return what is known of a Target, and why it is not proved.
 
     ``current`` is the generation that it is offered and so should serve; the others are those that are
     recorded of it. ``waits``: a later one is at the canaries. ``stale_for``: for so long it was seen not to
-    serve what it was proved to serve, but the leaf ``served``.
+    serve what it was proved to serve, but the leaf ``served``. ``instances``: so many streams are open under
+    its ``node_id``, and each has accepted ``agreed``.
     """
     if current is None:
         return DeliveryState.NEVER, "nothing is issued yet"
@@ -143,6 +147,9 @@ def delivery_state(
             return DeliveryState.WAITING, f"it serves generation {current} until the canaries are proved"
         return DeliveryState.PROVED, None
     newest = max(sent or 0, accepted or 0, proved or 0)
+    if instances > 1 and (agreed or 0) < current:
+        divided = f"{shared(instances, node_id)}; not all of them have accepted generation {current}"
+        refusal, probe_error = divided if refusal is None else f"{refusal}; {divided}", divided
     if refused == current and accepted != current:
         state, reason = DeliveryState.REFUSED, refusal
     elif (accepted or 0) >= current:
@@ -154,6 +161,11 @@ def delivery_state(
     else:
         state, reason = DeliveryState.NEVER, probe_error or "it was never seen subscribing"
     return state, reason
+
+
+def shared(instances: int, node_id: str | None) -> str:
+    """Say that several are one Target, and what to do about it."""
+    return f"{instances} proxies call themselves {node_id}: give each its own node.id"
 
 
 def span(seconds: float) -> str:

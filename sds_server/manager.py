@@ -263,6 +263,9 @@ class CertificateManager:
                 proved=item.proved,
                 refusal=item.refusal,
                 probe_error=item.probe_error,
+                instances=item.instances,
+                agreed=item.agreed,
+                node_id=item.target.node_id,
             )
             if state is not DeliveryState.PROVED:
                 missing[name] = state, why or state

@@ -13,7 +13,8 @@ class Delivery(BaseModel):
 
     ``current`` is the generation that it should serve: while canaries have a new one, for all others that
     before. ``served``: the leaf that was seen in place of it; ``stale_since``: when a target that was proved
-    began to serve another one.
+    began to serve another one. ``instances``: so many streams are open under its node id; more than one where
+    proxies call themselves alike, and all of them must accept.
     """
 
     target: str
@@ -32,6 +33,7 @@ class Delivery(BaseModel):
     proved_at: datetime | None
     served: str | None
     stale_since: datetime | None
+    instances: int
     probe: str | None
     registered: bool
     updated_at: datetime
@@ -50,6 +52,9 @@ class Delivery(BaseModel):
             waits=live.waits,
             stale_for=live.stale_for,
             served=live.served,
+            instances=live.instances,
+            agreed=live.agreed,
+            node_id=live.target.node_id,
         )
         return cls(
             target=live.target.name,
@@ -68,6 +73,7 @@ class Delivery(BaseModel):
             proved_at=live.proved_at,
             served=live.served,
             stale_since=live.stale_since,
+            instances=live.instances,
             probe=live.target.probe,
             registered=live.target.registered,
             updated_at=live.updated_at,

@@ -3,7 +3,8 @@
 import click
 
 from sds_server.cli.api import Api, asks
-from sds_server.cli.output import age, facts, json_option, print_json, table
+from sds_server.cli.output import age, facts, json_option, note, print_json, table
+from sds_server.conditions import shared
 
 
 @click.group()
@@ -123,3 +124,6 @@ def show(name: str, *, as_json: bool, api: Api) -> None:
             for item in target["deliveries"]
         ],
     )
+    several = max((item["instances"] for item in target["deliveries"]), default=1)
+    if several > 1:
+        note(shared(several, target["node_id"]))

@@ -8,6 +8,7 @@ import click
 from sds_server.cli.api import Api, Json, asks
 from sds_server.cli.output import age, json_option, moment, print_json
 from sds_server.cli.wait import canaries
+from sds_server.conditions import shared
 
 
 @dataclass
@@ -162,3 +163,5 @@ def _target(root: Branch, delivery: Json) -> None:
         branch.add(f"waits: {delivery['reason']}")
     elif delivery["state"] != "proved":
         branch.add(f"not proved: {delivery['reason']}")
+    elif delivery["instances"] > 1:
+        branch.add(shared(delivery["instances"], delivery["node_id"]))

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from sds_server.inventory import certificates, deliveries
 from sds_server.inventory.deliveries import News
+from sds_server.lifecycle.instances import Instance
 from sds_server.model import Identity
 from tests.support.pki import authority
 from tests.support.roll_outs import rolling_out
@@ -82,6 +83,22 @@ async def test_what_was_seen_is_told_with_its_state_and_reason(api, issuances):
         target["deliveries"][0][key] for key in ("state", "reason")
     )
     assert target["last_seen"]
+
+
+async def test_how_many_call_themselves_alike_is_told(api, issuances):
+    await issuances.issue(await issuances.declare())
+    twins = Instance("replica", streams=2)
+    await deliveries.write(
+        api.database,
+        [News(EDGE, "edge-1", "www", 1, None, None, None, None, timedelta(hours=1), mine=twins)],
+        actor="test",
+    )
+
+    listed = await api.local("GET", "/v1/targets")
+
+    ((delivery,),) = [item["deliveries"] for item in listed.json["items"]]
+    assert (2, "sent") == (delivery["instances"], delivery["state"])
+    assert delivery["reason"].startswith("2 proxies call themselves edge-1: give each its own node.id")
 
 
 async def test_a_forgotten_target_is_gone(api):

@@ -106,6 +106,27 @@ def test_who_was_seen_to_serve_another_leaf_is_stale_whatever_else_is_recorded(m
     assert (DeliveryState.STALE, "for 1 h it serves abababababababab..., not generation 1") == found
 
 
+TWINS = "2 proxies call themselves edge-1: give each its own node.id"
+
+
+@pytest.mark.parametrize(
+    ("marks", "found"),
+    [
+        ({"sent": 1}, (DeliveryState.SENT, "{}; not all of them have accepted generation 1")),
+        (
+            {"sent": 1, "refused": 1, "refusal": "no"},
+            (DeliveryState.REFUSED, "no; {}; not all of them have accepted generation 1"),
+        ),
+        ({"accepted": 1, "agreed": 1, "probe_error": "no answer"}, (DeliveryState.ACCEPTED, "no answer")),
+        ({"proved": 1, "agreed": 1}, (DeliveryState.PROVED, None)),
+    ],
+)
+def test_proxies_that_call_themselves_alike_are_named_while_one_has_not_accepted(marks, found):
+    expected, reason = found
+
+    assert (expected, reason and reason.format(TWINS)) == state(instances=2, node_id="edge-1", **marks)
+
+
 def test_a_frozen_secret_is_not_being_issued():
     found = conditions.of_secret(
         certificate=None,
