@@ -2,9 +2,12 @@
 
 import asyncio
 import hashlib
+import json
+import signal
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tests.xds.quiet  # noqa: F401
 from sds_server.programs import envoy
@@ -22,10 +25,21 @@ def grants(*secrets: str) -> list[dict[str, object]]:
 
 
 class Edge:
-    """Start, stop and look at it."""
+    """Start, stop and look at it.
+
+    ``node_id``: what it calls itself, if not by its name. ``refuses``: its listeners want OCSP staples, so
+    that it refuses every certificate.
+    """
 
     def __init__(
-        self, directory: Path, plane: ControlPlane, secrets: Sequence[str] = ("www",), name: str = "edge-1"
+        self,
+        directory: Path,
+        plane: ControlPlane,
+        secrets: Sequence[str] = ("www",),
+        name: str = "edge-1",
+        *,
+        node_id: str | None = None,
+        refuses: bool = False,
     ) -> None:
         certificate, key = plane.clients.issue(uris=[IDENTITY]).write(directory, name)
         self._directory = directory
@@ -33,7 +47,7 @@ class Edge:
         self._running: envoy.Envoy | None = None
         self.ports = {secret: free_port() for secret in secrets}
         self._bootstrap = bootstrap(
-            node_id=name,
+            node_id=node_id or name,
             cluster="edge",
             api=Api.DELTA,
             control_plane=Upstream(
@@ -47,6 +61,8 @@ class Edge:
             # The same ports after a restart, as in the world.
             listeners=[TlsListener(secret, secret, port=port) for secret, port in self.ports.items()],
         )
+        if refuses:
+            self._bootstrap = _wanting_staples(self._bootstrap)
 
     async def start(self) -> None:
         self._running = await envoy.start(self._bootstrap, self._directory, name=self.name)
@@ -54,6 +70,14 @@ class Edge:
     async def stop(self) -> None:
         if self._running is not None:
             await self._running.stop()
+
+    def freeze(self) -> None:
+        assert self._running is not None
+        self._running.child.send_signal(signal.SIGSTOP)
+
+    def kill(self) -> None:
+        assert self._running is not None
+        self._running.child.kill()
 
     async def served(self, secret: str = "www") -> str | None:
         """Return the SHA-256 of the leaf that a new handshake shows; None: it shows none."""
@@ -69,3 +93,12 @@ class Edge:
         leaf = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         writer.transport.abort()
         return hashlib.sha256(leaf).hexdigest()
+
+
+def _wanting_staples(bootstrap: str) -> str:
+    document = json.loads(bootstrap)
+    for listener in document["static_resources"]["listeners"]:
+        for chain in listener["filter_chains"]:
+            context: dict[str, Any] = chain["transport_socket"]["typed_config"]
+            context["ocsp_staple_policy"] = "MUST_STAPLE"
+    return json.dumps(document)
