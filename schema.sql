@@ -277,7 +277,7 @@ CREATE INDEX challenge_token_rotation ON challenge_token (rotation_id);
 CREATE TABLE target (
     id         bigserial PRIMARY KEY,
     name       text NOT NULL UNIQUE CHECK (octet_length(name) BETWEEN 1 AND 1024),
-    kind       text NOT NULL DEFAULT 'envoy' CHECK (kind IN ('envoy', 'nginx', 'haproxy', 'traefik', 'files')),
+    kind       text NOT NULL DEFAULT 'envoy' CHECK (kind IN ('envoy', 'nginx', 'haproxy', 'traefik', 'caddy', 'files')),
     identity   text,
     node_id    text,
     probe      text,

@@ -157,6 +157,7 @@ class TargetKind(StrEnum):
     NGINX = "nginx"
     HAPROXY = "haproxy"
     TRAEFIK = "traefik"
+    CADDY = "caddy"
     FILES = "files"
 
 

@@ -37,7 +37,7 @@ _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?=[,;]|$)", re.I
 _log = get("bundle")
 
 AgentKind = Annotated[
-    Literal[TargetKind.NGINX, TargetKind.HAPROXY, TargetKind.TRAEFIK, TargetKind.FILES],
+    Literal[TargetKind.NGINX, TargetKind.HAPROXY, TargetKind.TRAEFIK, TargetKind.CADDY, TargetKind.FILES],
     Field(description="What serves it, where certvoy does not know yet."),
 ]
 

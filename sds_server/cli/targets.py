@@ -18,7 +18,9 @@ def targets() -> None:
 @click.option(
     "--admin", metavar="HOST:PORT", help="Its Envoy's admin interface, asked where there is no --probe."
 )
-@click.option("--kind", default="envoy", show_default=True, help="envoy, nginx, haproxy, traefik or files.")
+@click.option(
+    "--kind", default="envoy", show_default=True, help="envoy, nginx, haproxy, traefik, caddy or files."
+)
 @click.option("--identity", help="The SPIFFE URI, or dns:NAME, of its client certificate.")
 @click.option("--node", "node_id", help="Its Envoy node.id; by default NAME where no identity is given.")
 @click.option("--secret", "serves", multiple=True, help="A secret that it serves, seen subscribing or not.")
