@@ -5,24 +5,20 @@ Envoy's ``watched_directory`` waits for. Beside it lie the two file-based secret
 """
 
 import json
-import os
-import secrets
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
 
+from sds_server.agent.versions import CURRENT, Versions
 from sds_server.errors import OperatorError
 
-CURRENT: Final = "current"
 CERTIFICATE: Final = "certificate.pem"
 KEY: Final = "key.pem"
 AUTHORITIES: Final = "authorities.pem"
 CREDENTIAL_SECRET: Final = "credential"  # noqa: S105 - the name of an Envoy Secret, and of its file
 AUTHORITIES_SECRET: Final = "authorities"  # noqa: S105
-_VERSION: Final = ".credential-"
 _SECRET_TYPE: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105
 
 
@@ -44,6 +40,7 @@ class CredentialFiles:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory.absolute()
+        self._versions = Versions(self.directory, prefix=".credential-")
 
     def held(self) -> Held | None:
         """Return what is there; None: nothing.
@@ -66,30 +63,17 @@ class CredentialFiles:
         Raises:
             OperatorError: it cannot be written; what was there stays.
         """
-        try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            before = self._versions()
-            version = self.directory / f"{_VERSION}{secrets.token_hex(8)}"
-            version.mkdir(mode=0o700)
-            _write(version / CERTIFICATE, certificate_pem.encode(), mode=0o644)
-            _write(version / KEY, key_pem, mode=0o600)
-            _write(version / AUTHORITIES, authorities_pem.encode(), mode=0o644)
-            self._write_secrets()
-            link = self.directory / f"{version.name}.link"
-            link.symlink_to(version.name)
-            was = (self.directory / CURRENT).resolve().name
-            link.replace(self.directory / CURRENT)
-            _sync(self.directory)
-            for old in before:
-                if old.name != was:  # who is reading now reads the one before
-                    shutil.rmtree(old, ignore_errors=True)
-        except OSError as e:
-            raise OperatorError(
-                f"{self.directory}: {e.strerror}", hint="let the agent's user write there, and make room"
-            ) from e
-
-    def _versions(self) -> list[Path]:
-        return [path for path in self.directory.glob(f"{_VERSION}*") if not path.is_symlink()]
+        before = self._versions.named(CURRENT) if self.directory.is_dir() else None
+        version = self._versions.add(
+            {
+                CERTIFICATE: (certificate_pem.encode(), 0o644),
+                KEY: (key_pem, 0o600),
+                AUTHORITIES: (authorities_pem.encode(), 0o644),
+            }
+        )
+        self._write_secrets()
+        self._versions.point(CURRENT, version)
+        self._versions.tidy(keep=(version, before))  # who is reading now reads the one before
 
     def _write_secrets(self) -> None:
         """Write what Envoy's ``path_config_source`` reads, once: only what it points to changes."""
@@ -113,27 +97,9 @@ class CredentialFiles:
             text = json.dumps({"resources": [{"@type": _SECRET_TYPE, "name": name, **content}]}, indent=2)
             path = secret_file(self.directory, name)
             if not path.exists() or path.read_text() != text:
-                partial = path.with_suffix(".partial")
-                _write(partial, text.encode(), mode=0o644)
-                partial.replace(path)
+                self._versions.write(path.name, text.encode(), mode=0o644)
 
 
 def secret_file(directory: Path, name: str) -> Path:
     """Return where the file-based Secret of this name is."""
     return directory / f"{name}.json"
-
-
-def _write(path: Path, content: bytes, *, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

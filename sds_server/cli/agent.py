@@ -14,7 +14,7 @@ import click
 from cryptography import x509
 
 from sds_server import authority, log
-from sds_server.agent.agent import Agent, Given
+from sds_server.agent.credential import Agent, Given
 from sds_server.agent.files import CredentialFiles, Held
 from sds_server.cli.api import Api, Json, Lost
 from sds_server.cli.output import moment, note

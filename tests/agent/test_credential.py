@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from sds_server import authority
-from sds_server.agent.agent import LONGEST_PAUSE_S, NAP_S, Agent, Given, Todo, plan
+from sds_server.agent.credential import LONGEST_PAUSE_S, NAP_S, Agent, Given, Todo, plan
 from sds_server.agent.files import CredentialFiles
 from sds_server.authority import Ca
 from sds_server.errors import ConfigError, Forbidden, OperatorError, Unauthenticated, Unavailable

@@ -1,0 +1,202 @@
+"""A directory whose files are replaced whole: who reads them sees all of the old or all of the new.
+
+Each version is a directory of its own, written and synced before a link points to it; a link is put in its
+place by a rename. Nothing here follows a link that somebody else has planted: every step begins at the one
+open directory, and a file is only ever made, never opened for writing where it lies.
+"""
+
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from sds_server.errors import OperatorError
+
+CURRENT: Final = "current"
+PREVIOUS: Final = "previous"
+NOTHING: Final = ".nothing"
+"""What `PREVIOUS` names where there was no version before."""
+
+_PARTIAL: Final = ".partial"
+"""What is renamed when it is whole."""
+
+_HINT: Final = "let the agent's user own it and nobody else write there: chown it, chmod 700"
+_OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Versions:
+    """The versions in one directory, and the links to them. Who writes there is one process."""
+
+    def __init__(self, directory: Path, *, prefix: str = ".version-") -> None:
+        self.directory = directory.absolute()
+        self._prefix = prefix
+        self._known = re.compile(re.escape(prefix) + "[0-9a-f]{16}")
+
+    def add(self, files: Mapping[str, tuple[bytes, int]]) -> str:
+        """Write a version that no link points to yet, each file with its mode, and return its name.
+
+        Raises:
+            OperatorError: it cannot be written, or the directory is not ours alone.
+        """
+        with self._opened(create=True) as root:
+            name = f"{self._prefix}{secrets.token_hex(8)}"
+            os.mkdir(name, mode=0o700, dir_fd=root)
+            version = os.open(name, _OPEN_DIRECTORY, dir_fd=root)
+            try:
+                for file, (content, mode) in files.items():
+                    _write(file, content, mode=mode, within=version)
+                os.fsync(version)
+            finally:
+                os.close(version)
+            os.fsync(root)
+            return name
+
+    def write(self, name: str, content: bytes, *, mode: int) -> None:
+        """Replace a file that lies beside the versions, in one step.
+
+        Raises:
+            OperatorError: it cannot be written.
+        """
+        with self._opened() as root:
+            partial = self._partial()
+            _write(partial, content, mode=mode, within=root)
+            os.rename(partial, name, src_dir_fd=root, dst_dir_fd=root)
+            os.fsync(root)
+
+    def point(self, link: str, version: str | None) -> None:
+        """Let a link name a version, in one step; None: take the link away.
+
+        Raises:
+            OperatorError: it cannot be written.
+        """
+        with self._opened() as root:
+            if version is None:
+                with suppress(FileNotFoundError):
+                    os.unlink(link, dir_fd=root)
+            else:
+                partial = self._partial()
+                os.symlink(version, partial, dir_fd=root)
+                os.rename(partial, link, src_dir_fd=root, dst_dir_fd=root)
+            os.fsync(root)
+
+    def named(self, link: str) -> str | None:
+        """Return which version a link names; None: there is no such link.
+
+        Raises:
+            OperatorError: what is there is none of ours.
+        """
+        with self._opened() as root:
+            try:
+                name = os.readlink(link, dir_fd=root)
+            except FileNotFoundError:
+                return None
+            except OSError as e:
+                raise _planted(self.directory / link, "is no link") from e
+            if name == NOTHING:
+                return name
+            if not self._known.fullmatch(name):
+                raise _planted(self.directory / link, f"points to {name}, which is no version of ours")
+            with suppress(FileNotFoundError):
+                found = os.stat(name, dir_fd=root, follow_symlinks=False)
+                if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+                    raise _planted(self.directory / name, "is no directory of ours")
+            return name
+
+    def read(self, version: str, file: str) -> bytes | None:
+        """Return what a file of a version holds; None: it is not there.
+
+        Raises:
+            OperatorError: it cannot be read, or is a link.
+        """
+        with self._opened() as root:
+            try:
+                within = os.open(version, _OPEN_DIRECTORY, dir_fd=root)
+            except FileNotFoundError:
+                return None
+            try:
+                descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
+            except FileNotFoundError:
+                return None
+            finally:
+                os.close(within)
+            with os.fdopen(descriptor, "rb") as opened:
+                return opened.read()
+
+    def tidy(self, *, keep: Sequence[str | None]) -> None:
+        """Remove every version but these, and what a process that died has left half-written.
+
+        Raises:
+            OperatorError: it cannot be written.
+        """
+        with self._opened() as root:
+            for entry in os.listdir(root):  # noqa: PTH208 - a descriptor is listed
+                if entry in keep or not entry.startswith(self._prefix):
+                    continue
+                if self._known.fullmatch(entry):
+                    shutil.rmtree(entry, ignore_errors=True, dir_fd=root)  # refuses a link
+                elif entry.endswith(_PARTIAL):
+                    with suppress(FileNotFoundError):
+                        os.unlink(entry, dir_fd=root)
+
+    def _partial(self) -> str:
+        return f"{self._prefix}{secrets.token_hex(8)}{_PARTIAL}"
+
+    @contextmanager
+    def _opened(self, *, create: bool = False) -> Iterator[int]:
+        try:
+            if create:
+                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            root = os.open(self.directory, _OPEN_DIRECTORY)
+        except FileNotFoundError as e:
+            raise OperatorError(
+                f"{self.directory}: there is nothing there", hint="let the agent make it"
+            ) from e
+        except OSError as e:
+            raise OperatorError(f"{self.directory}: {e.strerror}: a directory is wanted", hint=_HINT) from e
+        try:
+            _check_ours(self.directory, root)
+            yield root
+        except OSError as e:
+            raise OperatorError(
+                f"{self.directory}: {e.strerror}", hint="let the agent's user write there, and make room"
+            ) from e
+        finally:
+            os.close(root)
+
+
+def _check_ours(directory: Path, root: int) -> None:
+    """Refuse a directory that others may change: they could put a key of theirs in place, or take ours."""
+    found = os.fstat(root)
+    if found.st_uid != os.geteuid():
+        raise OperatorError(
+            f"{directory}: it belongs to user {found.st_uid}, and the agent is {os.geteuid()}", hint=_HINT
+        )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise OperatorError(
+            f"{directory}: others may write there (mode {found.st_mode & 0o7777:o})", hint=_HINT
+        )
+    for above in Path(os.path.realpath(directory)).parents:
+        found = above.stat()
+        if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+            raise OperatorError(f"{above}, above {directory}: everybody may write there", hint="chmod o-w it")
+
+
+def _planted(path: Path, what: str) -> OperatorError:
+    return OperatorError(
+        f"{path}: {what}: it was not the agent that put it there", hint="find out who did, then remove it"
+    )
+
+
+def _write(name: str, content: bytes, *, mode: int, within: int) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(name, flags, mode, dir_fd=within)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, mode)  # whatever the umask
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
