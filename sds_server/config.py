@@ -4,26 +4,21 @@
 the file's directory. Files that must exist are looked for here, so that a start-up does not end half-way.
 """
 
-import difflib
 import socket
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     StrictBool,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
+from sds_server.config_file import Model, read, with_durations
 from sds_server.config_values import (
     Contact,
     DatabaseUrl,
@@ -43,20 +38,14 @@ from sds_server.config_values import (
     Some,
     TrustDomain,
     Wrong,
-    spelt,
 )
-from sds_server.errors import ConfigError
 from sds_server.model import KeyHolder, KeyType, Proof, Scope
-from sds_server.yaml_lines import Place, Reader, dotted, problem, shown
+from sds_server.yaml_lines import shown
 
 DEFAULT_STATE_DIR = "./certvoy-state"
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class KmsConfig(_Model):
+class KmsConfig(Model):
     """Where the KEK is. ``key_file`` is by default ``<state_dir>/kek``, made at the first start."""
 
     provider: Literal["local"] = "local"
@@ -66,7 +55,7 @@ class KmsConfig(_Model):
     """Where the KEK of ``local`` lies; every replica needs the same."""
 
 
-class EabConfig(_Model):
+class EabConfig(Model):
     """External account binding (RFC 8555 section 7.3.4); the file holds the key in base64url."""
 
     kid: str = Field(min_length=1)
@@ -76,7 +65,7 @@ class EabConfig(_Model):
     """A file that holds the HMAC key in base64url."""
 
 
-class IssuerConfig(_Model):
+class IssuerConfig(Model):
     """An ACME directory and our account there."""
 
     directory: DirectoryUrl
@@ -98,7 +87,7 @@ class IssuerConfig(_Model):
     """The account that this one is bound to, where the CA asks for it."""
 
 
-class Http01Config(_Model):
+class Http01Config(Model):
     """Where HTTP-01 challenges are answered; the CA asks on port 80, wherever that is forwarded from."""
 
     listen: ListenAddress
@@ -115,7 +104,7 @@ def _pair(section: _Served) -> _Served:
     return section
 
 
-class SdsConfig(_Model):
+class SdsConfig(Model):
     """Where Envoys connect, over mutual TLS only.
 
     Clients are those that certvoy enrolled, and those with a certificate that ``client_ca`` issued. Without
@@ -143,7 +132,7 @@ class SdsConfig(_Model):
         return _pair(self)
 
 
-class AdminClientConfig(_Model):
+class AdminClientConfig(Model):
     """An identity that may call the admin API with its client certificate, and what it may do."""
 
     identity: IdentityName
@@ -153,7 +142,7 @@ class AdminClientConfig(_Model):
     """What it may do; ``admin`` is all of it."""
 
 
-class AdminConfig(_Model):
+class AdminConfig(Model):
     """The admin API over TLS; on the machine itself a Unix socket in ``state_dir`` serves it anyway.
 
     ``certificate`` and ``key`` are by default those of ``sds``.
@@ -176,7 +165,7 @@ class AdminConfig(_Model):
         return _pair(self)
 
 
-class EnrolmentConfig(_Model):
+class EnrolmentConfig(Model):
     """Credentials that certvoy issues to proxies: ``spiffe://<trust_domain>/proxy/<name>``.
 
     No other CA is believed about names of that trust domain. Changed later, every proxy must enrol anew.
@@ -189,14 +178,14 @@ class EnrolmentConfig(_Model):
     """How long a credential lasts; proxies renew it at two thirds of that."""
 
 
-class MetricsConfig(_Model):
+class MetricsConfig(Model):
     """Plain HTTP without authentication for ``/healthz``, ``/readyz`` and ``/metrics``, and nothing else."""
 
     listen: ListenAddress | None = None
     """An address that only your monitoring reaches; none by default."""
 
 
-class SecretConfig(_Model):
+class SecretConfig(Model):
     """A Secret to keep: ``domains`` in A-labels, lower case, the primary first."""
 
     domains: DnsNames
@@ -226,7 +215,7 @@ class SecretConfig(_Model):
         return name
 
 
-class GrantConfig(_Model):
+class GrantConfig(Model):
     """An identity may see these names: full ones, prefixes (``team/*``), DNS suffixes (``*.example.com``)."""
 
     identity: IdentityName
@@ -236,7 +225,7 @@ class GrantConfig(_Model):
     """Names of secrets, or patterns of them."""
 
 
-class RotationConfig(_Model):
+class RotationConfig(Model):
     """The times of a Rotation."""
 
     seen_for: Duration = timedelta(minutes=10)
@@ -255,14 +244,14 @@ class RotationConfig(_Model):
     """How often a worker looks for work that no notification told it of."""
 
 
-class LogConfig(_Model):
+class LogConfig(Model):
     """What is logged."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least that is worth a line."""
 
 
-class Config(_Model):
+class Config(Model):
     """The whole file."""
 
     database: DatabaseUrl = Field(repr=False)
@@ -303,27 +292,12 @@ def load(path: Path) -> Config:
     Raises:
         ConfigError: the message holds all errors, one a line: ``path: message (line N); next step``.
     """
-    reader = Reader()
-    try:
-        with path.open(encoding="utf-8") as file:
-            raw = reader.read(file.read())
-    except OSError as e:
-        raise ConfigError(f"cannot read {path}: {e.strerror}", hint="name a file that exists") from e
-    except (yaml.YAMLError, ValueError) as e:  # ValueError: a date in month 13, bytes that are not UTF-8
-        raise ConfigError(f"{path} is not YAML: {problem(e)}", hint="mend its syntax") from e
-    errors = reader.errors
-    if isinstance(raw, dict):
+
+    def context(raw: Mapping[str, Any]) -> File:
         issuers = raw.get("issuers")
-        context = File(path.absolute().parent, [*issuers] if isinstance(issuers, dict) else [])
-        try:
-            config = Config.model_validate(raw, context=context)
-        except ValidationError as e:
-            errors += [_error(detail, reader.lines) for detail in e.errors()]
-    else:
-        errors.append((1, f"{path}: must hold keys and values (line 1); begin with `database: embedded`"))
-    if errors:
-        raise ConfigError("\n".join(text for _, text in sorted(errors)), hint=f"mend {path} and try again")
-    return config
+        return File(path.absolute().parent, [*issuers] if isinstance(issuers, dict) else [])
+
+    return read(path, Config, context=context, sections=_SECTIONS, begin="database: embedded")
 
 
 def schema() -> dict[str, Any]:
@@ -331,56 +305,11 @@ def schema() -> dict[str, Any]:
     described = Config.model_json_schema()
     described["required"] = [key for key in described["required"] if key not in {"state_dir", "kms"}]
     described["$defs"]["KmsConfig"]["required"] = []
-    for model in (RotationConfig, EnrolmentConfig):
-        properties = described["$defs"][model.__name__]["properties"]
-        for name, field in model.model_fields.items():
-            if isinstance(field.default, timedelta):
-                properties[name]["default"] = spelt(field.default)
+    with_durations(described, RotationConfig, EnrolmentConfig)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "certvoy.yaml"} | described
 
 
-def _error(detail: ErrorDetails, lines: Mapping[Place, int]) -> tuple[int, str]:
-    place = tuple(part for part in detail["loc"] if part != "[key]")
-    known = place
-    while known not in lines:
-        known = known[:-1]
-    message, hint = _explained(detail, place)
-    line = lines[known]
-    return line, f"{dotted(place)}: {message} (line {line}); {hint}"
-
-
-def _explained(detail: ErrorDetails, place: Place) -> tuple[str, str]:
-    """Return what is wrong and what to do."""
-    context = detail.get("ctx", {})
-    if isinstance(wrong := context.get("error"), Wrong):
-        return str(wrong), wrong.hint
-    if detail["type"] == "extra_forbidden":
-        return "unknown key", _known_keys(place)
-    message, hint = _EXPLAINED.get(detail["type"], (detail["msg"], "correct the value"))
-    return message.format(got=shown(detail["input"]), **context), hint
-
-
-_EXPLAINED = {  # pydantic's words for a reader of its documentation, in those of a reader of the file
-    "missing": ("is missing", "add it"),
-    "string_too_short": ("is empty", "write something"),
-    "string_type": ("must be text, got {got}", "put it in quotes"),
-    "bool_type": ("must be true or false, got {got}", "choose one of them"),
-    "literal_error": ("must be {expected}, got {got}", "choose one of them"),
-    "enum": ("must be {expected}, got {got}", "choose one of them"),
-    "model_type": ("must hold keys and values, got {got}", "indent them below it"),
-    "mapping_type": ("must hold keys and values, got {got}", "indent them below it"),
-    "tuple_type": ("must be a list, got {got}", "write [a, b], or one `- a` a line"),
-}
-
-
-def _known_keys(place: Place) -> str:
-    top, *rest = map(str, place[:-1]) if len(place) > 1 else ("",)
-    keys = sorted(_MODELS[top, *rest[1:]].model_fields)
-    close = difflib.get_close_matches(str(place[-1]), keys, n=1)
-    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(keys)}"
-
-
-_MODELS: Mapping[tuple[str, ...], type[_Model]] = {
+_SECTIONS: Mapping[tuple[str, ...], type[Model]] = {
     ("",): Config,
     ("kms",): KmsConfig,
     ("issuers",): IssuerConfig,  # the name of the issuer is left out
