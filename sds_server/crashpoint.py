@@ -75,7 +75,25 @@ POINTS: Final[Mapping[str, str]] = {
     # Audit
     "audit.appended": "an entry is written, and its change is not committed",
 }
-"""Every point, in the order in which a Rotation comes to them: what is so at that moment."""
+"""The control plane's points, in the order in which a Rotation comes to them: what is so then."""
+
+AGENT_POINTS: Final[Mapping[str, str]] = {
+    # A pair comes in
+    "agent.fetched": "the bundle is in memory only",
+    "agent.written": "the files of the new pair are there, and nothing leads to them",
+    "agent.remembered": "the one before is kept in mind, and in its place still",
+    "agent.placed": "the new pair is in its place, and the program knows nothing",
+    "agent.checked": "the program would take it",
+    "agent.loaded": "the program was told",
+    "agent.seen": "a handshake has shown what is served, and nothing of it is written",
+    "agent.settled": "the new pair is proved, and the one before may go",
+    "agent.reported": "the control plane knows",
+    # The program does not take it
+    "agent.restoring": "the program has said no, and the new pair is in its place still",
+    "agent.restored": "the one before is in its place again, and the program knows nothing",
+    "agent.reloaded": "the program was told of the one before",
+}
+"""An agent's, which has neither a database nor a CA: the conformance suite of installers kills there."""
 
 _WANTED, _, _NTH = os.environ.get("CERTVOY_CRASHPOINT", "").partition(":")
 _SIGNAL: Final = signal.Signals[os.environ.get("CERTVOY_CRASHPOINT_SIGNAL", "SIGKILL")]

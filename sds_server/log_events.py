@@ -244,6 +244,55 @@ EVENTS: Final = (
     # Time
     LogEvent("certificates.lapsed", "info", "So many certificates came to their end.", ("count",)),
     LogEvent("renewals.opened", "info", "So many renewals were due.", ("count",)),
+    # An agent beside a proxy
+    LogEvent(
+        "bundle.not_fetched",
+        "warning",
+        "An agent could not ask the control plane, or could not write; what it serves it serves on.",
+        ("secret", "failures", "error", "hint"),
+    ),
+    LogEvent(
+        "pair.delivered",
+        "info",
+        "A pair lies in its place. Proved: a handshake shows it; accepted: nobody looks, or nobody listens.",
+        ("secret", "generation", "state", "reason"),
+    ),
+    LogEvent(
+        "pair.not_restored",
+        "error",
+        "The pair before is in its place again, but the program does not serve it.",
+        ("secret", "generation", "error"),
+    ),
+    LogEvent(
+        "pair.not_resumed",
+        "error",
+        "What lies in the pair's directory cannot be used or written.",
+        ("secret", "error", "hint"),
+    ),
+    LogEvent(
+        "pair.not_served",
+        "warning",
+        "The program serves something else than the pair in its place; it is told again.",
+        ("secret", "generation", "seen"),
+    ),
+    LogEvent(
+        "pair.refused",
+        "error",
+        "The content gate or the program refused a pair; the one before is served on.",
+        ("secret", "generation", "reason", "tries", "again_s"),
+    ),
+    LogEvent(
+        "report.not_taken",
+        "warning",
+        "The control plane does not take what an agent says of a pair.",
+        ("secret", "error", "hint"),
+    ),
+    LogEvent(
+        "report.outdated",
+        "info",
+        "What an agent said was of a pair that is not current any more.",
+        ("secret", "error"),
+    ),
     # The process
     LogEvent(
         "app.ready",

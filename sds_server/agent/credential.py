@@ -74,7 +74,7 @@ def plan(certificate: x509.Certificate | None, now: datetime) -> Plan:
     return Plan(Todo.WAIT, due, "it is good")
 
 
-class Agent:
+class Keeper:
     """One proxy's. Holds the key of a request until it is answered, as a token is good for one key alone."""
 
     def __init__(

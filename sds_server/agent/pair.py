@@ -72,6 +72,29 @@ class Pair:
     chain_pem: bytes
     key_pem: bytes = field(repr=False)
 
+    @classmethod
+    def stored(cls, *, chain_pem: bytes, key_pem: bytes, about: Mapping[str, Any]) -> Self:
+        """Read back what was written: it has passed the gate once, and may be over meanwhile.
+
+        Raises:
+            ValueError, KeyError: it is not what was written.
+        """
+        try:
+            chain = chains.parse(chain_pem)
+        except ChainError as e:
+            raise ValueError(str(e)) from e
+        return cls(
+            secret=str(about["secret"]),
+            generation=int(about["generation"]),
+            version=str(about["version"]),
+            etag=str(about["etag"]),
+            fingerprint=chain.fingerprint,
+            names=chain.dns_names,
+            not_after=chain.not_after,
+            chain_pem=chain_pem,
+            key_pem=key_pem,
+        )
+
     @property
     def combined_pem(self) -> bytes:
         """Chain and key in one, as HAProxy and nginx take it."""

@@ -32,8 +32,10 @@ _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLO
 class Versions:
     """The versions in one directory, and the links to them. Who writes there is one process."""
 
-    def __init__(self, directory: Path, *, prefix: str = ".version-") -> None:
+    def __init__(self, directory: Path, *, prefix: str = ".version-", group: int | None = None) -> None:
+        """``group``: its members may read, besides the owner; what has mode 0600 then has 0640."""
         self.directory = directory.absolute()
+        self._group = group
         self._prefix = prefix
         self._known = re.compile(re.escape(prefix) + "[0-9a-f]{16}")
 
@@ -48,8 +50,11 @@ class Versions:
             os.mkdir(name, mode=0o700, dir_fd=root)
             version = os.open(name, _OPEN_DIRECTORY, dir_fd=root)
             try:
+                if self._group is not None:
+                    self._share(root, 0o700)
+                self._share(version, 0o700)
                 for file, (content, mode) in files.items():
-                    _write(file, content, mode=mode, within=version)
+                    self._write(file, content, mode=mode, within=version)
                 os.fsync(version)
             finally:
                 os.close(version)
@@ -64,7 +69,7 @@ class Versions:
         """
         with self._opened() as root:
             partial = self._partial()
-            _write(partial, content, mode=mode, within=root)
+            self._write(partial, content, mode=mode, within=root)
             os.rename(partial, name, src_dir_fd=root, dst_dir_fd=root)
             os.fsync(root)
 
@@ -143,6 +148,23 @@ class Versions:
                     with suppress(FileNotFoundError):
                         os.unlink(entry, dir_fd=root)
 
+    def _write(self, name: str, content: bytes, *, mode: int, within: int) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(name, flags, 0o600, dir_fd=within)
+        with os.fdopen(descriptor, "wb") as file:
+            self._share(descriptor, mode)
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+
+    def _share(self, descriptor: int, mode: int) -> None:
+        """Set the mode, whatever the umask; for the group, before anything is in the file."""
+        if self._group is None:
+            os.fchmod(descriptor, mode)
+        else:
+            os.fchown(descriptor, -1, self._group)
+            os.fchmod(descriptor, mode | (mode & 0o500) >> 3)
+
     def _partial(self) -> str:
         return f"{self._prefix}{secrets.token_hex(8)}{_PARTIAL}"
 
@@ -190,13 +212,3 @@ def _planted(path: Path, what: str) -> OperatorError:
     return OperatorError(
         f"{path}: {what}: it was not the agent that put it there", hint="find out who did, then remove it"
     )
-
-
-def _write(name: str, content: bytes, *, mode: int, within: int) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(name, flags, mode, dir_fd=within)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, mode)  # whatever the umask
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from sds_server import authority
-from sds_server.agent.credential import LONGEST_PAUSE_S, NAP_S, Agent, Given, Todo, plan
+from sds_server.agent.credential import LONGEST_PAUSE_S, NAP_S, Given, Keeper, Todo, plan
 from sds_server.agent.files import CredentialFiles
 from sds_server.authority import Ca
 from sds_server.errors import ConfigError, Forbidden, OperatorError, Unauthenticated, Unavailable
@@ -74,7 +74,7 @@ def files(tmp_path):
 
 
 def agent(plane, files, token="token"):
-    return Agent(files, plane, token=token, clock=plane.clock, rng=Random(1))
+    return Keeper(files, plane, token=token, clock=plane.clock, rng=Random(1))
 
 
 async def run(kept):

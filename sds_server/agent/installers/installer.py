@@ -1,6 +1,7 @@
 """What brings a pair into a running program: one Protocol, an implementation for each kind of program."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -12,6 +13,9 @@ CHAIN: Final = "fullchain.pem"
 KEY: Final = "key.pem"
 COMBINED: Final = "combined.pem"
 
+PROGRAM_TIMEOUT: Final = timedelta(seconds=30)
+"""How long one call of a program may take, unless the configuration says otherwise."""
+
 
 class Rejected(Exception):
     """The program does not take the pair, in its own words: one line, scrubbed."""
@@ -22,6 +26,9 @@ class Rejected(Exception):
 
 class NotRunning(Exception):
     """There is no program to load it: it reads the files when it starts. No fault of the pair's."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(scrub(" ".join(words.split())) or "nobody runs")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,143 @@
+"""The agent: one process beside a proxy, that keeps its own credential and brings pairs to programs."""
+
+import asyncio
+import grp
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from sds_server.agent.config import AgentConfig, BundleConfig
+from sds_server.agent.credential import Keeper
+from sds_server.agent.delivery import Delivery
+from sds_server.agent.door import HttpsDoor
+from sds_server.agent.files import CredentialFiles
+from sds_server.agent.installers.table import installer_of
+from sds_server.agent.looker import Looker
+from sds_server.agent.puller import Puller
+from sds_server.agent.versions import Versions
+from sds_server.clock import Clock
+from sds_server.errors import CertvoyError, ConfigError, OperatorError
+from sds_server.log import get
+
+_log = get("agent")
+
+
+class Agent:
+    """Everything that one agent.yaml asks for."""
+
+    def __init__(self, config: AgentConfig, *, clock: Clock, rng: Random) -> None:
+        """Build it.
+
+        Raises:
+            ConfigError: a group does not exist, or a file cannot be read.
+        """
+        files = CredentialFiles(config.credentials)
+        door = HttpsDoor(config.server, roots=read(config.ca), held=files.held)
+        self.keeper = Keeper(files, door, token=_token(config.token_file), clock=clock, rng=rng)
+        self._turns: dict[str, asyncio.Lock] = {}
+        self.pullers = [self._puller(bundle, door, clock, rng) for bundle in config.bundles]
+
+    async def run(self, *, on_ready: Callable[[], None] = lambda: None) -> None:
+        """Go on until cancelled; ``on_ready`` is called once there is a credential, and every pair is there.
+
+        Raises:
+            CertvoyError: there is no credential that works, and none can be had by trying again.
+        """
+        await self._resume()
+        missing = 1 + len(self.pullers)
+
+        def is_there() -> None:
+            nonlocal missing
+            missing -= 1
+            if missing == 0:
+                on_ready()
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.keeper.run(on_ready=is_there))
+                for puller in self.pullers:
+                    group.create_task(puller.run(on_placed=is_there))
+        except* CertvoyError as e:
+            raise e.exceptions[0] from None
+
+    async def once(self) -> None:
+        """Do what is due now, for the credential and for each bundle.
+
+        Raises:
+            CertvoyError: the first failure; the other bundles had their turn.
+        """
+        await self._resume()
+        await self.keeper.once()
+        failures = []
+        for puller in self.pullers:
+            try:
+                await puller.step(wait_s=0)
+            except CertvoyError as e:
+                failures.append(e)
+        if failures:
+            raise failures[0]
+
+    async def _resume(self) -> None:
+        """Go on with what an earlier process left, before anything else is judged beside it."""
+        for puller in self.pullers:
+            try:
+                await puller.resume()
+            except OperatorError as e:
+                _log.error("pair.not_resumed", secret=puller.secret, error=str(e), hint=e.next_step)
+
+    def _puller(self, bundle: BundleConfig, door: HttpsDoor, clock: Clock, rng: Random) -> Puller:
+        installer = installer_of(bundle.program)
+        probe = bundle.probe
+        looker = (
+            None
+            if probe is None
+            else Looker(probe.address, names=probe.names, within=probe.within, clock=clock)
+        )
+        delivery = Delivery(
+            secret=bundle.secret,
+            versions=Versions(bundle.directory, group=_gid(bundle.group)),
+            installer=installer,
+            looker=looker,
+            clock=clock,
+            wanted=bundle.names,
+        )
+        return Puller(
+            delivery,
+            door,
+            target=bundle.target,
+            address=None if probe is None else probe.address,
+            turn=self._turns.setdefault(installer.kind, asyncio.Lock()),
+            clock=clock,
+            rng=rng,
+        )
+
+
+def read(path: Path | None) -> str | None:
+    """Return what a file of the configuration holds; None for none.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return None if path is None else path.read_text()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"cannot read {path}: {e}", hint="name a file that exists") from e
+
+
+def _token(path: Path | None) -> str | None:
+    """Return the token; once it was used, its file may be gone or empty."""
+    try:
+        return None if path is None else path.read_text().strip() or None
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"cannot read {path}: {e}", hint="let the agent's user read it") from e
+
+
+def _gid(name: str | None) -> int | None:
+    try:
+        return None if name is None else grp.getgrnam(name).gr_gid
+    except KeyError as e:
+        raise ConfigError(
+            f"group: there is no group {name}", hint="name the one of the program's user"
+        ) from e

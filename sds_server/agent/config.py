@@ -1,0 +1,180 @@
+"""agent.yaml: which pairs an agent brings to which programs. Read as certvoy.yaml is, all errors at once."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, model_validator
+
+from sds_server.agent.installers.files import FilesSettings
+from sds_server.agent.installers.nginx import NginxSettings
+from sds_server.config_file import Model, Sections, read, with_durations
+from sds_server.config_values import Duration, ExistingFile, File, FilePath, NameOfSecret, Some, Wrong
+from sds_server.errors import CallerError
+from sds_server.targets.probe import split
+from sds_server.yaml_lines import shown
+
+KINDS = ("nginx", "files")
+"""The keys of a bundle of which exactly one is there."""
+
+
+def _server(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname or parts.path.strip("/"):
+        raise Wrong(
+            f"must be https://host:port, got {shown(url)}",
+            "write the address of the control plane's admin.listen",
+        )
+    return url.rstrip("/")
+
+
+def _address(text: str) -> str:
+    try:
+        split(text)
+    except CallerError as e:
+        raise Wrong(e.message, e.next_step) from e
+    return text
+
+
+def _host_name(text: str) -> str:
+    name = text.lower()
+    if not name.isascii() or not all(part for part in name.split(".")):
+        raise Wrong(f"{shown(text)} is no DNS name", "write it in A-labels (xn--...)")
+    return name
+
+
+Server = Annotated[str, AfterValidator(_server)]
+Address = Annotated[str, AfterValidator(_address)]
+HostName = Annotated[str, AfterValidator(_host_name)]
+
+
+class ProbeConfig(Model):
+    """Where the program listens: a handshake there is what proves."""
+
+    address: Address
+    """``host:port``, as seen from this host."""
+
+    names: tuple[HostName, ...] = ()
+    """The names to ask for; by default all of the leaf's. For a program that serves fewer of them."""
+
+    within: Duration = timedelta(seconds=10)
+    """How long after it was told the program may go on with the old pair, before it is taken back."""
+
+
+class BundleConfig(Model):
+    """A secret's pair, and the program that serves it: one of ``nginx`` or ``files``."""
+
+    secret: NameOfSecret
+    """The secret; the agent's identity needs a grant for it."""
+
+    target: str | None = Field(default=None, min_length=1, max_length=256)
+    """What certvoy calls what serves it; the agent's identity by default."""
+
+    directory: FilePath
+    """Where the pair lies, the agent's alone: ``current/fullchain.pem``, ``key.pem``, ``combined.pem``."""
+
+    group: str | None = Field(default=None, min_length=1)
+    """A group that may read the files too, for a program that reads them as another user."""
+
+    names: tuple[HostName, ...] = ()
+    """DNS names that a pair must cover; one that does not is refused before anything is written."""
+
+    probe: ProbeConfig | None = None
+    """Where to look what is served; without it nothing is proved from here."""
+
+    nginx: NginxSettings | None = None
+    """nginx."""
+
+    files: FilesSettings | None = None
+    """Any other program, by commands."""
+
+    @model_validator(mode="after")
+    def _one_program(self) -> "BundleConfig":
+        given = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(given) != 1:
+            what = f"has {' and '.join(given)}" if given else "does not say which program serves it"
+            raise Wrong(what, f"write one of {', '.join(KINDS)}; `files: {{}}` for files alone")
+        return self
+
+    @property
+    def program(self) -> Model:
+        """The settings of the one program."""
+        settings: Model = next(filter(None, (getattr(self, kind) for kind in KINDS)))
+        return settings
+
+
+class AgentConfig(Model):
+    """The whole file."""
+
+    server: Server
+    """The control plane: ``https://host:port`` of its ``admin.listen``."""
+
+    credentials: FilePath
+    """The directory of the agent's own client certificate, which it gets and renews by itself."""
+
+    token_file: FilePath | None = None
+    """A file with the token of `certvoy proxies enroll`; needed once, and it may be gone later."""
+
+    ca: ExistingFile | None = None
+    """PEM roots of the control plane's certificate, where that is not of its own CA."""
+
+    bundles: Some[tuple[BundleConfig, ...]]
+    log: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is worth a line."""
+
+    @model_validator(mode="after")
+    def _each_its_own(self) -> "AgentConfig":
+        taken = {self.credentials: "credentials"}
+        said = set()
+        for number, bundle in enumerate(self.bundles):
+            here = f"bundles[{number}]"
+            if bundle.directory in taken:
+                raise Wrong(
+                    f"{here}.directory: {bundle.directory} is that of {taken[bundle.directory]}",
+                    "give each a directory of its own",
+                )
+            if (bundle.secret, bundle.target) in said:
+                raise Wrong(
+                    f"{here}: secret {bundle.secret} is there twice for one target",
+                    "name a target for each: `target: web-1-mail`",
+                )
+            taken[bundle.directory] = here
+            said.add((bundle.secret, bundle.target))
+        return self
+
+
+def load(path: Path) -> AgentConfig:
+    """Read the file.
+
+    Raises:
+        ConfigError: the message holds all errors, one a line.
+    """
+
+    def context(_raw: Mapping[str, Any]) -> File:
+        return File(path.absolute().parent, [])
+
+    return read(
+        path,
+        AgentConfig,
+        context=context,
+        sections=_SECTIONS,
+        begin="server: https://certvoy.example.com:8444",
+    )
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of the file."""
+    described = AgentConfig.model_json_schema()
+    with_durations(described, ProbeConfig, NginxSettings, FilesSettings)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "agent.yaml"} | described
+
+
+_SECTIONS: Sections = {
+    ("",): AgentConfig,
+    ("bundles",): BundleConfig,
+    ("bundles", "probe"): ProbeConfig,
+    ("bundles", "nginx"): NginxSettings,
+    ("bundles", "files"): FilesSettings,
+}

@@ -1,0 +1,19 @@
+"""Which installer belongs to which section of agent.yaml: what a new one is entered into."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from sds_server.agent.installers.files import Files, FilesSettings
+from sds_server.agent.installers.installer import Installer
+from sds_server.agent.installers.nginx import Nginx, NginxSettings
+from sds_server.config_file import Model
+
+INSTALLERS: Final[Mapping[type[Model], Callable[[Any], Installer]]] = {
+    NginxSettings: Nginx,
+    FilesSettings: Files,
+}
+
+
+def installer_of(settings: Model) -> Installer:
+    """Return the installer that these settings are of."""
+    return INSTALLERS[type(settings)](settings)

@@ -1,0 +1,100 @@
+"""What the program beside the agent serves: a fresh handshake for each name, until all show the new leaf."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Final
+
+from sds_server.agent.pair import Pair
+from sds_server.clock import Clock
+from sds_server.targets.probe import ProbeFailed, covered, served_fingerprint
+
+AT_ONCE: Final = 8
+"""Handshakes at one time: a leaf may have a hundred names."""
+
+FIRST_PAUSE_S: Final = 0.02
+LONGEST_PAUSE_S: Final = 0.5
+
+
+class Sight(StrEnum):
+    """What handshakes have shown."""
+
+    WANTED = "wanted"
+    """Every name shows the leaf."""
+
+    OTHER = "other"
+    """Some name shows another leaf, or none while others do."""
+
+    NOBODY = "nobody"
+    """Nobody finished a handshake for any name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was seen, in words for an operator where it is not what is wanted."""
+
+    sight: Sight
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one name showed: a leaf, or why none."""
+
+    leaf: str | None
+    error: str = ""
+
+
+def judge(looks: Mapping[str, Look], *, wanted: str, address: str) -> Seen:
+    """Return what looks at every name say together."""
+    for name, look in looks.items():
+        if look.leaf not in {None, wanted}:
+            return Seen(Sight.OTHER, f"{address} serves {look.leaf} for {name}, not {wanted}")
+    failed = {name: look.error for name, look in looks.items() if look.leaf is None}
+    if not failed:
+        return Seen(Sight.WANTED)
+    name, error = next(iter(failed.items()))
+    if len(failed) == len(looks):
+        return Seen(Sight.NOBODY, error)
+    return Seen(Sight.OTHER, f"{address} serves nothing for {name}: {error}")
+
+
+class Looker:
+    """Looks at one address."""
+
+    def __init__(self, address: str, *, names: Sequence[str], within: timedelta, clock: Clock) -> None:
+        """``names`` to ask for; empty: the leaf's own. ``within``: how long an old leaf may be shown."""
+        self.address = address
+        self._names = names
+        self._within_s = within.total_seconds()
+        self._clock = clock
+
+    async def look(self, pair: Pair, *, once: bool, patient: bool = True) -> Seen:
+        """Look until the leaf is seen, or time is up; ``once``: see what is there now.
+
+        Not ``patient``, nobody is not waited for: it was not running before, either.
+        """
+        until, pause_s = self._clock.monotonic() + self._within_s, FIRST_PAUSE_S
+        while True:
+            seen = await self._look(pair)
+            over = once or (seen.sight is Sight.NOBODY and not patient)
+            if seen.sight is Sight.WANTED or over or self._clock.monotonic() >= until:
+                return seen
+            await self._clock.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
+
+    async def _look(self, pair: Pair) -> Seen:
+        names = self._names or [covered(name) for name in pair.names]
+        turn = asyncio.Semaphore(AT_ONCE)
+
+        async def at(name: str) -> Look:
+            async with turn:
+                try:
+                    return Look(await served_fingerprint(self.address, name))
+                except ProbeFailed as e:
+                    return Look(None, str(e))
+
+        looks = await asyncio.gather(*map(at, names))
+        return judge(dict(zip(names, looks, strict=True)), wanted=pair.fingerprint, address=self.address)

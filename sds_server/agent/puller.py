@@ -1,0 +1,250 @@
+"""The loop of one bundle: wait for a new pair, bring it in, report until the control plane has taken it.
+
+What is served needs nobody: while the control plane is away all stays as it is, and is told of later.
+"""
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+from typing import Final, Protocol
+
+from sds_server.agent.delivery import Delivery, Outcome, Result
+from sds_server.agent.door import Report
+from sds_server.agent.pair import Bundle
+from sds_server.clock import Clock
+from sds_server.crashpoint import crashpoint
+from sds_server.errors import CallerError, CertvoyError, Conflict, OperatorError
+from sds_server.log import get
+from sds_server.model import TargetKind
+
+WAIT_S: Final = 55
+"""How long the control plane is asked to wait for news; proxies between cut off after 60 s."""
+
+WATCH_S: Final = 300.0
+"""How often it is looked whether what was proved is served still."""
+
+FIRST_PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 60.0
+
+FIRST_RETRY_S: Final = 30.0
+LONGEST_RETRY_S: Final = 3600.0
+"""A refused pair is tried again, less and less often: the fault may have been the program's own files."""
+
+WAITING_RETRY_S: Final = 15.0
+"""A program that did not run may do so soon."""
+
+FIRST_TRIES: Final = 3
+"""So often a first pair is tried before a refusal is told of: another bundle's files may be missing still."""
+
+_log = get("bundle")
+
+
+class Source(Protocol):
+    """The control plane, as the loop of a bundle knows it. Both may raise any `CertvoyError`."""
+
+    async def bundle(
+        self, secret: str, *, target: str | None, kind: TargetKind, etag: str | None, wait_s: int
+    ) -> Bundle | None:
+        """Return what is current once it is not ``etag``'s; None: it is that still, after ``wait_s``."""
+
+    async def report(self, report: Report) -> None:
+        """Say what became of it."""
+
+
+def retry_s(tries: int, *, first: bool) -> float:
+    """Return when a pair that was refused so often is tried again; ``first``: there was none before."""
+    if first and tries < FIRST_TRIES:
+        return FIRST_PAUSE_S * 2.0 ** (tries - 1)
+    return float(min(FIRST_RETRY_S * 2.0 ** min(tries - 1, 10), LONGEST_RETRY_S))
+
+
+class Puller:
+    """One bundle's. ``turn`` is held while a program is worked on: two bundles may be of one program."""
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        source: Source,
+        *,
+        target: str | None,
+        address: str | None,
+        turn: asyncio.Lock,
+        clock: Clock,
+        rng: Random,
+    ) -> None:
+        self._delivery = delivery
+        self._source = source
+        self._target = target
+        self._address = address
+        self._turn = turn
+        self._clock = clock
+        self._rng = rng
+        self._report: Report | None = None
+        self._last: Result | None = None
+        self._told: Result | None = None
+        self._refused: str | None = None
+        """The ETag of what was refused last, for as long as it need not be tried again."""
+        self._tries = 0
+        self._again_at = clock.monotonic() + WATCH_S
+        self._failures = 0
+
+    @property
+    def secret(self) -> str:
+        """The secret whose pair it is."""
+        return self._delivery.secret
+
+    @property
+    def last(self) -> Result | None:
+        """What became of the pair that was looked after last."""
+        return self._last
+
+    async def run(self, *, on_placed: Callable[[], None] = lambda: None) -> None:
+        """Go on until cancelled; ``on_placed`` is called when a pair lies in its place, once."""
+        told = False
+        while True:
+            if not told and self._is_placed():
+                told = True
+                on_placed()
+            await self._clock.sleep(await self._try())
+
+    async def resume(self) -> None:
+        """Go on with what an earlier process left; needs no control plane.
+
+        Raises:
+            OperatorError: the files cannot be read or written.
+        """
+        async with self._turn:
+            result = await self._delivery.resume()
+        self._again_at = self._clock.monotonic() + WATCH_S
+        if result is not None:
+            self._note(result, etag=None)
+
+    async def deliver(self, bundle: Bundle) -> Result:
+        """Bring a bundle in, whoever brought it here; the result is reported by the loop as well.
+
+        Raises:
+            OperatorError: the files cannot be written.
+        """
+        async with self._turn:
+            result = await self._delivery.take(bundle)
+        self._note(result, etag=bundle.etag)
+        return result
+
+    async def step(self, *, wait_s: int = WAIT_S) -> bool:
+        """Look again if it is time, say what is not said yet, then wait for what is new and bring it in.
+
+        Returns whether there was something new.
+
+        Raises:
+            CertvoyError: it failed; what is served is served still.
+        """
+        if self._clock.monotonic() >= self._again_at:
+            await self._again()
+        await self._say()
+        held = self._delivery.held
+        left_s = max(self._again_at - self._clock.monotonic(), 0.0)
+        bundle = await self._source.bundle(
+            self._delivery.secret,
+            target=self._target,
+            kind=self._delivery.installer.kind,
+            etag=self._refused or (None if held is None else held.etag),
+            wait_s=min(wait_s, int(left_s) + 1),
+        )
+        if bundle is None:
+            return False
+        await self.deliver(bundle)
+        await self._say()
+        return held is None or held.version != bundle.version
+
+    async def _again(self) -> None:
+        """Try again what was refused, or look whether what lies there is served."""
+        if self._refused is not None and not self._delivery.unproved:
+            self._refused = None  # the control plane still has it, or something better
+            self._again_at = self._clock.monotonic() + WATCH_S
+        else:
+            await self.resume()
+
+    async def _try(self) -> float:
+        """Take a step and return how long to sleep."""
+        started = self._clock.monotonic()
+        try:
+            news = await self.step()
+        except CertvoyError as e:
+            self._failures += 1
+            pause_s = min(FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 10), LONGEST_PAUSE_S)
+            _log.warning(
+                "bundle.not_fetched",
+                secret=self._delivery.secret,
+                failures=self._failures,
+                error=str(e),
+                hint=e.next_step,
+            )
+            return pause_s * self._rng.uniform(0.5, 1.0)
+        self._failures = 0
+        # Whoever answers at once without news does not wait as it was asked to: that is no reason to spin.
+        return 0.0 if news else max(FIRST_PAUSE_S - (self._clock.monotonic() - started), 0.0)
+
+    def _is_placed(self) -> bool:
+        try:
+            return self._delivery.held is not None
+        except OperatorError:  # the step says so
+            return False
+
+    def _note(self, result: Result, *, etag: str | None) -> None:
+        """Keep what is to be said and when to look again."""
+        self._last = result
+        now, secret = self._clock.monotonic(), self._delivery.secret
+        if result.outcome is Outcome.REFUSED:
+            self._tries += 1
+            self._refused = etag or self._refused
+            wait_s = retry_s(self._tries, first=result.kept)
+            self._again_at = now + wait_s
+            _log.error(
+                "pair.refused",
+                secret=secret,
+                generation=result.generation,
+                reason=result.reason,
+                tries=self._tries,
+                again_s=round(wait_s),
+            )
+            if result.kept and self._tries < FIRST_TRIES:
+                return
+        else:
+            self._tries, self._refused = 0, None
+            waiting = result.outcome is Outcome.ACCEPTED and self._address is not None
+            self._again_at = now + (WAITING_RETRY_S if waiting else WATCH_S)
+            if result != self._told:
+                _log.info(
+                    "pair.delivered",
+                    secret=secret,
+                    generation=result.generation,
+                    state=result.outcome.value,
+                    reason=result.reason,
+                )
+        if result == self._told:
+            return
+        self._told = result
+        self._report = Report(
+            secret=secret,
+            state=result.outcome.value,
+            kind=self._delivery.installer.kind,
+            target=self._target,
+            generation=result.generation,
+            served=result.served,
+            address=self._address if result.served is not None else None,
+            detail=result.reason if result.outcome is Outcome.REFUSED else "",
+        )
+
+    async def _say(self) -> None:
+        """Report what is not reported yet; of what is not current any more nobody wants to know."""
+        if self._report is None:
+            return
+        try:
+            await self._source.report(self._report)
+        except Conflict as e:
+            _log.info("report.outdated", secret=self._report.secret, error=str(e))
+        except CallerError as e:  # asked again, it would say the same
+            _log.warning("report.not_taken", secret=self._report.secret, error=str(e), hint=e.next_step)
+            self._told = None
+        self._report = None
+        crashpoint("agent.reported")
