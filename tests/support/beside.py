@@ -1,0 +1,202 @@
+"""Real programs that an agent stands beside, each made to refuse what it is given when a test says so."""
+
+import os
+import shlex
+from pathlib import Path
+
+from sds_server.programs.child import Child, free_port
+from sds_server.targets.probe import ProbeFailed, served_fingerprint
+from tests.support import debian
+
+HOST = "127.0.0.1"
+NAMES = ("www.example.test", "api.example.test")
+
+
+class Subject:
+    """A program that serves TLS, and how an agent is told of it.
+
+    What a new one gives: `kind`, `settings`, `start`, `spoil` and the `WORDS` that it says then, `mend`;
+    and, where what tells it can be made to fail (`loads`), `refuse` with its `LOAD_WORDS`, and `deafen`.
+    """
+
+    kind = ""
+    variant = False
+    """Another way to tell a program that is there already."""
+
+    loads = True
+    WORDS = ""
+    LOAD_WORDS = "told to fail"
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.port = free_port()
+        self.address = f"{HOST}:{self.port}"
+        self.child: Child | None = None
+
+    @property
+    def directory(self) -> Path:
+        """Where its pair lies."""
+        return self.home / "pair"
+
+    def settings(self):
+        """Its section of agent.yaml: {kind: ...}."""
+        raise NotImplementedError
+
+    def bundle(self):
+        """Its entry in `bundles` of agent.yaml."""
+        return {
+            "secret": "www",
+            "target": "web-1",
+            "directory": str(self.directory),
+            "names": [NAMES[0]],
+            "probe": {"address": self.address, "within": "3s"},
+            **self.settings(),
+        }
+
+    async def start(self):
+        """Start it, with the pair that lies there."""
+        raise NotImplementedError
+
+    async def stop(self):
+        if self.child is not None:
+            await self.child.stop()
+            self.child = None
+
+    def spoil(self):
+        """From now on its check refuses whatever lies there."""
+        raise NotImplementedError
+
+    def refuse(self):
+        """From now on its check passes, and what tells it fails."""
+        (self.home / "refuses").touch()
+
+    def deafen(self):
+        """From now on it is told, says yes, and goes on with what it has."""
+        (self.home / "is-deaf").touch()
+
+    def mend(self):
+        """It is well again."""
+        for flag in ("refuses", "is-deaf"):
+            (self.home / flag).unlink(missing_ok=True)
+
+    async def served(self, name=NAMES[0]):
+        """The leaf that a client sees; None: nobody listens."""
+        try:
+            return await served_fingerprint(self.address, name)
+        except ProbeFailed:
+            return None
+
+
+class Nginx(Subject):
+    """nginx with the two files in its configuration."""
+
+    kind = "nginx"
+    WORDS = "unknown directive"
+
+    def __init__(self, home):
+        super().__init__(home)
+        self.config = home / "nginx.conf"
+        binary = debian.program("nginx", of="nginx")
+        self.command = [str(binary), "-p", str(home), "-e", str(home / "error.log"), "-c", str(self.config)]
+        # What stands between: nginx itself cannot be made to refuse a reload whose check it has passed.
+        self.told = home / "nginx"
+        self.told.write_text(f"""#!/bin/sh
+case "$*" in *"-s reload"*)
+  if [ -e {home}/refuses ]; then echo "{self.LOAD_WORDS}" >&2; exit 1; fi
+  if [ -e {home}/is-deaf ]; then exit 0; fi ;;
+esac
+exec {shlex.join(self.command)} "$@"
+""")
+        self.told.chmod(0o755)
+        self.configure()
+
+    def settings(self):
+        return {"nginx": {"command": [str(self.told)]}}
+
+    @property
+    def lines(self):
+        current = self.directory / "current"
+        return f"ssl_certificate {current}/fullchain.pem; ssl_certificate_key {current}/key.pem;"
+
+    def configure(self, directives=""):
+        user = "user root;" if os.getuid() == 0 else ""
+        scratch = "".join(
+            f"{kind}_temp_path {self.home}/{kind};\n"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        self.config.write_text(f"""
+{user} daemon off; worker_processes 2; pid {self.home}/nginx.pid; events {{}}
+http {{
+{scratch} access_log off; {directives}
+server {{ listen {HOST}:{self.port} ssl; server_name {" ".join(NAMES)}; {self.lines}
+  location / {{ return 200 "hello\\n"; }} }}
+}}
+""")
+
+    async def start(self):
+        self.child = Child("nginx", self.command, log=self.home / "nginx.log", stop_signal=3)
+
+        async def answers():
+            return await self.served() is not None
+
+        await self.child.ready(answers)
+
+    def spoil(self):
+        self.configure("no_such_directive on;")
+
+    def mend(self):
+        super().mend()
+        self.configure()
+
+
+class SignalledNginx(Nginx):
+    """nginx that is sent SIGHUP."""
+
+    variant = True
+    loads = False  # it is no program that tells it, so none can be made to fail
+
+    def settings(self):
+        return {"nginx": {"command": [str(self.told)], "pid_file": str(self.home / "nginx.pid")}}
+
+
+class VariableNginx(Nginx):
+    """nginx that reads the pair anew at each handshake, by the name that is asked for."""
+
+    variant = True
+    loads = False
+
+    @property
+    def directory(self):
+        return self.home / "pairs" / NAMES[0]
+
+    def settings(self):
+        return {"nginx": {"command": [str(self.told)], "reload": False}}
+
+    @property
+    def lines(self):
+        pairs = self.home / "pairs"
+        pairs.mkdir(exist_ok=True)
+        other = pairs / NAMES[1]
+        if not other.is_symlink():
+            other.symlink_to(NAMES[0])
+        file = f"{pairs}/$ssl_server_name/current/combined.pem"
+        return f"ssl_certificate {file}; ssl_certificate_key {file};"
+
+
+class Files(Nginx):
+    """The same nginx, told by commands of the user's own."""
+
+    kind = "files"
+
+    def settings(self):
+        told = str(self.told)
+        return {"files": {"check": [told, "-t"], "command": [told, "-s", "reload"]}}
+
+
+SUBJECTS = {
+    "nginx": Nginx,
+    "nginx-signalled": SignalledNginx,
+    "nginx-variable": VariableNginx,
+    "files": Files,
+}
+"""Every program of the conformance suite; a new one is entered here."""
