@@ -17,6 +17,9 @@ AT_ONCE: Final = 8
 FIRST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 0.5
 
+SURE_S: Final = 0.25
+"""How long after the leaf was seen it must be seen again: for 100 ms nginx has both, old and new workers."""
+
 
 class Sight(StrEnum):
     """What handshakes have shown."""
@@ -77,10 +80,17 @@ class Looker:
         Not ``patient``, nobody is not waited for: it was not running before, either.
         """
         until, pause_s = self._clock.monotonic() + self._within_s, FIRST_PAUSE_S
+        sure = once
         while True:
             seen = await self._look(pair)
-            over = once or (seen.sight is Sight.NOBODY and not patient)
-            if seen.sight is Sight.WANTED or over or self._clock.monotonic() >= until:
+            if seen.sight is Sight.WANTED:
+                if sure:
+                    return seen
+                sure = True
+                await self._clock.sleep(SURE_S)
+                continue
+            sure = once
+            if once or (seen.sight is Sight.NOBODY and not patient) or self._clock.monotonic() >= until:
                 return seen
             await self._clock.sleep(pause_s)
             pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
