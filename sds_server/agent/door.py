@@ -160,9 +160,7 @@ class HttpsDoor:
         try:
             async with (
                 asyncio.timeout(wait_s + TIMEOUT_S),
-                aiohttp.ClientSession(
-                    connector=aiohttp.TCPConnector(ssl=context, force_close=True)
-                ) as session,
+                aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session,
                 session.request(
                     method, self._url + path, params=query, headers=headers, json=body, allow_redirects=False
                 ) as response,

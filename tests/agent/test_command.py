@@ -5,6 +5,7 @@ import json
 import subprocess
 
 import pytest
+import yaml
 
 import tests.xds.quiet  # noqa: F401
 from sds_server import authority
@@ -12,6 +13,7 @@ from sds_server.agent.files import CredentialFiles
 from sds_server.cli import main as cli
 from sds_server.programs import envoy
 from tests.support.admin import HOST, serving
+from tests.support.front import Front, bundle
 from tests.support.pki import authority as new_authority
 
 
@@ -121,3 +123,71 @@ async def test_an_address_that_is_none_is_refused(run, tmp_path, words):
     code, _, said = await run("bootstrap-config", "n", "--credentials", str(tmp_path), *words)
 
     assert (2, True) == (code, "must be HOST:PORT" in said)
+
+
+# With pairs
+
+
+@pytest.fixture
+async def beside(tmp_path):
+    """A door with a bundle behind it, and an agent.yaml whose files a command judges."""
+    front = Front(tmp_path)
+    front.credential(tmp_path / "credentials")
+    front.offer(bundle(new_authority("ca").issue(dns=["www.example.test"]), 1))
+    await front.start()
+    settings = {
+        "server": front.url,
+        "credentials": "credentials",
+        "bundles": [{"secret": "www", "directory": "www", "files": {"check": ["cat", "judged"]}}],
+    }
+    (tmp_path / "agent.yaml").write_text(yaml.safe_dump(settings))
+    yield front
+    await front.stop()
+
+
+async def test_once_brings_in_what_is_due_and_says_what_came_of_it(run_alone, beside, tmp_path):
+    (tmp_path / "judged").touch()
+    code, _, said = await run_alone(tmp_path, "agent", "--config", "agent.yaml", "--once")
+
+    assert (0, "www: generation 1 is accepted") == (code, said.strip())
+    assert [("accepted", 1, "")] == beside.reports
+    assert (tmp_path / "www" / "current" / "combined.pem").exists()
+
+
+async def test_once_ends_in_an_error_where_a_pair_is_refused(run_alone, beside, tmp_path):
+    (tmp_path / "judged").touch()
+    await run_alone(tmp_path, "agent", "--config", "agent.yaml", "--once")
+    (tmp_path / "judged").unlink()
+    beside.offer(bundle(new_authority("ca").issue(dns=["www.example.test"]), 2))
+    code, _, said = await run_alone(tmp_path, "agent", "--config", "agent.yaml", "--once")
+
+    assert 1 == code
+    assert "cat: judged: No such file or directory\nhint: the pairs before are served on" in said
+    assert ("refused", 2) == beside.reports[-1][:2]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("agent",),
+        ("agent", "--credentials", "x"),
+        ("agent", "--config", "agent.yaml", "--server", "https://certvoy"),
+    ],
+)
+async def test_what_is_asked_for_is_either_a_file_or_a_credential(run_alone, tmp_path, words):
+    code, _, said = await run_alone(tmp_path, *words)
+
+    assert (2, True) == (code, "--config" in said)
+
+
+@pytest.fixture
+def run_alone(capsys, monkeypatch):
+    """Run a command in a directory, without a control plane of ours."""
+
+    async def run(directory, *words):
+        monkeypatch.chdir(directory)
+        code = await asyncio.to_thread(cli.main, list(words))
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run

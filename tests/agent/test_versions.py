@@ -42,6 +42,16 @@ def test_modes_hold_whatever_the_umask(versions):
     assert 0o644 == stat.S_IMODE((versions.directory / name / "chain.pem").stat().st_mode)
 
 
+def test_a_group_may_read_and_nobody_else(tmp_path):
+    """For a program that reads the files as another user; our own group stands in for it."""
+    shared = Versions(tmp_path / "shared", group=os.getegid())
+    name = shared.add(FILES)
+
+    assert 0o750 == stat.S_IMODE(shared.directory.stat().st_mode)
+    assert 0o750 == stat.S_IMODE((shared.directory / name).stat().st_mode)
+    assert 0o640 == stat.S_IMODE((shared.directory / name / "key.pem").stat().st_mode)
+
+
 def test_only_what_is_kept_stays(versions):
     first, second = place(versions), place(versions)
     (versions.directory / f"{first}.partial").symlink_to("nowhere")  # of one that was killed
