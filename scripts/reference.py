@@ -17,6 +17,7 @@ import click  # noqa: E402 - the checkout comes first
 
 from sds_server import log_events, metrics  # noqa: E402
 from sds_server.admin.table import openapi_json  # noqa: E402
+from sds_server.agent.config import schema as agent_schema  # noqa: E402
 from sds_server.cli.main import certvoy  # noqa: E402
 from sds_server.config import schema  # noqa: E402
 
@@ -27,6 +28,10 @@ ABOUT_CONFIGURATION = """\
 One YAML file, `certvoy.yaml`. `certvoy config check FILE` says every error at once, each with its line;
 `certvoy config schema` prints the JSON Schema, for editors. A relative path begins at the file's directory.
 A duration is written `90s`, `10m` or `1h30m`."""
+
+ABOUT_AGENT = """\
+The file of `certvoy agent --config`, read as [certvoy.yaml](configuration.md) is. How to begin is in
+[nginx](../targets/nginx.md) and [plain files](../targets/files.md)."""
 
 ABOUT_API = """\
 On the machine itself over the Unix socket `admin.sock` in `state_dir`, elsewhere over TLS (`admin.listen`)
@@ -65,12 +70,20 @@ def main() -> None:
 
 def configuration() -> str:
     """Return the page of certvoy.yaml."""
-    described = schema()
+    return _configured("# Configuration", ABOUT_CONFIGURATION, schema())
+
+
+def agent() -> str:
+    """Return the page of agent.yaml."""
+    return _configured("# agent.yaml", ABOUT_AGENT, agent_schema())
+
+
+def _configured(title: str, about: str, described: Json) -> str:
     definitions = described["$defs"]
     lines = [
-        "# Configuration",
+        title,
         MADE,
-        ABOUT_CONFIGURATION,
+        about,
         *_section("The whole file", described, definitions, heading="##"),
     ]
     for name, part in described["properties"].items():
@@ -364,6 +377,7 @@ def _name(reference: Json) -> str:
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "configuration.md": configuration,
+    "agent.md": agent,
     "commands.md": commands,
     "api.md": api,
     "metrics.md": metrics_page,

@@ -237,7 +237,7 @@ def test_an_nginx_with_certbot_is_moved_without_a_gap(shell, ca, certbot, nginx,
         "PAIR": own / "tls",
         "STATE": own / "state",
         "SCRIPT": own / "certvoy-nginx",
-        "PAGE": DOCS / "targets" / "nginx.md",
+        "PAGE": DOCS / "targets" / "nginx-with-curl.md",
     }
     shell.run(declared(variables.commands, certvoy_at(ca) | values))
     for step in moves:

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 DIRECTORY = ROOT / "deploy" / "systemd"
 UNIT = DIRECTORY / "certvoy.service"
 AGENT = DIRECTORY / "certvoy-agent.service"
+PAIRS = DIRECTORY / "certvoy-pairs.service"
 PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
 
 
@@ -40,7 +41,7 @@ def unit(file=UNIT):
     return Unit(file.read_text().replace("\\\n", ""))
 
 
-@pytest.mark.parametrize("file", [UNIT, AGENT], ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [UNIT, AGENT, PAIRS], ids=lambda file: file.stem)
 def test_systemd_finds_nothing_to_say_about_the_unit(file, tmp_path):
     """The program is another: in /opt/certvoy there is none here."""
     if shutil.which("systemd-analyze") is None:
@@ -63,7 +64,7 @@ def test_every_credential_of_a_unit_is_put_there_by_the_readme(file):
     assert [] == [path for path in sources if not re.search(rf"(?m)^install .* {path}(?= |$)", commands)]
 
 
-@pytest.mark.parametrize("file", [UNIT, AGENT], ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [UNIT, AGENT, PAIRS], ids=lambda file: file.stem)
 def test_no_directive_stands_in_a_comment_of_its_line(file):
     """Systemd reads a # after a value as a part of it."""
     assert [] == [value for values in unit(file).values() for value in values if "#" in value]

@@ -1,4 +1,4 @@
-"""docs/targets/nginx.md, run as it stands: real nginx, curl and openssl against a real control plane."""
+"""docs/targets/nginx-with-curl.md, run as it stands: real nginx, curl, openssl and control plane."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from tests.support.pki import authority
 
 pytestmark = pytest.mark.debian
 
-PAGE = DOCS / "targets" / "nginx.md"
+PAGE = DOCS / "targets" / "nginx-with-curl.md"
 DOMAIN = "www.example.test"
 IDENTITY = "spiffe://example.test/web-1"
 
