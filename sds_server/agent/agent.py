@@ -2,7 +2,8 @@
 
 import asyncio
 import grp
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
 
@@ -25,15 +26,15 @@ _log = get("agent")
 class Agent:
     """Everything that one agent.yaml asks for."""
 
-    def __init__(self, config: AgentConfig, *, clock: Clock, rng: Random) -> None:
-        """Build it.
+    def __init__(self, config: AgentConfig, *, token: str | None = None, clock: Clock, rng: Random) -> None:
+        """Build it; ``token`` is one from elsewhere than its file.
 
         Raises:
             ConfigError: a group does not exist, or a file cannot be read.
         """
         files = CredentialFiles(config.credentials)
         door = HttpsDoor(config.server, roots=read(config.ca), held=files.held)
-        self.keeper = Keeper(files, door, token=_token(config.token_file), clock=clock, rng=rng)
+        self.keeper = Keeper(files, door, token=token or _token(config.token_file), clock=clock, rng=rng)
         self._turns: dict[str, asyncio.Lock] = {}
         self.pullers = [self._puller(bundle, door, clock, rng) for bundle in config.bundles]
 
@@ -41,9 +42,9 @@ class Agent:
         """Go on until cancelled; ``on_ready`` is called once there is a credential, and every pair is there.
 
         Raises:
-            CertvoyError: there is no credential that works, and none can be had by trying again.
+            CertvoyError: there is no credential that works, and none can be had by trying again; or a
+                directory is not the agent's alone.
         """
-        await self._resume()
         missing = 1 + len(self.pullers)
 
         def is_there() -> None:
@@ -52,13 +53,15 @@ class Agent:
             if missing == 0:
                 on_ready()
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self.keeper.run(on_ready=is_there))
-                for puller in self.pullers:
-                    group.create_task(puller.run(on_placed=is_there))
-        except* CertvoyError as e:
-            raise e.exceptions[0] from None
+        with self._alone():
+            await self._resume()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self.keeper.run(on_ready=is_there))
+                    for puller in self.pullers:
+                        group.create_task(puller.run(on_placed=is_there))
+            except* CertvoyError as e:
+                raise e.exceptions[0] from None
 
     async def once(self) -> None:
         """Do what is due now, for the credential and for each bundle.
@@ -66,16 +69,29 @@ class Agent:
         Raises:
             CertvoyError: the first failure; the other bundles had their turn.
         """
-        await self._resume()
-        await self.keeper.once()
         failures = []
-        for puller in self.pullers:
-            try:
-                await puller.step(wait_s=0)
-            except CertvoyError as e:
-                failures.append(e)
+        with self._alone():
+            await self._resume()
+            await self.keeper.once()
+            for puller in self.pullers:
+                try:
+                    await puller.step(wait_s=0)
+                except CertvoyError as e:
+                    failures.append(e)
         if failures:
             raise failures[0]
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Work on every directory, and nobody else.
+
+        Raises:
+            OperatorError: another agent works there, or others may write there.
+        """
+        with ExitStack() as held:
+            for puller in self.pullers:
+                held.enter_context(puller.alone())
+            yield
 
     async def _resume(self) -> None:
         """Go on with what an earlier process left, before anything else is judged beside it."""

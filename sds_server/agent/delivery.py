@@ -6,6 +6,7 @@ alone, and ends with the new pair served or the one before.
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -89,6 +90,14 @@ class Delivery:
     def unproved(self) -> bool:
         """Whether nobody has shown yet what lies in its place."""
         return self.held is not None and self._versions.named(PREVIOUS) is not None
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Let no second agent work on these files meanwhile.
+
+        Raises:
+            OperatorError: one does already.
+        """
+        return self._versions.alone()
 
     async def take(self, bundle: Bundle) -> Result:
         """Bring a bundle into the program, or leave all as it was.

@@ -5,6 +5,7 @@ What is served needs nobody: while the control plane is away all stays as it is,
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from random import Random
 from typing import Final, Protocol
 
@@ -106,6 +107,14 @@ class Puller:
                 told = True
                 on_placed()
             await self._clock.sleep(await self._try())
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Let no second agent work on these files meanwhile.
+
+        Raises:
+            OperatorError: one does already.
+        """
+        return self._delivery.alone()
 
     async def resume(self) -> None:
         """Go on with what an earlier process left; needs no control plane.

@@ -5,6 +5,7 @@ place by a rename. Nothing here follows a link that somebody else has planted: e
 open directory, and a file is only ever made, never opened for writing where it lies.
 """
 
+import fcntl
 import os
 import re
 import secrets
@@ -38,6 +39,28 @@ class Versions:
         self._group = group
         self._prefix = prefix
         self._known = re.compile(re.escape(prefix) + "[0-9a-f]{16}")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let no second agent work there meanwhile: by hand, say, beside a service.
+
+        Raises:
+            OperatorError: one does already.
+        """
+        with self._opened(create=True) as root:
+            held = os.dup(root)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            os.close(held)
+            raise OperatorError(
+                f"{self.directory}: another agent works there",
+                hint="stop that first, such as by `systemctl stop certvoy-pairs`",
+            ) from e
+        try:
+            yield
+        finally:
+            os.close(held)
 
     def add(self, files: Mapping[str, tuple[bytes, int]]) -> str:
         """Write a version that no link points to yet, each file with its mode, and return its name.

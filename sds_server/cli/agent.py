@@ -53,7 +53,7 @@ def agent(
     if config is not None:
         if any(given is not None for given in (credentials, server, token_file, ca)):
             raise click.UsageError("--config holds all of it: write nothing beside it but --once")
-        _with_pairs(config, once=once)
+        _with_pairs(config, token=token, once=once)
         return
     if credentials is None or server is None:
         raise click.UsageError(
@@ -74,10 +74,10 @@ def agent(
         asyncio.run(kept.run(on_ready=Systemd.of(os.environ).ready))
 
 
-def _with_pairs(path: Path, *, once: bool) -> None:
+def _with_pairs(path: Path, *, token: str | None, once: bool) -> None:
     config = load(path)
     _log_as(once=once, level=config.log)
-    running = Agent(config, clock=SystemClock(), rng=SystemRandom())
+    running = Agent(config, token=token, clock=SystemClock(), rng=SystemRandom())
     if not once:
         with suppress(KeyboardInterrupt):
             asyncio.run(running.run(on_ready=Systemd.of(os.environ).ready))

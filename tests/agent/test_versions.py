@@ -83,6 +83,19 @@ def test_a_failed_write_leaves_what_was_there(versions, monkeypatch):
     assert b"old" == versions.read(name, "key.pem")
 
 
+def test_one_works_there_at_a_time(versions):
+    other = Versions(versions.directory).alone()
+    with versions.alone(), pytest.raises(OperatorError, match="another agent works there"), other:
+        pass
+    with Versions(versions.directory).alone():
+        place(versions)
+
+
+def test_what_goes_wrong_meanwhile_is_not_the_directorys(versions):
+    with pytest.raises(ConnectionResetError), versions.alone():
+        raise ConnectionResetError
+
+
 # What others may have done
 
 

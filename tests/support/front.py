@@ -35,7 +35,7 @@ def fingerprint(pair):
 
 
 class Front:
-    """Serves one bundle over mutual TLS, with ETag and `Prefer: wait`, and keeps what is reported."""
+    """Serves bundles over mutual TLS, with ETag and `Prefer: wait`, and keeps what is reported."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -43,14 +43,14 @@ class Front:
         self.url = f"https://{HOST}:{self.port}"
         self.reports = []
         self.fetched = 0
-        self._body = None
+        self._bodies = {}
         self._changed = asyncio.Event()
         self._servers, self._clients = pki.authority("servers"), pki.authority("clients")
         self._runner = None
 
     def offer(self, body):
         """What is current from now on."""
-        self._body = body
+        self._bodies[body["name"]] = body
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -81,23 +81,26 @@ class Front:
 
     async def _bundle(self, request):
         self.fetched += 1
+        secret, known = request.match_info["name"], request.headers.get("If-None-Match")
         wait = re.search(r"wait=(\d+)", request.headers.get("Prefer", ""))
-        if self._etag() == request.headers.get("If-None-Match") and wait:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(int(wait[1])):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(int(wait[1]) if wait else 0):
+                while self._etag(secret) == known:
                     await self._changed.wait()
-        if self._body is None:
+        if secret not in self._bodies:
             return web.json_response({"detail": "nothing is issued yet", "hint": "wait"}, status=404)
-        if self._etag() == request.headers.get("If-None-Match"):
+        if self._etag(secret) == known:
             return web.Response(status=304)
-        return web.json_response(self._body, headers={"ETag": self._etag()})
+        return web.json_response(self._bodies[secret], headers={"ETag": self._etag(secret)})
 
-    def _etag(self):
-        return None if self._body is None else f'"{self._body["version"]}.json"'
+    def _etag(self, secret):
+        body = self._bodies.get(secret)
+        return None if body is None else f'"{body["version"]}.json"'
 
     async def _deliveries(self, request):
         said = json.loads(await request.text())
-        if self._body is None or said["generation"] != self._body["generation"]:
+        body = self._bodies.get(request.match_info["name"])
+        if body is None or said["generation"] != body["generation"]:
             return web.json_response({"detail": "not current", "hint": "fetch again"}, status=409)
         self.reports.append((said["state"], said["generation"], said.get("detail", "")))
         return web.json_response({})
