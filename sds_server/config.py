@@ -20,6 +20,7 @@ from pydantic import (
 
 from sds_server.config_file import Model, read, with_durations
 from sds_server.config_values import (
+    AddressRange,
     Contact,
     DatabaseUrl,
     DirectoryUrl,
@@ -225,6 +226,16 @@ class GrantConfig(Model):
     """Names of secrets, or patterns of them."""
 
 
+class PushConfig(Model):
+    """Where certvoy may connect to agents that take pushed bundles (``certvoy targets add --push``).
+
+    Public addresses need no entry; addresses of instance metadata are never connected to.
+    """
+
+    allow: tuple[AddressRange, ...] = ()
+    """Ranges of private, loopback and other special addresses at which there are agents."""
+
+
 class RotationConfig(Model):
     """The times of a Rotation."""
 
@@ -272,6 +283,7 @@ class Config(Model):
     secrets: Mapping[NameOfSecret, SecretConfig] = {}
     grants: tuple[GrantConfig, ...] = ()
     enrolment: EnrolmentConfig = EnrolmentConfig()
+    push: PushConfig = PushConfig()
     rotation: RotationConfig = RotationConfig()
     log: LogConfig = LogConfig()
 
@@ -322,6 +334,7 @@ _SECTIONS: Mapping[tuple[str, ...], type[Model]] = {
     ("secrets",): SecretConfig,
     ("grants",): GrantConfig,
     ("enrolment",): EnrolmentConfig,
+    ("push",): PushConfig,
     ("rotation",): RotationConfig,
     ("log",): LogConfig,
 }

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -257,6 +258,16 @@ def _database(text: str) -> str:
     return text
 
 
+def _range(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        raise Wrong(
+            f"must be a range of addresses, got {shown(text)}",
+            "write 10.1.0.0/16 or fd12::/64, with no bit set behind the prefix",
+        ) from None
+
+
 def _some(values: _Values) -> _Values:
     # Not pydantic's min_length, which counts only those that are right and so tells of each error twice.
     if not values:
@@ -309,6 +320,12 @@ ProofPolicy = Annotated[
 ]
 TrustDomain = Annotated[str, AfterValidator(_trust_domain)]
 ServerName = Annotated[str, AfterValidator(_server_name)]
+AddressRange = Annotated[
+    IPv4Network | IPv6Network,
+    BeforeValidator(lambda value: _range(value if isinstance(value, str) else shown(value))),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "string", "examples": ["10.1.0.0/16", "fd12::/64"]}),
+]
 NamePattern = Annotated[str, AfterValidator(_granted_name)]
 """A full name, a prefix (``team/*``), or a DNS suffix (``*.example.com``)."""
 
