@@ -115,6 +115,17 @@ def server_certificate(
     return _leaf(ca, public_key, x509.Name([]), alternatives, ExtendedKeyUsageOID.SERVER_AUTH, dates=dates)
 
 
+def caller_certificate(
+    ca: Ca, public_key: PublicKey, *, trust_domain: str, now: datetime, lifetime: timedelta
+) -> x509.Certificate:
+    """Return what the control plane shows to agents that it calls; it stands on no enrolment."""
+    names = x509.SubjectAlternativeName(
+        [x509.UniformResourceIdentifier(control_plane_identity(trust_domain))]
+    )
+    dates = (now - BACKDATED, now + lifetime)
+    return _leaf(ca, public_key, x509.Name([]), names, ExtendedKeyUsageOID.CLIENT_AUTH, dates=dates)
+
+
 def enrolment_of(certificate: x509.Certificate) -> int | None:
     """Return which enrolment a credential stands on; None: it says none."""
     numbers = certificate.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)
@@ -161,6 +172,35 @@ def new_csr(key: CaKey) -> str:
     """Return a request for this key; who it is for the control plane knows already."""
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     return request.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def control_plane_identity(trust_domain: str) -> Identity:
+    """Return who calls agents: no proxy's identity, as those have ``/proxy/`` before their name."""
+    return Identity(f"spiffe://{trust_domain}/control-plane")
+
+
+def reserved(trust_domain: str) -> str:
+    """Return how the identities begin that this CA alone may name."""
+    return f"spiffe://{trust_domain}/"
+
+
+def ca_name(trust_domain: str, generation: int) -> str:
+    """Return what a CA of ours is called."""
+    return f"certvoy {trust_domain} {generation}"
+
+
+def ours(certificates: Sequence[x509.Certificate], trust_domain: str) -> Sequence[x509.Certificate]:
+    """Return those that are a control plane's own CAs, among the roots that an agent trusts."""
+    name = re.compile(re.escape(ca_name(trust_domain, 0).removesuffix("0")) + "[1-9][0-9]*")
+    return [
+        certificate
+        for certificate in certificates
+        if [
+            attribute
+            for attribute in certificate.subject
+            if attribute.oid == NameOID.COMMON_NAME and name.fullmatch(str(attribute.value))
+        ]
+    ]
 
 
 def proxy_identity(trust_domain: str, name: str) -> Identity:

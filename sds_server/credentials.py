@@ -97,15 +97,33 @@ class HttpsTls:
             self._load(new)
 
     def _load(self, material: _Material) -> None:
-        # load_cert_chain takes files alone; this one is memory.
-        memory = os.memfd_create("certvoy-https")
-        try:
-            with os.fdopen(os.dup(memory), "wb") as file:
-                file.write(material.key.rstrip() + b"\n" + material.chain)
-            self.context.load_cert_chain(f"/proc/self/fd/{memory}")
-        finally:
-            os.close(memory)
+        _load_pair(self.context, material.chain, material.key)
         self.context.load_verify_locations(cadata=material.roots.decode("ascii", "ignore"))
+
+
+def caller_context(chain_pem: bytes, key_pem: bytes) -> ssl.SSLContext:
+    """Return TLS by which the control plane calls agents, with this certificate of its own.
+
+    It verifies nothing. Agents have a client certificate that names a workload and no host, which OpenSSL
+    takes for no server's: whoever calls judges what was shown, before it says anything.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    _load_pair(context, chain_pem, key_pem)
+    return context
+
+
+def _load_pair(context: ssl.SSLContext, chain_pem: bytes, key_pem: bytes) -> None:
+    # load_cert_chain takes files alone; this one is memory.
+    memory = os.memfd_create("certvoy-https")
+    try:
+        with os.fdopen(os.dup(memory), "wb") as file:
+            file.write(key_pem.rstrip() + b"\n" + chain_pem)
+        context.load_cert_chain(f"/proc/self/fd/{memory}")
+    finally:
+        os.close(memory)
 
 
 class _Source:

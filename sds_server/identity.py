@@ -118,7 +118,7 @@ class Trust:
         authorities: Sequence[x509.Certificate] = (),
         enrolled: Mapping[Identity, int] | None = None,
     ) -> None:
-        self._reserved = f"spiffe://{trust_domain}/"
+        self._reserved = authority.reserved(trust_domain)
         self._authorities = authorities
         self._enrolled = enrolled or {}
 

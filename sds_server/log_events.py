@@ -93,6 +93,13 @@ EVENTS: Final = (
     ),
     LogEvent("key.unopened", "error", "A sealed key does not open here.", ("secret", "key_ref", "error")),
     LogEvent("names.ignored", "warning", "A proxy subscribed to names that are none.", (*_STREAM, "count")),
+    LogEvent("agent.listening", "info", "An agent takes pushed bundles.", ("port", "bundles")),
+    LogEvent(
+        "push.forbidden",
+        "warning",
+        "Somebody else than the control plane called an agent.",
+        ("reason", "remote"),
+    ),
     LogEvent(
         "secret.denied",
         "warning",

@@ -15,6 +15,7 @@ from sds_server.agent.files import CredentialFiles
 from sds_server.agent.installers.table import installer_of
 from sds_server.agent.looker import Looker
 from sds_server.agent.puller import Puller
+from sds_server.agent.pushed import Endpoint, Pushable
 from sds_server.agent.versions import Versions
 from sds_server.clock import Clock
 from sds_server.errors import CertvoyError, ConfigError, OperatorError
@@ -37,6 +38,8 @@ class Agent:
         self.keeper = Keeper(files, door, token=token or _token(config.token_file), clock=clock, rng=rng)
         self._turns: dict[str, asyncio.Lock] = {}
         self.pullers = [self._puller(bundle, door, clock, rng) for bundle in config.bundles]
+        self._endpoint = None if config.listen is None else self._listener(config, files, clock)
+        self._has_credential = asyncio.Event()
 
     async def run(self, *, on_ready: Callable[[], None] = lambda: None) -> None:
         """Go on until cancelled; ``on_ready`` is called once there is a credential, and every pair is there.
@@ -46,6 +49,10 @@ class Agent:
                 directory is not the agent's alone.
         """
         missing = 1 + len(self.pullers)
+
+        def has_credential() -> None:
+            self._has_credential.set()
+            is_there()
 
         def is_there() -> None:
             nonlocal missing
@@ -57,7 +64,9 @@ class Agent:
             await self._resume()
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self.keeper.run(on_ready=is_there))
+                    group.create_task(self.keeper.run(on_ready=has_credential))
+                    if self._endpoint is not None:
+                        group.create_task(self._listen(self._endpoint))
                     for puller in self.pullers:
                         group.create_task(puller.run(on_placed=is_there))
             except* CertvoyError as e:
@@ -93,6 +102,15 @@ class Agent:
                 held.enter_context(puller.alone())
             yield
 
+    async def _listen(self, endpoint: Endpoint) -> None:
+        """Take pushed bundles, from when there is a credential to show."""
+        await self._has_credential.wait()
+        await endpoint.start()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await endpoint.stop()
+
     async def _resume(self) -> None:
         """Go on with what an earlier process left, before anything else is judged beside it."""
         for puller in self.pullers:
@@ -100,6 +118,14 @@ class Agent:
                 await puller.resume()
             except OperatorError as e:
                 _log.error("pair.not_resumed", secret=puller.secret, error=str(e), hint=e.next_step)
+
+    def _listener(self, config: AgentConfig, files: CredentialFiles, clock: Clock) -> Endpoint:
+        assert config.listen is not None  # noqa: S101 - asked before
+        pushable = [
+            Pushable(bundle.secret, bundle.target, deliver=puller.pushed, check=puller.check)
+            for bundle, puller in zip(config.bundles, self.pullers, strict=True)
+        ]
+        return Endpoint(pushable, files, listen=config.listen, clock=clock)
 
     def _puller(self, bundle: BundleConfig, door: HttpsDoor, clock: Clock, rng: Random) -> Puller:
         installer = installer_of(bundle.program)

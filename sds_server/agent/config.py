@@ -11,7 +11,16 @@ from pydantic import AfterValidator, Field, model_validator
 from sds_server.agent.installers.files import FilesSettings
 from sds_server.agent.installers.nginx import NginxSettings
 from sds_server.config_file import Model, Sections, read, with_durations
-from sds_server.config_values import Duration, ExistingFile, File, FilePath, NameOfSecret, Some, Wrong
+from sds_server.config_values import (
+    Duration,
+    ExistingFile,
+    File,
+    FilePath,
+    ListenAddress,
+    NameOfSecret,
+    Some,
+    Wrong,
+)
 from sds_server.errors import CallerError
 from sds_server.targets.probe import split
 from sds_server.yaml_lines import shown
@@ -119,6 +128,10 @@ class AgentConfig(Model):
 
     ca: ExistingFile | None = None
     """PEM roots of the control plane's certificate, where that is not of its own CA."""
+
+    listen: ListenAddress | None = None
+    """Where the control plane may push bundles (``certvoy targets add --push``); without it they are fetched
+    alone."""
 
     bundles: Some[tuple[BundleConfig, ...]]
     log: Literal["debug", "info", "warning", "error"] = "info"

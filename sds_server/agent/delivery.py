@@ -121,6 +121,18 @@ class Delivery:
         self._place(pair)
         return await self._bring(pair, answered=answered, anew=True)
 
+    async def check(self) -> None:
+        """Let the program judge the files that lie in their place; nothing is changed.
+
+        Raises:
+            Rejected: it would not take them, or there are none.
+            OperatorError: the files cannot be read.
+        """
+        pair = self.held
+        if pair is None:
+            raise Rejected(f"no pair of {self.secret} lies in {self._at.directory} yet")
+        await self.installer.check(pair, self._at)
+
     async def resume(self) -> Result | None:
         """Look after what lies there: go on where we were killed, mend what is not served; None: nothing is.
 

@@ -14,7 +14,7 @@ from sds_server.agent.door import Report
 from sds_server.agent.pair import Bundle
 from sds_server.clock import Clock
 from sds_server.crashpoint import crashpoint
-from sds_server.errors import CallerError, CertvoyError, Conflict, OperatorError
+from sds_server.errors import CallerError, CertvoyError, Conflict, OperatorError, Unavailable
 from sds_server.log import get
 from sds_server.model import TargetKind
 
@@ -139,6 +139,28 @@ class Puller:
         self._note(result, etag=bundle.etag)
         return result
 
+    async def pushed(self, bundle: Bundle) -> Report:
+        """Bring in what the control plane has pushed, and return what it wants to know of it.
+
+        Raises:
+            Unavailable: a first pair is not taken yet, which another bundle's may mend: push it again.
+            OperatorError: the files cannot be written.
+        """
+        result = await self.deliver(bundle)
+        if self._is_early(result):
+            raise Unavailable(f"not taken yet: {result.reason}", hint="it is tried again")
+        return self._report_of(result)
+
+    async def check(self) -> None:
+        """Let the program judge its files as they lie.
+
+        Raises:
+            Rejected: it would not take them, or there are none.
+            OperatorError: the files cannot be read.
+        """
+        async with self._turn:
+            await self._delivery.check()
+
     async def step(self, *, wait_s: int = WAIT_S) -> bool:
         """Look again if it is time, say what is not said yet, then wait for what is new and bring it in.
 
@@ -216,7 +238,7 @@ class Puller:
                 tries=self._tries,
                 again_s=round(wait_s),
             )
-            if result.kept and self._tries < FIRST_TRIES:
+            if self._is_early(result):
                 return
         else:
             self._tries, self._refused = 0, None
@@ -233,8 +255,15 @@ class Puller:
         if result == self._told:
             return
         self._told = result
-        self._report = Report(
-            secret=secret,
+        self._report = self._report_of(result)
+
+    def _is_early(self, result: Result) -> bool:
+        """Whether a first pair that was refused is tried again before that is told of."""
+        return result.outcome is Outcome.REFUSED and result.kept and self._tries < FIRST_TRIES
+
+    def _report_of(self, result: Result) -> Report:
+        return Report(
+            secret=self._delivery.secret,
             state=result.outcome.value,
             kind=self._delivery.installer.kind,
             target=self._target,

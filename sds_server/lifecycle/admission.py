@@ -12,7 +12,7 @@ from sds_server.identity import Grant, Grants, Holder, Trust
 from sds_server.inventory import proxies
 from sds_server.inventory.database import Database
 from sds_server.inventory.proxies import Rights
-from sds_server.lifecycle.enroller import Enroller, ServerPair
+from sds_server.lifecycle.enroller import Enroller, OwnPair
 from sds_server.log import get
 from sds_server.model import Identity
 
@@ -54,7 +54,7 @@ class Admission:
         self._granted: Mapping[Identity, tuple[str, ...]] = {}
         self._enrolled: Mapping[Identity, int] = {}
         self._authorities: Sequence[object] | None = None
-        self._pair: ServerPair | None = None
+        self._pair: OwnPair | None = None
         self._grants = Grants(self._configured)
         self._trust = Trust(trust_domain)
         self.issued = Issued()

@@ -31,8 +31,8 @@ _log = get("enrolment")
 
 
 @dataclass(frozen=True, slots=True)
-class ServerPair:
-    """The control plane's own certificate, until it is made anew."""
+class OwnPair:
+    """A certificate of the control plane itself, until it is made anew."""
 
     chain_pem: bytes
     key_pem: bytes = field(repr=False)
@@ -127,16 +127,29 @@ class Enroller:
         )
         return made
 
-    async def server_pair(self, names: Sequence[str]) -> ServerPair:
-        """Make the control plane's own certificate and key."""
+    async def server_pair(self, names: Sequence[str]) -> OwnPair:
+        """Make the certificate and key of the control plane's servers."""
         key, now = ec.generate_private_key(ec.SECP256R1()), self._clock.now()
-        certificate = authority.server_certificate(
-            await self._ca(), key.public_key(), names=names, now=now, lifetime=SERVER_LIFETIME
+        return _own_pair(
+            authority.server_certificate(
+                await self._ca(), key.public_key(), names=names, now=now, lifetime=SERVER_LIFETIME
+            ),
+            key,
         )
-        renewal = authority.renew_at(
-            certificate.not_valid_before_utc, certificate.not_valid_after_utc, share=0.0
+
+    async def caller_pair(self) -> OwnPair:
+        """Make the certificate and key by which agents know the control plane that calls them."""
+        key, now = ec.generate_private_key(ec.SECP256R1()), self._clock.now()
+        return _own_pair(
+            authority.caller_certificate(
+                await self._ca(),
+                key.public_key(),
+                trust_domain=self._trust_domain,
+                now=now,
+                lifetime=self._lifetime,
+            ),
+            key,
         )
-        return ServerPair(authority.pem([certificate]).encode(), keys.pem(key), renewal)
 
     async def _issue(
         self, key: PublicKey, identity: Identity, enrolment: int
@@ -173,7 +186,7 @@ class Enroller:
     async def _make(self, generation: int, now: datetime) -> None:
         """Make the CA of this generation; of replicas that come here together the first one's is kept."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = authority.new_ca(key, name=f"certvoy {self._trust_domain} {generation}", now=now)
+        certificate = authority.new_ca(key, name=authority.ca_name(self._trust_domain, generation), now=now)
         sealed = await self._sealer.seal(
             keys.pkcs8(key),
             key_id=KeyId(uuid4()),
@@ -189,3 +202,8 @@ class Enroller:
             actor=self._actor,
         ):
             _log.info("enrolment.ca_made", generation=generation)
+
+
+def _own_pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> OwnPair:
+    renewal = authority.renew_at(certificate.not_valid_before_utc, certificate.not_valid_after_utc, share=0.0)
+    return OwnPair(authority.pem([certificate]).encode(), keys.pem(key), renewal)
