@@ -287,11 +287,14 @@ CREATE TABLE target (
     -- Envoy's admin interface, HOST:PORT: where its listener cannot be reached its /certs says what it serves.
     admin      text,
     -- Whether an operator has named its identity: then it speaks for itself, else with the voice of whom it was bound to.
-    vouched    boolean NOT NULL DEFAULT false
+    vouched    boolean NOT NULL DEFAULT false,
+    -- Where an agent takes pushed bundles, https://host:port; null: it fetches them alone.
+    push       text
 );
 -- One Target a peer: the same identity and node id are the same proxy.
 CREATE UNIQUE INDEX target_peer ON target (identity, node_id) WHERE identity IS NOT NULL;
 CREATE INDEX target_unseen ON target (last_seen) WHERE NOT registered;
+CREATE INDEX target_pushed ON target (id) WHERE push IS NOT NULL;
 
 -- The present state of one Secret at one Target, each mark a generation; bounded, not a log. What is offered is derived.
 CREATE TABLE delivery (
@@ -322,6 +325,14 @@ CREATE TABLE delivery (
     replica     text,
     instances   integer,
     agreed      integer,
+    -- A push: which bytes it is about (generation and salt), how often it was tried, when it is tried again (null: it was
+    -- answered), until when a replica is at it, and why the last one failed.
+    push_generation integer,
+    push_salt       integer,
+    push_attempts   integer NOT NULL DEFAULT 0,
+    push_at         timestamptz,
+    push_lease      timestamptz,
+    push_error      text,
     PRIMARY KEY (target_id, secret)
 );
 CREATE INDEX delivery_secret ON delivery (secret);

@@ -122,6 +122,7 @@ def delivery_state(
     proved: int | None,
     refusal: str | None,
     probe_error: str | None,
+    push_error: str | None = None,
     waits: bool = False,
     stale_for: timedelta | None = None,
     served: str | None = None,
@@ -134,7 +135,7 @@ def delivery_state(
     ``current`` is the generation that it is offered and so should serve; the others are those that are
     recorded of it. ``waits``: a later one is at the canaries. ``stale_for``: for so long it was seen not to
     serve what it was proved to serve, but the leaf ``served``. ``instances``: so many streams are open under
-    its ``node_id``, and each has accepted ``agreed``.
+    its ``node_id``, and each has accepted ``agreed``. ``push_error``: why it could not be pushed to.
     """
     if current is None:
         return DeliveryState.NEVER, "nothing is issued yet"
@@ -155,11 +156,14 @@ def delivery_state(
     elif (accepted or 0) >= current:
         state, reason = DeliveryState.ACCEPTED, probe_error or "accepted, and not probed yet"
     elif (sent or 0) >= current:
-        state, reason = DeliveryState.SENT, probe_error or "sent, and not answered yet"
+        state, reason = DeliveryState.SENT, push_error or probe_error or "sent, and not answered yet"
     elif newest:
-        state, reason = DeliveryState.STALE, probe_error or f"it has generation {newest}, not {current}"
+        state, reason = (
+            DeliveryState.STALE,
+            push_error or probe_error or f"it has generation {newest}, not {current}",
+        )
     else:
-        state, reason = DeliveryState.NEVER, probe_error or "it was never seen subscribing"
+        state, reason = DeliveryState.NEVER, push_error or probe_error or "it was never seen subscribing"
     return state, reason
 
 

@@ -53,6 +53,10 @@ POINTS: Final[Mapping[str, str]] = {
     "deliveries.writing": "what the streams told is about to be written",
     "deliveries.marked": "what the streams told is written and not committed",
     "deliveries.written": "what the streams told is committed, and still held in memory",
+    # Push
+    "push.claimed": "a push is leased, and nothing is sent",
+    "push.sending": "a bundle is about to leave for an agent",
+    "push.answering": "an agent has answered, and that is in memory only",
     # Proof
     "targets.looked": "every Target was probed, and nothing of it is written",
     "delivery.proving": "a proof is written and not committed",

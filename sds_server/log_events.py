@@ -101,6 +101,24 @@ EVENTS: Final = (
         ("reason", "remote"),
     ),
     LogEvent(
+        "push.answered",
+        "info",
+        "An agent took a pushed bundle and said what became of it.",
+        (*_DELIVERY, "answer", "seconds"),
+    ),
+    LogEvent(
+        "push.failed",
+        "warning",
+        "A bundle could not be pushed; it is tried again.",
+        (*_DELIVERY, "attempt", "error", "pause_s"),
+    ),
+    LogEvent(
+        "push.impostor",
+        "error",
+        "Somebody else answers at an agent's address; the bundle was not sent. Find out who.",
+        (*_DELIVERY, "attempt", "error"),
+    ),
+    LogEvent(
         "secret.denied",
         "warning",
         "A proxy asks for a name that no grant lets its identity see: to the proxy it is absent.",

@@ -266,6 +266,7 @@ class CertificateManager:
                 instances=item.instances,
                 agreed=item.agreed,
                 node_id=item.target.node_id,
+                push_error=item.push_error,
             )
             if state is not DeliveryState.PROVED:
                 missing[name] = state, why or state

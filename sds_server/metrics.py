@@ -134,6 +134,12 @@ PROBES: Final = _counter(
     "Targets looked at: proved, different (another leaf), failed (no handshake), unprobed.",
     "result",
 )
+PUSHED: Final = _counter(
+    "pushes",
+    "Bundles that this replica pushed to agents, by the answer: proved, accepted, refused; failed (none);"
+    " impostor (somebody else is there).",
+    "result",
+)
 
 ISSUER_PAUSED: Final = _gauge(
     "issuer_paused", "1 while no replica asks the issuer: it is away, or wants to be left alone.", "issuer"
@@ -183,6 +189,7 @@ METRICS: Final = tuple(found for found in globals().values() if isinstance(found
 RESULTS: Final[Mapping[Metric, tuple[Labels, ...]]] = {
     PUBLICATIONS: tuple((result,) for result in ("published", "refused", "held_back", "unopened")),
     PROBES: tuple((result,) for result in ("proved", "different", "failed", "unprobed")),
+    PUSHED: tuple((result,) for result in ("proved", "accepted", "refused", "failed", "impostor")),
     ROTATIONS_ENDED: tuple((outcome,) for outcome in ("completed", "completed_unobserved")),
     ROLLED_BACK: tuple((reason,) for reason in ("canaries-refused", "targets-refused", "gate", "operator")),
     KMS_OPERATIONS: tuple(

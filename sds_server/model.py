@@ -352,7 +352,8 @@ class Target:
     """Whatever serves a Secret.
 
     ``probe`` is ``host:port`` of a TLS listener, ``admin`` that of Envoy's admin interface; None: not known.
-    ``vouched``: an operator has named its identity, so that it speaks with a voice of its own.
+    ``vouched``: an operator has named its identity, so that it speaks with a voice of its own. ``push``: the
+    ``https://host:port`` at which its agent takes bundles.
     """
 
     id: TargetId
@@ -364,3 +365,4 @@ class Target:
     registered: bool
     admin: str | None = None
     vouched: bool = False
+    push: str | None = None

@@ -13,6 +13,7 @@ from secrets import token_hex
 from typing import Final
 
 from acme_engine.http01 import Http01Responder
+from sds_server import authority
 from sds_server.admin.callers import Callers
 from sds_server.admin.server import AdminServer
 from sds_server.admin.services import Check, Health, Services
@@ -38,6 +39,7 @@ from sds_server.inventory.tokens import Tokens
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.accounts import Accounts, answers
 from sds_server.lifecycle.admission import RELOAD, Admission
+from sds_server.lifecycle.calling import CallerCredential
 from sds_server.lifecycle.census import EVERY, Census
 from sds_server.lifecycle.enroller import Enroller
 from sds_server.lifecycle.heartbeat import EVERY as BEAT
@@ -46,6 +48,7 @@ from sds_server.lifecycle.loop import Loop
 from sds_server.lifecycle.patience import Patience
 from sds_server.lifecycle.prover import Prover
 from sds_server.lifecycle.publisher import Publisher
+from sds_server.lifecycle.pusher import Pusher
 from sds_server.lifecycle.recorder import Recorder
 from sds_server.lifecycle.revoker import Revoker
 from sds_server.lifecycle.scheduler import Scheduler
@@ -53,8 +56,9 @@ from sds_server.lifecycle.uploads import Uploads
 from sds_server.lifecycle.watcher import Watcher
 from sds_server.lifecycle.worker import Worker
 from sds_server.log import get
-from sds_server.metrics import ROLLED_BACK, Metrics
+from sds_server.metrics import PUSHED, ROLLED_BACK, Metrics
 from sds_server.model import Kind, Secret
+from sds_server.targets.calls import Agents, Shown
 from sds_server.xds.catalog import Catalog
 from sds_server.xds.server import MAX_AGE, SdsServer
 
@@ -166,6 +170,19 @@ class Parts:
         await recorder.load()
         streams = MeasuredStreams(recorder, to=metrics, clock=clock)
         census = Census(database=database, clock=clock)
+        agents = _agents(config, enroller, admission, clock)
+        pusher = Pusher(
+            database=database,
+            catalog=catalog,
+            agents=agents,
+            authorize=admission.authorize,
+            seen_for=config.rotation.seen_for,
+            clock=clock,
+            rng=SystemRandom(),
+            actor=actor,
+        )
+        pusher.on_said, pusher.on_pushed = prover.said, partial(metrics.count, PUSHED)
+        pushing = Loop("pusher", pusher.step, every=poll)
 
         def want(name: str) -> None:
             publisher.want(name)
@@ -181,6 +198,7 @@ class Parts:
             admitting=admitting,
             working=[*working, revoking],
             proving=lookouts[0],
+            pushing=pushing,
         )
         loops = [
             Loop("feed", feed.step, every=poll),
@@ -195,6 +213,7 @@ class Parts:
                 every=poll,
             ),
             revoking,
+            pushing,
             Loop("patience", patience.step, every=poll),
             Loop("census", census.step, every=EVERY),
             *working,
@@ -235,6 +254,8 @@ class Parts:
             metrics=metrics.exposition,
             authorize=admission.authorize,
             enroller=enroller,
+            agents=agents,
+            reserved=authority.reserved(config.enrolment.trust_domain),
             admits=admission.admits,
             sds_port=lambda: sds.port,
             catalog=catalog,
@@ -290,12 +311,14 @@ def _feed(
     admitting: Loop,
     working: Sequence[Loop],
     proving: Loop,
+    pushing: Loop,
 ) -> Feed:
     """Build what hears of changes, and wakes whom they concern."""
 
     def changed_secret(name: str) -> None:
         publisher.told(name)
         publishing.wake()
+        pushing.wake()
 
     def wake_workers() -> None:
         for loop in working:
@@ -303,7 +326,7 @@ def _feed(
 
     def wake_all() -> None:
         publisher.missed()
-        for loop in (publishing, proving, admitting, *working):
+        for loop in (publishing, proving, pushing, admitting, *working):
             loop.wake()
 
     return Feed(
@@ -356,6 +379,17 @@ def _enrolment(
         own_ca=config.sds.client_ca is None,
     )
     return enroller, admission
+
+
+def _agents(config: Config, enroller: Enroller, admission: Admission, clock: Clock) -> Agents:
+    """Build what calls agents: as ourselves, where it may, and only who has a credential of ours."""
+
+    def identify(certificate_pem: bytes) -> Shown:
+        holder = admission.holder(certificate_pem)
+        return Shown(holder.identity, enrolled=holder.enrolment is not None)
+
+    credential = CallerCredential(enroller, clock)
+    return Agents(allowed=config.push.allow, context=credential.context, identify=identify, clock=clock)
 
 
 def _server_names(config: Config) -> Sequence[str]:

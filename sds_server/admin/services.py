@@ -14,6 +14,7 @@ from sds_server.inventory.database import Database
 from sds_server.inventory.proxies import Proxy
 from sds_server.inventory.uploads import Uploaded
 from sds_server.model import Identity, SecretName
+from sds_server.targets.calls import Agents
 from sds_server.xds.catalog import Catalog
 from sds_server.xds.session import Observer
 
@@ -72,7 +73,8 @@ class Services:
     ``observer``: what this replica serves, and who is told of it, the same as on the streams;
     ``on_said``: told of a Secret that an agent has accepted; ``on_rolled_back``: told why a roll-out was
     taken back; ``seen_for``: how long an agent counts from its report on;
-    ``admits``: whether the holder of a client certificate is still believed.
+    ``admits``: whether the holder of a client certificate is still believed; ``agents`` calls those that
+    enrolled, whose identities begin with ``reserved``.
     """
 
     database: Database
@@ -89,5 +91,7 @@ class Services:
     on_rolled_back: Callable[[str], None]
     seen_for: timedelta
     enroller: Enroller
+    agents: Agents
+    reserved: str
     admits: Callable[[Holder], bool]
     sds_port: Callable[[], int]

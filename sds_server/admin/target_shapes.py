@@ -49,6 +49,7 @@ class Delivery(BaseModel):
             proved=live.proved,
             refusal=live.refusal,
             probe_error=live.probe_error,
+            push_error=live.push_error,
             waits=live.waits,
             stale_for=live.stale_for,
             served=live.served,
@@ -89,6 +90,7 @@ class Target(BaseModel):
     node_id: str | None
     probe: str | None
     admin: str | None
+    push: str | None
     registered: bool
     last_seen: datetime | None
     deliveries: list[Delivery]
@@ -104,6 +106,7 @@ class Target(BaseModel):
             node_id=target.node_id,
             probe=target.probe,
             admin=target.admin,
+            push=target.push,
             registered=target.registered,
             last_seen=listed.last_seen,
             deliveries=[Delivery.of(held.delivery, secret=held.secret) for held in listed.holds if held.live],

@@ -21,11 +21,13 @@ class PutTarget(Shape):
     """A target as it shall be; what is left out stays as it is known.
 
     ``probe`` is ``host:port`` of its TLS listener, ``admin`` that of its Envoy's admin interface, which is
-    asked where there is no ``probe``; ``secrets`` count it in their live set, seen or not.
+    asked where there is no ``probe``; ``push`` is ``https://host:port`` at which its agent takes bundles, and
+    "" takes that away; ``secrets`` count it in their live set, seen or not.
     """
 
     probe: Annotated[str, Field(max_length=300)] | None = None
     admin: Annotated[str, Field(max_length=300)] | None = None
+    push: Annotated[str, Field(max_length=300)] | None = None
     kind: TargetKind = TargetKind.ENVOY
     identity: IdentityName | None = None
     node_id: NodeId | None = None
@@ -57,11 +59,14 @@ async def put_target(call: Call) -> Answer:
         split(wanted.probe)
     if wanted.admin is not None:
         split(wanted.admin, what="admin address")
+    push = str(call.services.agents.check(wanted.push)) if wanted.push else wanted.push
     await targets.register(
         call.services.database,
         call.path["name"],
         probe=wanted.probe,
         admin=wanted.admin,
+        push=push,
+        reserved=call.services.reserved,
         identity=wanted.identity,
         node_id=wanted.node_id,
         serves=wanted.secrets,

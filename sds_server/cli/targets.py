@@ -18,6 +18,8 @@ def targets() -> None:
 @click.option(
     "--admin", metavar="HOST:PORT", help="Its Envoy's admin interface, asked where there is no --probe."
 )
+@click.option("--push", metavar="URL", help="Where its agent takes bundles: https://HOST:PORT.")
+@click.option("--no-push", is_flag=True, help="Push to it no more; its agent fetches.")
 @click.option(
     "--kind", default="envoy", show_default=True, help="envoy, nginx, haproxy, traefik, caddy or files."
 )
@@ -31,6 +33,8 @@ def add(
     *,
     probe: str | None,
     admin: str | None,
+    push: str | None,
+    no_push: bool,
     kind: str,
     identity: str | None,
     node_id: str | None,
@@ -46,6 +50,7 @@ def add(
     body = {
         "probe": probe,
         "admin": admin,
+        "push": "" if no_push else push,
         "kind": kind,
         "identity": identity,
         "node_id": node_id,
@@ -60,6 +65,8 @@ def add(
         click.echo(f"target {name} is asked at {target['admin']}/certs")
     else:
         click.echo(f"target {name} is probed at {target['probe']}")
+    if target["push"] is not None and not as_json:
+        click.echo(f"its bundles are pushed to {target['push']}; `certvoy targets test {name}` tries it")
 
 
 @targets.command()
@@ -81,13 +88,14 @@ def ls(*, as_json: bool, api: Api) -> None:
         print_json(found)
         return
     table(
-        ("TARGET", "KIND", "ORIGIN", "PROBE", "SEEN", "SECRETS", "IDENTITY"),
+        ("TARGET", "KIND", "ORIGIN", "PROBE", "PUSH", "SEEN", "SECRETS", "IDENTITY"),
         [
             (
                 item["name"],
                 item["kind"],
                 "registered" if item["registered"] else "seen",
                 item["probe"],
+                item["push"],
                 "never" if item["last_seen"] is None else f"{age(item['last_seen'])} ago",
                 len(item["deliveries"]),
                 item["identity"],
@@ -108,7 +116,10 @@ def show(name: str, *, as_json: bool, api: Api) -> None:
         print_json(target)
         return
     facts(
-        {key: target[key] for key in ("name", "kind", "identity", "node_id", "probe", "admin", "last_seen")}
+        {
+            key: target[key]
+            for key in ("name", "kind", "identity", "node_id", "probe", "admin", "push", "last_seen")
+        }
     )
     table(
         ("SECRET", "STATE", "WANTED", "SENT", "ACCEPTED", "PROVED", "AGE", "REASON"),

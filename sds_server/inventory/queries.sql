@@ -151,12 +151,13 @@ SELECT s.name, c.id, c.generation, r.id AS rotation, r.stage, p.id AS before
  WHERE s.name = ANY ($1::text[]) AND s.deleted_at IS NULL;
 
 -- name: canary_peers
-SELECT k.rotation_id, t.identity, t.node_id FROM canary k JOIN target t ON t.id = k.target_id
+-- One that was never seen, but is pushed to, has no node id yet.
+SELECT k.rotation_id, t.identity, coalesce(t.node_id, '') AS node_id FROM canary k JOIN target t ON t.id = k.target_id
  WHERE k.rotation_id = ANY ($1::bigint[]) AND t.identity IS NOT NULL;
 
 -- name: salted_peers
 -- Who gets its Certificate as other bytes, the longest waiting first.
-SELECT d.secret, t.identity, t.node_id, d.salt FROM delivery d JOIN target t ON t.id = d.target_id
+SELECT d.secret, t.identity, coalesce(t.node_id, '') AS node_id, d.salt FROM delivery d JOIN target t ON t.id = d.target_id
  WHERE d.salt > 0 AND d.secret = ANY ($1::text[]) AND t.identity IS NOT NULL ORDER BY d.salted_at LIMIT $2;
 
 -- name: offered_leaf
@@ -554,42 +555,42 @@ DELETE FROM challenge_token WHERE expires_at <= certvoy_now();
 -- ---------------------------------------------------------------- targets and deliveries
 
 -- name: register_target
--- A Target that was only seen until now becomes a registered one.
+-- A Target that was only seen until now becomes a registered one. $7: null leaves its push address, '' takes it away.
 -- What was proved at another address is proved no more.
 WITH moved AS (
     UPDATE delivery d SET proved = NULL, look_at = certvoy_now() FROM target t
      WHERE t.name = $1 AND d.target_id = t.id
        AND ($5 IS DISTINCT FROM t.probe AND $5 IS NOT NULL OR t.probe IS NULL AND $6 IS DISTINCT FROM t.admin AND $6 IS NOT NULL))
-INSERT INTO target (name, kind, identity, node_id, probe, admin, registered, vouched)
-VALUES ($1, $2, $3, $4, $5, $6, true, $3::text IS NOT NULL)
+INSERT INTO target (name, kind, identity, node_id, probe, admin, registered, vouched, push)
+VALUES ($1, $2, $3, $4, $5, $6, true, $3::text IS NOT NULL, nullif($7, ''))
 ON CONFLICT (name) DO UPDATE
    SET registered = true, vouched = target.vouched OR excluded.vouched, kind = excluded.kind, probe = coalesce(excluded.probe, target.probe),
        admin = coalesce(excluded.admin, target.admin), identity = coalesce(excluded.identity, target.identity),
-       node_id = coalesce(excluded.node_id, target.node_id)
-RETURNING id;
+       node_id = coalesce(excluded.node_id, target.node_id), push = nullif(coalesce($7, target.push), '')
+RETURNING id, identity, push;
 
 -- name: remove_target
 DELETE FROM target WHERE name = $1 RETURNING id;
 
 -- name: targets
 -- By name, behind $1.
-SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched, last_seen FROM target
+SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched, push, last_seen FROM target
  WHERE name > $1 ORDER BY name LIMIT $2;
 
 -- name: target
-SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched, last_seen FROM target WHERE name = $1;
+SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched, push, last_seen FROM target WHERE name = $1;
 
 -- name: target_by_id
-SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched FROM target WHERE id = $1;
+SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched, push FROM target WHERE id = $1;
 
 -- name: target_of_secret
 -- A Target by its name, if it is known of the Secret.
-SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched
+SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push
   FROM target t JOIN delivery d ON d.target_id = t.id WHERE t.name = $1 AND d.secret = $2;
 
 -- name: deliveries_of
 -- What is known of each Secret at these Targets, with the generation that they are offered.
-SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.proved, d.refusal, d.probe_error, d.updated_at, d.proved_by,
+SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.proved, d.refusal, d.probe_error, d.push_error, d.updated_at, d.proved_by,
        d.proved_at, d.served, d.stale_since, certvoy_now() - d.stale_since AS stale_for, d.salt,
        certvoy_now() - d.accepted_at AS accepted_for, certvoy_now() - d.salted_at AS salted_for,
        certvoy_now() - d.updated_at AS unchanged_for, p.id IS NOT NULL AS waits, coalesce(p.generation, c.generation) AS current,
@@ -609,10 +610,10 @@ SELECT id FROM target WHERE identity = $1 AND node_id = $2;
 
 -- name: bind_target
 -- A registered Target that was not seen yet is bound to the first peer that fits: its identity if it names one, its node id
--- if it names one, and its name where it names no node id.
+-- if it names one, and its name where it names no node id. One that is pushed to may have answered before it is seen.
 UPDATE target SET identity = $1, node_id = $2, last_seen = certvoy_now()
  WHERE id = (SELECT id FROM target
-              WHERE registered AND last_seen IS NULL AND coalesce(identity, $1) = $1
+              WHERE registered AND (last_seen IS NULL OR push IS NOT NULL AND node_id IS NULL) AND coalesce(identity, $1) = $1
                 AND coalesce(node_id, CASE WHEN identity IS NULL THEN name ELSE $2 END) = $2
               ORDER BY (identity IS NOT NULL) DESC, (node_id IS NOT NULL) DESC, id LIMIT 1
                 FOR NO KEY UPDATE SKIP LOCKED)
@@ -760,8 +761,8 @@ WITH offer AS (
              WHERE secret = $1 AND status NOT IN ('replaced', 'rejected', 'revoked') ORDER BY generation DESC LIMIT 1) c
       LEFT JOIN certrotation r ON r.secret = $1 AND r.completed_at IS NULL AND r.new_cert_id = c.id AND r.stage = 'canary'
       LEFT JOIN certificate p ON p.id = r.cert_id AND servable(p))
-SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, d.sent, d.accepted, d.refused, d.proved,
-       d.refusal, d.probe_error, d.updated_at, d.proved_by, d.proved_at, d.served, d.stale_since,
+SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, d.sent, d.accepted, d.refused,
+       d.proved, d.refusal, d.probe_error, d.push_error, d.updated_at, d.proved_by, d.proved_at, d.served, d.stale_since,
        certvoy_now() - d.stale_since AS stale_for, d.salt, certvoy_now() - d.accepted_at AS accepted_for,
        certvoy_now() - d.salted_at AS salted_for, certvoy_now() - d.updated_at AS unchanged_for,
        o.before IS NOT NULL AND k.target_id IS NULL AS waits, coalesce(d.instances, 1) AS instances, d.agreed,
@@ -817,6 +818,59 @@ RETURNING target_id;
 -- A new Certificate has other bytes anyway.
 UPDATE delivery SET salt = 0, salted_at = NULL WHERE secret = $1 AND salt > 0;
 
+-- ---------------------------------------------------------------- pushes
+
+-- name: push_anew
+-- Of a Target whose address was named again: its pushes begin anew, now.
+UPDATE delivery SET push_generation = NULL, push_at = NULL, push_attempts = 0, push_error = NULL WHERE target_id = $1;
+
+-- name: claim_pushes
+-- At most $2 Deliveries to be pushed: what their Target is offered is not proved, and either those very bytes (generation and
+-- salt) were never pushed, or a push of them was not answered and its pause is over. Nobody else takes one for $1. Those that
+-- were never tried come first: a fleet that is away keeps nobody waiting.
+WITH due AS (
+    SELECT d.target_id, d.secret, o.generation
+      FROM target t
+      JOIN delivery d ON d.target_id = t.id
+     CROSS JOIN LATERAL (SELECT served_generation FROM secret WHERE name = d.secret AND deleted_at IS NULL OFFSET 0) s
+      LEFT JOIN LATERAL (
+            SELECT r.id, p.generation AS before FROM certrotation r LEFT JOIN certificate p ON p.id = r.cert_id
+             WHERE r.secret = d.secret AND r.completed_at IS NULL AND r.new_cert_id IS NOT NULL AND r.stage = 'canary'
+            OFFSET 0) staged ON true
+      LEFT JOIN canary k ON k.rotation_id = staged.id AND k.target_id = d.target_id
+     CROSS JOIN LATERAL (
+            SELECT CASE WHEN staged.id IS NOT NULL AND k.target_id IS NULL THEN staged.before ELSE s.served_generation END
+                       AS generation) o
+     WHERE t.push IS NOT NULL AND t.identity IS NOT NULL AND (d.registered OR d.seen_until > certvoy_now())
+       AND o.generation IS NOT NULL AND d.proved IS DISTINCT FROM o.generation
+       AND (d.push_lease IS NULL OR d.push_lease <= certvoy_now())
+       AND ((d.push_generation, d.push_salt) IS DISTINCT FROM (o.generation, d.salt) OR d.push_at <= certvoy_now())
+     ORDER BY (d.push_generation, d.push_salt) IS NOT DISTINCT FROM (o.generation, d.salt), d.push_at, d.target_id, d.secret LIMIT $2
+       FOR UPDATE OF d SKIP LOCKED)
+UPDATE delivery d
+   SET push_generation = due.generation, push_salt = d.salt, push_lease = certvoy_now() + $1::interval, push_at = certvoy_now(),
+       push_attempts = CASE WHEN (d.push_generation, d.push_salt) IS NOT DISTINCT FROM (due.generation, d.salt)
+                            THEN d.push_attempts + 1 ELSE 1 END
+  FROM due JOIN target t ON t.id = due.target_id
+ WHERE d.target_id = due.target_id AND d.secret = due.secret
+RETURNING t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push,
+          d.secret, d.push_generation, d.push_salt, d.push_attempts;
+
+-- name: push_answered
+-- The agent said what became of it: no more of these bytes.
+UPDATE delivery SET sent = push_generation, push_at = NULL, push_lease = NULL, push_attempts = 0, push_error = NULL
+ WHERE target_id = $1 AND secret = $2 AND push_generation = $3 AND push_salt = $4 RETURNING target_id;
+
+-- name: push_failed
+-- Tried again after $5, unless something else is to be pushed. Returns the reason before.
+WITH before AS (SELECT push_error FROM delivery WHERE target_id = $1 AND secret = $2)
+UPDATE delivery d
+   SET push_at = certvoy_now() + $5::interval, push_lease = NULL, push_error = $6, sent = CASE WHEN $7 THEN push_generation ELSE sent END,
+       updated_at = CASE WHEN d.push_error IS DISTINCT FROM $6 THEN certvoy_now() ELSE d.updated_at END
+  FROM before
+ WHERE d.target_id = $1 AND d.secret = $2 AND d.push_generation = $3 AND d.push_salt = $4
+RETURNING before.push_error;
+
 -- ---------------------------------------------------------------- watches
 
 -- name: claim_watches
@@ -833,7 +887,7 @@ RETURNING d.target_id, d.secret;
 SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, certvoy_now() - d.salted_at AS salted_for,
        coalesce(d.instances, 1) AS instances, d.agreed,
        certvoy_now() - d.updated_at AS unchanged_for, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched,
-       s.domains, c.id AS cert_id, c.generation, c.fingerprint, c.serial_number,
+       t.push, s.domains, c.id AS cert_id, c.generation, c.fingerprint, c.serial_number,
        b.generation AS before_generation, b.fingerprint AS before_fingerprint, b.serial_number AS before_serial_number
   FROM delivery d
   JOIN target t ON t.id = d.target_id
@@ -1037,13 +1091,13 @@ SELECT id AS proxy_id, name AS proxy_name, identity AS proxy_identity, created_a
 -- name: proxies
 -- Envoys and whoever was invited, by name behind ($1, $2): a Target and its proxy in one row, a proxy that has none in its own.
 SELECT * FROM (
-    SELECT t.name, false AS alone, t.id, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.last_seen,
+    SELECT t.name, false AS alone, t.id, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, t.last_seen,
            p.id AS proxy_id, p.name AS proxy_name, p.identity AS proxy_identity,
            p.created_at, p.created_by, p.credential_at, p.credential_until
       FROM target t LEFT JOIN proxy p ON p.identity = t.identity OR (t.identity IS NULL AND p.name = t.name)
      WHERE t.kind = 'envoy'
      UNION ALL
-    SELECT p.name, true, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    SELECT p.name, true, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
            p.id, p.name, p.identity, p.created_at, p.created_by, p.credential_at, p.credential_until
       FROM proxy p
      WHERE NOT EXISTS (SELECT FROM target t WHERE (t.kind = 'envoy' OR t.last_seen IS NOT NULL)

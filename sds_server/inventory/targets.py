@@ -33,6 +33,7 @@ class Live:
     proved: int | None
     refusal: str | None
     probe_error: str | None
+    push_error: str | None
     updated_at: datetime
     proved_by: ProvedBy | None
     proved_at: datetime | None
@@ -91,16 +92,20 @@ async def register(
     actor: str,
     kind: TargetKind = TargetKind.ENVOY,
     admin: str | None = None,
+    push: str | None = None,
+    reserved: str = "",
 ) -> TargetId:
     """Register a Target, or change the registered or seen one of that name.
 
     ``probe`` is ``host:port`` of its TLS listener, ``admin`` that of its Envoy's admin interface; None leaves
-    what is known of it. ``serves`` names Secrets
-    that count it in their live set from now on, seen or not; Secrets that it subscribes to count it anyway.
+    what is known of it. ``push`` is where its agent takes bundles, "" takes that away; who can be pushed to
+    has an identity that begins with ``reserved``. ``serves`` names Secrets that count it in their live set
+    from now on, seen or not; Secrets that it subscribes to count it anyway.
 
     Raises:
         NotFound: one of the Secrets does not exist.
-        CallerError: the name is none, or another Target has that identity and node id already.
+        CallerError: the name is none, another Target has that identity and node id already, or it is to be
+            pushed to and nobody could tell that it is who it says.
     """
     if not 1 <= len(name.encode()) <= NAME_BYTES_MAX:
         raise CallerError(
@@ -111,7 +116,13 @@ async def register(
         async with database.transaction() as tx:
             for secret in sorted(serves):
                 await secrets.lock(tx, secret)
-            target = TargetId(await tx.value("register_target", name, kind, identity, node_id, probe, admin))
+            row = await tx.row("register_target", name, kind, identity, node_id, probe, admin, push)
+            assert row is not None  # noqa: S101 - inserted, or changed
+            target = TargetId(row["id"])
+            if row["push"] is not None:
+                _check_pushable(name, row["identity"], reserved)
+            if push is not None:
+                await tx.rows("push_anew", target)
             for secret in sorted(serves):
                 await tx.rows("register_delivery", target, secret)
             await audit.append(
@@ -123,6 +134,7 @@ async def register(
                     "kind": kind,
                     "probe": probe,
                     "admin": admin,
+                    "push": push,
                     "identity": identity,
                     "node_id": node_id,
                     "serves": sorted(serves),
@@ -134,6 +146,16 @@ async def register(
             hint="`certvoy targets ls` shows it: change that one",
         ) from e
     return target
+
+
+def _check_pushable(name: str, identity: str | None, reserved: str) -> None:
+    if identity is None or not identity.startswith(reserved):
+        who = "its identity is not known" if identity is None else f"{identity} did not enrol here"
+        raise CallerError(
+            f"target {name}: it cannot be pushed to: {who}",
+            hint=f"enrol its agent (`certvoy proxies enroll {name} --secret SECRET`), then name it: "
+            f"--identity {reserved}proxy/{name}",
+        )
 
 
 async def remove(database: Database, name: str, *, actor: str) -> None:
@@ -221,6 +243,7 @@ def _live(target: Target, row: Row) -> Live:
         proved=row["proved"],
         refusal=row["refusal"],
         probe_error=row["probe_error"],
+        push_error=row["push_error"],
         updated_at=row["updated_at"],
         proved_by=None if row["proved_by"] is None else ProvedBy(row["proved_by"]),
         proved_at=row["proved_at"],
@@ -250,4 +273,5 @@ def from_row(row: Row) -> Target:
         registered=row["registered"],
         admin=row["admin"],
         vouched=row["vouched"],
+        push=row["push"],
     )

@@ -14,6 +14,7 @@ from sds_server.crashpoint import POINTS
 from sds_server.errors import CertvoyError
 from sds_server.programs.postgres import EmbeddedPostgres
 from tests.chaos.fleet_stories import Outlived, Relapsed, Staged, TakenBack
+from tests.chaos.push_story import Pushed
 from tests.chaos.stories import Broken, Ca, Delivered, Refused, Story
 from tests.support.databases import empty_database
 
@@ -24,6 +25,8 @@ STORIES: Mapping[str, type[Story]] = {
     "pair.loaded": Delivered,
     "secret.refused": Refused,
     "deliveries.writing": Delivered,
+    "push.claimed": Pushed,
+    "targets.looked": Delivered,
     "canaries.asking": Staged,
     "rotation.rolling_back": TakenBack,
     "delivery.staling": Relapsed,
@@ -33,7 +36,7 @@ STORIES: Mapping[str, type[Story]] = {
 }
 """Which story comes by a point, and by those after it up to the next of these."""
 
-BREAKS = {*STORIES, "order.created", "targets.looked"}
+BREAKS = {*STORIES, "order.created"}
 """What cannot follow the point before: an order that is saved is resumed, what is proved stays proved."""
 
 CHAIN_MAX = 5

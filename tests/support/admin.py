@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ from sds_server.inventory.feed import Feed
 from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms
 from sds_server.lifecycle.admission import Admission
+from sds_server.lifecycle.calling import CallerCredential
 from sds_server.lifecycle.enroller import Enroller
 from sds_server.lifecycle.uploads import Uploads
 from sds_server.metrics import Metrics
 from sds_server.model import Identity, Scope
+from sds_server.targets.calls import Agents, Shown
 from sds_server.xds.catalog import Catalog, Resource
 from sds_server.xds.session import PeerNode
 from tests.support.issuances import Issuances
@@ -128,6 +131,7 @@ async def serving(
     clients: Mapping[Identity, frozenset[Scope]] | None = None,
     grants: Sequence[Grant] = (),
     own_ca: bool = False,
+    allowed: Sequence[str] = (),
     clock: Clock | None = None,
     **more: Any,
 ) -> AsyncIterator[Api]:
@@ -162,6 +166,8 @@ async def serving(
             metrics=Metrics(version="0").exposition,
             authorize=admission.authorize,
             enroller=enroller,
+            agents=agents_of(enroller, admission, allowed=allowed),
+            reserved=f"spiffe://{TRUST_DOMAIN}/",
             admits=admission.admits,
             sds_port=lambda: SDS_PORT,
             uploads=await _uploads(database, directory),
@@ -192,6 +198,25 @@ async def serving(
     finally:
         await server.stop()
         feed.cancel()
+
+
+def agents_of(
+    enroller: Enroller, admission: Admission, *, allowed: Sequence[str] = (), **more: Any
+) -> Agents:
+    """Calls of agents, at these ranges besides public addresses."""
+
+    def identify(certificate_pem: bytes) -> Shown:
+        holder = admission.holder(certificate_pem)
+        return Shown(holder.identity, enrolled=holder.enrolment is not None)
+
+    clock = SystemClock()
+    return Agents(
+        allowed=[ip_network(text) for text in allowed],
+        context=CallerCredential(enroller, clock).context,
+        identify=identify,
+        clock=clock,
+        **more,
+    )
 
 
 async def _enroller(database: Database, directory: Path, clock: Clock) -> Enroller:

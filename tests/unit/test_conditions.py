@@ -93,6 +93,13 @@ def test_who_is_no_canary_waits_for_them_and_is_not_behind():
     )
 
 
+@pytest.mark.parametrize("marks", [{}, {"sent": 1}, {"accepted": 1, "current": 2}])
+def test_who_cannot_be_pushed_to_is_told_with_that_reason(marks):
+    assert (
+        "push: nobody there" == state(push_error="push: nobody there", probe_error="no address", **marks)[1]
+    )
+
+
 def test_who_waits_for_the_canaries_and_does_not_serve_the_one_before_is_told_apart():
     assert DeliveryState.ACCEPTED is state(accepted=1, waits=True)[0]
 

@@ -72,8 +72,8 @@ async def test_a_target_that_was_added_is_listed(run, issuances):
     assert (0, "target edge-1 is probed at 127.0.0.1:8443\n", "") == added
     assert (0, "") == (listed[0], listed[2])
     heading, row = listed[1].splitlines()
-    assert ["TARGET", "KIND", "ORIGIN", "PROBE", "SEEN", "SECRETS", "IDENTITY"] == heading.split()
-    assert ["edge-1", "envoy", "registered", "127.0.0.1:8443", "never", "1", "-"] == row.split()
+    assert ["TARGET", "KIND", "ORIGIN", "PROBE", "PUSH", "SEEN", "SECRETS", "IDENTITY"] == heading.split()
+    assert ["edge-1", "envoy", "registered", "127.0.0.1:8443", "-", "never", "1", "-"] == row.split()
 
 
 async def test_a_target_that_was_seen_is_listed_with_who_it_is_and_when(run, issuances, database):
@@ -86,7 +86,7 @@ async def test_a_target_that_was_seen_is_listed_with_who_it_is_and_when(run, iss
     await deliveries.write(database, [news], actor="r")
     _, shown, _ = await run("targets", "ls")
 
-    assert ["edge-1", "envoy", "seen", "-", "0", "s", "ago", "1", peer] == shown.splitlines()[1].split()
+    assert ["edge-1", "envoy", "seen", "-", "-", "0", "s", "ago", "1", peer] == shown.splitlines()[1].split()
 
 
 async def test_a_target_that_was_removed_is_gone(run, issuances, database):
