@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from sds_server.admin import shapes
 from sds_server.admin.routes import Answer, Call, Route, Shape, Text
+from sds_server.admin.services import Services
 from sds_server.errors import CallerError, NotFound
 from sds_server.inventory import certificates, offers, targets
 from sds_server.inventory.targets import Live
@@ -64,7 +65,18 @@ class _Look:
 
 async def probe_secret(call: Call) -> Answer:
     """Make a handshake at each target for each name, and say what was served."""
-    database, name, only = call.services.database, call.path["name"], call.query(ProbesQuery).target
+    found = await of(call.services, call.path["name"], only=call.query(ProbesQuery).target)
+    return Answer(Probes(items=list(found)))
+
+
+async def of(services: Services, name: str, *, only: str | None = None) -> Sequence[Probe]:
+    """Return what each target of the secret shows, or one.
+
+    Raises:
+        NotFound: nothing is served under that name, or there is no such target.
+        CallerError: these would be too many handshakes.
+    """
+    database = services.database
     offer = (await offers.of(database, [name])).get(name)
     if offer is None or offer.cert_id is None:
         raise NotFound(f"secret {name}: nothing is served under that name yet")
@@ -86,8 +98,8 @@ async def probe_secret(call: Call) -> Answer:
         database, name, {look.fingerprint for look in done if look.fingerprint is not None}
     )
     serials = await certificates.serials(database, name) if any(look.loaded for look in done) else {}
-    now = call.services.clock.now()
-    return Answer(Probes(items=[Probe.model_validate(_judged(look, known, serials, now)) for look in done]))
+    now = services.clock.now()
+    return [Probe.model_validate(_judged(look, known, serials, now)) for look in done]
 
 
 def _looks(live: Sequence[Live], current: Certificate, before: Certificate | None) -> Sequence[_Look]:

@@ -1,10 +1,14 @@
 """`certvoy targets`: who serves what, and where it can be proved."""
 
+from typing import Final
+
 import click
 
 from sds_server.cli.api import Api, asks
 from sds_server.cli.output import age, facts, json_option, note, print_json, table
 from sds_server.conditions import shared
+
+FAILED: Final = 1
 
 
 @click.group()
@@ -103,6 +107,30 @@ def ls(*, as_json: bool, api: Api) -> None:
             for item in found
         ],
     )
+
+
+@targets.command()
+@click.argument("name")
+@json_option
+@asks
+def test(name: str, *, as_json: bool, api: Api) -> int:
+    """Try the target NAME step by step, all but a new certificate; says what failed and what to do.
+
+    Its grants; how it gets its bundles, with its program's own check of its files where it is pushed to; and
+    what a handshake for each name shows. Exit code 0 only if nothing failed.
+    """
+    items = api.post("v1", "targets", name, "tests", repeat=True)["items"]
+    if as_json:
+        print_json(items)
+    else:
+        table(
+            ("STEP", "SECRET", "RESULT", "DETAIL"),
+            [(item["step"], item["secret"], item["result"], item["detail"]) for item in items],
+        )
+        for item in items:
+            if item["result"] == "failed":
+                note(f"{item['step']}: {item['hint']}")
+    return FAILED if any(item["result"] == "failed" for item in items) else 0
 
 
 @targets.command()

@@ -834,12 +834,12 @@ WITH due AS (
       JOIN delivery d ON d.target_id = t.id
      CROSS JOIN LATERAL (SELECT served_generation FROM secret WHERE name = d.secret AND deleted_at IS NULL OFFSET 0) s
       LEFT JOIN LATERAL (
-            SELECT r.id, p.generation AS before FROM certrotation r LEFT JOIN certificate p ON p.id = r.cert_id
+            SELECT r.id, p.generation AS before FROM certrotation r JOIN certificate p ON p.id = r.cert_id AND servable(p)
              WHERE r.secret = d.secret AND r.completed_at IS NULL AND r.new_cert_id IS NOT NULL AND r.stage = 'canary'
             OFFSET 0) staged ON true
       LEFT JOIN canary k ON k.rotation_id = staged.id AND k.target_id = d.target_id
      CROSS JOIN LATERAL (
-            SELECT CASE WHEN staged.id IS NOT NULL AND k.target_id IS NULL THEN staged.before ELSE s.served_generation END
+            SELECT CASE WHEN k.target_id IS NULL THEN coalesce(staged.before, s.served_generation) ELSE s.served_generation END
                        AS generation) o
      WHERE t.push IS NOT NULL AND t.identity IS NOT NULL AND (d.registered OR d.seen_until > certvoy_now())
        AND o.generation IS NOT NULL AND d.proved IS DISTINCT FROM o.generation

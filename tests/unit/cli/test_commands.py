@@ -694,3 +694,32 @@ async def test_an_admin_interface_is_registered(run, issuances):
 
     assert (0, "target edge-1 is asked at 127.0.0.1:9901/certs\n", "") == added
     assert ["admin", "127.0.0.1:9901"] in [line.split() for line in shown.splitlines()]
+
+
+async def test_a_target_is_tried_step_by_step_and_says_what_to_do(run, issuances):
+    await issuances.issue(await issuances.declare())
+    await run("targets", "add", "edge-1", "--probe", "127.0.0.1:1", "--secret", "www")
+    code, out, err = await run("targets", "test", "edge-1")
+    as_json, document, _ = await run("targets", "test", "edge-1", "--json")
+
+    assert (1, 1) == (code, as_json)
+    assert ["STEP", "SECRET", "RESULT", "DETAIL"] == out.splitlines()[0].split()
+    assert ["probe", "www", "failed"] == out.splitlines()[-1].split()[:3]
+    assert "stream: see Envoy's log" in err
+    assert {"target", "grant", "stream", "probe"} == {item["step"] for item in json.loads(document)}
+
+
+async def test_a_push_address_is_named_shown_and_taken_away(run, issuances):
+    await issuances.declare()
+    who = "spiffe://certvoy/proxy/web-1"
+    named = ("targets", "add", "web-1", "--secret", "www", "--kind", "nginx")
+    _, _, refused = await run(*named, "--push", "https://web-1.example.test:8446")
+    _, added, _ = await run(*named, "--push", "https://web-1.example.test:8446", "--identity", who)
+    _, shown, _ = await run("targets", "show", "web-1")
+    await run(*named, "--no-push")
+    _, after, _ = await run("targets", "show", "web-1")
+
+    assert "it cannot be pushed to: its identity is not known" in refused
+    assert "pushed to https://web-1.example.test:8446" in added
+    assert ["push", "https://web-1.example.test:8446"] in [line.split() for line in shown.splitlines()]
+    assert ["push", "-"] in [line.split() for line in after.splitlines()]
