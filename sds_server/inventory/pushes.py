@@ -42,10 +42,13 @@ async def claim(database: Database, *, lease_for: timedelta, limit: int) -> Sequ
         ]
 
 
-async def answered(database: Database, pushed: Claim) -> None:
-    """Write that the agent has these bytes and said what became of them."""
+async def answered(database: Database, pushed: Claim, *, again: timedelta | None) -> None:
+    """Write that the agent has these bytes and said what became of them; ``again``: ask once more after that.
+
+    Asking is pushing the same: an agent that has it already looks what is served, and says so.
+    """
     async with database.transaction() as tx:
-        await tx.value("push_answered", *_key(pushed))
+        await tx.value("push_answered", *_key(pushed), again)
 
 
 async def failed(

@@ -857,8 +857,9 @@ RETURNING t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.regis
           d.secret, d.push_generation, d.push_salt, d.push_attempts;
 
 -- name: push_answered
--- The agent said what became of it: no more of these bytes.
-UPDATE delivery SET sent = push_generation, push_at = NULL, push_lease = NULL, push_attempts = 0, push_error = NULL
+-- The agent said what became of it: no more of these bytes, or, to hear more of them, again after $5.
+UPDATE delivery SET sent = push_generation, push_at = certvoy_now() + $5::interval, push_lease = NULL, push_error = NULL,
+       push_attempts = CASE WHEN $5::interval IS NULL THEN 0 ELSE push_attempts END
  WHERE target_id = $1 AND secret = $2 AND push_generation = $3 AND push_salt = $4 RETURNING target_id;
 
 -- name: push_failed

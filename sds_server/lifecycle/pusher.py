@@ -19,7 +19,7 @@ from sds_server.errors import CallerError, CertvoyError
 from sds_server.inventory import pushes, reports
 from sds_server.inventory.database import Database
 from sds_server.inventory.pushes import Claim
-from sds_server.inventory.reports import Report
+from sds_server.inventory.reports import Report, Said
 from sds_server.lifecycle import answer as answers
 from sds_server.lifecycle.answer import Answer, Unreadable
 from sds_server.log import get
@@ -37,6 +37,9 @@ LEASE: Final = timedelta(seconds=TOTAL_S + 30)
 LOAD_S: Final = 5.0
 LOOK_AGAIN_S: Final = 0.5
 """How long one that is over waits at most until another is taken up beside those that take long."""
+
+ASK_AGAIN_S: Final = 15.0
+"""How soon an agent that has a pair and has not seen it served is asked again: its program may start now."""
 
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 300.0
@@ -202,7 +205,14 @@ class Pusher:
             await reports.write(self._database, report, seen_for=self._seen_for, actor=self._actor)
         except CallerError as e:  # something else is offered meanwhile, or the Target is gone
             raise Failed(str(e), sent=True) from None
-        await pushes.answered(self._database, claim)
+        await pushes.answered(self._database, claim, again=self._again(claim, answer))
+
+    def _again(self, claim: Claim, answer: Answer) -> timedelta | None:
+        """Return when to ask again: where nobody but the agent can look, and it has not seen the leaf yet."""
+        target = claim.target
+        if answer.said is not Said.ACCEPTED or target.probe is not None or target.admin is not None:
+            return None
+        return timedelta(seconds=pause_s(claim.attempt, after_s=ASK_AGAIN_S, rng=self._rng))
 
     async def _offered(self, claim: Claim, peer: Peer) -> Resource:
         """Return what the Catalog has for the Target: opened, and judged by the content gate."""

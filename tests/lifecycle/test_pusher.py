@@ -447,9 +447,11 @@ async def test_where_we_can_look_the_agents_word_is_only_a_reason_to(
     assert ("proved", None) == await told(database, "web-1")
 
 
-async def test_an_agent_that_sees_another_leaf_has_accepted_and_proved_nothing(
-    database, issuances, replica, prover, hosts
+async def test_an_agent_that_sees_another_leaf_proves_nothing_and_is_asked_again(
+    issuances, replica, prover, hosts, sql
 ):
+    """Nobody else can look: when its program serves the leaf at last, only asking tells."""
+    database = issuances.database
     declared = await issuances.declare()
     web = await hosts("web-1")
     web.keeps_old = True
@@ -459,6 +461,16 @@ async def test_an_agent_that_sees_another_leaf_has_accepted_and_proved_nothing(
 
     assert "accepted" == (await told(database, "web-1"))[0]
     assert await outcome(database) is None
+
+    web.keeps_old = False
+    await replica.push()
+    early = len(web.given)
+    await turn_clock(sql, timedelta(seconds=20))
+    await replica.push()
+    await prover.step()
+
+    assert (1, 2) == (early, len(web.given))
+    assert Outcome.COMPLETED == await outcome(database)
 
 
 @pytest.mark.parametrize("said", ANSWERS)
