@@ -110,6 +110,21 @@ def test_defaults(read, tmp_path):
     assert config.log.level == "info"
 
 
+def test_ranges_of_pushes_are_read_and_none_is_allowed_by_default(read):
+    ranges = read(SMALL + 'push: {allow: [10.1.0.0/16, "fd12::/64", 192.0.2.7]}\n').push.allow
+
+    assert ["10.1.0.0/16", "fd12::/64", "192.0.2.7/32"] == [str(one) for one in ranges]
+    assert () == read(SMALL).push.allow
+
+
+@pytest.mark.parametrize("wrong", ["10.1.2.3/16", "web-1.example.com", "10.0.0.0/33", 10])
+def test_what_is_no_range_says_how_to_write_one(errors, wrong):
+    (error,) = errors(SMALL + f"push: {{allow: [{wrong}]}}\n")
+
+    assert error.startswith("push.allow[0]: must be a range of addresses")
+    assert "10.1.0.0/16" in error
+
+
 def test_kek_follows_the_state_dir(read, tmp_path):
     assert tmp_path / "elsewhere" / "kek" == read("state_dir: elsewhere\n" + SMALL).kms.key_file
 
