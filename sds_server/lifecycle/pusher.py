@@ -251,6 +251,6 @@ def _bundle(resource: Resource, target: str) -> bytes:
             "fingerprint_sha256": leaf.fingerprint,
             "not_after": leaf.not_after.isoformat(),
             "chain": chain.decode(),
-            "private_key": key.decode(),
+            "private_key": None if resource.keyless else key.decode(),
         }
     ).encode()
