@@ -20,6 +20,7 @@ CERTBOT = """
 PACKAGES = {
     "pebble": ("pebble",),
     "nginx": ("nginx",),
+    "haproxy": ("haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"),
     "prometheus": ("prometheus",),
     "certbot": tuple(CERTBOT.split()),
 }
@@ -52,6 +53,12 @@ def program(name: str, *, of: str) -> Path:
 def modules(of: str) -> Path:
     """Return the Python modules of an unpacked set; `/usr/bin/python3` takes them by PYTHONPATH."""
     return unpack(of) / "usr" / "lib" / "python3" / "dist-packages"
+
+
+def environment(of: str) -> dict[str, str]:
+    """Return what a program of an unpacked set needs besides itself: the libraries that came with it."""
+    libraries = [str(path) for path in (cache() / of / "usr" / "lib").glob("*-linux-gnu*")]
+    return {"LD_LIBRARY_PATH": os.pathsep.join(libraries)} if libraries else {}
 
 
 def unpack(of: str) -> Path:
