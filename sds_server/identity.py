@@ -163,12 +163,15 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rule:
-    exact: frozenset[str]
-    prefixes: tuple[str, ...]
-    suffixes: tuple[str, ...]
+class Rule:
+    """What one identity may see: names, and the beginnings and ends of names."""
+
+    exact: frozenset[str] = frozenset()
+    prefixes: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
 
     def covers(self, name: str) -> bool:
+        """Whether the name is one of them."""
         return (
             name in self.exact
             or any(name.startswith(prefix) and name != prefix for prefix in self.prefixes)
@@ -208,6 +211,10 @@ class Grants:
         rule = self._rules.get(identity)
         return rule is not None and rule.covers(resource_name)
 
+    def of(self, identity: Identity) -> Rule:
+        """Return all that the peer may see, for who is asked for everything at once."""
+        return self._rules.get(identity, Rule())
+
 
 def _identity(text: str) -> Identity:
     try:
@@ -219,7 +226,7 @@ def _identity(text: str) -> Identity:
         ) from None
 
 
-def _rule(identity: Identity, patterns: Iterable[str]) -> _Rule:
+def _rule(identity: Identity, patterns: Iterable[str]) -> Rule:
     exact, prefixes, suffixes = set(), [], []
     for pattern in sorted(patterns):
         if pattern.endswith("/*") and "*" not in pattern[:-1] and pattern != "/*":
@@ -233,4 +240,4 @@ def _rule(identity: Identity, patterns: Iterable[str]) -> _Rule:
                 f"grants: {identity}: cannot grant the name {pattern!r}",
                 hint="write a full name, a prefix like team/*, or a DNS suffix like *.example.com",
             )
-    return _Rule(frozenset(exact), tuple(prefixes), tuple(suffixes))
+    return Rule(frozenset(exact), tuple(prefixes), tuple(suffixes))

@@ -72,6 +72,12 @@ EVENTS: Final = (
     ),
     LogEvent("client.refused", "warning", "A client certificate names nobody.", ("reason",)),
     LogEvent(
+        "configuration.sent",
+        "debug",
+        "All pairs that it is granted went out to a Traefik, which polls for them.",
+        ("identity", "target", "certificates"),
+    ),
+    LogEvent(
         "credential.not_renewed",
         "warning",
         "An agent could not renew a credential; the old one stays, and it is tried again.",

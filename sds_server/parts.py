@@ -253,6 +253,7 @@ class Parts:
             checks=partial(_checks, loops, patience),
             metrics=metrics.exposition,
             authorize=admission.authorize,
+            granted=admission.granted,
             enroller=enroller,
             agents=agents,
             reserved=authority.reserved(config.enrolment.trust_domain),

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from sds_server.authority import Credential
 from sds_server.clock import Clock
-from sds_server.identity import Holder
+from sds_server.identity import Holder, Rule
 from sds_server.inventory.control_cas import ControlCa
 from sds_server.inventory.database import Database
 from sds_server.inventory.proxies import Proxy
@@ -69,7 +69,8 @@ class Services:
     """What a call may need.
 
     ``declared``: the Secrets that this replica's configuration declares; ``issuers``: the directory's URL by
-    the issuer's name; ``authorize``: whether an identity may see a Secret of that name; ``catalog`` and
+    the issuer's name; ``authorize``: whether an identity may see a Secret of that name; ``granted``: all that
+    it may see; ``catalog`` and
     ``observer``: what this replica serves, and who is told of it, the same as on the streams;
     ``on_said``: told of a Secret that an agent has accepted; ``on_rolled_back``: told why a roll-out was
     taken back; ``seen_for``: how long an agent counts from its report on;
@@ -84,6 +85,7 @@ class Services:
     checks: Callable[[], Sequence[Check]]
     metrics: Callable[[], bytes]
     authorize: Callable[[Identity, str], bool]
+    granted: Callable[[Identity], Rule]
     catalog: Catalog
     observer: Observer
     uploads: Uploads

@@ -26,6 +26,7 @@ from sds_server.admin import (
     target_tests,
     targets,
     tokens,
+    traefik,
     uploads,
 )
 from sds_server.admin.routes import Answer, Call, Route
@@ -45,6 +46,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *certificates.ROUTES,
     *bundles.ROUTES,
     *key_requests.ROUTES,
+    *traefik.ROUTES,
     *deliveries.ROUTES,
     *targets.ROUTES,
     *target_tests.ROUTES,

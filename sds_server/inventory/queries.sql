@@ -46,6 +46,14 @@ SELECT s.name, s.kind, s.domains, s.issuer, s.key_type, s.key_holder, s.proof, c
   LEFT JOIN certrotation r ON r.secret = s.name AND r.completed_at IS NULL
  ORDER BY s.name;
 
+-- name: matching_secrets
+-- Certificates whose names begin or end as a pattern of a grant says.
+SELECT name FROM secret
+ WHERE deleted_at IS NULL AND kind = 'tls_certificate'
+   AND (EXISTS (SELECT FROM unnest($1::text[]) AS p WHERE starts_with(name, p))
+        OR EXISTS (SELECT FROM unnest($2::text[]) AS s WHERE right(name, length(s)) = s))
+ ORDER BY name LIMIT $3;
+
 -- name: secret_created
 SELECT created_at FROM secret WHERE name = $1 AND deleted_at IS NULL;
 

@@ -46,6 +46,16 @@ async def page(
         return [_listed(row) for row in await tx.rows("secrets_page", after, issuer, domain, limit)]
 
 
+async def matching(
+    database: Database, *, prefixes: Sequence[str], suffixes: Sequence[str], limit: int
+) -> Sequence[str]:
+    """Return the names of certificates that begin or end so, by name."""
+    async with database.transaction() as tx:
+        return [
+            row["name"] for row in await tx.rows("matching_secrets", list(prefixes), list(suffixes), limit)
+        ]
+
+
 async def created_at(database: Database, name: str) -> datetime:
     """Return when the Secret was declared first.
 

@@ -8,7 +8,7 @@ from sds_server import authority
 from sds_server.clock import Clock
 from sds_server.credentials import Issued
 from sds_server.errors import CertvoyError, ConfigError, CustodyError, Unavailable
-from sds_server.identity import Grant, Grants, Holder, Trust
+from sds_server.identity import Grant, Grants, Holder, Rule, Trust
 from sds_server.inventory import proxies
 from sds_server.inventory.database import Database
 from sds_server.inventory.proxies import Rights
@@ -63,6 +63,10 @@ class Admission:
     def authorize(self, identity: Identity, resource_name: str) -> bool:
         """Whether the identity may see the name, now."""
         return self._grants.authorize(identity, resource_name)
+
+    def granted(self, identity: Identity) -> Rule:
+        """Return all that the identity may see, now."""
+        return self._grants.of(identity)
 
     def holder(self, certificate_pem: bytes) -> Holder:
         """Return who the certificate's holder is, with what `admits` asks about again later.

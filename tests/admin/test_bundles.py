@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from sds_server.errors import Unavailable
-from sds_server.identity import Grant
+from sds_server.identity import Grant, Grants
 from sds_server.inventory import rotations, targets
 from sds_server.lifecycle.loop import Loop
 from sds_server.lifecycle.publisher import Publisher
@@ -37,6 +37,7 @@ class Door:
     publishing: Loop
     recorder: Recorder
     clock: TurnedClock
+    catalog: Catalog
 
     def __post_init__(self):
         self.edge, self.other = (self.api.clients.issue(uris=[uri]) for uri in (EDGE, OTHER))
@@ -61,7 +62,8 @@ async def door(database, issuances, tmp_path):
 
 
 @asynccontextmanager
-async def opened(database, issuances, directory, *, loads=True):
+async def opened(database, issuances, directory, *, loads=True, grants=None):
+    grants = grants or [Grant(EDGE, ("www", "later", "nowhere")), Grant(OTHER, ("elsewhere",))]
     cuttable, catalog, clock = CuttableDatabase(database), Catalog(), TurnedClock()
     publisher = Publisher(
         database=cuttable,
@@ -80,20 +82,19 @@ async def opened(database, issuances, directory, *, loads=True):
     catalog.on_want = want
     recorder = Recorder(
         database=database,
-        authorize=lambda _identity, name: name == "www",
+        authorize=Grants(grants).authorize,
         seen_for=timedelta(minutes=10),
         clock=clock,
         actor="replica:test",
         replica="test/1",
         on_written=lambda _name: None,
     )
-    grants = [Grant(EDGE, ("www", "later", "nowhere")), Grant(OTHER, ("elsewhere",))]
     async with (
         serving(database, directory, grants=grants, catalog=catalog, observer=recorder, clock=clock) as api,
         asyncio.TaskGroup() as group,
     ):
         loading = group.create_task(publishing.run()) if loads else None
-        yield Door(api, cuttable, publishing, recorder, clock)
+        yield Door(api, cuttable, publishing, recorder, clock, catalog)
         if loading is not None:
             loading.cancel()
 

@@ -165,6 +165,7 @@ async def serving(
             checks=lambda: checks,
             metrics=Metrics(version="0").exposition,
             authorize=admission.authorize,
+            granted=admission.granted,
             enroller=enroller,
             agents=agents_of(enroller, admission, allowed=allowed),
             reserved=f"spiffe://{TRUST_DOMAIN}/",
