@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from sds_server.agent.installers.files import FilesSettings
+from sds_server.agent.installers.haproxy import HAProxySettings
 from sds_server.agent.installers.nginx import NginxSettings
 from sds_server.config_file import Model, Sections, read, with_durations
 from sds_server.config_values import (
@@ -25,7 +26,7 @@ from sds_server.errors import CallerError
 from sds_server.targets.probe import split
 from sds_server.yaml_lines import shown
 
-KINDS = ("nginx", "files")
+KINDS = ("nginx", "haproxy", "files")
 """The keys of a bundle of which exactly one is there."""
 
 
@@ -73,7 +74,7 @@ class ProbeConfig(Model):
 
 
 class BundleConfig(Model):
-    """A secret's pair, and the program that serves it: one of ``nginx`` or ``files``."""
+    """A secret's pair, and the program that serves it: one of the sections at its end."""
 
     secret: NameOfSecret
     """The secret; the agent's identity needs a grant for it."""
@@ -95,6 +96,9 @@ class BundleConfig(Model):
 
     nginx: NginxSettings | None = None
     """nginx."""
+
+    haproxy: HAProxySettings | None = None
+    """HAProxy."""
 
     files: FilesSettings | None = None
     """Any other program, by commands."""
@@ -180,7 +184,7 @@ def load(path: Path) -> AgentConfig:
 def schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of the file."""
     described = AgentConfig.model_json_schema()
-    with_durations(described, ProbeConfig, NginxSettings, FilesSettings)
+    with_durations(described, ProbeConfig, NginxSettings, HAProxySettings, FilesSettings)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "agent.yaml"} | described
 
 
@@ -189,5 +193,6 @@ _SECTIONS: Sections = {
     ("bundles",): BundleConfig,
     ("bundles", "probe"): ProbeConfig,
     ("bundles", "nginx"): NginxSettings,
+    ("bundles", "haproxy"): HAProxySettings,
     ("bundles", "files"): FilesSettings,
 }

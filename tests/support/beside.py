@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sds_server.programs.child import Child, free_port
 from sds_server.targets.probe import ProbeFailed, served_fingerprint
-from tests.support import debian
+from tests.support import between, debian, haproxy
 
 HOST = "127.0.0.1"
 NAMES = ("www.example.test", "api.example.test")
@@ -193,10 +193,60 @@ class Files(Nginx):
         return {"files": {"check": [told, "-t"], "command": [told, "-s", "reload"]}}
 
 
+class HAProxy(Subject):
+    """HAProxy, told over its stats socket."""
+
+    kind = "haproxy"
+    WORDS = "no-such-keyword"
+
+    def __init__(self, home):
+        super().__init__(home)
+        self.program = haproxy.HAProxy(home, f"ssl crt {self.directory}/current/combined.pem")
+        self.port, self.address = self.program.port, self.program.address
+        self.configuration = self.program.config.read_text()
+        self.told = between.RuntimeApi(
+            home / "told.sock",
+            self.program.socket,
+            refuses=(home / "refuses").exists,
+            is_deaf=(home / "is-deaf").exists,
+            words=self.LOAD_WORDS,
+        )
+
+    def settings(self):
+        return {"haproxy": {"command": self.program.command, "socket": str(self.told.path)}}
+
+    async def start(self):
+        await self.program.start()
+        await self.told.start()
+
+    async def stop(self):
+        await self.told.stop()
+        await self.program.stop()
+
+    def spoil(self):
+        self.program.write("no-such-keyword\n" + self.configuration)
+
+    def mend(self):
+        super().mend()
+        self.program.write(self.configuration)
+
+
+class ReloadedHAProxy(HAProxy):
+    """HAProxy whose master is sent SIGUSR2."""
+
+    variant = True
+    loads = False  # it is no program that tells it, so none can be made to fail
+
+    def settings(self):
+        return {"haproxy": {"command": self.program.command, "pid_file": str(self.program.pid_file)}}
+
+
 SUBJECTS = {
     "nginx": Nginx,
     "nginx-signalled": SignalledNginx,
     "nginx-variable": VariableNginx,
     "files": Files,
+    "haproxy": HAProxy,
+    "haproxy-reloaded": ReloadedHAProxy,
 }
 """Every program of the conformance suite; a new one is entered here."""

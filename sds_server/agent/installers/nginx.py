@@ -1,14 +1,13 @@
 """nginx: judged by ``nginx -t``, told by a reload. Its workers go on with the old pair until they end."""
 
-import os
 import signal
-from pathlib import Path
 from typing import Final
 
 from pydantic import StrictBool
 
 from sds_server.agent import command
 from sds_server.agent.installers.installer import PROGRAM_TIMEOUT, NotRunning, Placed, Rejected
+from sds_server.agent.installers.master import tell
 from sds_server.agent.pair import Pair
 from sds_server.config_file import Model
 from sds_server.config_values import Duration, FilePath, Some
@@ -54,7 +53,7 @@ class Nginx:
         if not self._settings.reload:
             return
         if self._settings.pid_file is not None:
-            _hang_up(self._settings.pid_file)
+            await tell(self._settings.pid_file, signal.SIGHUP, program="nginx")
             return
         ran = await self._run("-s", "reload")
         if not ran.ok:
@@ -64,22 +63,3 @@ class Nginx:
         return await command.run(
             [*self._settings.command, *more], timeout_s=self._settings.timeout.total_seconds()
         )
-
-
-def _hang_up(pid_file: Path) -> None:
-    """Send SIGHUP to the master, if the process of that number is one: numbers are used again."""
-    try:
-        pid = int(pid_file.read_text())
-        title = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ValueError):
-        raise NotRunning(f"{pid_file} names no process") from None
-    except OSError as e:
-        raise Rejected(f"cannot read {pid_file}: {e.strerror}") from e
-    if b"nginx" not in title:
-        raise NotRunning(f"{pid_file}: process {pid} is no nginx")
-    try:
-        os.kill(pid, signal.SIGHUP)
-    except ProcessLookupError:
-        raise NotRunning(f"{pid_file}: process {pid} is gone") from None
-    except PermissionError as e:
-        raise Rejected(f"the agent may not send nginx (pid {pid}) a signal: run it as nginx's user") from e

@@ -4,12 +4,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from sds_server.agent.installers.files import Files, FilesSettings
+from sds_server.agent.installers.haproxy import HAProxy, HAProxySettings
 from sds_server.agent.installers.installer import Installer
 from sds_server.agent.installers.nginx import Nginx, NginxSettings
 from sds_server.config_file import Model
 
 INSTALLERS: Final[Mapping[type[Model], Callable[[Any], Installer]]] = {
     NginxSettings: Nginx,
+    HAProxySettings: HAProxy,
     FilesSettings: Files,
 }
 
