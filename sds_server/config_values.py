@@ -268,6 +268,18 @@ def _range(text: str) -> IPv4Network | IPv6Network:
         ) from None
 
 
+def http_url(text: str) -> str:
+    """Read the URL of an API that has a host and no path, and return it without a slash at its end.
+
+    Raises:
+        Wrong: it is none.
+    """
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise Wrong(f"must be http://host:port, got {shown(text)}", "write it without a path")
+    return text.rstrip("/")
+
+
 def _some(values: _Values) -> _Values:
     # Not pydantic's min_length, which counts only those that are right and so tells of each error twice.
     if not values:
@@ -302,6 +314,7 @@ _PROOF = WithJsonSchema(
 )
 
 FilePath = Annotated[Path, BeforeValidator(_path), _PATH]
+HttpUrl = Annotated[str, AfterValidator(http_url)]
 ExistingFile = Annotated[Path, AfterValidator(_readable), BeforeValidator(_path), _PATH]
 Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(spelt), _SPAN]
 ListenAddress = Annotated[Listen, BeforeValidator(_listen), _ADDRESS]

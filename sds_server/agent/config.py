@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from sds_server.agent.installers.files import FilesSettings
 from sds_server.agent.installers.haproxy import HAProxySettings
 from sds_server.agent.installers.nginx import NginxSettings
+from sds_server.agent.installers.traefik import TraefikSettings
 from sds_server.config_file import Model, Sections, read, with_durations
 from sds_server.config_values import (
     Duration,
@@ -26,7 +27,7 @@ from sds_server.errors import CallerError
 from sds_server.targets.probe import split
 from sds_server.yaml_lines import shown
 
-KINDS = ("nginx", "haproxy", "files")
+KINDS = ("nginx", "haproxy", "traefik", "files")
 """The keys of a bundle of which exactly one is there."""
 
 
@@ -99,6 +100,9 @@ class BundleConfig(Model):
 
     haproxy: HAProxySettings | None = None
     """HAProxy."""
+
+    traefik: TraefikSettings | None = None
+    """Traefik, by its file provider."""
 
     files: FilesSettings | None = None
     """Any other program, by commands."""
@@ -184,7 +188,7 @@ def load(path: Path) -> AgentConfig:
 def schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of the file."""
     described = AgentConfig.model_json_schema()
-    with_durations(described, ProbeConfig, NginxSettings, HAProxySettings, FilesSettings)
+    with_durations(described, ProbeConfig, NginxSettings, HAProxySettings, TraefikSettings, FilesSettings)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "agent.yaml"} | described
 
 
@@ -194,5 +198,6 @@ _SECTIONS: Sections = {
     ("bundles", "probe"): ProbeConfig,
     ("bundles", "nginx"): NginxSettings,
     ("bundles", "haproxy"): HAProxySettings,
+    ("bundles", "traefik"): TraefikSettings,
     ("bundles", "files"): FilesSettings,
 }

@@ -4,9 +4,12 @@ import os
 import shlex
 from pathlib import Path
 
+from aiohttp import web
+
+from sds_server.agent.installers.traefik import MARK
 from sds_server.programs.child import Child, free_port
 from sds_server.targets.probe import ProbeFailed, served_fingerprint
-from tests.support import between, debian, haproxy
+from tests.support import between, debian, haproxy, traefik
 
 HOST = "127.0.0.1"
 NAMES = ("www.example.test", "api.example.test")
@@ -241,6 +244,64 @@ class ReloadedHAProxy(HAProxy):
         return {"haproxy": {"command": self.program.command, "pid_file": str(self.program.pid_file)}}
 
 
+class Traefik(Subject):
+    """Traefik with its file provider."""
+
+    kind = "traefik"
+    WORDS = "somebody else wrote it"
+    LOAD_WORDS = "has not taken it"
+
+    def __init__(self, home):
+        super().__init__(home)
+        self.program = traefik.Traefik(home)
+        self.port, self.address = self.program.port, self.program.address
+        self.file = home / "told.yml"
+        self.between = [
+            between.Copies(
+                self.file, self.program.dynamic / "www.yml", stops=lambda: self.refuses or self.is_deaf
+            ),
+            api := between.Http(self.program.api, self._lie),
+        ]
+        self.api = api.url
+
+    @property
+    def refuses(self):
+        return (self.home / "refuses").exists()
+
+    @property
+    def is_deaf(self):
+        return (self.home / "is-deaf").exists()
+
+    def _lie(self, _request):
+        return web.json_response({}) if self.is_deaf else None
+
+    def settings(self):
+        return {"traefik": {"file": str(self.file), "api": self.api, "within": "2s"}}
+
+    async def start(self):
+        await self.between[0].start()
+        await self.program.start()
+        await self.between[1].start()
+
+        async def answers():
+            return await self.served() is not None
+
+        await self.program.child.ready(answers)
+
+    async def stop(self):
+        for part in self.between:
+            await part.stop()
+        await self.program.stop()
+
+    def spoil(self):
+        self.file.write_text(self.file.read_text().removeprefix(MARK))
+
+    def mend(self):
+        super().mend()
+        text = self.file.read_text()
+        self.file.write_text(text if text.startswith(MARK) else MARK + text)
+
+
 SUBJECTS = {
     "nginx": Nginx,
     "nginx-signalled": SignalledNginx,
@@ -248,5 +309,6 @@ SUBJECTS = {
     "files": Files,
     "haproxy": HAProxy,
     "haproxy-reloaded": ReloadedHAProxy,
+    "traefik": Traefik,
 }
 """Every program of the conformance suite; a new one is entered here."""
