@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
+from sds_server.agent.installers.caddy import CaddySettings
 from sds_server.agent.installers.files import FilesSettings
 from sds_server.agent.installers.haproxy import HAProxySettings
 from sds_server.agent.installers.nginx import NginxSettings
@@ -27,7 +28,7 @@ from sds_server.errors import CallerError
 from sds_server.targets.probe import split
 from sds_server.yaml_lines import shown
 
-KINDS = ("nginx", "haproxy", "traefik", "files")
+KINDS = ("nginx", "haproxy", "traefik", "caddy", "files")
 """The keys of a bundle of which exactly one is there."""
 
 
@@ -103,6 +104,9 @@ class BundleConfig(Model):
 
     traefik: TraefikSettings | None = None
     """Traefik, by its file provider."""
+
+    caddy: CaddySettings | None = None
+    """Caddy, with certificate files of its configuration."""
 
     files: FilesSettings | None = None
     """Any other program, by commands."""
@@ -188,7 +192,9 @@ def load(path: Path) -> AgentConfig:
 def schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of the file."""
     described = AgentConfig.model_json_schema()
-    with_durations(described, ProbeConfig, NginxSettings, HAProxySettings, TraefikSettings, FilesSettings)
+    with_durations(
+        described, ProbeConfig, NginxSettings, HAProxySettings, TraefikSettings, CaddySettings, FilesSettings
+    )
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "agent.yaml"} | described
 
 
@@ -199,5 +205,6 @@ _SECTIONS: Sections = {
     ("bundles", "nginx"): NginxSettings,
     ("bundles", "haproxy"): HAProxySettings,
     ("bundles", "traefik"): TraefikSettings,
+    ("bundles", "caddy"): CaddySettings,
     ("bundles", "files"): FilesSettings,
 }

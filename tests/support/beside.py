@@ -9,7 +9,7 @@ from aiohttp import web
 from sds_server.agent.installers.traefik import MARK
 from sds_server.programs.child import Child, free_port
 from sds_server.targets.probe import ProbeFailed, served_fingerprint
-from tests.support import between, debian, haproxy, traefik
+from tests.support import between, caddy, debian, haproxy, traefik
 
 HOST = "127.0.0.1"
 NAMES = ("www.example.test", "api.example.test")
@@ -302,6 +302,46 @@ class Traefik(Subject):
         self.file.write_text(text if text.startswith(MARK) else MARK + text)
 
 
+class Caddy(Subject):
+    """Caddy, told over its admin API."""
+
+    kind = "caddy"
+    WORDS = "unrecognized directive: no_such_directive"
+
+    def __init__(self, home):
+        super().__init__(home)
+        current = self.directory / "current"
+        self.program = caddy.Caddy(home, certificate=current / "fullchain.pem", key=current / "key.pem")
+        self.port, self.address = self.program.port, self.program.address
+        self.configuration = self.program.config.read_text()
+        self.told = between.Http(
+            "http://localhost", self._lie, unix=Path(self.program.admin.removeprefix("unix/"))
+        )
+
+    def _lie(self, request):
+        if request.method == "POST" and (self.home / "refuses").exists():
+            return web.json_response({"error": self.LOAD_WORDS}, status=400)
+        return web.Response() if request.method == "POST" and (self.home / "is-deaf").exists() else None
+
+    def settings(self):
+        return {"caddy": {"admin": self.told.url, "check": self.program.validate}}
+
+    async def start(self):
+        await self.program.start()
+        await self.told.start()
+
+    async def stop(self):
+        await self.told.stop()
+        await self.program.stop()
+
+    def spoil(self):
+        self.program.config.write_text(self.configuration.replace("respond", "no_such_directive"))
+
+    def mend(self):
+        super().mend()
+        self.program.config.write_text(self.configuration)
+
+
 SUBJECTS = {
     "nginx": Nginx,
     "nginx-signalled": SignalledNginx,
@@ -310,5 +350,6 @@ SUBJECTS = {
     "haproxy": HAProxy,
     "haproxy-reloaded": ReloadedHAProxy,
     "traefik": Traefik,
+    "caddy": Caddy,
 }
 """Every program of the conformance suite; a new one is entered here."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from sds_server.agent.installers.caddy import Caddy, CaddySettings
 from sds_server.agent.installers.files import Files, FilesSettings
 from sds_server.agent.installers.haproxy import HAProxy, HAProxySettings
 from sds_server.agent.installers.installer import Installer
@@ -14,6 +15,7 @@ INSTALLERS: Final[Mapping[type[Model], Callable[[Any], Installer]]] = {
     NginxSettings: Nginx,
     HAProxySettings: HAProxy,
     TraefikSettings: Traefik,
+    CaddySettings: Caddy,
     FilesSettings: Files,
 }
 
