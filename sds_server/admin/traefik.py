@@ -70,11 +70,11 @@ async def get_configuration(call: Call) -> Answer:
     try:
         entries = await _loaded(services, peer, names)
         call.check_admitted()  # it may have been removed meanwhile
-        # What is granted no more, or not there, or not issued yet, is nothing that Traefik should have.
+        # Neither what is granted no more, not there or not issued yet, nor a chain without its key.
         resources = [
             entry
             for name, entry in sorted(entries.items())
-            if isinstance(entry, Resource) and services.authorize(identity, name)
+            if isinstance(entry, Resource) and not entry.keyless and services.authorize(identity, name)
         ]
         if not resources:
             raise NotFound(

@@ -1,6 +1,7 @@
 """Configuration for Traefik's HTTP provider: every granted pair, or no answer, which takes nothing away."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -45,6 +46,17 @@ async def test_all_that_is_granted_by_name_or_pattern_and_is_issued_comes_in_one
 
     assert [issued[name].fingerprint for name in names] == leaves(got)
     assert "no-store" == got.headers["Cache-Control"]
+
+
+async def test_a_chain_whose_key_its_target_keeps_is_not_in_it(database, issuances, tmp_path):
+    for name in ("www", "later"):
+        await issuances.issue(await issuances.declare(name))
+    async with opened(database, issuances, tmp_path) as door:
+        both = leaves(await door.get(CONFIGURATION))
+        door.catalog.publish({"later": replace(door.catalog.look("later"), keyless=True)})
+        one = leaves(await door.get(CONFIGURATION))
+
+    assert (2, 1) == (len(both), len(one))
 
 
 async def test_what_is_not_granted_is_not_in_it(door, issuances):
