@@ -190,6 +190,7 @@ class Parts:
 
         catalog.on_want = want
         recorder.on_news = recording.wake
+        publisher.on_declared = recorder.declared
         feed = _feed(
             database,
             clock,

@@ -63,6 +63,9 @@ class Publisher:
         self._refused: dict[str, CertificateId] = {}
         self._held_back: dict[str, CertificateId] = {}
         self.on_published: Callable[[Resource], None] = lambda _resource: None
+        self.on_declared: Callable[[str], None] = lambda _name: None
+        """Told of a name that was nobody's until now."""
+
         self.on_withheld: Callable[[str], None] = lambda _why: None
         self.on_roll_back: Callable[[str], None] = lambda _reason: None
 
@@ -112,6 +115,8 @@ class Publisher:
         changed: dict[str, Offer] = {}
         for name in names:
             offer = offered.get(name)
+            if offer is not None and self._catalog.look(name) is ABSENT:
+                self.on_declared(name)
             if offer is None:
                 entries[name] = ABSENT
                 self._forget(name)

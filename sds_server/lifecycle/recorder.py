@@ -212,6 +212,13 @@ class Recorder:
             self._notes.setdefault(key, _Note())
         self.on_news()
 
+    def declared(self, name: str) -> None:
+        """There is a Secret of that name now: who has wanted it all along counts from the start."""
+        for key in (*self._streams, *self._fetches):
+            if key[1] == name:
+                self._notes.setdefault(key, _Note())
+        self.on_news()
+
     def _refresh(self) -> None:
         """Let living subscriptions count for another ``seen_for``."""
         if self._clock.monotonic() - self._refreshed_at >= self._seen_for.total_seconds() / REFRESHES:

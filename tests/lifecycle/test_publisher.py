@@ -81,6 +81,18 @@ async def test_a_declared_secret_without_a_certificate_is_pending(issuances, rep
     assert PENDING == await replica.watch()
 
 
+async def test_a_name_that_was_wanted_before_it_was_declared_is_told_of_once(issuances, replica):
+    told = []
+    replica.publisher.on_declared = told.append
+    absent = await replica.watch()
+    await issuances.declare()
+    await replica.step()
+    await replica.step()
+
+    assert absent is ABSENT
+    assert ["www"] == told
+
+
 async def test_an_issued_certificate_is_published_with_its_chain_and_key(issuances, replica):
     certificate = await issuances.issue(await issuances.declare())
     resource = await replica.watch()

@@ -207,6 +207,19 @@ async def test_a_living_subscription_counts_for_as_long_as_it_lives(recorder, de
     assert ["edge-1"] == await live(database)
 
 
+async def test_who_wanted_a_name_before_it_was_declared_counts_from_then_on(recorder, issuances, database):
+    """Else its rotation could be complete before the first thing that is heard of it."""
+    recorder.subscribed(EDGE, "www")
+    recorder.subscribed(EDGE, "other")
+    await recorder.step()
+    await issuances.declare()
+    before = await live(database)
+    recorder.declared("www")
+    await recorder.step()
+
+    assert ([], ["edge-1"]) == (before, await live(database))
+
+
 async def test_a_subscription_that_ended_is_not_refreshed(recorder, declared, database, sql, clock):
     recorder.subscribed(EDGE, "www")
     recorder.disconnected(EDGE, "www")
