@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from sds_server.agent.directory import OPEN_DIRECTORY, OwnDirectory, read_file
 from sds_server.errors import OperatorError
 
 CURRENT: Final = "current"
@@ -26,17 +27,14 @@ NOTHING: Final = ".nothing"
 _PARTIAL: Final = ".partial"
 """What is renamed when it is whole."""
 
-_HINT: Final = "let the agent's user own it and nobody else write there: chown it, chmod 700"
-_OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
 
 class Versions:
     """The versions in one directory, and the links to them. Who writes there is one process."""
 
     def __init__(self, directory: Path, *, prefix: str = ".version-", group: int | None = None) -> None:
         """``group``: its members may read, besides the owner; what has mode 0600 then has 0640."""
-        self.directory = directory.absolute()
-        self._group = group
+        self._own = OwnDirectory(directory, group=group)
+        self.directory = self._own.path
         self._prefix = prefix
         self._known = re.compile(re.escape(prefix) + "[0-9a-f]{16}")
 
@@ -47,7 +45,7 @@ class Versions:
         Raises:
             OperatorError: one does already.
         """
-        with self._opened(create=True) as root:
+        with self._own.opened(create=True) as root:
             held = os.dup(root)
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,16 +66,15 @@ class Versions:
         Raises:
             OperatorError: it cannot be written, or the directory is not ours alone.
         """
-        with self._opened(create=True) as root:
+        with self._own.opened(create=True) as root:
             name = f"{self._prefix}{secrets.token_hex(8)}"
             os.mkdir(name, mode=0o700, dir_fd=root)
-            version = os.open(name, _OPEN_DIRECTORY, dir_fd=root)
+            version = os.open(name, OPEN_DIRECTORY, dir_fd=root)
             try:
-                if self._group is not None:
-                    self._share(root, 0o700)
-                self._share(version, 0o700)
+                self._own.share(root)
+                self._own.share(version)
                 for file, (content, mode) in files.items():
-                    self._write(file, content, mode=mode, within=version)
+                    self._own.write(file, content, mode=mode, within=version)
                 os.fsync(version)
             finally:
                 os.close(version)
@@ -90,9 +87,9 @@ class Versions:
         Raises:
             OperatorError: it cannot be written.
         """
-        with self._opened() as root:
+        with self._own.opened() as root:
             partial = self._partial()
-            self._write(partial, content, mode=mode, within=root)
+            self._own.write(partial, content, mode=mode, within=root)
             os.rename(partial, name, src_dir_fd=root, dst_dir_fd=root)
             os.fsync(root)
 
@@ -102,7 +99,7 @@ class Versions:
         Raises:
             OperatorError: it cannot be written.
         """
-        with self._opened() as root:
+        with self._own.opened() as root:
             if version is None:
                 with suppress(FileNotFoundError):
                     os.unlink(link, dir_fd=root)
@@ -118,7 +115,7 @@ class Versions:
         Raises:
             OperatorError: what is there is none of ours.
         """
-        with self._opened() as root:
+        with self._own.opened() as root:
             try:
                 name = os.readlink(link, dir_fd=root)
             except FileNotFoundError:
@@ -141,19 +138,15 @@ class Versions:
         Raises:
             OperatorError: it cannot be read, or is a link.
         """
-        with self._opened() as root:
+        with self._own.opened() as root:
             try:
-                within = os.open(version, _OPEN_DIRECTORY, dir_fd=root)
+                within = os.open(version, OPEN_DIRECTORY, dir_fd=root)
             except FileNotFoundError:
                 return None
             try:
-                descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
-            except FileNotFoundError:
-                return None
+                return read_file(file, within=within)
             finally:
                 os.close(within)
-            with os.fdopen(descriptor, "rb") as opened:
-                return opened.read()
 
     def tidy(self, *, keep: Sequence[str | None]) -> None:
         """Remove every version but these, and what a process that died has left half-written.
@@ -161,7 +154,7 @@ class Versions:
         Raises:
             OperatorError: it cannot be written.
         """
-        with self._opened() as root:
+        with self._own.opened() as root:
             for entry in os.listdir(root):  # noqa: PTH208 - a descriptor is listed
                 if entry in keep or not entry.startswith(self._prefix):
                     continue
@@ -171,64 +164,8 @@ class Versions:
                     with suppress(FileNotFoundError):
                         os.unlink(entry, dir_fd=root)
 
-    def _write(self, name: str, content: bytes, *, mode: int, within: int) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(name, flags, 0o600, dir_fd=within)
-        with os.fdopen(descriptor, "wb") as file:
-            self._share(descriptor, mode)
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-
-    def _share(self, descriptor: int, mode: int) -> None:
-        """Set the mode, whatever the umask; for the group, before anything is in the file."""
-        if self._group is None:
-            os.fchmod(descriptor, mode)
-        else:
-            os.fchown(descriptor, -1, self._group)
-            os.fchmod(descriptor, mode | (mode & 0o500) >> 3)
-
     def _partial(self) -> str:
         return f"{self._prefix}{secrets.token_hex(8)}{_PARTIAL}"
-
-    @contextmanager
-    def _opened(self, *, create: bool = False) -> Iterator[int]:
-        try:
-            if create:
-                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            root = os.open(self.directory, _OPEN_DIRECTORY)
-        except FileNotFoundError as e:
-            raise OperatorError(
-                f"{self.directory}: there is nothing there", hint="let the agent make it"
-            ) from e
-        except OSError as e:
-            raise OperatorError(f"{self.directory}: {e.strerror}: a directory is wanted", hint=_HINT) from e
-        try:
-            _check_ours(self.directory, root)
-            yield root
-        except OSError as e:
-            raise OperatorError(
-                f"{self.directory}: {e.strerror}", hint="let the agent's user write there, and make room"
-            ) from e
-        finally:
-            os.close(root)
-
-
-def _check_ours(directory: Path, root: int) -> None:
-    """Refuse a directory that others may change: they could put a key of theirs in place, or take ours."""
-    found = os.fstat(root)
-    if found.st_uid != os.geteuid():
-        raise OperatorError(
-            f"{directory}: it belongs to user {found.st_uid}, and the agent is {os.geteuid()}", hint=_HINT
-        )
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise OperatorError(
-            f"{directory}: others may write there (mode {found.st_mode & 0o7777:o})", hint=_HINT
-        )
-    for above in Path(os.path.realpath(directory)).parents:
-        found = above.stat()
-        if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
-            raise OperatorError(f"{above}, above {directory}: everybody may write there", hint="chmod o-w it")
 
 
 def _planted(path: Path, what: str) -> OperatorError:
