@@ -13,6 +13,7 @@ from sds_server.model import (
     Certificate,
     CertificateStatus,
     Freeze,
+    KeyCustody,
     Outcome,
     Revocation,
     Rotation,
@@ -196,6 +197,16 @@ def proxy_state(
     return ProxyState.REGISTERED, None
 
 
+def custody_said(custody: KeyCustody | None) -> str:
+    """Say which Target has a Secret's private keys, and whether its next request lies ready."""
+    if custody is None:
+        return "none has its keys yet: the first that brings a request will"
+    who = f"{custody.peer.node_id} ({custody.peer.identity}) has its keys"
+    if custody.waits:
+        return f"{who}, and its request of {custody.brought_at:%FT%TZ} waits for the next order"
+    return f"{who}, and nothing has come since its request of {custody.brought_at:%FT%TZ}"
+
+
 def of_secret(
     *,
     certificate: Certificate | None,
@@ -205,14 +216,18 @@ def of_secret(
     revocations: Sequence[Revocation] = (),
     uploaded: bool = False,
     frozen: Freeze | None = None,
+    custody: KeyCustody | None = None,
+    by_target: bool = False,
 ) -> Sequence[Condition]:
     """Return Ready, Issuing, Served and RenewalOverdue, as cert-manager's users know them.
 
     ``uploaded``: its pairs come from a person, and so do its renewals. ``frozen``: how it is held.
+    ``by_target``: its keys are made by a Target, by the one of ``custody``.
     """
+    wants_request = by_target and (custody is None or not custody.waits)
     return [
         _ready(certificate, revocations, now),
-        _issuing(rotation, frozen),
+        _issuing(rotation, frozen, custody_said(custody) if wants_request else None),
         _served(certificate, deliveries),
         _overdue(certificate, now, uploaded=uploaded),
     ]
@@ -232,12 +247,15 @@ def _ready(certificate: Certificate | None, revocations: Sequence[Revocation], n
     return Condition("Ready", status=True, reason="Valid", message=ends)
 
 
-def _issuing(rotation: Rotation | None, frozen: Freeze | None) -> Condition:
+def _issuing(rotation: Rotation | None, frozen: Freeze | None, wants_request: str | None) -> Condition:
     if frozen is not None:
         held = f"frozen since {frozen.at:%FT%TZ} by {frozen.by}: {frozen.reason}"
         return Condition("Issuing", status=False, reason="Frozen", message=held)
     if rotation is None or rotation.outcome is not None:
         return Condition("Issuing", status=False, reason="Idle", message="no rotation is open")
+    if wants_request is not None and rotation_state(rotation) is RotationState.WAITING:
+        awaited = f"rotation {rotation.id} waits for a signing request: {wants_request}"
+        return Condition("Issuing", status=True, reason="KeyAwaited", message=awaited)
     what = f"rotation {rotation.id}, {rotation_progress(rotation)}"
     if rotation.last_error is not None:
         return Condition("Issuing", status=True, reason="Failing", message=str(rotation.last_error["what"]))

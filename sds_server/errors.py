@@ -129,12 +129,12 @@ class GateRefused(CertvoyError):
 
 
 class KeyAwaited(GateRefused):
-    """The Target that keeps a Secret's keys has not brought the next request."""
+    """The Target that keeps a Secret's keys has not brought the next request; ``custody``: who that is."""
 
-    def __init__(self, secret: str) -> None:
+    def __init__(self, secret: str, custody: str) -> None:
         super().__init__(
             "csr",
-            f"secret {secret}: its target has not brought a signing request",
+            f"secret {secret}: its target has not brought a signing request: {custody}",
             hint="run `certvoy agent` there with `key: local`; it is ordered as soon as one comes",
         )
 

@@ -348,6 +348,18 @@ class Peer(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class KeyCustody:
+    """Which Target makes and keeps a Secret's private keys.
+
+    ``brought_at``: when its last signing request came; ``waits``: it lies ready for the next order.
+    """
+
+    peer: Peer
+    brought_at: datetime
+    waits: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """Whatever serves a Secret.
 

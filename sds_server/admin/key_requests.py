@@ -22,13 +22,21 @@ from sds_server.inventory.key_requests import KeyRequest
 from sds_server.xds.session import PeerNode
 
 CSR_MAX = 64 * 1024
+GENERATION_MAX = 2**31 - 1
 
 
 class PutKeyRequest(Shape):
-    """A signing request in PEM, for all names of the secret and no more; ``target`` as in fetches."""
+    """A signing request in PEM, for all names of the secret and no more; ``target`` as in fetches.
+
+    Sent again it changes nothing; if it was ordered meanwhile, the answer names another key, or none.
+
+    ``lost``: the generation whose private key the target has not, or not any more. If that is current, its
+    successor is ordered at once.
+    """
 
     csr: Annotated[str, Field(max_length=CSR_MAX)]
     target: NodeId | None = None
+    lost: Annotated[int, Field(ge=1, le=GENERATION_MAX)] | None = None
 
 
 class WantedKey(BaseModel):
@@ -56,8 +64,10 @@ async def put_key_request(call: Call) -> Answer:
     check_grant(services, peer, name)
     secret, _ = await key_requests.waiting(services.database, name)
     request = _checked(body.csr, secret)
-    await key_requests.bring(services.database, secret, peer.peer, request, actor=call.caller.actor)
-    return Answer(_wanted(secret, request))
+    waits = await key_requests.bring(
+        services.database, secret, peer.peer, request, lost=body.lost, actor=call.caller.actor
+    )
+    return Answer(_wanted(secret, waits))
 
 
 def _checked(pem: str, secret: model.Secret) -> KeyRequest:

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sds_server import model
+from sds_server import conditions, model
 from sds_server.admin import shapes, target_shapes
 from sds_server.inventory.secrets import Listed
 
@@ -57,6 +57,30 @@ class Freeze(shapes.Stated):
         return None if frozen is None else cls.model_validate(frozen)
 
 
+class KeyCustody(BaseModel):
+    """Which target makes and keeps a secret's private keys, and when its last signing request came.
+
+    ``waits``: it lies ready for the next order. Without ``target`` no target has brought one yet.
+    """
+
+    target: str | None
+    identity: str | None
+    brought_at: datetime | None
+    waits: bool
+    message: str
+
+    @classmethod
+    def of(cls, custody: model.KeyCustody | None) -> "KeyCustody":
+        """Say it, also where none has brought one."""
+        return cls(
+            target=None if custody is None else custody.peer.node_id,
+            identity=None if custody is None else custody.peer.identity,
+            brought_at=None if custody is None else custody.brought_at,
+            waits=custody is not None and custody.waits,
+            message=conditions.custody_said(custody),
+        )
+
+
 class SecretSummary(Declaration):
     """A secret with what it is served with, and at how many targets of its live set that is proved."""
 
@@ -86,9 +110,13 @@ class SecretSummary(Declaration):
 
 
 class Secret(Declaration):
-    """A secret with all that hangs on it: what is served, the latest rotation, who serves it."""
+    """A secret with all that hangs on it: what is served, the latest rotation, who serves it.
+
+    ``key_custody`` is there where a target makes its keys.
+    """
 
     managed_by: str
+    key_custody: KeyCustody | None
     created_at: datetime
     frozen: Freeze | None
     certificate: shapes.Certificate | None

@@ -12,7 +12,16 @@ from sds_server.admin.routes import Answer, Call, Route, Shape, Text, etag
 from sds_server.admin.services import Services
 from sds_server.config_values import DnsNames, NameOfSecret, ProofPolicy
 from sds_server.errors import BadName, Conflict
-from sds_server.inventory import certificates, declarations, freezes, progress, revocations, secrets, targets
+from sds_server.inventory import (
+    certificates,
+    declarations,
+    freezes,
+    key_requests,
+    progress,
+    revocations,
+    secrets,
+    targets,
+)
 from sds_server.model import KeyHolder, KeyType, Kind, Proof, Scope
 
 _NAME: TypeAdapter[model.SecretName] = TypeAdapter(NameOfSecret)
@@ -124,6 +133,8 @@ async def described(services: Services, name: str, *, status: HTTPStatus = HTTPS
         target_shapes.Delivery.of(live, secret=name) for live in await targets.live_set(database, name)
     ]
     revoked = await revocations.of_secret(database, name)
+    by_target = secret.key_holder is KeyHolder.TARGET
+    custody = await key_requests.custody(database, name) if by_target else None
     what_it_means = conditions.of_secret(
         certificate=certificate,
         rotation=rotation,
@@ -132,10 +143,13 @@ async def described(services: Services, name: str, *, status: HTTPStatus = HTTPS
         revocations=revoked,
         uploaded=secret.issuer == model.UPLOAD,
         frozen=frozen,
+        custody=custody,
+        by_target=by_target,
     )
     body = secret_shapes.Secret(
         **secret_shapes.Declaration.of(secret).model_dump(),
         managed_by="config" if name in services.declared else "api",
+        key_custody=secret_shapes.KeyCustody.of(custody) if by_target else None,
         created_at=await secrets.created_at(database, name),
         frozen=secret_shapes.Freeze.maybe(frozen),
         certificate=None if certificate is None else shapes.Certificate.model_validate(certificate),

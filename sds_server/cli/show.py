@@ -88,6 +88,8 @@ def _print_secret(secret: Json) -> None:
         }
         | {"domains": ", ".join(secret["domains"]), "created_at": moment(secret["created_at"])}
     )
+    if secret["key_custody"] is not None:
+        facts({"keys": secret["key_custody"]["message"]})
     if secret["frozen"] is not None:
         facts({"frozen": f"since {moment(secret['frozen']['at'])} by {secret['frozen']['by']}"})
     certificate = secret["certificate"]

@@ -66,6 +66,8 @@ def tree(secret: Json, rotation: Json) -> Branch:
     if secret["frozen"] is not None:
         _frozen(root, secret["name"], secret["frozen"])
     _certificate(root, secret["certificate"], uploaded=secret["issuer"] == "upload")
+    if secret["key_custody"] is not None:
+        root.add(f"keys: made by its target; {secret['key_custody']['message']}")
     for revocation in secret["revocations"]:
         _revocation(root, secret["name"], revocation)
     _rotation(root, rotation, secret["issuer"])

@@ -5,11 +5,17 @@ the Target then brings the next, so that a renewal never waits for it.
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
 
 from sds_server.errors import Conflict
-from sds_server.inventory import audit, feed, secrets
+from sds_server.inventory import audit, feed, freezes, rotations, secrets
 from sds_server.inventory.database import Database, Row, Transaction
-from sds_server.model import KeyHolder, Peer, Secret
+from sds_server.model import KeyCustody, KeyHolder, Peer, Reason, Secret
+
+LOST_MAX: Final = 3
+LOST_WITHIN: Final = timedelta(hours=1)
+"""So often a Certificate is replaced because its Target has lost the key; after that it waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +39,38 @@ async def waiting(database: Database, name: str) -> tuple[Secret, KeyRequest | N
         return secret, _request(await tx.row("key_request", name), secret)
 
 
-async def bring(database: Database, asked: Secret, peer: Peer, request: KeyRequest, *, actor: str) -> None:
-    """Keep a request for the next order; a Rotation that waits for one goes on at once.
+async def custody(database: Database, name: str) -> KeyCustody | None:
+    """Return which Target has a Secret's keys; None: none has yet, or they are certvoy's.
 
-    ``asked`` is the Secret that the request was checked against. The same one again changes nothing.
+    Raises:
+        NotFound: there is no such Secret.
+    """
+    secret = await secrets.get(database, name)
+    async with database.transaction() as tx:
+        row = await tx.row("key_request", name)
+    if row is None:
+        return None
+    return KeyCustody(
+        peer=Peer(row["identity"], row["node_id"]),
+        brought_at=row["brought_at"],
+        waits=_request(row, secret) is not None,
+    )
+
+
+async def bring(
+    database: Database,
+    asked: Secret,
+    peer: Peer,
+    request: KeyRequest,
+    *,
+    lost: int | None = None,
+    actor: str,
+) -> KeyRequest | None:
+    """Keep a request for the next order, and return what waits; a Rotation that waits for one goes on.
+
+    ``asked`` is the Secret that the request was checked against. One of the same key
+    changes nothing, also when it was ordered meanwhile: an answer may be lost, and the request be sent again.
+    ``lost`` is the generation whose key the Target has not: if that is current, it is replaced.
 
     Raises:
         NotFound: there is no such Secret.
@@ -56,34 +90,61 @@ async def bring(database: Database, asked: Secret, peer: Peer, request: KeyReque
                 f"secret {name}: {row['node_id']} ({row['identity']}) has its keys",
                 hint="give each target a secret of its own, or let that one go: `certvoy targets rm NAME`",
             )
-        if _request(row, secret) == request:
-            return
-        if await tx.value("key_is_used", request.spki_sha256):
-            raise Conflict(f"secret {name}: this key was used before", hint="make a new one")
-        await tx.rows(
-            "bring_key_request",
-            name,
-            *peer,
-            request.csr,
-            request.spki_sha256,
-            list(secret.domains),
-            secret.key_type,
-        )
-        await audit.append(
-            tx,
-            action="key.requested",
-            actor=actor,
-            subject=name,
-            detail={
-                "identity": peer.identity,
-                "node_id": peer.node_id,
-                "spki_sha256": request.spki_sha256.hex(),
-            },
-        )
-        under_way = await tx.row("open_rotation", name)
-        if under_way is not None:
-            await tx.rows("hasten_rotation", under_way["id"])
-            await feed.tell_work(tx)
+        waits = _request(row, secret)
+        is_known = waits is not None and waits.spki_sha256 == request.spki_sha256
+        if not is_known and not await tx.value("key_is_ordered", request.spki_sha256, name):
+            await _keep(tx, secret, peer, request, actor=actor)
+            waits = request
+        if lost is not None:
+            await _replace(tx, name, lost, actor=actor)
+        return waits
+
+
+async def _keep(tx: Transaction, secret: Secret, peer: Peer, request: KeyRequest, *, actor: str) -> None:
+    """Let a request take the place of the one before."""
+    name = secret.name
+    if await tx.value("key_is_used", request.spki_sha256):
+        raise Conflict(f"secret {name}: this key was used before", hint="make a new one")
+    await tx.rows(
+        "bring_key_request",
+        name,
+        *peer,
+        request.csr,
+        request.spki_sha256,
+        list(secret.domains),
+        secret.key_type,
+    )
+    await audit.append(
+        tx,
+        action="key.requested",
+        actor=actor,
+        subject=name,
+        detail={
+            "identity": peer.identity,
+            "node_id": peer.node_id,
+            "spki_sha256": request.spki_sha256.hex(),
+        },
+    )
+    under_way = await tx.row("open_rotation", name)
+    if under_way is not None:
+        await tx.rows("hasten_rotation", under_way["id"])
+        await feed.tell_work(tx)
+
+
+async def _replace(tx: Transaction, name: str, lost: int, *, actor: str) -> None:
+    """Open a Rotation for a Certificate whose key is gone, unless one is under way, or too many were.
+
+    An agent that says so of each new one would otherwise spend the CA's limits.
+    """
+    served, under_way = await tx.row("served", [name]), await tx.row("open_rotation", name)
+    is_current = served is not None and served["generation"] == lost
+    is_issuing = under_way is not None and under_way["new_cert_id"] is None
+    if not is_current or is_issuing or await freezes.of_in(tx, name) is not None:
+        return
+    if await tx.value("rotations_for_change", name, LOST_WITHIN) >= LOST_MAX:
+        return
+    await audit.append(tx, action="key.lost", actor=actor, subject=name, detail={"generation": lost})
+    await rotations.open_in(tx, name, reason=Reason.CHANGED, actor=actor)
 
 
 async def take_in(tx: Transaction, secret: Secret) -> KeyRequest | None:

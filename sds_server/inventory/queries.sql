@@ -299,6 +299,10 @@ SELECT r.cert_id, r.reason, r.at_once, r.wanted_at, r.attempts, r.next_attempt_a
 -- name: open_rotation
 SELECT id, cert_id, new_cert_id, stage FROM certrotation WHERE secret = $1 AND completed_at IS NULL;
 
+-- name: rotations_for_change
+-- How many Rotations began within this time because something was changed, such as a key that is gone.
+SELECT count(*) FROM certrotation WHERE secret = $1 AND reason = 'changed' AND triggered_at > certvoy_now() - $2::interval;
+
 -- name: insert_rotation
 INSERT INTO certrotation (secret, cert_id, reason) VALUES ($1, $2, $3) RETURNING id;
 
@@ -485,8 +489,13 @@ SELECT id AS key_id, purpose, spki_sha256, suite, envelope, dek_wrapped, kek_uri
 -- name: key_is_used
 SELECT EXISTS (SELECT FROM key_material WHERE spki_sha256 = $1);
 
+-- name: key_is_ordered
+-- Whether a key that its Target keeps was ordered for this Secret.
+SELECT EXISTS (SELECT FROM key_material k JOIN acme_order o ON o.key_id = k.id JOIN certrotation r ON r.id = o.rotation_id
+                WHERE k.spki_sha256 = $1 AND k.kek_uri = 'external' AND r.secret = $2);
+
 -- name: key_request
-SELECT secret, identity, node_id, csr, spki_sha256, domains, key_type FROM key_request WHERE secret = $1;
+SELECT secret, identity, node_id, csr, spki_sha256, domains, key_type, brought_at FROM key_request WHERE secret = $1;
 
 -- name: bring_key_request
 -- The first Target that brings one is the one whose keys these are.

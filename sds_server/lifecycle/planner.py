@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from acme_engine import keys
+from sds_server.conditions import custody_said
 from sds_server.crashpoint import crashpoint
 from sds_server.errors import KeyAwaited
-from sds_server.inventory import orders
+from sds_server.inventory import key_requests, orders
 from sds_server.inventory.database import Database
 from sds_server.inventory.orders import Order
 from sds_server.keys.kms import Sealer
@@ -40,8 +41,13 @@ class Planner:
             if (order.domains, order.issuer) == (secret.domains, secret.issuer):
                 return order
             await orders.abandon(self._database, lease, actor=self._actor)
-        if secret.key_holder is KeyHolder.TARGET:
-            return await self._for_target(lease, secret)
+        by_target = secret.key_holder is KeyHolder.TARGET
+        order = await (self._for_target(lease, secret) if by_target else self._for_key(lease, secret))
+        crashpoint("order.planned")
+        return order
+
+    async def _for_key(self, lease: Lease, secret: Secret) -> Order:
+        """Plan an order for a key of ours."""
         # RSA takes tens of milliseconds: not in the loop that serves.
         key = await asyncio.to_thread(keys.generate, keys.KeyType(secret.key_type))
         crashpoint("key.generated")
@@ -53,9 +59,7 @@ class Planner:
         )
         csr = keys.csr(key, secret.domains)
         crashpoint("key.sealed")
-        order = await orders.plan(self._database, lease, secret, csr=csr, key=sealed, actor=self._actor)
-        crashpoint("order.planned")
-        return order
+        return await orders.plan(self._database, lease, secret, csr=csr, key=sealed, actor=self._actor)
 
     async def _for_target(self, lease: Lease, secret: Secret) -> Order:
         """Plan an order for the key that the Secret's Target has made."""
@@ -63,8 +67,8 @@ class Planner:
             self._database, lease, secret, key_id=KeyId(uuid4()), purpose=LEAF_PURPOSE, actor=self._actor
         )
         if order is None:
-            raise KeyAwaited(secret.name)
-        crashpoint("order.planned")
+            custody = await key_requests.custody(self._database, secret.name)
+            raise KeyAwaited(secret.name, custody_said(custody))
         return order
 
     async def key(self, order: Order) -> Key:

@@ -1,17 +1,28 @@
 """Signing requests over the API: of the one target that keeps a secret's keys, and of nobody else."""
 
 from dataclasses import replace
+from uuid import uuid4
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from acme_engine import chain as chains
 from acme_engine import keys
-from sds_server.inventory import declarations
-from sds_server.model import KeyHolder, KeyType, Scope
+from sds_server.inventory import declarations, freezes, key_requests, orders, rotations, secrets
+from sds_server.inventory import issuances as stored
+from sds_server.model import (
+    Certificate,
+    CertificateId,
+    CertificateStatus,
+    KeyHolder,
+    KeyId,
+    KeyType,
+    Scope,
+)
 from tests.admin.test_bundles import EDGE, opened
-from tests.support.issuances import secret
+from tests.support.issuances import LEASE, secret
 
 CSR = "/v1/secrets/www/csr"
 
@@ -127,3 +138,126 @@ async def test_what_was_brought_for_other_names_or_another_type_is_not_wanted_an
     wanted = (await door.get(CSR)).json
 
     assert ("ecdsa-p384", None) == (wanted["key_type"], wanted["spki_sha256"])
+
+
+async def test_the_same_request_again_after_it_was_ordered_is_no_new_one(door, database, sql):
+    """Its answer was lost, and whoever stood between sent it again."""
+    csr = request()
+    await put(door, csr)
+    await order(database)
+    again = await put(door, csr)
+
+    assert (200, None) == (again.status, again.json["spki_sha256"])
+
+
+async def order(database):
+    """Take the request that waits into an order."""
+    claim = await rotations.claim(database, replica="a", lease_for=LEASE)
+    declared = await secrets.get(database, "www")
+    return claim, await orders.plan_for_target(
+        database, claim.lease, declared, key_id=KeyId(uuid4()), purpose="leaf", actor="replica:a"
+    )
+
+
+@pytest.fixture
+async def issued(door, database, issuances):
+    """Generation 1, of a key that the target has."""
+    key = keys.generate(keys.KeyType.ECDSA_P256)
+    await put(door, request(key=key))
+    claim, planned = await order(database)
+    pair = issuances.ca.issue(dns=["www.example.test"], public_key=key.public_key())
+    chain = chains.parse(pair.chain_pem)
+    certificate = Certificate(
+        id=CertificateId(uuid4()),
+        secret="www",
+        generation=0,
+        status=CertificateStatus.ISSUED,
+        domains=("www.example.test",),
+        issuer="internal",
+        serial_number=chain.serial_number,
+        not_before=chain.not_before,
+        not_after=chain.not_after,
+        fingerprint=chain.fingerprint,
+        key_id=planned.key_id,
+        key_ref=f"external:{chain.spki_sha256.hex()}",
+        chain_pem=chain.pem,
+        renew_at=chain.not_after,
+    )
+    await stored.store(
+        database,
+        claim.lease,
+        certificate,
+        spki_sha256=chain.spki_sha256,
+        order_url="https://ca.example.test/1",
+        renew_reason="test",
+        actor="replica:a",
+    )
+
+
+async def rotations_of(sql):
+    return [row[0] for row in await sql.fetch("SELECT reason FROM certrotation ORDER BY id")]
+
+
+async def test_a_key_that_is_gone_gets_a_successor_once(door, issued, sql):
+    csr = request()
+    for _ in range(3):
+        assert 200 == (await put(door, csr, lost=1)).status
+
+    assert ["initial", "changed"] == await rotations_of(sql)
+    assert 1 == await sql.fetchval("SELECT count(*) FROM certaudit WHERE action = 'key.lost'")
+
+
+@pytest.mark.parametrize("lost", [None, 2])
+async def test_a_key_that_is_not_gone_or_of_another_generation_gets_none(door, issued, sql, lost):
+    await put(door, request(), **({} if lost is None else {"lost": lost}))
+
+    assert ["initial"] == await rotations_of(sql)
+
+
+async def test_a_frozen_secret_gets_no_successor(door, issued, database, sql):
+    await freezes.freeze(database, "www", reason="test", actor="person:test")
+    taken = await put(door, request(), lost=1)
+
+    assert 200 == taken.status
+    assert ["initial"] == await rotations_of(sql)
+
+
+async def test_a_target_that_loses_every_key_does_not_spend_the_limits_of_the_ca(door, issued, sql):
+    await sql.execute(
+        "INSERT INTO certrotation (secret, reason, completed_at, outcome)"
+        " SELECT 'www', 'changed', certvoy_now(), 'superseded' FROM generate_series(1, $1::int)",
+        key_requests.LOST_MAX,
+    )
+    taken = await put(door, request(), lost=1)
+
+    assert 200 == taken.status
+    assert 0 == await sql.fetchval("SELECT count(*) FROM certaudit WHERE action = 'key.lost'")
+
+
+async def test_who_has_the_keys_is_said_with_the_secret(door, database):
+    async def told():
+        shown = (await door.api.local("GET", "/v1/secrets/www")).json
+        issuing = next(item for item in shown["conditions"] if item["type"] == "Issuing")
+        return shown["key_custody"], issuing["reason"]
+
+    nobody, awaited = await told()
+    await put(door, request(), target="web-1")
+    waits, under_way = await told()
+    await order(database)
+    ordered, _ = await told()
+
+    assert (None, False, "KeyAwaited") == (nobody["target"], nobody["waits"], awaited)
+    assert ("web-1", EDGE, True, "UnderWay") == (
+        waits["target"],
+        waits["identity"],
+        waits["waits"],
+        under_way,
+    )
+    assert waits["message"].startswith(f"web-1 ({EDGE}) has its keys, and its request of ")
+    assert f"nothing has come since its request of {ordered['brought_at'][:16]}" in ordered["message"]
+
+
+async def test_of_keys_that_certvoy_makes_no_target_is_named(door, database):
+    await declarations.put(database, secret(), actor="person:test")
+
+    assert (await door.api.local("GET", "/v1/secrets/www")).json["key_custody"] is None

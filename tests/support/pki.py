@@ -9,6 +9,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
@@ -75,13 +76,17 @@ class Authority:
         not_before: datetime | None = None,
         not_after: datetime | None = None,
         key: PrivateKey | None = None,
+        public_key: CertificatePublicKeyTypes | None = None,
         usages: Sequence[x509.ObjectIdentifier] | None = (
             ExtendedKeyUsageOID.SERVER_AUTH,
             ExtendedKeyUsageOID.CLIENT_AUTH,
         ),
         ca: bool = False,
     ) -> Pair:
-        """Issue a leaf with an empty subject; ``usages=None`` leaves the extended key usage out."""
+        """Issue a leaf with an empty subject; ``usages=None`` leaves the extended key usage out.
+
+        ``public_key`` is of a key that somebody else has: the one of the pair is another then.
+        """
         key = key or new_key()
         begins = not_before or datetime.now(UTC) - BACKDATED
         names: list[x509.GeneralName] = [x509.DNSName(name) for name in dns]
@@ -91,7 +96,7 @@ class Authority:
             _builder(
                 x509.Name([]), self.certificate.subject, begins, not_after or begins + timedelta(days=days)
             )
-            .public_key(key.public_key())
+            .public_key(public_key or key.public_key())
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
