@@ -99,6 +99,14 @@ AGENT_POINTS: Final[Mapping[str, str]] = {
 }
 """An agent's, which has neither a database nor a CA: the conformance suite of installers kills there."""
 
+KEY_POINTS: Final[Mapping[str, str]] = {
+    "agent.key_made": "a private key is in memory only",
+    "agent.key_kept": "the key is on the disk, and nobody has heard of it",
+    "agent.key_requested": "the control plane has its signing request, and the agent has not noted that",
+    "agent.keys_removed": "keys that nothing can ask for are gone, and the pair in its place is not settled",
+}
+"""An agent's whose host makes the keys; before and after those of the pair that comes of it."""
+
 _WANTED, _, _NTH = os.environ.get("CERTVOY_CRASHPOINT", "").partition(":")
 _SIGNAL: Final = signal.Signals[os.environ.get("CERTVOY_CRASHPOINT_SIGNAL", "SIGKILL")]
 _visits: Final[Counter[str]] = Counter()

@@ -282,6 +282,22 @@ EVENTS: Final = (
         "An agent could not ask the control plane, or could not write; what it serves it serves on.",
         ("secret", "failures", "error", "hint"),
     ),
+    LogEvent("key.made", "info", "An agent has made a private key.", ("secret", "spki_sha256", "reason")),
+    LogEvent(
+        "key.not_requested",
+        "warning",
+        "An agent could not bring a signing request; it tries again in the next round.",
+        ("secret", "error", "hint"),
+    ),
+    LogEvent(
+        "key.requested",
+        "info",
+        "The next order's signing request is brought; lost: the generation whose key is not on the host.",
+        ("secret", "spki_sha256", "lost"),
+    ),
+    LogEvent(
+        "keys.removed", "info", "An agent has removed keys that no chain can ask for.", ("secret", "keys")
+    ),
     LogEvent(
         "pair.delivered",
         "info",

@@ -7,15 +7,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
 
-from sds_server.agent.config import AgentConfig, BundleConfig
+from sds_server.agent.config import AgentConfig, BundleConfig, KeySource
 from sds_server.agent.credential import Keeper
 from sds_server.agent.delivery import Delivery
 from sds_server.agent.door import HttpsDoor
 from sds_server.agent.files import CredentialFiles
 from sds_server.agent.installers.table import installer_of
+from sds_server.agent.local_keys import LocalKeys
 from sds_server.agent.looker import Looker
 from sds_server.agent.puller import Puller
 from sds_server.agent.pushed import Endpoint, Pushable
+from sds_server.agent.requester import Requester
 from sds_server.agent.versions import Versions
 from sds_server.clock import Clock
 from sds_server.errors import CertvoyError, ConfigError, OperatorError
@@ -135,6 +137,7 @@ class Agent:
             if probe is None
             else Looker(probe.address, names=probe.names, within=probe.within, clock=clock)
         )
+        own = LocalKeys(bundle.directory) if bundle.key is KeySource.LOCAL else None
         delivery = Delivery(
             secret=bundle.secret,
             versions=Versions(bundle.directory, group=_gid(bundle.group)),
@@ -142,7 +145,9 @@ class Agent:
             looker=looker,
             clock=clock,
             wanted=bundle.names,
+            own=own,
         )
+        requester = None if own is None else Requester(bundle.secret, own, door, target=bundle.target)
         return Puller(
             delivery,
             door,
@@ -151,6 +156,7 @@ class Agent:
             turn=self._turns.setdefault(installer.kind, asyncio.Lock()),
             clock=clock,
             rng=rng,
+            requester=requester,
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -62,6 +63,13 @@ Address = Annotated[str, AfterValidator(_address)]
 HostName = Annotated[str, AfterValidator(_host_name)]
 
 
+class KeySource(StrEnum):
+    """Where a pair's private key comes from."""
+
+    DELIVERED = "delivered"
+    LOCAL = "local"
+
+
 class ProbeConfig(Model):
     """Where the program listens: a handshake there is what proves."""
 
@@ -86,6 +94,10 @@ class BundleConfig(Model):
 
     directory: FilePath
     """Where the pair lies, the agent's alone: ``current/fullchain.pem``, ``key.pem``, ``combined.pem``."""
+
+    key: KeySource = KeySource.DELIVERED
+    """Where private keys come from. ``local``: the agent makes them, in ``keys/`` of the directory, and they
+    never leave this host; for a secret with ``key_holder: target``. ``delivered``: with the pair."""
 
     group: str | None = Field(default=None, min_length=1)
     """A group that may read the files too, for a program that reads them as another user."""
@@ -164,6 +176,12 @@ class AgentConfig(Model):
                 raise Wrong(
                     f"{here}: secret {bundle.secret} is there twice for one target",
                     "name a target for each: `target: web-1-mail`",
+                )
+            beside = [other.key for other in self.bundles[:number] if other.secret == bundle.secret]
+            if beside and KeySource.LOCAL in {bundle.key, *beside}:
+                raise Wrong(
+                    f"{here}: secret {bundle.secret} is there twice, and its keys are one target's",
+                    "declare a secret for each, of the same names",
                 )
             taken[bundle.directory] = here
             said.add((bundle.secret, bundle.target))

@@ -20,8 +20,9 @@ from sds_server.agent.installers.installer import (
     Placed,
     Rejected,
 )
+from sds_server.agent.local_keys import LocalKeys
 from sds_server.agent.looker import Looker, Sight
-from sds_server.agent.pair import Bundle, Pair, judge
+from sds_server.agent.pair import Bundle, KeyMissing, Pair, judge
 from sds_server.agent.versions import CURRENT, NOTHING, PREVIOUS, Versions
 from sds_server.clock import Clock
 from sds_server.crashpoint import crashpoint
@@ -45,7 +46,11 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a pair, and of which one. ``kept``: it lies there still, as there was none before."""
+    """What became of a pair, and of which one.
+
+    ``kept``: it lies there still, as there was none before. ``key_missing``: it is of a key that this host
+    should have, and has not.
+    """
 
     outcome: Outcome
     generation: int
@@ -53,6 +58,7 @@ class Result:
     reason: str = ""
     served: str | None = None
     kept: bool = False
+    key_missing: bool = False
 
 
 class Delivery:
@@ -67,14 +73,19 @@ class Delivery:
         looker: Looker | None,
         clock: Clock,
         wanted: Sequence[str] = (),
+        own: LocalKeys | None = None,
     ) -> None:
-        """``looker`` is None where nobody can look; ``wanted`` are DNS names that a pair must cover."""
+        """``looker`` is None where nobody can look; ``wanted`` are DNS names that a pair must cover.
+
+        ``own`` are the keys of this host, where those are what is served; None: they come with the bundles.
+        """
         self.secret = secret
         self.installer = installer
         self._versions = versions
         self._looker = looker
         self._clock = clock
         self._wanted = wanted
+        self._own = own
         self._at = Placed(versions.directory / CURRENT)
 
     @property
@@ -107,10 +118,16 @@ class Delivery:
         """
         crashpoint("agent.fetched")
         try:
-            pair = judge(bundle, secret=self.secret, wanted=self._wanted, now=self._clock.now())
+            pair = judge(
+                bundle, secret=self.secret, wanted=self._wanted, now=self._clock.now(), own=self._own
+            )
         except GateRefused as e:
             return Result(
-                Outcome.REFUSED, bundle.generation, bundle.version, f"content gate: {e.rule}: {e.message}"
+                Outcome.REFUSED,
+                bundle.generation,
+                bundle.version,
+                f"content gate: {e.rule}: {e.message}",
+                key_missing=isinstance(e, KeyMissing),
             )
         if self._is_held(pair):
             again = await self.resume()
@@ -250,10 +267,23 @@ class Delivery:
         _log.error("pair.not_restored", secret=self.secret, generation=pair.generation, error=words)
 
     def _settle(self) -> None:
-        """What lies in its place is what is served: the one before may go."""
+        """What lies in its place is what is served: the one before may go, and keys from before that."""
+        self._tidy_keys()
         self._versions.point(PREVIOUS, None)
         crashpoint("agent.settled")
         self._versions.tidy(keep=(self._versions.named(CURRENT),))
+
+    def _tidy_keys(self) -> None:
+        """Remove keys that nothing can ask for, while it is known which pair was before this one."""
+        pair, before = self.held, self._stored(PREVIOUS)
+        if self._own is None or pair is None or (before is not None and before.version == pair.version):
+            return
+        removed = self._own.tidy(
+            current=pair.spki_sha256, before=None if before is None else before.spki_sha256
+        )
+        crashpoint("agent.keys_removed")
+        if removed:
+            _log.info("keys.removed", secret=self.secret, keys=removed)
 
     async def _answers(self, pair: Pair) -> bool:
         if self._looker is None:

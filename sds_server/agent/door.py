@@ -1,4 +1,4 @@
-"""The control plane over HTTPS: the first credential, the next one, bundles, reports.
+"""The control plane over HTTPS: the first credential, the next one, bundles, signing requests, reports.
 
 It is known by its own CA, whose digest is in the token, or by roots that the operator names. Every connection
 is made anew with the credential that is held then.
@@ -16,10 +16,12 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 from cryptography import x509
 
+from acme_engine.keys import KeyType
 from sds_server import authority
 from sds_server.agent.credential import Given
 from sds_server.agent.files import Held
 from sds_server.agent.pair import Bundle
+from sds_server.agent.requester import WantedKey
 from sds_server.errors import (
     CallerError,
     CertvoyError,
@@ -109,6 +111,22 @@ class HttpsDoor:
             return None
         return Bundle.of(answer.body, etag=answer.etag)
 
+    async def wanted_key(self, secret: str) -> WantedKey:
+        """Ask what a signing request must be for, and which one waits."""
+        return self._wanted((await self._ask("GET", _csr(secret))).body)
+
+    async def bring(self, secret: str, csr_pem: str, *, target: str | None, lost: int | None) -> WantedKey:
+        """Bring one, and return what waits then: nothing, if it had come before and was ordered.
+
+        ``lost``: the generation of a chain whose key is not here.
+
+        Raises:
+            Conflict: it is not taken, as another target has the keys.
+        """
+        said = {"csr": csr_pem, "target": target, "lost": lost}
+        body = {key: value for key, value in said.items() if value is not None}
+        return self._wanted((await self._ask("PUT", _csr(secret), body=body)).body)
+
     async def report(self, report: Report) -> None:
         """Say what became of it.
 
@@ -116,6 +134,20 @@ class HttpsDoor:
             Conflict: it is not about what is current any more.
         """
         await self._ask("POST", f"/v1/secrets/{quote(report.secret, safe='')}/deliveries", body=report.body)
+
+    def _wanted(self, answer: Json) -> WantedKey:
+        try:
+            spki = answer["spki_sha256"]
+            return WantedKey(
+                domains=tuple(str(name) for name in answer["domains"]),
+                key_type=KeyType(answer["key_type"]),
+                spki_sha256=None if spki is None else bytes.fromhex(str(spki)),
+            )
+        except (KeyError, ValueError, TypeError) as e:
+            raise Unavailable(
+                f"{self._url}: the answer does not say which key is wanted: {e}",
+                hint="is the server certvoy's, and not newer than this?",
+            ) from e
 
     async def _given(self, context: ssl.SSLContext, path: str, body: Json) -> Given:
         answer = (await self._ask("POST", path, body=body, context=context)).body
@@ -182,6 +214,10 @@ class _Answer:
     status: int
     etag: str
     body: Json
+
+
+def _csr(secret: str) -> str:
+    return f"/v1/secrets/{quote(secret, safe='')}/csr"
 
 
 async def _bounded(response: aiohttp.ClientResponse) -> bytes:

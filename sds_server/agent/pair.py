@@ -4,13 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from cryptography.hazmat.primitives import serialization
 
 from acme_engine import chain as chains
 from acme_engine import keys
 from acme_engine.errors import AcmeError, ChainError
+from acme_engine.keys import PrivateKey
 from sds_server import gate
 from sds_server.errors import GateRefused, Unavailable
 
@@ -25,7 +26,8 @@ class Bundle:
     etag: str
     fingerprint: str
     chain_pem: bytes
-    key_pem: bytes = field(repr=False)
+    key_pem: bytes | None = field(repr=False)
+    """None: the key is the host's own."""
 
     @classmethod
     def of(cls, body: Mapping[str, Any], *, etag: str) -> Self:
@@ -34,11 +36,11 @@ class Bundle:
         Raises:
             Unavailable: it is none; what is wrong is said without quoting it.
         """
-        texts = {
-            key: body.get(key) for key in ("name", "version", "fingerprint_sha256", "chain", "private_key")
-        }
-        generation = body.get("generation")
+        texts = {key: body.get(key) for key in ("name", "version", "fingerprint_sha256", "chain")}
+        generation, private_key = body.get("generation"), body.get("private_key", 0)
         wrong = [key for key, value in texts.items() if not isinstance(value, str)]
+        if not isinstance(private_key, str | None):
+            wrong.append("private_key")
         if not isinstance(generation, int):
             wrong.append("generation")
         if wrong:
@@ -54,7 +56,7 @@ class Bundle:
             etag=etag,
             fingerprint=said["fingerprint_sha256"],
             chain_pem=said["chain"].encode(),
-            key_pem=said["private_key"].encode(),
+            key_pem=None if private_key is None else private_key.encode(),
         )
 
 
@@ -96,6 +98,11 @@ class Pair:
         )
 
     @property
+    def spki_sha256(self) -> bytes:
+        """The hash of its key's public half."""
+        return chains.parse(self.chain_pem).spki_sha256
+
+    @property
     def combined_pem(self) -> bytes:
         """Chain and key in one, as HAProxy and nginx take it."""
         return self.chain_pem + self.key_pem
@@ -115,22 +122,34 @@ class Pair:
         ).encode()
 
 
-def judge(bundle: Bundle, *, secret: str, wanted: Sequence[str] = (), now: datetime) -> Pair:
+class OwnKeys(Protocol):
+    """The keys that this host has made."""
+
+    def find(self, spki_sha256: bytes) -> PrivateKey | None:
+        """Return the key whose public half has this hash; None: it is not here."""
+
+
+class KeyMissing(GateRefused):
+    """The chain is of a key that this host has not, or not any more."""
+
+
+def judge(
+    bundle: Bundle, *, secret: str, wanted: Sequence[str] = (), now: datetime, own: OwnKeys | None = None
+) -> Pair:
     """Return the pair if it may be served for ``secret``: the content gate, asked once more on the host.
 
-    ``wanted`` are DNS names that it must cover; more may be there.
+    ``wanted`` are DNS names that it must cover; more may be there. ``own``: its key is one of
+    these, and in no bundle; None: it comes with the bundle.
 
     Raises:
+        KeyMissing: it is none of ``own``.
         GateRefused: which rule is broken, without anything of the key.
     """
     if bundle.secret != secret:
         raise GateRefused("names", f"it is of secret {bundle.secret}, not of {secret}")
     try:
         chain = chains.parse(bundle.chain_pem)
-        key = serialization.load_pem_private_key(bundle.key_pem, None)
-        der = key.private_bytes(
-            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        der = _from_bundle(bundle) if own is None else _from_host(bundle, chain.spki_sha256, own)
     except ChainError as e:
         raise GateRefused("pem" if e.rule == "empty" else e.rule, str(e)) from e
     except (ValueError, TypeError, AcmeError):
@@ -159,6 +178,33 @@ def judge(bundle: Bundle, *, secret: str, wanted: Sequence[str] = (), now: datet
         chain_pem=chain.pem,
         key_pem=keys.pem(keys.load_pkcs8(der)),
     )
+
+
+def _from_bundle(bundle: Bundle) -> bytes:
+    if bundle.key_pem is None:
+        raise GateRefused(
+            "key",
+            "it comes without a private key, as its target makes that: write `key: local` in agent.yaml",
+        )
+    key = serialization.load_pem_private_key(bundle.key_pem, None)
+    return key.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _from_host(bundle: Bundle, spki_sha256: bytes, own: OwnKeys) -> bytes:
+    if bundle.key_pem is not None:
+        raise GateRefused(
+            "key",
+            "it comes with a private key, and agent.yaml says `key: local`: declare the secret with"
+            " `key_holder: target`",
+        )
+    key = own.find(spki_sha256)
+    if key is None:
+        raise KeyMissing(
+            "key", f"its key, SPKI SHA-256 {spki_sha256.hex()}, is not on this host: another one is ordered"
+        )
+    return keys.pkcs8(key)
 
 
 def _covers(names: Sequence[str], name: str) -> bool:

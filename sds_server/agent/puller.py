@@ -11,7 +11,8 @@ from typing import Final, Protocol
 
 from sds_server.agent.delivery import Delivery, Outcome, Result
 from sds_server.agent.door import Report
-from sds_server.agent.pair import Bundle
+from sds_server.agent.pair import Bundle, Pair
+from sds_server.agent.requester import Requester
 from sds_server.clock import Clock
 from sds_server.crashpoint import crashpoint
 from sds_server.errors import CallerError, CertvoyError, Conflict, OperatorError, Unavailable
@@ -72,7 +73,9 @@ class Puller:
         turn: asyncio.Lock,
         clock: Clock,
         rng: Random,
+        requester: Requester | None = None,
     ) -> None:
+        """``requester`` brings what is to be signed, where the keys are this host's own."""
         self._delivery = delivery
         self._source = source
         self._target = target
@@ -80,6 +83,7 @@ class Puller:
         self._turn = turn
         self._clock = clock
         self._rng = rng
+        self._requester = requester
         self._report: Report | None = None
         self._last: Result | None = None
         self._told: Result | None = None
@@ -136,6 +140,8 @@ class Puller:
         """
         async with self._turn:
             result = await self._delivery.take(bundle)
+        if self._requester is not None:
+            self._requester.lost = result.generation if result.key_missing else None
         self._note(result, etag=bundle.etag)
         return result
 
@@ -172,7 +178,7 @@ class Puller:
         if self._clock.monotonic() >= self._again_at:
             await self._again()
         await self._say()
-        held = self._delivery.held
+        held = await self._request()
         left_s = max(self._again_at - self._clock.monotonic(), 0.0)
         bundle = await self._source.bundle(
             self._delivery.secret,
@@ -183,9 +189,18 @@ class Puller:
         )
         if bundle is None:
             return False
-        await self.deliver(bundle)
+        result = await self.deliver(bundle)
+        if result.key_missing:
+            await self._request()
         await self._say()
         return held is None or held.version != bundle.version
+
+    async def _request(self) -> Pair | None:
+        """Bring what is to be signed next, if anything is; returns the pair that lies in its place."""
+        held = self._delivery.held
+        if self._requester is not None:
+            await self._requester.step(None if held is None else held.spki_sha256)
+        return held
 
     async def _again(self) -> None:
         """Try again what was refused, or look whether what lies there is served."""

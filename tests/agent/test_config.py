@@ -82,6 +82,7 @@ def test_the_whole_file_is_read(read, tmp_path):
         (["bundles", 0, "nginx", "comand"], ["x"], "bundles[0].nginx.comand: unknown key (line"),
         (["bundles", 0, "nginx", "command"], [], "bundles[0].nginx.command: is empty"),
         (["bundles", 0, "nginx", "command"], "nginx -t", "must be a list"),
+        (["bundles", 0, "key"], "remote", "bundles[0].key"),
         (["bundles", 0, "nginx"], None, "does not say which program serves it"),
         (["bundles", 0, "files"], {}, "has nginx and files"),
         (["bundles", 0, "names"], ["bücher.example"], "is no DNS name"),
@@ -99,6 +100,23 @@ def test_one_secret_twice_at_one_target_is_refused(changed):
     again = {"secret": "www", "target": "web-1", "directory": "other", "files": {}}
 
     assert "secret www is there twice for one target" in changed(["bundles", 1], again)
+
+
+@pytest.mark.parametrize("keys", [("local", "local"), ("local", "delivered"), ("delivered", "local")])
+def test_the_keys_of_one_secret_are_one_targets(read, keys):
+    raw = yaml.safe_load(WHOLE)
+    raw["bundles"][1]["secret"] = "www"
+    for bundle, key in zip(raw["bundles"], keys, strict=True):
+        bundle["key"] = key
+    with pytest.raises(ConfigError, match="its keys are one target's"):
+        read(yaml.safe_dump(raw))
+
+
+def test_keys_are_delivered_unless_they_are_made_here(read):
+    raw = yaml.safe_load(WHOLE)
+    raw["bundles"][1]["key"] = "local"
+
+    assert ["delivered", "local"] == [bundle.key for bundle in read(yaml.safe_dump(raw)).bundles]
 
 
 def test_all_errors_come_at_once_with_their_lines(read):

@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from sds_server.agent.pair import Bundle, judge
+from acme_engine.keys import spki_sha256
+from sds_server.agent.pair import Bundle, KeyMissing, judge
 from sds_server.errors import GateRefused, Unavailable
 from tests.support import pki
 
@@ -80,6 +81,42 @@ def test_one_that_is_outside_of_its_dates_is_refused(days):
 def test_one_that_does_not_cover_what_the_host_serves_is_refused(issued, name):
     with pytest.raises(GateRefused, match=f"does not cover {name}"):
         judged(body(issued), wanted=[name])
+
+
+class Own:
+    """A host with these keys."""
+
+    def __init__(self, *held):
+        self._held = {spki_sha256(key.public_key()): key for key in held}
+
+    def find(self, spki):
+        return self._held.get(spki)
+
+
+def test_a_chain_finds_the_key_that_this_host_has_made(issued):
+    pair = judged(body(issued, private_key=None), own=Own(pki.new_key(), issued.key))
+
+    assert issued.chain_pem + issued.key_pem == pair.combined_pem
+    assert spki_sha256(issued.key.public_key()) == pair.spki_sha256
+
+
+def test_a_chain_of_a_key_that_is_not_here_is_refused_by_that_name(issued):
+    with pytest.raises(KeyMissing, match="is not on this host") as refused:
+        judged(body(issued, private_key=None), own=Own(pki.new_key()))
+
+    assert spki_sha256(issued.key.public_key()).hex() in refused.value.message
+
+
+def test_a_delivered_key_is_refused_where_the_host_makes_them(issued):
+    with pytest.raises(GateRefused, match="declare the secret with `key_holder: target`") as refused:
+        judged(body(issued), own=Own(issued.key))
+
+    assert not isinstance(refused.value, KeyMissing)
+
+
+def test_a_missing_key_is_refused_where_it_should_be_delivered(issued):
+    with pytest.raises(GateRefused, match="write `key: local`"):
+        judged(body(issued, private_key=None))
 
 
 @pytest.mark.parametrize("missing", ["name", "generation", "version", "chain", "private_key"])

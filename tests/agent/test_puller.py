@@ -11,15 +11,21 @@ from sds_server.agent import puller as pullers
 from sds_server.agent.delivery import Outcome, Result
 from sds_server.agent.pair import Bundle
 from sds_server.agent.puller import Puller, retry_s
-from sds_server.errors import Conflict, Forbidden, Unavailable
+from sds_server.errors import Conflict, Forbidden, NotFound, Unavailable
 from sds_server.model import TargetKind
 from tests.support.clocks import HastyClock
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
 
+class Held(Bundle):
+    """A bundle, and the pair that is made of it."""
+
+    spki_sha256 = b"0" * 32
+
+
 def bundle(generation):
-    return Bundle("www", generation, f"v{generation}", f'"v{generation}"', "0" * 64, b"", b"")
+    return Held("www", generation, f"v{generation}", f'"v{generation}"', "0" * 64, b"", b"")
 
 
 class Program:
@@ -262,6 +268,59 @@ async def test_a_server_that_does_not_wait_is_not_asked_without_a_pause(puller, 
     times = [at for *_, at in source.asked]
 
     assert all(b - a >= 1 for a, b in itertools.pairwise(times))
+
+
+class Requester:
+    """Keeps what it was asked for."""
+
+    def __init__(self, source):
+        self._source = source
+        self.lost, self.steps, self.error = None, [], None
+
+    async def step(self, served):
+        self.steps.append((len(self._source.asked), self.lost))
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def requester(puller, source):
+    puller._requester = Requester(source)
+    return puller._requester
+
+
+async def test_a_request_is_brought_before_a_pair_is_asked_for(puller, source, requester):
+    source.failures = [NotFound("nothing is issued yet")]
+    with pytest.raises(NotFound):
+        await puller.step()
+    await puller.step()
+
+    assert [(0, None), (1, None)] == requester.steps
+
+
+async def test_a_pair_of_a_key_that_is_not_here_is_told_of_at_once_and_then_with_each_request(
+    puller, source, program, requester
+):
+    program.outcomes[1] = refused(1, key_missing=True)
+    await puller.step()
+    told = list(requester.steps)
+    await puller.step()
+    source.current = bundle(2)
+    await puller.step()
+    await puller.step()
+
+    assert [(0, None), (1, 1)] == told
+    assert [(1, 1), (2, 1), (3, None)] == requester.steps[2:]
+    assert [("refused", 1), ("proved", 2)] == source.said
+
+
+async def test_where_another_target_has_the_keys_no_pair_is_asked_for(puller, source, requester):
+    """Who fetches counts as one that serves it, and this one cannot."""
+    requester.error = Conflict("web-2 has its keys")
+    with pytest.raises(Conflict):
+        await puller.step()
+
+    assert [] == source.asked
 
 
 def test_the_wait_after_refusals_is_bounded():
