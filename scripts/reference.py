@@ -31,7 +31,8 @@ A duration is written `90s`, `10m` or `1h30m`."""
 
 ABOUT_AGENT = """\
 The file of `certvoy agent --config`, read as [certvoy.yaml](configuration.md) is. How to begin is in
-[nginx](../targets/nginx.md) and [plain files](../targets/files.md)."""
+[nginx](../targets/nginx.md) and [plain files](../targets/files.md); with private keys that never leave the
+host in [Keys on the host](../how-to/keys-on-the-host.md)."""
 
 ABOUT_API = """\
 On the machine itself over the Unix socket `admin.sock` in `state_dir`, elsewhere over TLS (`admin.listen`)

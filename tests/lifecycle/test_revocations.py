@@ -343,6 +343,33 @@ async def test_where_the_account_may_not_the_certificate_s_key_signs(revoker, ca
     assert S.REVOKED == await status(database, served)
 
 
+@pytest.mark.parametrize("reason", [RevocationReason.SUPERSEDED, RevocationReason.KEY_COMPROMISE])
+async def test_where_a_target_has_the_key_the_account_asks(revoker, ca, want, served, database, sql, reason):
+    await kept_elsewhere(sql)
+    await want(reason=reason, at_once=True)
+    await revoker.step()
+
+    ((_, asked, key),) = ca.asked
+    assert (reason.name, None) == (asked.name, key)
+    assert S.REVOKED == await status(database, served)
+
+
+async def test_where_a_target_has_the_key_and_the_account_may_not_the_ca_s_words_are_kept(
+    revoker, ca, want, served, database, sql
+):
+    await kept_elsewhere(sql)
+    ca.says = [refusal("unauthorized")]
+    await want(at_once=True)
+    await revoker.step()
+
+    assert 1 == len(ca.asked)
+    assert "it is unauthorized" in (await revocation(database)).error["what"]
+
+
+async def kept_elsewhere(sql):
+    await sql.execute("UPDATE key_material SET kek_uri = 'external', envelope = '', dek_wrapped = ''")
+
+
 async def test_an_account_that_the_ca_forgot_is_forgotten_and_asked_for_anew(revoker, ca, want, served, sql):
     ca.says = [refusal("accountDoesNotExist")]
     await want(at_once=True)

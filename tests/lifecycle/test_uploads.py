@@ -1,6 +1,7 @@
 # ruff: noqa: PLR0917 - a test takes what it needs of many fixtures, by name
 """Uploads: a good pair becomes the next generation, a bad one leaves nothing and says what is wrong."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -22,7 +23,7 @@ from sds_server.inventory import (
     secrets,
 )
 from sds_server.lifecycle.uploads import Uploads
-from sds_server.model import CertificateStatus, Reason, RevocationReason
+from sds_server.model import CertificateStatus, KeyHolder, Reason, RevocationReason
 from tests.support.databases import turn_clock
 from tests.support.issuances import secret
 from tests.support.pki import authority, cert_pem, key_pem, new_key
@@ -302,6 +303,16 @@ async def test_a_key_that_was_revoked_as_compromised_never_comes_back(put, issua
     with pytest.raises(GateRefused, match="generation 1 of www was revoked because this key is lost"):
         await put(CA.issue(declared.domains, key=lost))
     assert before == await everything(sql)
+
+
+async def test_a_secret_whose_target_makes_the_keys_takes_no_pair_from_elsewhere(put, database, sql):
+    declared = replace(secret(domains=NAMES), key_holder=KeyHolder.TARGET)
+    await declarations.put(database, declared, actor="person:test")
+    with pytest.raises(Conflict, match="its private keys are made by its target") as refused:
+        await put(CA.issue(dns=NAMES))
+
+    assert "key_holder: certvoy" in refused.value.next_step
+    assert 0 == await sql.fetchval("SELECT count(*) FROM key_material")
 
 
 async def test_a_deleted_secret_comes_back_with_the_pair(put, issuances, database):
