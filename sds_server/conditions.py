@@ -15,6 +15,7 @@ from sds_server.model import (
     Freeze,
     KeyCustody,
     Outcome,
+    Peer,
     Revocation,
     Rotation,
     Stage,
@@ -197,11 +198,17 @@ def proxy_state(
     return ProxyState.REGISTERED, None
 
 
+def has_keys(peer: Peer) -> str:
+    """Say whose a Secret's private keys are; a Target that gives no name of its own is its identity."""
+    named = peer.node_id if peer.node_id == peer.identity else f"{peer.node_id} ({peer.identity})"
+    return f"{named} has its keys"
+
+
 def custody_said(custody: KeyCustody | None) -> str:
     """Say which Target has a Secret's private keys, and whether its next request lies ready."""
     if custody is None:
         return "none has its keys yet: the first that brings a request will"
-    who = f"{custody.peer.node_id} ({custody.peer.identity}) has its keys"
+    who = has_keys(custody.peer)
     if custody.waits:
         return f"{who}, and its request of {custody.brought_at:%FT%TZ} waits for the next order"
     return f"{who}, and nothing has come since its request of {custody.brought_at:%FT%TZ}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+from sds_server.conditions import has_keys
 from sds_server.errors import Conflict
 from sds_server.inventory import audit, feed, freezes, rotations, secrets
 from sds_server.inventory.database import Database, Row, Transaction
@@ -87,7 +88,7 @@ async def bring(
         row = await tx.row("key_request", name)
         if row is not None and (row["identity"], row["node_id"]) != peer:
             raise Conflict(
-                f"secret {name}: {row['node_id']} ({row['identity']}) has its keys",
+                f"secret {name}: {has_keys(Peer(row['identity'], row['node_id']))}",
                 hint="give each target a secret of its own, or let that one go: `certvoy targets rm NAME`",
             )
         waits = _request(row, secret)

@@ -5,22 +5,17 @@ import os
 import re
 import ssl
 import statistics
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
-from sds_server.programs.caddy import Caddy
-from sds_server.programs.child import Child, free_port
-from tests.support import debian
-from tests.support.beside import Nginx
-from tests.support.control_plane import HOST, ControlPlane, dsn, until
+from tests.support import beside, debian
+from tests.support.beside import HOST, Nginx
+from tests.support.control_plane import until
 from tests.support.pages import DOCS, blocks, section
 
 pytestmark = pytest.mark.debian
 
-ROOT = Path(__file__).parents[2]
 PAGE = DOCS / "targets" / "nginx.md"
 DOMAIN = "www.example.test"
 ROTATIONS = 20
@@ -109,19 +104,8 @@ class Users:
 
 @pytest.fixture
 async def plane(connect, tmp_path):
-    http01_port = free_port()
-    caddy = await Caddy.start(tmp_path / "caddy", responder=f"{HOST}:{http01_port}")
-    plane = ControlPlane(tmp_path, database=dsn(connect), http01_port=http01_port)
-    plane.issuer(caddy.directory_url, caddy.ca_file)
-    plane.root = caddy.ca_file
-    plane.settings["rotation"]["settle"] = "1h"  # only a target completes
-    for setting in ("certificate", "key", "client_ca"):
-        del plane.settings["sds"][setting]
-    plane.settings["admin"] = {"listen": f"{HOST}:{free_port()}"}
-    yield plane
-    if plane.child is not None:
-        await plane.stop()
-    await caddy.stop()
+    async with beside.control_plane(connect, tmp_path) as plane:
+        yield plane
 
 
 @pytest.fixture
@@ -158,8 +142,7 @@ async def test_the_page_serves_rotates_proves_and_keeps_what_works(plane, host, 
     assert 0 == code, said
     (host.home / "token").write_text(said.strip().splitlines()[-1])
     (host.home / "agent.yaml").write_text(agent_yaml(host, f"https://{plane.settings['admin']['listen']}"))
-    argv = [sys.executable, "-m", "sds_server", "agent", "--config", host.home / "agent.yaml"]
-    agent = Child("agent", argv, log=host.home / "agent.log", cwd=ROOT, pdeathsig="KILL")
+    agent = beside.agent(host.home)
     try:
         await agent.ready(lambda: asyncio.to_thread((host.directory / "current").exists), timeout_s=60)
         await host.start()

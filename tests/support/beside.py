@@ -2,17 +2,46 @@
 
 import os
 import shlex
+import sys
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from aiohttp import web
 
 from sds_server.agent.installers.traefik import MARK
+from sds_server.programs.caddy import Caddy as CaddyCa
 from sds_server.programs.child import Child, free_port
 from sds_server.targets.probe import ProbeFailed, served_fingerprint
 from tests.support import between, caddy, debian, haproxy, traefik
+from tests.support.control_plane import ControlPlane, dsn
 
 HOST = "127.0.0.1"
+ROOT = Path(__file__).parents[2]
 NAMES = ("www.example.test", "api.example.test")
+
+
+@asynccontextmanager
+async def control_plane(connect, directory):
+    """One with a CA and a port for agents, where only a target completes; not started yet."""
+    http01_port = free_port()
+    ca = await CaddyCa.start(directory / "caddy", responder=f"{HOST}:{http01_port}")
+    plane = ControlPlane(directory, database=dsn(connect), http01_port=http01_port)
+    plane.issuer(ca.directory_url, ca.ca_file)
+    plane.root = ca.ca_file
+    plane.settings["rotation"]["settle"] = "1h"
+    for setting in ("certificate", "key", "client_ca"):
+        del plane.settings["sds"][setting]
+    plane.settings["admin"] = {"listen": f"{HOST}:{free_port()}"}
+    yield plane
+    if plane.child is not None:
+        await plane.stop()
+    await ca.stop()
+
+
+def agent(home):
+    """The agent of a host, as a process of its own, by its agent.yaml."""
+    argv = [sys.executable, "-m", "sds_server", "agent", "--config", home / "agent.yaml"]
+    return Child("agent", argv, log=home / "agent.log", cwd=ROOT, pdeathsig="KILL")
 
 
 class Subject:
