@@ -35,12 +35,12 @@ def read(body: bytes) -> Answer:
     """
     try:
         content = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Unreadable("it is not JSON") from None
     if not isinstance(content, dict):
         raise Unreadable("it is no report")
     said = content.get("state")
-    if said not in set(Said):
+    if not isinstance(said, str) or said not in set(Said):
         raise Unreadable("its state is none of accepted, proved, refused")
     generation = content.get("generation")
     if type(generation) is not int or generation < 1:
@@ -65,7 +65,7 @@ def words(body: bytes) -> str:
     """Return the words of an error (problem+json), safe to keep; empty: it has none."""
     try:
         content = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     detail = content.get("detail") if isinstance(content, dict) else None
     return scrub(" ".join(detail.split())) if isinstance(detail, str) else ""

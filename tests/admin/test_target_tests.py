@@ -8,7 +8,7 @@ from sds_server.inventory import deliveries, targets
 from sds_server.inventory.deliveries import News
 from sds_server.model import Identity, TargetKind
 from tests.support.admin import serving
-from tests.support.agents import LOOPBACK, Program, agent, answering, enrolled, enroller_of
+from tests.support.agents import LOOPBACK, Program, agent, answering, enrolled, enroller_of, request_of
 from tests.support.fakes import Listener, pair_of
 from tests.support.pki import authority as any_authority
 
@@ -88,6 +88,22 @@ async def test_an_agent_that_knows_no_such_bundle_says_what_to_do(
 
     assert ("failed", "secret www: this agent has no bundle") == steps["check"][:2]
     assert "agent.yaml" in steps["check"][2]
+
+
+async def test_an_answer_that_cannot_be_read_is_a_check_that_failed(api, issuances, enroller, tmp_path):
+    await issuances.issue(await issuances.declare())
+    shown = await enrolled(enroller, tmp_path, "web-1")
+
+    async def answer(reader, writer):
+        await request_of(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 60_000)
+        await writer.drain()
+
+    async with answering(answer, shown.held().paths[:2]) as url:
+        await add(api, push=url)
+        steps = await tried(api)
+
+    assert ("failed", "the agent answered with HTTP 200") == steps["check"][:2]
 
 
 async def test_the_step_that_failed_is_named_and_those_behind_it_are_not_reached(

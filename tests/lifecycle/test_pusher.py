@@ -34,6 +34,9 @@ HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 ANSWERS = [
     (b'HTTP/1.1 503 Busy\r\nRetry-After: 900\r\n\r\n{"detail": "one\\nis under way"}', "HTTP 503: one is"),
     (HEAD + b"nonsense", "not JSON"),
+    (HEAD + b"[" * 60_000, "not JSON"),
+    (HEAD + b'{"state": ["proved"], "generation": 1}', "its state is none of"),
+    (b"HTTP/1.1 500 Oops\r\n\r\n" + b"[" * 60_000, "HTTP 500"),
     (HEAD + b'{"state": "proved", "generation": 1}', "served_fingerprint"),
     (HEAD + b'{"state": "accepted", "generation": 7}', "generation 7"),
     (
