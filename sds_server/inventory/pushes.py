@@ -56,10 +56,13 @@ async def failed(
 ) -> None:
     """Write why it did not get there, and when it is tried again; that of an impostor is audited.
 
-    ``sent``: the bytes left, and nobody said what became of them.
+    ``sent``: the bytes left, and nobody said what became of them. Where something else was pushed meanwhile,
+    as we were frozen for longer than the lease, that is pushed anew.
     """
     async with database.transaction() as tx:
         row = await tx.row("push_failed", *_key(pushed), pause, error, sent)
+        if row is None and sent:
+            await tx.rows("push_overtaken", *_key(pushed))
         if impostor and row is not None and row["push_error"] != error:
             await audit.append(
                 tx,

@@ -824,7 +824,10 @@ UPDATE delivery d SET probe_error = w.error, served = coalesce(w.served, d.serve
 
 -- name: forget_proofs
 -- Of a generation that was taken back: whether who served it serves the one before again is looked at once it had time for that.
-UPDATE delivery SET proved = NULL, look_at = certvoy_now() + interval '5 seconds' WHERE secret = $1 AND proved = $2;
+-- Who was given it and did not refuse it, or is being pushed it now, may serve it, whatever was proved of the one before.
+UPDATE delivery SET proved = NULL, look_at = certvoy_now() + interval '5 seconds'
+ WHERE secret = $1 AND (proved = $2 OR push_generation = $2
+                        OR (sent = $2 OR accepted = $2) AND (refused IS DISTINCT FROM $2 OR instances > 1));
 
 -- name: offer_again
 -- As other bytes, so that the proxy judges them anew.
@@ -888,6 +891,12 @@ UPDATE delivery d
   FROM before
  WHERE d.target_id = $1 AND d.secret = $2 AND d.push_generation = $3 AND d.push_salt = $4
 RETURNING before.push_error;
+
+-- name: push_overtaken
+-- An agent was given other bytes than those that were pushed to it by somebody else meanwhile: nobody knows which it serves, so
+-- it is pushed anew what it is offered.
+UPDATE delivery SET proved = NULL, push_generation = NULL, push_at = NULL, look_at = certvoy_now() + interval '5 seconds'
+ WHERE target_id = $1 AND secret = $2 AND (push_generation, push_salt) IS DISTINCT FROM ($3, $4) RETURNING target_id;
 
 -- ---------------------------------------------------------------- watches
 

@@ -1,3 +1,4 @@
+# ruff: noqa: PLR0917 - a test takes what it needs of many fixtures, by name
 """Pushes: an agent that fetches nothing gets what it is offered, and its word is a report like any other."""
 
 import asyncio
@@ -300,6 +301,60 @@ async def test_what_is_taken_back_is_pushed_back(database, issuances, replica, p
 
     assert ([1, 2, 1], [1]) == (generations(canary), generations(other))
     assert canary.given[0].fingerprint == canary.given[2].fingerprint
+
+
+@pytest.mark.parametrize("says", ["accepted", "proved"])
+async def test_what_is_taken_back_before_it_is_proved_is_pushed_back(
+    database, issuances, replica, prover, hosts, sql, says
+):
+    """What was proved of the one before is not what an agent serves that was given the next one."""
+    canary, _ = await staged(database, issuances, replica, prover, hosts)
+    canary.sees = says == "proved"
+    if says == "proved":
+        canary.after = lambda: roll_outs.roll_back(database, "www", actor="person:test")
+    await replica.push()
+    canary.after = None
+    if says == "accepted":
+        await roll_outs.roll_back(database, "www", actor="person:test")
+    canary.sees = True
+    before = {(await told(database, name))[0] for name in ("web-1", "web-2")}
+    await turn_clock(sql, timedelta(seconds=2))
+    await replica.push()
+    after = {(await told(database, name))[0] for name in ("web-1", "web-2")}
+
+    assert [1, 2, 1] == generations(canary)
+    assert ({"accepted", "proved"}, {"proved"}) == (before, after)
+
+
+async def test_what_a_frozen_replica_brings_too_late_is_pushed_over(
+    database, issuances, replica, prover, hosts, enroller, sql
+):
+    """It wakes after its lease, with what was taken back meanwhile."""
+    canary, _ = await staged(database, issuances, replica, prover, hosts)
+    frozen = Replica(database, issuances, enroller)
+    sending, awake = asyncio.Event(), asyncio.Event()
+    call = frozen.pusher._agents.call
+
+    async def late(*what, **more):
+        sending.set()
+        await awake.wait()
+        return await call(*what, **more)
+
+    frozen.pusher._agents.call = late
+    pushing = asyncio.create_task(frozen.push())
+    await sending.wait()
+    await roll_outs.roll_back(database, "www", actor="person:test")
+    await turn_clock(sql, LEASE)
+    await replica.push()
+    awake.set()
+    await pushing
+    state = {(await told(database, name))[0] for name in ("web-1", "web-2")}
+    await turn_clock(sql, LEASE + timedelta(seconds=2))
+    await replica.push()
+
+    assert [1, 1, 2, 1] == generations(canary)
+    assert state != {"proved"}
+    assert {"proved"} == {(await told(database, name))[0] for name in ("web-1", "web-2")}
 
 
 async def test_who_cannot_be_reached_is_told_with_the_reason_and_tried_again(

@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -74,6 +74,9 @@ class Program:
     given: list[Bundle] = field(default_factory=list)
     dislikes: str | None = None
     keeps_old: bool = False
+    sees: bool = True
+    after: Callable[[], Awaitable[object]] | None = None
+    """What happens elsewhere before it answers."""
 
     async def deliver(self, bundle: Bundle) -> Report:
         """Serve the bundle, look, and report, as the delivery of an agent does."""
@@ -86,6 +89,10 @@ class Program:
             key = serialization.load_pem_private_key(pair.key_pem, None)
             leaf = x509.load_pem_x509_certificate(pair.chain_pem)
             self.listener.serve(Pair(pair.chain_pem, pair.key_pem, leaf, key))  # type: ignore[arg-type]
+        if self.after is not None:
+            await self.after()
+        if not self.sees:
+            return report
         served = await served_fingerprint(self.listener.address, pair.names[0])
         if served != pair.fingerprint:
             return report
