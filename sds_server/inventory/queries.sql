@@ -307,8 +307,10 @@ SELECT count(*) FROM certrotation WHERE secret = $1 AND reason = 'changed' AND t
 INSERT INTO certrotation (secret, cert_id, reason) VALUES ($1, $2, $3) RETURNING id;
 
 -- name: hasten_rotation
--- An open Rotation that waits for its next attempt is tried now.
-UPDATE certrotation SET next_attempt_at = certvoy_now() WHERE id = $1 AND completed_at IS NULL AND new_cert_id IS NULL;
+-- An open Rotation that waits for a signing request is tried now. What the CA has refused keeps its pause: a Target that brings one
+-- request after the other must not have us order as often.
+UPDATE certrotation SET next_attempt_at = certvoy_now()
+ WHERE id = $1 AND completed_at IS NULL AND new_cert_id IS NULL AND last_error->>'rule' = 'csr' RETURNING id;
 
 -- name: take_rotation_back
 -- The Secret was changed: whoever holds the Lease has lost it, and the Rotation is claimed anew.

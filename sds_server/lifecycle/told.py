@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from acme_engine.errors import AcmeError, OrderFailed, Problem
-from sds_server.errors import CertvoyError
+from sds_server.errors import CertvoyError, GateRefused
 
 Failure = AcmeError | CertvoyError
 
 
 def told(error: Failure) -> dict[str, Any]:
     """Return it as the inventory keeps it, and the API and the commands show it."""
-    return {
+    rule = {"rule": error.rule} if isinstance(error, GateRefused) else {}
+    return rule | {
         "what": str(error),
         "hint": error.hint if isinstance(error, AcmeError) else error.next_step,
         "actor": error.actor if isinstance(error, AcmeError) else None,

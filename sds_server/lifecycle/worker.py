@@ -276,7 +276,8 @@ class Worker:
                 error=words,
                 # The pause, and not the moment: replicas' clocks may differ from the database's.
                 pause=pause,
-                abandon_order=isinstance(error, OrderFailed | BadChain | GateRefused | BadIdentifier),
+                abandon_order=isinstance(error, OrderFailed | BadChain | GateRefused | BadIdentifier)
+                or _unsignable(error),
                 # A request that is not brought yet is nobody's failure.
                 counted=not away and not isinstance(error, KeyAwaited),
                 actor=self._actor,
@@ -352,6 +353,11 @@ class Worker:
         self.on_step(claim.issuer, name)
         _log.info(name, secret=claim.lease.secret, rotation=claim.lease.rotation, **fields)
         crashpoint(name)
+
+
+def _unsignable(error: Exception) -> bool:
+    """Whether the CA will not sign this request: its order lives on, and would be tried with the same."""
+    return isinstance(error, Refused) and error.problem.code in {"badCSR", "badPublicKey"}
 
 
 def _jitter(cert_id: UUID) -> float:

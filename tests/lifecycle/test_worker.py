@@ -294,6 +294,38 @@ async def test_without_a_request_nothing_is_ordered_until_one_is_brought(
     assert (await latest(database)).new_cert_id is not None
 
 
+async def test_what_a_ca_refuses_is_not_ordered_again_as_often_as_requests_are_brought(
+    worker, ca, kept_by_target, database, sql
+):
+    await bring(database, kept_by_target)
+    ca.at["ordered"] = OrderFailed("it is invalid", order_url="https://ca.example.test/order/1")
+    await worker.step()
+    pause = await pause_s(sql)
+    await bring(database, kept_by_target)
+    await worker.step()
+
+    assert 1 == len(ca.calls)
+    assert pause - 5 < await pause_s(sql)
+
+
+@pytest.mark.parametrize("code", ["badCSR", "badPublicKey"])
+async def test_a_request_that_the_ca_will_not_sign_gives_way_to_the_next(
+    worker, ca, kept_by_target, database, sql, code
+):
+    """Its order would live on for days, and be finalized with the same request each time."""
+    await bring(database, kept_by_target)
+    ca.at["finalizing"] = Refused(
+        "no", Problem.of({"type": f"urn:ietf:params:acme:error:{code}"}, status=400)
+    )
+    await worker.step()
+    ca.at.clear()
+    await bring(database, kept_by_target)
+    await turn_clock(sql, timedelta(minutes=2))
+    await worker.step()
+
+    assert ["abandoned", "stored"] == [state for state, _ in await orders(sql)]
+
+
 async def test_the_key_is_sealed_and_the_csr_kept_before_the_ca_is_asked(
     worker, ca, declared, issuances, sql, database
 ):
