@@ -23,7 +23,13 @@ MIN_RSA_BITS = 2048
 SKEW = timedelta(minutes=5)
 """By how much a CA's clock may be ahead of ours."""
 
-UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 """What cryptography raises for a certificate that it cannot read, or not to its end."""
 
 _LABEL = re.compile(rb"-----BEGIN ([^-\r\n]*)-----")

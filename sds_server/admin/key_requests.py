@@ -7,11 +7,13 @@ from http import HTTPStatus
 from typing import Annotated
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from pydantic import BaseModel, Field
 
 from acme_engine import keys
+from acme_engine.chain import UNREADABLE
 from sds_server import model
 from sds_server.admin.bundles import check_grant
 from sds_server.admin.routes import Answer, Call, Route, Shape
@@ -82,13 +84,16 @@ def _checked(pem: str, secret: model.Secret) -> KeyRequest:
         signed = csr.is_signature_valid
         key_type = keys.type_of(csr.public_key())
         names = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, UnsupportedAlgorithm, InvalidSignature, x509.ExtensionNotFound) as e:
+        common = [said.value for said in csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    except (*UNREADABLE, InvalidSignature, x509.ExtensionNotFound) as e:
         raise CallerError(f"csr: cannot be used: {e}", hint=hint) from None
     if not signed:
         raise CallerError("csr: its signature is not by its own key", hint=hint)
     for_names = sorted(names.get_values_for_type(x509.DNSName))
     if for_names != sorted(secret.domains) or len(list(names)) != len(for_names):
         raise CallerError(f"csr: is for {', '.join(for_names)}, not {', '.join(secret.domains)}", hint=hint)
+    if not set(common) <= set(secret.domains):  # the CA would refuse it, and only once all names are proved
+        raise CallerError(f"csr: its common name is none of {', '.join(secret.domains)}", hint=hint)
     if key_type is None or model.KeyType(key_type) is not secret.key_type:
         found = key_type or "of a type that we do not take"
         raise CallerError(f"csr: its key is {found}, not {secret.key_type}", hint=hint)

@@ -127,7 +127,7 @@ async def _keep(tx: Transaction, secret: Secret, peer: Peer, request: KeyRequest
         },
     )
     under_way = await tx.row("open_rotation", name)
-    if under_way is not None and await tx.value("hasten_rotation", under_way["id"]) is not None:
+    if under_way is not None and await tx.value("hasten_key_awaited", under_way["id"]) is not None:
         await feed.tell_work(tx)
 
 

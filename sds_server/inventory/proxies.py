@@ -230,7 +230,8 @@ async def remove(database: Database, name: str, *, actor: str) -> None:
                 hint="`certvoy proxies` lists what was seen; a seen one is forgotten by `certvoy targets rm`",
             )
         await tx.rows("delete_grants", row["identity"])
-        detail = {"identity": row["identity"]}
+        freed = [row["secret"] for row in await tx.rows("forget_key_requests_by", row["identity"])]
+        detail = {"identity": row["identity"]} | ({"keys_of": sorted(freed)} if freed else {})
         await audit.append(tx, action="proxy.removed", actor=actor, subject=name, detail=detail)
         await feed.tell_rights(tx)
 

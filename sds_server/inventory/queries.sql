@@ -307,8 +307,12 @@ SELECT count(*) FROM certrotation WHERE secret = $1 AND reason = 'changed' AND t
 INSERT INTO certrotation (secret, cert_id, reason) VALUES ($1, $2, $3) RETURNING id;
 
 -- name: hasten_rotation
--- An open Rotation that waits for a signing request is tried now. What the CA has refused keeps its pause: a Target that brings one
--- request after the other must not have us order as often.
+-- An open Rotation that waits for its next attempt is tried now.
+UPDATE certrotation SET next_attempt_at = certvoy_now() WHERE id = $1 AND completed_at IS NULL AND new_cert_id IS NULL;
+
+-- name: hasten_key_awaited
+-- One that waits for a signing request alone. What the CA has refused keeps its pause: a Target that brings one request after the
+-- other must not have us order as often.
 UPDATE certrotation SET next_attempt_at = certvoy_now()
  WHERE id = $1 AND completed_at IS NULL AND new_cert_id IS NULL AND last_error->>'rule' = 'csr' RETURNING id;
 
@@ -516,8 +520,16 @@ UPDATE key_request SET csr = NULL, spki_sha256 = NULL, domains = NULL, key_type 
 DELETE FROM key_request WHERE secret = $1;
 
 -- name: forget_key_requests_of
--- A Target that is removed keeps no Secret's keys any more.
-DELETE FROM key_request k USING target t WHERE t.name = $1 AND (k.identity, k.node_id) = (t.identity, t.node_id);
+-- A Target that is removed keeps no Secret's keys any more; one that was never seen, or is forgotten, is known by its node id.
+DELETE FROM key_request k
+ WHERE EXISTS (SELECT FROM target t WHERE t.name = $1 AND (k.identity, k.node_id) = (t.identity, t.node_id))
+    OR $1 IN (k.node_id, k.node_id || ' (' || k.identity || ')')
+       AND NOT EXISTS (SELECT FROM target t WHERE (k.identity, k.node_id) = (t.identity, t.node_id))
+RETURNING secret;
+
+-- name: forget_key_requests_by
+-- Of an identity that was removed: nothing is ordered for its keys any more, and another Target may bring its own.
+DELETE FROM key_request WHERE identity = $1 RETURNING secret;
 
 -- name: account
 SELECT key_id, account_url FROM acme_account WHERE directory_url = $1 AND status = 'valid';

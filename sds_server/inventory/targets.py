@@ -165,12 +165,13 @@ async def remove(database: Database, name: str, *, actor: str) -> None:
         NotFound: there is none of that name.
     """
     async with database.transaction() as tx:
-        await tx.rows("forget_key_requests_of", name)
-        if await tx.value("remove_target", name) is None:
+        freed = [row["secret"] for row in await tx.rows("forget_key_requests_of", name)]
+        if await tx.value("remove_target", name) is None and not freed:
             raise NotFound(
                 f"target {name}: there is none of that name", hint="`certvoy targets ls` lists them"
             )
-        await audit.append(tx, action="target.removed", actor=actor, subject=name)
+        detail = {"keys_of": sorted(freed)} if freed else None
+        await audit.append(tx, action="target.removed", actor=actor, subject=name, detail=detail)
 
 
 async def sweep(database: Database, *, limit: int, actor: str) -> int:

@@ -1,24 +1,32 @@
 """Signing requests over the API: of the one target that keeps a secret's keys, and of nobody else."""
 
+import base64
+import json
 from dataclasses import replace
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from acme_engine import chain as chains
 from acme_engine import keys
-from sds_server.inventory import declarations, freezes, key_requests, orders, rotations, secrets
+from sds_server.inventory import declarations, freezes, key_requests, orders, proxies, rotations, secrets
 from sds_server.inventory import issuances as stored
+from sds_server.inventory.key_requests import KeyRequest
 from sds_server.model import (
     Certificate,
     CertificateId,
     CertificateStatus,
+    Identity,
     KeyHolder,
     KeyId,
     KeyType,
+    Peer,
     Scope,
 )
 from tests.admin.test_bundles import EDGE, opened
@@ -30,6 +38,28 @@ CSR = "/v1/secrets/www/csr"
 def request(names=("www.example.test",), key=None):
     csr = keys.csr(key or keys.generate(keys.KeyType.ECDSA_P256), list(names))
     return x509.load_der_x509_csr(csr).public_bytes(Encoding.PEM).decode()
+
+
+def built(*, common=None, extension=None):
+    """A request whose names are right, with more in it."""
+    subject = [] if common is None else [x509.NameAttribute(NameOID.COMMON_NAME, common)]
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(subject))
+    names = x509.SubjectAlternativeName([x509.DNSName("www.example.test")])
+    builder = builder.add_extension(names, critical=False)
+    if extension is not None:
+        builder = builder.add_extension(extension, critical=False)
+    return (
+        builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+        .public_bytes(Encoding.PEM)
+        .decode()
+    )
+
+
+def spoilt(extension, old, new):
+    """A request in which some bytes are others."""
+    der = x509.load_pem_x509_csr(built(extension=extension).encode()).public_bytes(Encoding.DER)
+    changed = base64.encodebytes(der.replace(bytes.fromhex(old), bytes.fromhex(new), 1)).decode()
+    return f"-----BEGIN CERTIFICATE REQUEST-----\n{changed}-----END CERTIFICATE REQUEST-----\n"
 
 
 def spki(pem):
@@ -77,8 +107,20 @@ async def test_a_newer_request_takes_the_place_of_one_that_was_not_ordered(door)
         (request(["www.example.test", "more.example.test"]), "not www.example.test"),
         (request(key=ec.generate_private_key(ec.SECP384R1())), "its key is ecdsa-p384, not ecdsa-p256"),
         (request(key=ec.generate_private_key(ec.SECP521R1())), "of a type that we do not take"),
+        (built(common="other.example.test"), "its common name is none of www.example.test"),
+        (spoilt(x509.BasicConstraints(ca=False, path_length=None), "0603551d13", "0603551d11"), "Duplicate"),
+        (spoilt(None, "020100", "020103"), "cannot be used"),
     ],
-    ids=["no-request", "another-name", "one-name-more", "another-type", "unknown-type"],
+    ids=[
+        "no-request",
+        "another-name",
+        "one-name-more",
+        "another-type",
+        "unknown-type",
+        "another-common-name",
+        "an-extension-twice",
+        "unknown-version",
+    ],
 )
 async def test_a_request_for_something_else_is_refused(door, csr, what):
     refused = await put(door, csr)
@@ -112,6 +154,35 @@ async def test_when_that_target_is_removed_another_may(door, database):
     taken = await put(door, request(), target="web-2")
 
     assert (204, 200) == (removed.status, taken.status)
+
+
+async def test_one_that_was_never_seen_can_be_removed_too(door, sql):
+    await put(door, request(), target="web-1")
+    removed = await door.api.local("DELETE", "/v1/targets/web-1")
+    again = await door.api.local("DELETE", "/v1/targets/web-1")
+    taken = await put(door, request(), target="web-2")
+    payload = await sql.fetchval("SELECT payload FROM certaudit WHERE action = 'target.removed'")
+
+    assert (204, 404, 200) == (removed.status, again.status, taken.status)
+    assert ["www"] == json.loads(payload)["keys_of"]
+
+
+async def test_nothing_is_ordered_for_a_proxy_that_was_removed(door, database, sql):
+    """A request that waits would be signed at the next renewal, for who may see nothing any more."""
+    identity = Identity("spiffe://certvoy/proxy/web-9")
+    await proxies.invite(
+        database, "web-9", identity=identity, names=["www"], token="t", lasts=timedelta(hours=1), actor="p"
+    )
+    csr = x509.load_pem_x509_csr(request().encode())
+    brought = KeyRequest(csr.public_bytes(Encoding.DER), keys.spki_sha256(csr.public_key()))
+    declared = replace(secret(), key_holder=KeyHolder.TARGET)
+    await key_requests.bring(database, declared, Peer(identity, "web-9"), brought, actor="p")
+    await door.api.local("DELETE", "/v1/proxies/web-9")
+    payload = await sql.fetchval("SELECT payload FROM certaudit WHERE action = 'proxy.removed'")
+
+    assert (await door.get(CSR)).json["spki_sha256"] is None
+    assert ["www"] == json.loads(payload)["keys_of"]
+    assert 200 == (await put(door, request())).status
 
 
 async def test_without_a_grant_the_name_is_not_there(door):
