@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from acme_engine.chain import UNREADABLE
 from sds_server import authority
 from sds_server.agent.files import CredentialFiles, Held
 from sds_server.clock import Clock
@@ -153,7 +154,11 @@ class Keeper:
 
     async def _take(self, ask: Callable[[str], Awaitable[Given]], wanted: Plan) -> None:
         given = await ask(authority.new_csr(self._key))
-        certificate = x509.load_pem_x509_certificate(given.certificate_pem.encode())
+        try:
+            certificate = x509.load_pem_x509_certificate(given.certificate_pem.encode())
+            x509.load_pem_x509_certificates(given.authorities_pem.encode())
+        except UNREADABLE as e:
+            raise OperatorError("the control plane answered with what is no certificate") from e
         if certificate.public_key() != self._key.public_key():
             raise OperatorError("the control plane answered with another key's certificate")
         key_pem = self._key.private_bytes(

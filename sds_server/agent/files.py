@@ -61,8 +61,12 @@ class CredentialFiles:
         """Replace what is there, in one step.
 
         Raises:
-            OperatorError: it cannot be written; what was there stays.
+            OperatorError: it cannot be written, or another agent writes there just now; what was there stays.
         """
+        with self._versions.alone():  # two agents of one credential renew it in the same second
+            self._replace(certificate_pem, key_pem, authorities_pem)
+
+    def _replace(self, certificate_pem: str, key_pem: bytes, authorities_pem: str) -> None:
         before = self._versions.named(CURRENT) if self.directory.is_dir() else None
         version = self._versions.add(
             {

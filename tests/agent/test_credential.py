@@ -5,6 +5,8 @@ import itertools
 import json
 import os
 import stat
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 
@@ -110,6 +112,43 @@ async def test_a_restart_goes_on_with_what_is_there(plane, files):
 
     assert Todo.WAIT == wanted.todo
     assert ["enroll"] == [what for what, *_ in plane.asked]
+
+
+@pytest.mark.parametrize("garbage", ["certificate_pem", "authorities_pem"])
+async def test_an_answer_that_is_no_certificate_loses_nothing(plane, files, garbage):
+    kept = agent(plane, files)
+    await kept.once()
+    held = files.held()
+    plane.clock.turn(LIFE * 0.7)
+    answer = plane._answer
+    plane._answer = lambda *arguments: replace(answer(*arguments), **{garbage: "nonsense"})
+    with pytest.raises(OperatorError, match="no certificate"):
+        await kept.once()
+
+    assert held == files.held()
+
+
+async def test_two_agents_that_renew_in_the_same_second_leave_a_whole_credential(plane, files, tmp_path):
+    """When one of them takes away what it does not know, the other's is not in its place yet."""
+    other = CredentialFiles(tmp_path / "edge-1")
+    await agent(plane, files).once()
+    made = {
+        "certificate_pem": files.held().paths[0].read_text(),
+        "key_pem": files.held().paths[1].read_bytes(),
+        "authorities_pem": files.held().paths[2].read_text(),
+    }
+    point = files._versions.point
+
+    def meanwhile(link, version):
+        with suppress(OperatorError):
+            other.store(**made)
+        point(link, version)
+
+    files._versions.point = meanwhile
+    files.store(**made)
+
+    assert files.held() is not None
+    assert all(path.exists() for path in files.held().paths)
 
 
 async def test_a_server_that_is_away_is_asked_again_with_growing_pauses_and_nothing_is_lost(plane, files):
