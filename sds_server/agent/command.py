@@ -19,6 +19,9 @@ OUTPUT_MAX: Final = 16 * 1024
 LINGER_S: Final = 0.5
 """How long output is waited for after it has ended: what it left running may hold the pipe open."""
 
+KILLED_S: Final = 5.0
+"""How long the end of one that was killed is waited for: not for ever, as it may be none of ours to kill."""
+
 UNSAID: Final = "CERTVOY_"
 """Our own settings, a token among them, are not for programs that we start."""
 
@@ -79,9 +82,11 @@ async def run(
             )
         finally:
             if process.returncode is None:
-                with suppress(ProcessLookupError):
+                with suppress(ProcessLookupError, PermissionError):  # by sudo it is root's
                     os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(KILLED_S):
+                        await process.wait()
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S):
                 await output.ended.wait()

@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+import signal
 import sys
 import time
 
 import pytest
 
+from sds_server.agent import command
 from sds_server.agent.command import OUTPUT_MAX, run
 from tests.support import pki
 
@@ -71,6 +73,26 @@ async def test_what_it_leaves_running_is_not_waited_for():
     assert ran.ok
     assert time.monotonic() - started < 10
     os.kill(int(ran.output), 9)
+
+
+async def test_one_that_is_not_ours_to_kill_is_left(monkeypatch):
+    """A command that goes by sudo is root's, and the agent need not be."""
+    groups = []
+
+    def refuse(group, _signal):
+        groups.append(group)
+        raise PermissionError
+
+    kill = os.killpg
+    monkeypatch.setattr(os, "killpg", refuse)
+    monkeypatch.setattr(command, "KILLED_S", 0.1)
+    try:
+        ran = await run(["sleep", "600"], timeout_s=0.1)
+    finally:
+        kill(groups[0], signal.SIGKILL)
+
+    assert ran.code is None
+    assert "did not end within" in ran.said
 
 
 async def test_a_cancelled_one_is_killed(tmp_path):
