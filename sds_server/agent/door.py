@@ -234,7 +234,7 @@ async def _bounded(response: aiohttp.ClientResponse) -> bytes:
 def _json(raw: bytes) -> Json:
     try:
         body = json.loads(raw or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import serialization
 
 from acme_engine import chain as chains
 from acme_engine import keys
+from acme_engine.chain import UNREADABLE
 from acme_engine.errors import AcmeError, ChainError
 from acme_engine.keys import PrivateKey
 from sds_server import gate
@@ -38,10 +39,12 @@ class Bundle:
         """
         texts = {key: body.get(key) for key in ("name", "version", "fingerprint_sha256", "chain")}
         generation, private_key = body.get("generation"), body.get("private_key", 0)
-        wrong = [key for key, value in texts.items() if not isinstance(value, str)]
-        if not isinstance(private_key, str | None):
+        wrong = [key for key, value in texts.items() if not isinstance(value, str) or not _plain(key, value)]
+        if private_key is not None and not (
+            isinstance(private_key, str) and _plain("private_key", private_key)
+        ):
             wrong.append("private_key")
-        if not isinstance(generation, int):
+        if type(generation) is not int:
             wrong.append("generation")
         if wrong:
             raise Unavailable(
@@ -152,7 +155,7 @@ def judge(
         der = _from_bundle(bundle) if own is None else _from_host(bundle, chain.spki_sha256, own)
     except ChainError as e:
         raise GateRefused("pem" if e.rule == "empty" else e.rule, str(e)) from e
-    except (ValueError, TypeError, AcmeError):
+    except (*UNREADABLE, TypeError, AcmeError):
         # No cause: a parser's message about a key may quote it.
         raise GateRefused("key", "the private key cannot be read") from None
     gate.check_pair(
@@ -205,6 +208,13 @@ def _from_host(bundle: Bundle, spki_sha256: bytes, own: OwnKeys) -> bytes:
             "key", f"its key, SPKI SHA-256 {spki_sha256.hex()}, is not on this host: another one is ordered"
         )
     return keys.pkcs8(key)
+
+
+def _plain(key: str, text: str) -> bool:
+    """Whether it can be written as it is: into a file, and but for PEM into a header or a line of a log."""
+    if key in {"chain", "private_key"}:
+        return text.isascii()
+    return text.isprintable()
 
 
 def _covers(names: Sequence[str], name: str) -> bool:

@@ -238,7 +238,7 @@ async def _turn(bundle: Pushable) -> AsyncIterator[None]:
 async def _json(request: web.Request) -> Json:
     try:
         body = json.loads(await request.read() or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
         raise CallerError("the body is no JSON object", hint="only the control plane calls here")

@@ -1,5 +1,6 @@
 """The content gate, asked once more on the host: what a bundle must be before anything is written."""
 
+import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -65,6 +66,23 @@ def test_what_does_not_belong_together_is_refused(issued, other, rule):
 
     assert rule == refused.value.rule
     assert "PRIVATE" not in str(refused.value)
+
+
+@pytest.mark.parametrize("curve", ["secp160k1", "SM2"])
+def test_a_key_of_a_curve_that_is_not_known_here_is_refused(issued, curve):
+    command = ["openssl", "ecparam", "-name", curve, "-genkey", "-noout"]
+    key = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    with pytest.raises(GateRefused, match="cannot be read"):
+        judged(body(issued, private_key=key))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"chain": "\ud800"}, {"version": "v2\r\nHost: elsewhere"}, {"name": "\ud800"}, {"generation": True}],
+)
+def test_what_could_not_be_written_is_not_read(issued, other):
+    with pytest.raises(Unavailable, match=next(iter(other))):
+        judged(body(issued, **other))
 
 
 @pytest.mark.parametrize("days", [-2, 2])

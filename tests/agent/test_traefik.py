@@ -1,5 +1,7 @@
 """The Traefik installer, on a real Traefik."""
 
+import os
+import threading
 from dataclasses import replace
 
 import pytest
@@ -90,6 +92,17 @@ async def test_what_traefik_has_not_taken_is_rejected(proxy, issuer, pairs):
         await installer(proxy.dynamic / "www.yml", api=proxy.api, within="1s").load(
             mismatched, place(pairs, mismatched)
         )
+
+
+async def test_a_pipe_in_its_place_stops_nothing(tmp_path, issuer, pairs):
+    """Whoever may write there must not hold the agent up."""
+    pipe = tmp_path / "www.yml"
+    os.mkfifo(pipe)
+    writing = threading.Thread(target=pipe.write_text, args=[installers.MARK], daemon=True)
+    writing.start()
+    pair = issuer.next()
+    with pytest.raises(Rejected, match="somebody else wrote it"):
+        await installer(pipe).check(pair, place(pairs, pair))
 
 
 async def test_a_file_of_somebody_else_is_left_alone(proxy, issuer, pairs):

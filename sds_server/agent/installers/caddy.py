@@ -150,6 +150,6 @@ def _reason(output: bytes) -> str:
 def _word(text: bytes, key: str) -> str:
     try:
         said = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     return str(said.get(key, "")) if isinstance(said, dict) else ""

@@ -69,9 +69,10 @@ class Traefik:
         """Look at the file's place alone: there is nothing of Traefik's that judges a pair."""
         path = self._settings.file
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # Not blocking: a pipe with nobody at its other end is opened at once.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
-                ours = file.read(len(MARK)) == MARK
+                ours = stat.S_ISREG(os.fstat(descriptor).st_mode) and file.read(len(MARK)) == MARK
         except FileNotFoundError:
             ours = True
         except OSError as e:
