@@ -1,6 +1,7 @@
 """The HAProxy installer, on a real HAProxy."""
 
 import asyncio
+import fcntl
 import os
 import re
 import signal
@@ -54,6 +55,44 @@ async def started(tmp_path):
 def installer(**values):
     """An HAProxy that is not asked for its own check, unless a command says how."""
     return HAProxy(settings(HAProxySettings, **{"command": ("true",)} | values))
+
+
+async def test_who_can_only_read_the_sockets_directory_cannot_keep_the_agent_waiting(tmp_path, monkeypatch):
+    """/run/haproxy is open to every user of the host, and so is a lock of it."""
+    monkeypatch.setattr(haproxy_socket, "TURN_S", 0.2)
+    stranger = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(stranger, fcntl.LOCK_EX)
+    try:
+        async with RuntimeApi(tmp_path / "admin.sock").turn():
+            with pytest.raises(NotRunning, match="somebody else"):
+                async with RuntimeApi(tmp_path / "admin.sock").turn():
+                    pass
+    finally:
+        os.close(stranger)
+
+    assert 0o600 == (tmp_path / ".admin.sock.lock").stat().st_mode & 0o777
+
+
+async def test_a_socket_that_anyone_could_have_made_is_not_given_a_key(tmp_path, issuer, pairs):
+    shared, heard = tmp_path / "shared", []
+    shared.mkdir()
+    shared.chmod(0o1777)
+
+    async def listen(reader, writer):
+        heard.append(await reader.readline())
+        writer.write(b"Status: Used\n")
+        writer.close()
+
+    pair = issuer.next()
+    async with await asyncio.start_unix_server(listen, shared / "admin.sock"):
+        for ask in (
+            installer(socket=shared / "admin.sock").check,
+            installer(socket=shared / "admin.sock").load,
+        ):
+            with pytest.raises(Rejected, match="everybody may write there"):
+                await ask(pair, place(pairs, pair))
+
+    assert [] == heard
 
 
 async def served(proxy):

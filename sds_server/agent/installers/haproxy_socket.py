@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 import os
 import re
+import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -52,21 +53,22 @@ class RuntimeApi:
 
         Raises:
             NotRunning: there is no such directory, or others hold it for too long.
+            Rejected: anyone could listen there in HAProxy's place.
         """
         try:
-            directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            lock = _lock_beside(self._path)
         except OSError as e:
             raise NotRunning(f"{self._path.parent}: {e.strerror}") from None
         try:
-            await self._lock(directory)
+            await self._lock(lock)
             yield
         finally:
-            os.close(directory)
+            os.close(lock)
 
-    async def _lock(self, directory: int) -> None:
+    async def _lock(self, lock: int) -> None:
         try:
             async with asyncio.timeout(TURN_S):
-                while not _locked(directory):
+                while not _locked(lock):
                     await asyncio.sleep(TURN_POLL_S)
         except TimeoutError:
             raise NotRunning(f"{self._path}: somebody else changes things for {TURN_S:g} s now") from None
@@ -171,9 +173,31 @@ def _other(said: str, opened: re.Match[str] | None) -> str | None:
     return None if about is None else about[1]
 
 
-def _locked(directory: int) -> bool:
+def _lock_beside(path: Path) -> int:
+    """Open what is locked: a file that nobody else can open, as everybody may lock what they can read.
+
+    Where the agent may not make one, the directory itself.
+    """
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if os.fstat(directory).st_mode & stat.S_IWOTH:
+        os.close(directory)
+        raise Rejected(f"{path.parent}: everybody may write there: whoever listens there is given the key")
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = os.open(f".{path.name}.lock", flags, 0o600, dir_fd=directory)
+    except OSError:
+        return directory
+    found = os.fstat(lock)
+    if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        os.close(lock)
+        return directory
+    os.close(directory)
+    return lock
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
