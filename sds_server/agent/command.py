@@ -52,7 +52,10 @@ async def run(
     if program is None:
         return Ran(None, f"{argv[0]}: there is no such program")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(UNSAID)}
-    reading, writing = os.pipe()
+    try:
+        reading, writing = os.pipe()
+    except OSError as e:  # too many files are open
+        return Ran(None, f"{argv[0]}: {e.strerror}")
     output = _Output()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: output, os.fdopen(reading, "rb", buffering=0)

@@ -36,6 +36,9 @@ BODY_MAX: Final = 1024 * 1024
 BUSY_S: Final = 20.0
 """How long a push waits for a delivery that is under way, before it is told to come again."""
 
+HANDSHAKE_S: Final = 5.0
+"""Whoever connects and says nothing holds a file descriptor for as long, and the agent has few."""
+
 RETRY_AFTER_S: Final = 30
 SHUTDOWN_S: Final = 5.0
 
@@ -72,6 +75,7 @@ class Endpoint:
         self._clock = clock
         self._shown: tuple[object, ssl.SSLContext] | None = None
         self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
 
     async def start(self) -> int:
         """Listen, and return the port.
@@ -93,21 +97,28 @@ class Endpoint:
             auto_decompress=False,
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._listen.host, self._listen.port, ssl_context=context)
         try:
-            await site.start()
+            self._server = await asyncio.get_running_loop().create_server(
+                self._runner.server,  # type: ignore[arg-type]
+                self._listen.host,
+                self._listen.port,
+                ssl=context,
+                ssl_handshake_timeout=HANDSHAKE_S,
+            )
         except OSError as e:
             await self._runner.cleanup()
             raise Unavailable(
                 f"listen: cannot listen on {self._listen}: {e.strerror}",
                 hint="stop what holds the port, or choose another",
             ) from e
-        port = int(self._runner.addresses[0][1])
+        port = int(self._server.sockets[0].getsockname()[1])
         _log.info("agent.listening", port=port, bundles=len(self._bundles))
         return port
 
     async def stop(self) -> None:
         """Let what is under way end, for a while, and close."""
+        if self._server is not None:
+            self._server.close()
         if self._runner is not None:
             await self._runner.cleanup()
 

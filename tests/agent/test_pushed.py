@@ -100,6 +100,18 @@ async def test_a_credential_of_another_proxy_is_not_the_control_planes(enroller,
     assert [] == program.given
 
 
+async def test_who_connects_and_says_nothing_is_hung_up_on(enroller, program, tmp_path, monkeypatch):
+    monkeypatch.setattr(pushed, "HANDSHAKE_S", 0.1)
+    files = await enrolled(enroller, tmp_path, "web-1")
+    async with agent(files, program) as url:
+        reader, writer = await asyncio.open_connection(*url.removeprefix("https://").split(":"))
+        async with asyncio.timeout(20):
+            said = await reader.read()
+        writer.close()
+
+    assert b"" == said
+
+
 async def test_a_certificate_of_a_foreign_ca_does_not_get_in(enroller, program, tmp_path):
     files = await enrolled(enroller, tmp_path, "web-1")
     own = authority.control_plane_identity("certvoy")
