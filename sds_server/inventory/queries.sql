@@ -827,6 +827,10 @@ UPDATE delivery d SET proved = $4, proved_by = u.proved_by, proved_at = certvoy_
        stale_since = NULL, updated_at = certvoy_now()
   FROM unproved u WHERE d.target_id = u.target_id AND d.secret = $1 RETURNING d.target_id, d.proved_by;
 
+-- name: take_proof_back
+-- An agent whose word was the proof says itself that its program does not serve it.
+UPDATE delivery SET proved = NULL WHERE target_id = $1 AND secret = $2 AND proved = $3;
+
 -- name: note_looks
 -- Why Targets are not proved, and the leaf that was seen in place of the wanted one; null: none was seen.
 WITH w AS (SELECT * FROM unnest($2::bigint[], $3::text[], $4::text[]) AS w (target_id, error, served)),

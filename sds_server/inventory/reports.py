@@ -73,6 +73,8 @@ async def write(database: Database, report: Report, *, seen_for: timedelta, acto
         await deliveries.mark(tx, [(TargetId(target["id"]), news)], actor=actor)
         # Only where nobody else can look; an Envoy's own word is its ACK, and proves nothing.
         unseen = target["probe"] is None and target["admin"] is None
+        if report.said is Said.REFUSED and unseen:
+            await tx.rows("take_proof_back", target["id"], report.secret, generation)
         believed = report.identity is None or target["kind"] != TargetKind.ENVOY
         proves = report.said is Said.PROVED and unseen and believed
         if proves and await tx.rows(

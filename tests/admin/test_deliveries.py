@@ -77,6 +77,17 @@ async def test_a_handshake_of_the_agent_proves_where_we_cannot_look(api, databas
     assert (f"client:{EDGE}", "agent", "127.0.0.1:443") == (told["actor"], detail["by"], detail["address"])
 
 
+async def test_an_agent_that_does_not_see_it_any_more_takes_its_word_back(api, database, certificate):
+    """Nobody else looks: its program was restarted with other files, say, and will not load it again."""
+    proved = {"state": "proved", "target": "web-1", "served_fingerprint": certificate.fingerprint}
+    await report(api, **proved)
+    lost = await report(api, state="refused", target="web-1", generation=1, detail="it serves another leaf")
+    found = await report(api, **proved)
+
+    assert ("refused", "it serves another leaf") == (lost.json["state"], lost.json["reason"])
+    assert "proved" == found.json["state"]
+
+
 async def test_a_fingerprint_is_taken_as_openssl_writes_it(api, certificate):
     pairs = [certificate.fingerprint[at : at + 2].upper() for at in range(0, 64, 2)]
 
