@@ -143,6 +143,7 @@ class Parts:
             replica=config.replica,
             clock=clock,
             rng=SystemRandom(),
+            authorize=admission.authorize,
         )
         publishing = Loop("publisher", publisher.step, every=poll)
         working = [Loop(f"worker-{number}", worker.step, every=poll) for number in range(WORKERS)]

@@ -4,6 +4,7 @@ One Target has the keys of such a Secret: the first that brings a request. Each 
 the Target then brings the next, so that a renewal never waits for it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -12,7 +13,7 @@ from sds_server.conditions import has_keys
 from sds_server.errors import Conflict
 from sds_server.inventory import audit, feed, freezes, rotations, secrets
 from sds_server.inventory.database import Database, Row, Transaction
-from sds_server.model import KeyCustody, KeyHolder, Peer, Reason, Secret
+from sds_server.model import Identity, KeyCustody, KeyHolder, Peer, Reason, Secret
 
 LOST_MAX: Final = 3
 LOST_WITHIN: Final = timedelta(hours=1)
@@ -147,9 +148,17 @@ async def _replace(tx: Transaction, name: str, lost: int, *, actor: str) -> None
     await rotations.open_in(tx, name, reason=Reason.CHANGED, actor=actor)
 
 
-async def take_in(tx: Transaction, secret: Secret) -> KeyRequest | None:
-    """Take the request that is ordered now, if there is one, as the Secret's lock is held."""
-    request = _request(await tx.row("key_request", secret.name), secret)
+async def take_in(
+    tx: Transaction, secret: Secret, *, allowed: Callable[[Identity], bool]
+) -> KeyRequest | None:
+    """Take the request that is ordered now, if there is one, as the Secret's lock is held.
+
+    That of an identity that is not ``allowed`` to see the Secret any more stays where it is.
+    """
+    row = await tx.row("key_request", secret.name)
+    if row is not None and not allowed(Identity(row["identity"])):
+        return None
+    request = _request(row, secret)
     if request is not None:
         await tx.rows("use_key_request", secret.name)
     return request

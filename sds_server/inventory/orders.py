@@ -1,5 +1,6 @@
 """ACME orders: every step committed before the next is taken, so that a crash resumes it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -7,7 +8,7 @@ from sds_server.crashpoint import crashpoint
 from sds_server.errors import StaleLease
 from sds_server.inventory import audit, key_requests, rotations, sealed_keys, secrets
 from sds_server.inventory.database import Database, Transaction
-from sds_server.model import KeyId, Lease, SealedKey, Secret
+from sds_server.model import Identity, KeyId, Lease, SealedKey, Secret
 
 
 class OrderState(StrEnum):
@@ -33,16 +34,25 @@ class Order:
 
 
 async def plan_for_target(
-    database: Database, lease: Lease, secret: Secret, *, key_id: KeyId, purpose: str, actor: str
+    database: Database,
+    lease: Lease,
+    secret: Secret,
+    *,
+    key_id: KeyId,
+    purpose: str,
+    allowed: Callable[[Identity], bool],
+    actor: str,
 ) -> Order | None:
     """Store a new order of the request that the Secret's Target brought; None: it has brought none yet.
+
+    ``allowed``: whether an identity may see the Secret now; what it brought while it might is not enough.
 
     Raises:
         StaleLease: another worker has the Rotation, or the Secret was changed; nothing was written.
     """
     async with database.transaction() as tx:
         await _lock(tx, lease, secret)
-        request = await key_requests.take_in(tx, secret)
+        request = await key_requests.take_in(tx, secret, allowed=allowed)
         if request is None:
             return None
         key = SealedKey.external(key_id, purpose, request.spki_sha256)

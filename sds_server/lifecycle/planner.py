@@ -1,6 +1,7 @@
 """The planner: what is ordered. Key, seal and CSR are committed before the CA hears of anything."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -13,7 +14,7 @@ from sds_server.inventory.database import Database
 from sds_server.inventory.orders import Order
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.accounts import Accounts
-from sds_server.model import LEAF_PURPOSE, KeyHolder, KeyId, Lease, Secret
+from sds_server.model import LEAF_PURPOSE, Identity, KeyHolder, KeyId, Lease, Secret
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -28,7 +29,17 @@ class Key:
 class Planner:
     """Plans orders, with a key of ours or a request of the Secret's Target, and opens their keys."""
 
-    def __init__(self, *, database: Database, sealer: Sealer, accounts: Accounts, actor: str) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        sealer: Sealer,
+        accounts: Accounts,
+        authorize: Callable[[Identity, str], bool],
+        actor: str,
+    ) -> None:
+        """``authorize``: what an identity may see, asked once more before its key is ordered for."""
+        self._authorize = authorize
         self._database = database
         self._sealer = sealer
         self._accounts = accounts
@@ -64,7 +75,13 @@ class Planner:
     async def _for_target(self, lease: Lease, secret: Secret) -> Order:
         """Plan an order for the key that the Secret's Target has made."""
         order = await orders.plan_for_target(
-            self._database, lease, secret, key_id=KeyId(uuid4()), purpose=LEAF_PURPOSE, actor=self._actor
+            self._database,
+            lease,
+            secret,
+            key_id=KeyId(uuid4()),
+            purpose=LEAF_PURPOSE,
+            allowed=lambda identity: self._authorize(identity, secret.name),
+            actor=self._actor,
         )
         if order is None:
             custody = await key_requests.custody(self._database, secret.name)

@@ -48,6 +48,7 @@ from sds_server.model import (
     Certificate,
     CertificateId,
     CertificateStatus,
+    Identity,
     Lease,
     Reason,
     RotationId,
@@ -83,13 +84,19 @@ class Worker:
         replica: str,
         clock: Clock,
         rng: Random,
+        authorize: Callable[[Identity, str], bool] = lambda _identity, _name: True,
     ) -> None:
+        """``authorize``: what an identity may see, where others than this process bring requests."""
         self._database = database
         self._sealer = sealer
         self._issuers = issuers
         self._accounts = accounts
         self._planner = Planner(
-            database=database, sealer=sealer, accounts=accounts, actor=f"replica:{replica}"
+            database=database,
+            sealer=sealer,
+            accounts=accounts,
+            authorize=authorize,
+            actor=f"replica:{replica}",
         )
         self._patience = patience
         self._lease_for = lease_for

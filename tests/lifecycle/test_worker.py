@@ -294,6 +294,21 @@ async def test_without_a_request_nothing_is_ordered_until_one_is_brought(
     assert (await latest(database)).new_cert_id is not None
 
 
+async def test_nothing_is_ordered_for_who_lost_the_grant_since(make, ca, kept_by_target, database, sql):
+    await bring(database, kept_by_target)
+    granted = set()
+    worker = make(authorize=lambda identity, name: (identity, name) in granted)
+    await worker.step()
+    before = list(ca.calls)
+    rotation = await latest(database)
+    granted.add(("spiffe://example.test/web-1", "www"))
+    await turn_clock(sql, timedelta(minutes=2))
+    await worker.step()
+
+    assert ([], 1) == (before, len(ca.calls))
+    assert "has not brought" in rotation.last_error["what"]
+
+
 async def test_what_a_ca_refuses_is_not_ordered_again_as_often_as_requests_are_brought(
     worker, ca, kept_by_target, database, sql
 ):
