@@ -26,6 +26,7 @@ class Addresses:
     http01_port: int
     admin_port: int | None
     probes_port: int | None
+    rest_port: int | None = None
 
 
 async def serve(
@@ -74,12 +75,17 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         stack.push_async_callback(parts.responder.stop)
         ports = await parts.admin.start()
         stack.push_async_callback(parts.admin.stop)
+        rest_port = None
+        if parts.rest is not None:
+            rest_port = await parts.rest.start()
+            stack.push_async_callback(parts.rest.stop)
         sds_port = await parts.sds.start()
         addresses = Addresses(
             sds_port=sds_port,
             http01_port=http01_port,
             admin_port=ports.api,
             probes_port=ports.probes,
+            rest_port=rest_port,
         )
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(loop.run(), name=loop.name) for loop in parts.loops]

@@ -105,8 +105,22 @@ def _pair(section: _Served) -> _Served:
     return section
 
 
+class SocketConfig(Model):
+    """A Unix socket for a proxy on this machine: whoever may open it is the identity, and TLS is not needed.
+
+    Its directory has mode 0750 and is made if it is not there; the socket has 0660, and the group's members
+    may open it.
+    """
+
+    path: FilePath
+    """Where the socket is; its directory belongs to certvoy's user."""
+
+    identity: IdentityName
+    """Whose it is, as in ``grants``."""
+
+
 class SdsConfig(Model):
-    """Where Envoys connect, over mutual TLS only.
+    """Where Envoys connect, over mutual TLS only, or by a Unix socket.
 
     Clients are those that certvoy enrolled, and those with a certificate that ``client_ca`` issued. Without
     ``certificate`` and ``key`` certvoy issues its own, for ``server_names``: by default ``localhost``, this
@@ -127,6 +141,27 @@ class SdsConfig(Model):
 
     server_names: tuple[ServerName, ...] = ()
     """The DNS names and addresses in the certificate that certvoy issues itself."""
+
+    rest: ListenAddress | None = None
+    """The address for Envoys whose ``api_type`` is ``REST``, over mutual TLS as well; none by default."""
+
+    sockets: tuple[SocketConfig, ...] = ()
+    """Unix sockets for proxies on this machine, each for one identity."""
+
+    deny: tuple[IdentityName, ...] = ()
+    """Identities that are refused whatever certificate they show, here and by the admin API."""
+
+    streams_per_identity: int = Field(default=10_000, ge=1)
+    """So many streams may one identity have open at a replica; outside of ADS each Secret is one."""
+
+    @field_validator("sockets")
+    @classmethod
+    def _one_identity_each(cls, sockets: tuple[SocketConfig, ...]) -> tuple[SocketConfig, ...]:
+        paths = [one.path for one in sockets]
+        for path in paths:
+            if paths.count(path) > 1:
+                raise Wrong(f"{path} is there twice", "give each identity a path of its own")
+        return sockets
 
     @model_validator(mode="after")
     def _both(self) -> "SdsConfig":
@@ -328,6 +363,7 @@ _SECTIONS: Mapping[tuple[str, ...], type[Model]] = {
     ("issuers", "eab"): EabConfig,
     ("http01",): Http01Config,
     ("sds",): SdsConfig,
+    ("sds", "sockets"): SocketConfig,
     ("admin",): AdminConfig,
     ("admin", "clients"): AdminClientConfig,
     ("metrics",): MetricsConfig,

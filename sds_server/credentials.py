@@ -74,21 +74,23 @@ def _configuration(material: _Material) -> grpc.ServerCertificateConfiguration:
 
 
 class HttpsTls:
-    """What the admin API's listener speaks TLS with; a client certificate is asked for, not demanded.
+    """What a listener of HTTPS speaks TLS with; a client certificate is asked for, or demanded if ``mutual``.
 
     `refresh` reads everything again, for the connections that come then.
     """
 
-    def __init__(self, files: Files, issued: Callable[[], Issued] = _nothing) -> None:
-        """Read it.
+    def __init__(
+        self, files: Files, issued: Callable[[], Issued] = _nothing, *, mutual: bool = False
+    ) -> None:
+        """Read it. ``mutual``: TLS 1.3 as well, as on the streams.
 
         Raises:
             OperatorError: a file is missing or not what it should be.
         """
         self._source = _Source(files, issued)
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self.context.verify_mode = ssl.CERT_OPTIONAL
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_3 if mutual else ssl.TLSVersion.TLSv1_2
+        self.context.verify_mode = ssl.CERT_REQUIRED if mutual else ssl.CERT_OPTIONAL
         self._load(self._source.read())
 
     def refresh(self) -> None:

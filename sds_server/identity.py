@@ -109,7 +109,7 @@ class Trust:
     The trust domain of enrolment is our CA's alone: no other CA may name anybody in it.
     """
 
-    __slots__ = ("_authorities", "_enrolled", "_reserved")
+    __slots__ = ("_authorities", "_denied", "_enrolled", "_reserved")
 
     def __init__(
         self,
@@ -117,10 +117,13 @@ class Trust:
         *,
         authorities: Sequence[x509.Certificate] = (),
         enrolled: Mapping[Identity, int] | None = None,
+        denied: Collection[Identity] = (),
     ) -> None:
+        """``denied``: whom nobody may name."""
         self._reserved = authority.reserved(trust_domain)
         self._authorities = authorities
         self._enrolled = enrolled or {}
+        self._denied = frozenset(denied)
 
     def holder(self, certificate_pem: bytes) -> Holder:
         """Return whose certificate it is.
@@ -129,6 +132,8 @@ class Trust:
             CallerError: it names nobody, or somebody whom it cannot name.
         """
         identity = identify(certificate_pem)
+        if self.denies(identity):
+            raise CallerError(f"{identity} is denied", hint="`sds.deny` of certvoy.yaml names it")
         certificate = x509.load_pem_x509_certificate(certificate_pem)
         ours = authority.issued_by(certificate, self._authorities)
         if ours != identity.startswith(self._reserved):
@@ -143,8 +148,14 @@ class Trust:
             )
         return holder
 
+    def denies(self, identity: Identity) -> bool:
+        """Whether the identity is refused, by whatever it is known."""
+        return identity in self._denied
+
     def admits(self, holder: Holder) -> bool:
-        """Whether the holder is enrolled now, if it has to be."""
+        """Whether the holder is enrolled now, if it has to be, and not denied."""
+        if self.denies(holder.identity):
+            return False
         if not holder.identity.startswith(self._reserved):
             return True
         return holder.enrolment is not None and self._enrolled.get(holder.identity) == holder.enrolment

@@ -70,7 +70,7 @@ EVENTS: Final = (
         "The content gate refused what the inventory holds; it never leaves.",
         ("secret", "generation", "rule", "error", "taken_back"),
     ),
-    LogEvent("client.refused", "warning", "A client certificate names nobody.", ("reason",)),
+    LogEvent("client.refused", "warning", "A client is nobody that may come.", ("reason",)),
     LogEvent(
         "configuration.sent",
         "debug",
@@ -141,6 +141,19 @@ EVENTS: Final = (
         "warning",
         "A proxy refused a version (NACK), with its scrubbed reason.",
         (*_STREAM, "secret", "version", "reason"),
+    ),
+    LogEvent(
+        "names.throttled",
+        "warning",
+        "An identity asks for too many names that it may not see or that do not exist: each waits, or is not "
+        "told of.",
+        ("identity",),
+    ),
+    LogEvent(
+        "streams.capped",
+        "warning",
+        "An identity has as many streams open as it may; a further one was refused.",
+        ("identity", "most"),
     ),
     LogEvent("stream.closed", "info", "A stream ended; it had so many names.", (*_STREAM, "names")),
     LogEvent("stream.opened", "info", "A proxy opened a stream.", _STREAM),
@@ -345,7 +358,7 @@ EVENTS: Final = (
         "app.ready",
         "info",
         "It serves; with its ports.",
-        ("replica", "sds_port", "http01_port", "admin_port", "probes_port"),
+        ("replica", "sds_port", "http01_port", "admin_port", "probes_port", "rest_port"),
     ),
     LogEvent("app.stopped", "info", "It has stopped."),
     LogEvent("app.stopping", "info", "It was told to stop."),

@@ -59,8 +59,14 @@ from sds_server.log import get
 from sds_server.metrics import PUSHED, ROLLED_BACK, Metrics
 from sds_server.model import Kind, Secret
 from sds_server.targets.calls import Agents, Shown
+from sds_server.xds.caller import Door
 from sds_server.xds.catalog import Catalog
+from sds_server.xds.fetch import Fetcher
+from sds_server.xds.limits import Limits
+from sds_server.xds.rest import RestServer
 from sds_server.xds.server import MAX_AGE, SdsServer
+from sds_server.xds.session import Service
+from sds_server.xds.sockets import SdsSocket
 
 WORKERS: Final = 4
 """Orders under way at once: a CA's answer takes seconds, ours microseconds."""
@@ -84,9 +90,10 @@ def admin_socket(config: Config) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What runs: three servers, and the loops around one database."""
+    """What runs: the servers, and the loops around one database."""
 
     sds: SdsServer
+    rest: RestServer | None
     admin: AdminServer
     responder: Http01Responder
     recorder: Recorder
@@ -220,31 +227,26 @@ class Parts:
             Loop("census", census.step, every=EVERY),
             *working,
         ]
-        sds = SdsServer(
+        service = Service(
             catalog=catalog,
             authorize=admission.authorize,
-            identify=admission.holder,
-            admits=admission.admits,
             observer=streams,
             refused=recorder,
-            credentials=server_credentials(
-                Files(config.sds.certificate, config.sds.key, config.sds.client_ca), lambda: admission.issued
-            ),
-            host=config.sds.listen.host,
-            port=config.sds.listen.port,
             identifier=config.replica,
             clock=clock,
-            # A third of a credential's life is left when it is renewed: by then its connection is another.
-            max_age=min(MAX_AGE, config.enrolment.lifetime / 4),
+            rng=SystemRandom(),
+            limits=Limits(clock, streams=config.sds.streams_per_identity),
         )
+        sds, rest, rest_tls = _transports(config, service, admission)
         watch_delivery(publisher, streams, prover, recorder=recorder, sds=sds, to=metrics)
         _watch(metrics, config, clock, loops, feed=feed, worker=worker, census=census, patience=patience)
         tls = _https(config, admission)
 
         def changed() -> None:
             sds.recheck()
-            if tls is not None:
-                tls.refresh()
+            for https in (tls, rest_tls):
+                if https is not None:
+                    https.refresh()
 
         admission.on_change = changed
         services = Services(
@@ -271,6 +273,7 @@ class Parts:
         return cls(
             admin=_admin(config, services, admission, tls),
             sds=sds,
+            rest=rest,
             responder=Http01Responder(
                 Tokens(database), host=config.http01.listen.host, port=config.http01.listen.port
             ),
@@ -287,6 +290,31 @@ class Parts:
                 await self.heartbeat.end()
         except Exception as e:  # noqa: BLE001 - stopping goes on, whatever is broken
             _log.warning("deliveries.unwritten", error=str(e))
+
+
+def _transports(
+    config: Config, service: Service, admission: Admission
+) -> tuple[SdsServer, RestServer | None, HttpsTls | None]:
+    """Build what proxies connect to: gRPC over TCP and sockets, and REST where it is wanted, with its TLS."""
+    files = Files(config.sds.certificate, config.sds.key, config.sds.client_ca)
+    door = Door(admission.holder, admission.admits, admission.denies)
+    fetcher = Fetcher(service)
+    # A third of a credential's life is left when it is renewed: by then its connection is another.
+    max_age = min(MAX_AGE, config.enrolment.lifetime / 4)
+    sds = SdsServer(
+        fetcher=fetcher,
+        door=door,
+        credentials=server_credentials(files, lambda: admission.issued),
+        host=config.sds.listen.host,
+        port=config.sds.listen.port,
+        sockets=[SdsSocket(one.path, one.identity) for one in config.sds.sockets],
+        max_age=max_age,
+    )
+    if config.sds.rest is None:
+        return sds, None, None
+    tls = HttpsTls(files, lambda: admission.issued, mutual=True)
+    rest = RestServer(fetcher=fetcher, door=door, tls=tls.context, listen=config.sds.rest, max_age=max_age)
+    return sds, rest, tls
 
 
 def _lookouts(config: Config, database: Database, clock: Clock, actor: str) -> tuple[Prover, Sequence[Loop]]:
@@ -380,6 +408,7 @@ def _enrolment(
         clock=clock,
         server_names=_server_names(config) if config.sds.certificate is None else (),
         own_ca=config.sds.client_ca is None,
+        denied=config.sds.deny,
     )
     return enroller, admission
 
@@ -399,7 +428,8 @@ def _server_names(config: Config) -> Sequence[str]:
     """Return what our own server certificate is for: what is configured, else what is known of us."""
     if config.sds.server_names:
         return config.sds.server_names
-    listens = [listen.host for listen in (config.sds.listen, config.admin.listen) if listen is not None]
+    addresses = (config.sds.listen, config.sds.rest, config.admin.listen)
+    listens = [listen.host for listen in addresses if listen is not None]
     hosts = [socket.gethostname().lower(), *(host for host in listens if host not in EVERY_HOST)]
     return [*dict.fromkeys(["localhost", *(host for host in hosts if host.isascii())])]
 

@@ -37,6 +37,7 @@ class Admission:
         clock: Clock,
         server_names: Sequence[str] = (),
         own_ca: bool = False,
+        denied: Iterable[Identity] = (),
     ) -> None:
         """``server_names``: those of a certificate of our own CA; none: we have another.
 
@@ -55,8 +56,9 @@ class Admission:
         self._enrolled: Mapping[Identity, int] = {}
         self._authorities: Sequence[object] | None = None
         self._pair: OwnPair | None = None
+        self._denied = frozenset(denied)
         self._grants = Grants(self._configured)
-        self._trust = Trust(trust_domain)
+        self._trust = Trust(trust_domain, denied=self._denied)
         self.issued = Issued()
         self.on_change: Callable[[], None] = lambda: None
 
@@ -79,6 +81,10 @@ class Admission:
     def admits(self, holder: Holder) -> bool:
         """Whether the holder is still believed: quick, for streams that are open."""
         return self._trust.admits(holder)
+
+    def denies(self, identity: Identity) -> bool:
+        """Whether the identity is refused, by whatever it is known."""
+        return self._trust.denies(identity)
 
     async def step(self) -> None:
         """Read what has changed, at first all; make our server's certificate when it is time.
@@ -109,7 +115,9 @@ class Admission:
         if not (self._take_in(rights) or renewed):
             return
         trusted = [ca.certificate for ca in rights.authorities]
-        self._trust = Trust(self._trust_domain, authorities=trusted, enrolled=self._enrolled)
+        self._trust = Trust(
+            self._trust_domain, authorities=trusted, enrolled=self._enrolled, denied=self._denied
+        )
         self.issued = Issued(
             authorities_pem=authority.pem(trusted).encode(),
             chain_pem=None if self._pair is None else self._pair.chain_pem,

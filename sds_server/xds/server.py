@@ -1,32 +1,35 @@
-"""The transport: gRPC around `Session`, for SDS and, with secrets only, ADS. Mutual TLS 1.3, or nothing."""
+"""The transport: gRPC around `Session` and `Fetcher`, for SDS and, with secrets only, ADS.
+
+Mutual TLS 1.3 over TCP; over a Unix socket nothing, as that is one identity's alone.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import timedelta
 from functools import partial
-from secrets import SystemRandom
-from typing import Final
+from typing import Final, Never
 
 import grpc
-from cryptography import x509
 
-from sds_server.clock import Clock
-from sds_server.errors import CallerError, Unavailable
-from sds_server.identity import Holder
-from sds_server.log import get
-from sds_server.model import Identity
-from sds_server.xds.catalog import Catalog
-from sds_server.xds.session import Ended, Observer, RefusedContent, Service, Session, Status
+from sds_server.errors import Unavailable
+from sds_server.xds import codec
+from sds_server.xds.caller import TLS_WANTED, Caller, Door, Ended, Status
+from sds_server.xds.fetch import LOAD_S, Fetcher
+from sds_server.xds.session import Session
+from sds_server.xds.sockets import SdsSocket, place_for
 
 SDS: Final = "envoy.service.secret.v3.SecretDiscoveryService"
 ADS: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
-DELTA: Final = {  # method -> variant; the unary Fetch is left UNIMPLEMENTED
+FETCH: Final = "FetchSecrets"
+DELTA: Final = {  # streaming method -> variant
     SDS: {"StreamSecrets": False, "DeltaSecrets": True},
     ADS: {"StreamAggregatedResources": False, "DeltaAggregatedResources": True},
 }
 
 MAX_AGE: Final = timedelta(minutes=45)
 """Of a connection: spreads clients over replicas and authenticates them anew; gRPC adds a jitter of 10 %."""
+
+FETCH_MARGIN_S: Final = 0.1  # of a caller's deadline, for the answer's way back
 
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024  # Envoy's first request is 61 kB
 
@@ -54,49 +57,83 @@ OPTIONS: Final = (
 )
 
 _Call = grpc.aio.ServicerContext[bytes, bytes]
-_log = get("sds")
+_Who = Callable[[_Call], Caller]
 
 
 class SdsServer:
-    """Serves the Catalog's entries to the peers that may see them, over mutual TLS only."""
+    """Serves the Catalog's entries to the peers that may see them."""
 
     def __init__(
         self,
         *,
-        catalog: Catalog,
-        authorize: Callable[[Identity, str], bool],
-        identify: Callable[[bytes], Holder],
-        admits: Callable[[Holder], bool],
-        observer: Observer,
-        refused: RefusedContent,
+        fetcher: Fetcher,
+        door: Door,
         credentials: grpc.ServerCredentials,
         host: str,
         port: int,
-        identifier: str,
-        clock: Clock,
+        sockets: Sequence[SdsSocket] = (),
         max_age: timedelta = MAX_AGE,
     ) -> None:
-        """``identify`` says whose certificate (PEM) it is; ``admits`` whether that is still believed."""
-        self._rng = SystemRandom()
-        self._service = Service(catalog, authorize, observer, refused, identifier, clock, self._rng)
-        self._identify = identify
-        self._admits = admits
+        self._fetcher = fetcher
+        self._service = fetcher.service
+        self._door = door
         self._credentials = credentials
         self._max_age = max_age
         self._host = host
         self._port = port
+        self._sockets = sockets
+        self._bound: list[SdsSocket] = []  # by us: what somebody else listens on stays
         self._sessions: set[Session] = set()
-        self._server: grpc.aio.Server | None = None
+        self._servers: list[grpc.aio.Server] = []
 
     async def start(self) -> int:
         """Listen, and return the port.
 
         Raises:
-            Unavailable: the address is taken or not ours.
+            Unavailable: an address is taken or not ours.
+            OperatorError: a socket cannot be where it should.
         """
-        max_age_ms = round(self._max_age / timedelta(milliseconds=1))
-        server = grpc.aio.server(options=(*OPTIONS, ("grpc.max_connection_age_ms", max_age_ms)))
-        server.add_generic_rpc_handlers((self._handlers(SDS), self._handlers(ADS)))
+        try:
+            for sds_socket in self._sockets:
+                await self._listen_on(sds_socket)
+            self._port = await self._listen()
+        except BaseException:
+            await self.stop(0)
+            raise
+        return self._port
+
+    @property
+    def port(self) -> int:
+        """Where it listens; 0: not yet, and wherever the system says."""
+        return self._port
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new stream; end the open ones spread over half of the grace, so that no herd returns."""
+        if not self._servers:
+            return
+        loop = asyncio.get_running_loop()
+        stopping = [asyncio.create_task(server.stop(grace_s)) for server in self._servers]
+        for session in self._sessions:
+            loop.call_later(self._service.rng.uniform(0, grace_s / 2), session.stop)
+        await asyncio.gather(*stopping)
+        self._servers.clear()  # and with them the circle through our handlers: their end needs the loop
+        for sds_socket in self._bound:
+            sds_socket.path.unlink(missing_ok=True)
+        self._bound.clear()
+
+    @property
+    def streams(self) -> int:
+        """How many are open."""
+        return len(self._sessions)
+
+    def recheck(self) -> None:
+        """Look at every name of every stream again: what peers may see has changed."""
+        self._fetcher.recheck()
+        for session in self._sessions:
+            session.recheck()
+
+    async def _listen(self) -> int:
+        server = self._server(self._by_certificate)
         host = f"[{self._host}]" if ":" in self._host else self._host
         address = f"{host}:{self._port}"
         try:
@@ -108,73 +145,85 @@ class SdsServer:
                 f"sds: cannot listen on {address}", hint="stop what holds the port, or choose another"
             ) from None
         await server.start()
-        self._server, self._port = server, port
+        self._servers.append(server)
         return port
 
-    @property
-    def port(self) -> int:
-        """Where it listens; 0: not yet, and wherever the system says."""
-        return self._port
+    async def _listen_on(self, sds_socket: SdsSocket) -> None:
+        """Listen with a server of its own: that is how a call says which socket it came by."""
+        server = self._server(lambda _call: self._door.by_socket(sds_socket.identity))
+        local = grpc.local_server_credentials(grpc.LocalConnectionType.UDS)
+        try:
+            with place_for(sds_socket):
+                server.add_secure_port(sds_socket.address, local)
+        except RuntimeError:
+            del server
+            raise Unavailable(
+                f"sds.sockets: cannot listen on {sds_socket.path}",
+                hint="let certvoy's user own the directory, and give it mode 0750",
+            ) from None
+        self._bound.append(sds_socket)
+        await server.start()
+        self._servers.append(server)
 
-    async def stop(self, grace_s: float) -> None:
-        """Take no new stream; end the open ones spread over half of the grace, so that no herd returns."""
-        if self._server is None:
-            return
-        loop = asyncio.get_running_loop()
-        stopping = asyncio.create_task(self._server.stop(grace_s))
-        for session in self._sessions:
-            loop.call_later(self._rng.uniform(0, grace_s / 2), session.stop)
-        await stopping
-        self._server = None  # and with it the circle through our handlers: its end needs the loop
-
-    @property
-    def streams(self) -> int:
-        """How many are open."""
-        return len(self._sessions)
-
-    def recheck(self) -> None:
-        """Look at every name of every stream again: what peers may see has changed."""
-        for session in self._sessions:
-            session.recheck()
+    def _server(self, who: _Who) -> grpc.aio.Server:
+        max_age_ms = round(self._max_age / timedelta(milliseconds=1))
+        server = grpc.aio.server(options=(*OPTIONS, ("grpc.max_connection_age_ms", max_age_ms)))
+        server.add_generic_rpc_handlers((self._handlers(SDS, who), self._handlers(ADS, who)))
+        return server
 
     async def _serve(
-        self, requests: AsyncIterator[bytes], call: _Call, *, delta: bool, aggregated: bool
+        self, requests: AsyncIterator[bytes], call: _Call, *, who: _Who, delta: bool, aggregated: bool
     ) -> None:
         """Handle one stream from its opening to its end."""
         try:
-            holder, expires = self._authenticated(call)
-            session = Session(
-                self._service,
-                call.write,
-                identity=holder.identity,
-                expires=expires,
-                admitted=partial(self._admits, holder),
-                delta=delta,
-                aggregated=aggregated,
-            )
-            self._sessions.add(session)
-            try:
-                await session.run(requests)
-            finally:
-                self._sessions.discard(session)
-                session.close()
-        except Ended as end:
-            await call.abort(grpc.StatusCode[end.status], end.details)
-
-    def _handlers(self, service: str) -> grpc.GenericRpcHandler:
-        """Return the methods of a service, bytes in and bytes out."""
-        return grpc.method_handlers_generic_handler(
-            service,
-            {
-                method: grpc.stream_stream_rpc_method_handler(
-                    partial(self._serve, delta=delta, aggregated=service == ADS)
+            caller = who(call)
+            with self._service.limits.stream(caller.identity):
+                session = Session(
+                    self._service, call.write, caller=caller, delta=delta, aggregated=aggregated
                 )
-                for method, delta in DELTA[service].items()
-            },
-        )
+                self._sessions.add(session)
+                try:
+                    await session.run(requests)
+                finally:
+                    self._sessions.discard(session)
+                    session.close()
+        except Ended as end:
+            await _end(call, end)
 
-    def _authenticated(self, call: _Call) -> tuple[Holder, datetime]:
-        """Return who the peer is and until when its certificate says so.
+    async def _fetch(self, data: bytes, call: _Call, *, who: _Who) -> bytes:
+        """Answer one fetch."""
+        left_s = call.time_remaining()
+        within_s = LOAD_S if left_s is None else max(0.0, min(LOAD_S, left_s - FETCH_MARGIN_S))
+        try:
+            caller = who(call)
+            message = codec.decode(data, delta=False)
+            found = await self._fetcher.fetch(
+                caller,
+                message.node_id,
+                message.request.names or (),
+                type_url=message.type_url,
+                within_s=within_s,
+            )
+        except codec.Malformed as e:
+            await _end(call, Ended(Status.INVALID_ARGUMENT, str(e)))
+        except Ended as end:
+            await _end(call, end)
+        return codec.encode_all(found.resources, found.version, identifier=self._service.identifier)
+
+    def _handlers(self, service: str, who: _Who) -> grpc.GenericRpcHandler:
+        """Return the methods of a service, bytes in and bytes out."""
+        methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+            method: grpc.stream_stream_rpc_method_handler(
+                partial(self._serve, who=who, delta=delta, aggregated=service == ADS)
+            )
+            for method, delta in DELTA[service].items()
+        }
+        if service == SDS:
+            methods[FETCH] = grpc.unary_unary_rpc_method_handler(partial(self._fetch, who=who))
+        return grpc.method_handlers_generic_handler(service, methods)
+
+    def _by_certificate(self, call: _Call) -> Caller:
+        """Return whose certificate the peer has shown.
 
         gRPC has no option for the lowest TLS version, so it is looked at here, before anything is said.
         """
@@ -182,9 +231,10 @@ class SdsServer:
         tls_version = b"".join(properties.get("ssl_tls_version", ()))
         pem = b"".join(properties.get("x509_pem_cert", ()))
         if tls_version != b"TLSv1.3" or not pem:
-            raise Ended(Status.UNAUTHENTICATED, "a client certificate over TLS 1.3 is required")
-        try:
-            return self._identify(pem), x509.load_pem_x509_certificate(pem).not_valid_after_utc
-        except (CallerError, ValueError) as e:
-            _log.warning("client.refused", reason=str(e))
-            raise Ended(Status.UNAUTHENTICATED, str(e)) from None
+            raise Ended(Status.UNAUTHENTICATED, TLS_WANTED)
+        return self._door.by_certificate(pem)
+
+
+async def _end(call: _Call, end: Ended) -> Never:
+    await call.abort(grpc.StatusCode[end.status], end.details)
+    raise AssertionError  # abort has raised

@@ -12,8 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
-from enum import StrEnum
+from math import inf
 from random import Random
 from secrets import token_hex
 from typing import Final, Protocol, assert_never
@@ -23,7 +22,9 @@ from sds_server.crashpoint import crashpoint
 from sds_server.log import Logger, get
 from sds_server.model import Identity, Peer, TargetKind
 from sds_server.xds import codec
+from sds_server.xds.caller import Caller, Ended, Status
 from sds_server.xds.catalog import ABSENT, Catalog, Entry, Resource
+from sds_server.xds.limits import HOLD_S, Limits
 from sds_server.xds.stream import (
     CLOSE_UNANSWERED_S,
     WARN_UNANSWERED_S,
@@ -100,27 +101,9 @@ class RefusedContent(Protocol):
         """Return (name, version) of each content that this peer refused. Quick, from memory."""
 
 
-class Status(StrEnum):
-    """Why we end a stream, by gRPC's names."""
-
-    INVALID_ARGUMENT = "INVALID_ARGUMENT"
-    UNAUTHENTICATED = "UNAUTHENTICATED"
-    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
-    UNAVAILABLE = "UNAVAILABLE"
-
-
-class Ended(Exception):
-    """We end the stream, with this status."""
-
-    def __init__(self, status: Status, details: str) -> None:
-        super().__init__(details)
-        self.status = status
-        self.details = details
-
-
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What every stream of a server shares."""
+    """What every stream and fetch of a replica shares."""
 
     catalog: Catalog
     authorize: Callable[[Identity, str], bool]
@@ -129,30 +112,37 @@ class Service:
     identifier: str
     clock: Clock
     rng: Random
+    limits: Limits
+
+
+def check_node_id(node_id: str) -> None:
+    """Take only what can name a Target.
+
+    Raises:
+        Ended: it cannot.
+    """
+    if not node_id:
+        raise Ended(Status.INVALID_ARGUMENT, "node.id is required in the first request")
+    if len(node_id.encode()) > MAX_NODE_ID_BYTES or not node_id.isprintable():
+        raise Ended(Status.INVALID_ARGUMENT, f"node.id: at most {MAX_NODE_ID_BYTES} printable bytes")
 
 
 class Session:
-    """One open stream: its peer, its core, and what wakes them. ``expires`` is its certificate's notAfter.
-
-    ``admitted`` says whether the peer is still believed to be who it said.
-    """
+    """One open stream: its peer, its core, and what wakes them."""
 
     def __init__(
         self,
         service: Service,
         write: Callable[[bytes], Awaitable[None]],
         *,
-        identity: Identity,
-        expires: datetime,
-        admitted: Callable[[], bool],
+        caller: Caller,
         delta: bool,
         aggregated: bool,
     ) -> None:
         self._service = service
         self._write_bytes = write
-        self._identity = identity
-        self._expires = expires
-        self._admitted = admitted
+        self._caller = caller
+        self._identity = caller.identity
         self._delta = delta
         self._aggregated = aggregated
         self._node_id = ""
@@ -161,6 +151,8 @@ class Session:
         self._watched: set[str] = set()
         self._denied: set[str] = set()
         self._keyless: set[str] = set()
+        self._looked_up: set[str] = set()  # not known yet whether they exist
+        self._held: dict[str, float] = {}  # not looked up before this moment
         self._warned = False
         self._stopping = False
         self._wake = asyncio.Event()
@@ -226,10 +218,7 @@ class Session:
 
     def _open(self, node_id: str) -> Stream:
         """Start the core at the first message, whose node counts for the whole stream."""
-        if not node_id:
-            raise Ended(Status.INVALID_ARGUMENT, "node.id is required in the first request")
-        if len(node_id.encode()) > MAX_NODE_ID_BYTES or not node_id.isprintable():
-            raise Ended(Status.INVALID_ARGUMENT, f"node.id: at most {MAX_NODE_ID_BYTES} printable bytes")
+        check_node_id(node_id)
         token = token_hex(4)
         self._node_id, self._peer = node_id, PeerNode(self._identity, node_id, stream=token)
         self._log = self._log.bind(node=node_id)
@@ -288,26 +277,23 @@ class Session:
             wait_s = left_s
             if self._stream is not None:
                 now = self._service.clock.monotonic()
+                held_until = self._release(self._stream, now)
                 if response := self._stream.respond(self._look, now):
                     await self._send(response)
                     continue
                 self._watch_over(self._stream, now)
-                if (wake_at := self._stream.next_wake(now)) is not None:
-                    wait_s = min(left_s, max(0.0, wake_at - now))
+                for wake_at in (self._stream.next_wake(now), held_until):
+                    if wake_at is not None:
+                        wait_s = min(wait_s, max(0.0, wake_at - now))
             with suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
+                async with asyncio.timeout(None if wait_s == inf else wait_s):
                     await self._wake.wait()
 
     def _left_s(self) -> float:
         """Return how long the stream may go on, at most."""
         if self._stopping:
             raise Ended(Status.UNAVAILABLE, "the server stops")
-        if not self._admitted():
-            raise Ended(Status.UNAUTHENTICATED, "the client is not enrolled any more")
-        left_s = (self._expires - self._service.clock.now()).total_seconds()
-        if left_s <= 0:
-            raise Ended(Status.UNAUTHENTICATED, "the client certificate has expired")
-        return left_s
+        return self._caller.left_s(self._service.clock.now())
 
     async def _send(self, response: Response) -> None:
         """Write one response. The observer hears of it first, as the answer may come before we go on."""
@@ -337,14 +323,12 @@ class Session:
             self._unwatch(name)
             if name not in self._denied:
                 self._denied.add(name)
-                self._log.warning("secret.denied", secret=name)
-                self._service.observer.denied(self._peer, name)
+                if self._service.limits.may_tell(self._identity):
+                    self._log.warning("secret.denied", secret=name)
+                    self._service.observer.denied(self._peer, name)
             return ABSENT
         self._denied.discard(name)
-        if name not in self._watched:
-            self._watched.add(name)
-            self._service.catalog.watch([name], self._changed)
-        entry = self._service.catalog.look(name, self._peer.peer)
+        entry = self._entry(name)
         if not isinstance(entry, Resource) or not entry.keyless:
             return entry
         if name not in self._keyless:
@@ -352,7 +336,39 @@ class Session:
             self._log.warning("secret.keyless", secret=name)
         return ABSENT
 
+    def _entry(self, name: str) -> Entry | None:
+        """Watch the name and return what the Catalog has; None too where it is not looked up yet."""
+        catalog, limits = self._service.catalog, self._service.limits
+        entry = catalog.look(name, self._peer.peer)
+        if name not in self._watched:
+            if entry is None:
+                if not limits.may_look_up(self._identity):
+                    pause_s = HOLD_S * self._service.rng.uniform(1, 2)
+                    self._held[name] = self._service.clock.monotonic() + pause_s
+                    return None
+                self._looked_up.add(name)
+            self._watched.add(name)
+            catalog.watch([name], self._changed)
+            entry = catalog.look(name, self._peer.peer)
+        if entry is not None and name in self._looked_up:
+            self._looked_up.discard(name)
+            if entry is not ABSENT:
+                limits.exists(self._identity)
+        return entry
+
+    def _release(self, stream: Stream, now: float) -> float | None:
+        """Let the names be looked at whose time has come; return when the next one's does."""
+        while self._held:
+            name, at = next(iter(self._held.items()))
+            if at > now:
+                return at
+            del self._held[name]
+            stream.changed(name)
+        return None
+
     def _unwatch(self, name: str) -> None:
+        self._held.pop(name, None)
+        self._looked_up.discard(name)
         if name in self._watched:
             self._watched.discard(name)
             self._service.catalog.unwatch([name], self._changed, now=self._service.clock.monotonic())

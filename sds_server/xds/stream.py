@@ -186,7 +186,7 @@ class Stream:
         # The protocol lets a client repeat its request to be answered again; Envoy does so on ADS for a new
         # watcher of a name that it knows already, and starves if it is not answered.
         repeated = answered is None and request.error is None and request.nonce == self._last_nonce
-        if repeated and self._wanted.keys() == set(filter(_is_name, names)):
+        if repeated and self._wanted.keys() == set(filter(is_name, names)):
             self._ask_again(now)
         events += self._unsubscribe([name for name in self._wanted if name not in names])
         events += self._subscribe([name for name in names if name not in self._wanted])
@@ -269,7 +269,7 @@ class Stream:
             if subscription is not None:
                 self._abandon(subscription)
                 subscription.again, subscription.waited = True, False
-            elif _is_name(name) and len(self._wanted) < MAX_NAMES:
+            elif is_name(name) and len(self._wanted) < MAX_NAMES:
                 self._wanted[name] = _Subscription()
                 events.append(Subscribed(name))
             else:
@@ -294,7 +294,7 @@ class Stream:
     def _claim(self, known: Iterable[str]) -> None:
         """Remember what the client holds unasked. Its versions are not used: after a NACK they lie."""
         for name in known:
-            if name not in self._wanted and _is_name(name) and len(self._claimed) < MAX_NAMES:
+            if name not in self._wanted and is_name(name) and len(self._claimed) < MAX_NAMES:
                 self._claimed.add(name)
                 self._due[name] = None
 
@@ -399,6 +399,6 @@ class Stream:
         return f"{self._nonce_prefix}{self._nonce_count}"
 
 
-def _is_name(name: str) -> bool:
+def is_name(name: str) -> bool:
     """Whether a Secret can have this name; "*" would be a wildcard."""
     return bool(name) and name != "*" and name.isprintable() and len(name.encode()) <= MAX_NAME_BYTES

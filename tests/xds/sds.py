@@ -2,15 +2,22 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from random import Random
 
 import grpc
 
 from sds_server.clock import SystemClock
-from sds_server.credentials import Files, server_credentials
+from sds_server.config_values import Listen
+from sds_server.credentials import Files, HttpsTls, server_credentials
 from sds_server.identity import Grant, Grants, Trust
 from sds_server.xds import codec
+from sds_server.xds.caller import Door
 from sds_server.xds.catalog import Catalog, Resource
-from sds_server.xds.server import SdsServer
+from sds_server.xds.fetch import Fetcher
+from sds_server.xds.limits import Limits
+from sds_server.xds.rest import RestServer
+from sds_server.xds.server import MAX_AGE, SdsServer
+from sds_server.xds.session import Service
 from tests.support.pki import authority
 
 EDGE = "spiffe://td.test/edge"
@@ -78,26 +85,45 @@ class Deployment:
         self.catalog = Catalog()
         self.witness = Witness()
         self.clock = clock or SystemClock()
-        self.port = 0
-        self.server = None
+        self.limits = None
+        self.sockets = ()
+        self.max_age = MAX_AGE
+        self.port = self.rest_port = 0
+        self.server = self.rest = None
 
     async def start(self):
         """Start on the port of last time."""
-        server = SdsServer(
+        service = Service(
             catalog=self.catalog,
             authorize=self.authorize,
-            identify=self.identify,
-            admits=self.admits,
             observer=self.witness,
             refused=self.witness,
+            identifier="replica-1",
+            clock=self.clock,
+            rng=Random(),
+            limits=self.limits or Limits(self.clock),
+        )
+        fetcher = Fetcher(service)
+        door = Door(self.identify, self.admits, self.denies)
+        server = SdsServer(
+            fetcher=fetcher,
+            door=door,
             credentials=server_credentials(Files(**self.files)),
             host="127.0.0.1",
             port=self.port,
-            identifier="replica-1",
-            clock=self.clock,
+            sockets=self.sockets,
         )
         self.port = await server.start()
         self.server = server
+        rest = RestServer(
+            fetcher=fetcher,
+            door=door,
+            tls=HttpsTls(Files(**self.files), mutual=True).context,
+            listen=Listen("127.0.0.1", self.rest_port),
+            max_age=self.max_age,
+        )
+        self.rest_port = await rest.start()
+        self.rest = rest
 
     def authorize(self, identity, name):
         """Ask the grants of now."""
@@ -107,11 +133,17 @@ class Deployment:
         """Ask the trust of now."""
         return self.trust.holder(certificate_pem)
 
+    def denies(self, identity):
+        """Ask the trust of now."""
+        return self.trust.denies(identity)
+
     def admits(self, holder):
         """Ask the trust of now."""
         return self.trust.admits(holder)
 
     async def stop(self, grace_s=0.0):
+        if self.rest is not None:
+            await self.rest.stop()
         if self.server is not None:
             await self.server.stop(grace_s)
 

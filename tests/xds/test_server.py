@@ -302,12 +302,6 @@ async def test_other_types_on_ads_get_silence_and_the_stream_goes_on(server):
     await client.leave()
 
 
-async def test_fetch_is_not_implemented(server):
-    call = server.channel().unary_unary(f"/{SDS}/FetchSecrets")(b"")
-
-    assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
-
-
 async def test_the_end_of_a_stream_leaves_nothing_behind(server):
     client = await open_stream(server, names=["a"])
     await server.witness.until("subscribed", "n", "a")

@@ -1,0 +1,108 @@
+"""Who is at the other end, and for how long that is believed: by certificate over TLS, or by Unix socket."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from functools import partial
+from math import inf
+from typing import Final
+
+from cryptography import x509
+
+from sds_server.errors import CallerError
+from sds_server.identity import Holder
+from sds_server.log import get
+from sds_server.model import Identity
+
+TLS_WANTED: Final = "a client certificate over TLS 1.3 is required"
+
+_log = get("sds")
+
+
+class Status(StrEnum):
+    """Why we end a stream or a fetch, by gRPC's names."""
+
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+class Ended(Exception):
+    """We end the stream or the fetch, with this status."""
+
+    def __init__(self, status: Status, details: str) -> None:
+        super().__init__(details)
+        self.status = status
+        self.details = details
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is at the other end; ``expires`` is its certificate's notAfter, None where it needs none.
+
+    ``admitted`` says whether the peer is still believed to be who it said.
+    """
+
+    identity: Identity
+    expires: datetime | None
+    admitted: Callable[[], bool]
+
+    def left_s(self, now: datetime) -> float:
+        """Return for how long it may stay, at most.
+
+        Raises:
+            Ended: not at all.
+        """
+        if not self.admitted():
+            raise Ended(Status.UNAUTHENTICATED, "the client is not admitted any more")
+        if self.expires is None:
+            return inf
+        left_s = (self.expires - now).total_seconds()
+        if left_s <= 0:
+            raise Ended(Status.UNAUTHENTICATED, "the client certificate has expired")
+        return left_s
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Says who calls. ``identify`` says whose certificate (PEM) it is; ``admits`` if that is believed still.
+
+    ``denies``: who is refused wherever they come from, and by whatever they are known.
+    """
+
+    identify: Callable[[bytes], Holder]
+    admits: Callable[[Holder], bool]
+    denies: Callable[[Identity], bool] = lambda _identity: False
+
+    def by_certificate(self, pem: bytes) -> Caller:
+        """Return the holder of a certificate that TLS has verified.
+
+        Raises:
+            Ended: it names nobody that is believed.
+        """
+        try:
+            holder, expires = self.identify(pem), x509.load_pem_x509_certificate(pem).not_valid_after_utc
+        except (CallerError, ValueError) as e:
+            _log.warning("client.refused", reason=str(e))
+            raise Ended(Status.UNAUTHENTICATED, str(e)) from None
+        return self._unless_denied(Caller(holder.identity, expires, partial(self.admits, holder)))
+
+    def by_socket(self, identity: Identity) -> Caller:
+        """Return whom the configuration says to be behind a socket; no certificate, so no end.
+
+        Raises:
+            Ended: the identity is denied.
+        """
+        return self._unless_denied(Caller(identity, None, self._is_welcome(identity)))
+
+    def _is_welcome(self, identity: Identity) -> Callable[[], bool]:
+        return lambda: not self.denies(identity)
+
+    def _unless_denied(self, caller: Caller) -> Caller:
+        if self.denies(caller.identity):
+            _log.warning("client.refused", reason=f"{caller.identity} is denied")
+            raise Ended(Status.UNAUTHENTICATED, f"{caller.identity} is denied")
+        return caller

@@ -1,0 +1,109 @@
+"""What one identity may cost: streams at once, and names that it may not see or that do not exist.
+
+Names that exist are never counted: a fleet that comes back at once costs nothing here. An identity that asks
+for made-up names would have each looked up in the inventory, and each that it may not see audited.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from sds_server.clock import Clock
+from sds_server.log import get
+from sds_server.model import Identity
+from sds_server.xds.caller import Ended, Status
+
+STREAMS: Final = 10_000  # of one identity: Envoy opens one a Secret outside of ADS, and a fleet may share one
+MAX_IDENTITIES: Final = 10_000  # remembered; a full bucket is as good as none
+HOLD_S: Final = 0.25  # how long a name waits at least, so that many that wait do not ask all the time
+
+
+@dataclass(frozen=True, slots=True)
+class _Rate:
+    burst: float
+    per_s: float
+
+
+LOOK_UPS: Final = _Rate(5_000, 50)  # of names that do not exist; the burst is as a fleet's first question
+DENIALS: Final = _Rate(1_000, 1)  # that are logged and audited
+
+_log = get("sds")
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    at: float
+
+
+class Limits:
+    """Counts for each identity what it has open, and what it asks in vain."""
+
+    def __init__(self, clock: Clock, *, streams: int = STREAMS) -> None:
+        """``streams``: so many may one identity have open, and fetches under way."""
+        self._clock = clock
+        self._most = streams
+        self._open: dict[Identity, int] = {}
+        self._buckets: dict[tuple[Identity, _Rate], _Bucket] = {}
+
+    @contextmanager
+    def stream(self, identity: Identity) -> Iterator[None]:
+        """Count one for the length of the block.
+
+        Raises:
+            Ended: the identity has as many as it may.
+        """
+        before = self._open.get(identity, 0)
+        if before >= self._most:
+            _log.warning("streams.capped", identity=identity, most=self._most)
+            raise Ended(Status.RESOURCE_EXHAUSTED, f"{identity} has {self._most} streams open already")
+        self._open[identity] = before + 1
+        try:
+            yield
+        finally:
+            left = self._open[identity] - 1
+            if left:
+                self._open[identity] = left
+            else:
+                del self._open[identity]
+
+    def may_look_up(self, identity: Identity) -> bool:
+        """Count a name that has to be looked up; False: not now, ask again after `HOLD_S`."""
+        return self._take(identity, LOOK_UPS)
+
+    def exists(self, identity: Identity) -> None:
+        """Take back the count of a name that turned out to exist."""
+        self._bucket(identity, LOOK_UPS).tokens += 1
+
+    def may_tell(self, identity: Identity) -> bool:
+        """Count a denial; False: there have been too many to write them all down."""
+        return self._take(identity, DENIALS)
+
+    def _take(self, identity: Identity, rate: _Rate) -> bool:
+        bucket = self._bucket(identity, rate)
+        if bucket.tokens < 1:
+            return False
+        bucket.tokens -= 1
+        if bucket.tokens < 1:
+            _log.warning("names.throttled", identity=identity)
+        return True
+
+    def _bucket(self, identity: Identity, rate: _Rate) -> _Bucket:
+        now = self._clock.monotonic()
+        bucket = self._buckets.get((identity, rate))
+        if bucket is None:
+            if len(self._buckets) >= 2 * MAX_IDENTITIES:
+                self._forget(now)
+            bucket = self._buckets[identity, rate] = _Bucket(rate.burst, now)
+        bucket.tokens = min(rate.burst, bucket.tokens + (now - bucket.at) * rate.per_s)
+        bucket.at = now
+        return bucket
+
+    def _forget(self, now: float) -> None:
+        """Drop those that are full again."""
+        self._buckets = {
+            (who, rate): one
+            for (who, rate), one in self._buckets.items()
+            if now - one.at < rate.burst / rate.per_s
+        }
