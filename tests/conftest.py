@@ -26,3 +26,19 @@ def _logs_of_its_own() -> Iterator[None]:
         root.setLevel(level)
         logging.getLogger(ENGINE).setLevel(logging.NOTSET)
         logging.captureWarnings(capture=False)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say through how many scenarios a real Envoy went."""
+    reports = [
+        report
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, ())
+        if report.when == "call" and "test_envoy_matrix.py" in report.nodeid
+    ]
+    if reports:
+        passed = sum(report.passed for report in reports)
+        forms = {report.nodeid.partition("[")[2].rstrip("]") for report in reports}
+        terminalreporter.write_line(
+            f"real Envoy: {passed} of {len(reports)} scenarios passed, in {len(forms)} forms of asking"
+        )

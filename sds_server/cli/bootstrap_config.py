@@ -5,15 +5,29 @@ from pathlib import Path
 import click
 
 from sds_server.errors import ConfigError
-from sds_server.xds.bootstrap import Api, EnrolledControlPlane, TlsListener, bootstrap
+from sds_server.xds.bootstrap import Api, TlsListener, bootstrap
+from sds_server.xds.cluster import Anywhere, EnrolledControlPlane, LocalControlPlane
 
 
 @click.command("bootstrap-config")
 @click.argument("name")
-@click.option("--server", required=True, metavar="HOST:PORT", help="The control plane's sds.listen.")
-@click.option("--server-name", help="The name in its certificate, if not HOST.")
 @click.option(
-    "--credentials", type=click.Path(path_type=Path), required=True, help="The directory of certvoy agent."
+    "--server", metavar="HOST:PORT", help="The control plane's sds.listen; for --api rest, sds.rest."
+)
+@click.option("--server-name", help="The name in its certificate, if not HOST.")
+@click.option("--credentials", type=click.Path(path_type=Path), help="The directory of certvoy agent.")
+@click.option(
+    "--socket",
+    type=click.Path(path_type=Path),
+    help="A Unix socket of sds.sockets, in place of --server and --credentials.",
+)
+@click.option(
+    "--api",
+    type=click.Choice([api.value for api in Api]),
+    default=Api.ADS.value,
+    show_default=True,
+    help="How Envoy asks: delta ADS, one stream for all secrets; delta SDS, a stream for each, beside "
+    "another control plane's ADS; their state-of-the-world forms; or REST.",
 )
 @click.option(
     "--listener",
@@ -23,26 +37,52 @@ from sds_server.xds.bootstrap import Api, EnrolledControlPlane, TlsListener, boo
     help="A TLS listener that answers 200, to begin with.",
 )
 def bootstrap_config(
-    name: str, *, server: str, server_name: str | None, credentials: Path, listeners: tuple[str, ...]
+    name: str,
+    *,
+    server: str | None,
+    server_name: str | None,
+    credentials: Path | None,
+    socket: Path | None,
+    api: str,
+    listeners: tuple[str, ...],
 ) -> None:
-    r"""Print a bootstrap for the Envoy NAME, in JSON: delta ADS over mutual TLS, for secrets only.
+    r"""Print a bootstrap for the Envoy NAME, in JSON, for secrets only: delta ADS over mutual TLS.
 
-    Its client certificate is what certvoy agent keeps in the directory, renewed without a restart.
+    Its client certificate is what certvoy agent keeps in the directory, renewed without a restart. Beside
+    certvoy itself a Unix socket needs none.
 
     \b
     certvoy bootstrap-config edge-1 --server certvoy.example.com:8443 --credentials ./edge-1 > envoy.json
+    certvoy bootstrap-config edge-1 --socket /run/certvoy/edge-1.sock --listener www=0.0.0.0:443 > envoy.json
     """
-    host, port = _address("--server", server)
     click.echo(
         bootstrap(
             node_id=name,
             cluster=name,
-            api=Api.ADS,
-            control_plane=EnrolledControlPlane(
-                host=host, port=port, server_name=server_name or host, credentials=credentials.absolute()
-            ),
+            api=Api(api),
+            control_plane=_control_plane(Api(api), server, server_name, credentials, socket),
             listeners=[_listener(text) for text in listeners],
         )
+    )
+
+
+def _control_plane(
+    api: Api, server: str | None, server_name: str | None, credentials: Path | None, socket: Path | None
+) -> Anywhere:
+    if socket is not None:
+        if server is not None or credentials is not None or server_name is not None:
+            raise ConfigError("--socket: needs no other way to certvoy", hint="give it alone")
+        if api is Api.REST:
+            raise ConfigError("--socket: REST is not served there", hint="--api ads")
+        return LocalControlPlane(socket.absolute())
+    if server is None or credentials is None:
+        raise ConfigError(
+            "--server and --credentials: how Envoy reaches certvoy, and its client certificate",
+            hint="give both, or --socket for an Envoy beside certvoy",
+        )
+    host, port = _address("--server", server)
+    return EnrolledControlPlane(
+        host=host, port=port, server_name=server_name or host, credentials=credentials.absolute()
     )
 
 

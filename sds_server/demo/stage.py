@@ -24,7 +24,8 @@ from sds_server.inventory.database import Database, open_database
 from sds_server.programs import envoy
 from sds_server.programs.caddy import Caddy
 from sds_server.programs.child import Child, free_port
-from sds_server.xds.bootstrap import EnrolledControlPlane, TlsListener, bootstrap
+from sds_server.xds.bootstrap import TlsListener, bootstrap
+from sds_server.xds.cluster import EnrolledControlPlane
 
 HOST: Final = "127.0.0.1"
 SECRET: Final = "www"  # noqa: S105 - its name

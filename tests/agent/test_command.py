@@ -125,6 +125,66 @@ async def test_an_address_that_is_none_is_refused(run, tmp_path, words):
     assert (2, True) == (code, "must be HOST:PORT" in said)
 
 
+@pytest.mark.parametrize("api", ["sotw", "delta", "ads", "ads-sotw", "rest"])
+async def test_every_way_of_asking_is_one_that_envoy_takes(run, tmp_path, api):
+    words = ("bootstrap-config", "n", "--api", api, "--listener", "www=127.0.0.1:0")
+    code, shown, said = await run(*words, "--socket", str(tmp_path / "edge.sock"))
+    if api == "rest":
+        assert (2, True) == (code, "REST is not served there" in said)
+        return
+    (tmp_path / "envoy.json").write_text(shown)
+    argv = [envoy.binary(), "--mode", "validate", "-c", tmp_path / "envoy.json", "-l", "error"]
+    validated = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, check=False)
+    (cluster,) = json.loads(shown)["static_resources"]["clusters"]
+
+    assert 0 == validated.returncode, validated.stdout + validated.stderr
+    endpoints = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    assert {"pipe": {"path": str(tmp_path / "edge.sock")}} == endpoints[0]["endpoint"]["address"]
+    assert "transport_socket" not in cluster
+
+
+async def test_envoy_polls_over_http_1_and_mutual_tls(run, tmp_path):
+    words = (
+        "bootstrap-config",
+        "n",
+        "--api",
+        "rest",
+        "--server",
+        "c.test:8444",
+        "--credentials",
+        str(tmp_path),
+    )
+    code, shown, _ = await run(*words, "--listener", "www=127.0.0.1:0")
+    (listener,) = json.loads(shown)["static_resources"]["listeners"]
+    (cluster,) = json.loads(shown)["static_resources"]["clusters"]
+    tls = cluster["transport_socket"]["typed_config"]["common_tls_context"]
+
+    assert 0 == code
+    source = listener["filter_chains"][0]["transport_socket"]["typed_config"]["common_tls_context"][
+        "tls_certificate_sds_secret_configs"
+    ][0]["sds_config"]["api_config_source"]
+    assert ("REST", ["certvoy"], "10s", "1s") == tuple(
+        source[key] for key in ("api_type", "cluster_names", "refresh_delay", "request_timeout")
+    )
+    assert ["http/1.1"] == tls["alpn_protocols"]
+    assert "typed_extension_protocol_options" not in cluster
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "--server and --credentials"),
+        (("--server", "c.test:8443"), "--server and --credentials"),
+        (("--socket", "/run/x", "--server", "c.test:8443"), "--socket: needs no other way"),
+        (("--socket", "/run/x", "--credentials", "x"), "--socket: needs no other way"),
+    ],
+)
+async def test_half_a_way_or_two_are_refused(run, words, message):
+    code, _, said = await run("bootstrap-config", "n", *words)
+
+    assert (2, True) == (code, message in said)
+
+
 # With pairs
 
 

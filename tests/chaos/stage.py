@@ -17,7 +17,8 @@ from sds_server.programs import envoy
 from sds_server.programs.caddy import Caddy
 from sds_server.programs.child import free_port
 from sds_server.programs.postgres import SOCKET_FILE, EmbeddedPostgres
-from sds_server.xds.bootstrap import Api, ControlPlane, TlsListener, bootstrap
+from sds_server.xds.bootstrap import Api, TlsListener, bootstrap
+from sds_server.xds.cluster import ControlPlane
 from tests.chaos.impostors import AgentImpostor, Impostor, XdsImpostor
 from tests.chaos.targets import HOST, Target
 from tests.support import control_plane

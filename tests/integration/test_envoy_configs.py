@@ -16,8 +16,9 @@ from sds_server.programs import envoy
 from sds_server.programs.caddy import Caddy
 from sds_server.programs.child import free_port
 from sds_server.targets.probe import served_fingerprint
-from sds_server.xds.bootstrap import CLUSTER, FETCH_TIMEOUT, Api, TlsListener, bootstrap
-from sds_server.xds.bootstrap import ControlPlane as Where
+from sds_server.xds.bootstrap import FETCH_TIMEOUT, Api, TlsListener, bootstrap
+from sds_server.xds.cluster import CLUSTER
+from sds_server.xds.cluster import ControlPlane as Where
 from tests.support.control_plane import HOST, ControlPlane, dsn, until
 from tests.support.envoy_files import FILES, INSTALLED, install_credentials, loopback, replaced, validated
 from tests.support.pki import authority

@@ -12,7 +12,8 @@ from sds_server.agent.files import CredentialFiles
 from sds_server.authority import Ca
 from sds_server.identity import Grant, Grants, Trust
 from sds_server.programs import envoy
-from sds_server.xds.bootstrap import Api, EnrolledControlPlane, TlsListener, bootstrap
+from sds_server.xds.bootstrap import Api, TlsListener, bootstrap
+from sds_server.xds.cluster import EnrolledControlPlane
 from tests.support import pki
 from tests.xds.sds import TIMEOUT_S, Deployment
 

@@ -13,7 +13,7 @@ import tests.xds.quiet  # noqa: F401
 from sds_server.programs import envoy
 from sds_server.programs.child import free_port
 from sds_server.xds.bootstrap import Api, TlsListener, bootstrap
-from sds_server.xds.bootstrap import ControlPlane as Upstream
+from sds_server.xds.cluster import ControlPlane as Upstream
 from tests.support.control_plane import HOST, SERVER_NAME, ControlPlane
 
 IDENTITY = "spiffe://example.test/edge"
