@@ -17,7 +17,7 @@ from sds_server.programs.caddy import Caddy
 from sds_server.programs.child import free_port
 from sds_server.targets.probe import served_fingerprint
 from sds_server.xds.bootstrap import FETCH_TIMEOUT, Api, TlsListener, bootstrap
-from sds_server.xds.cluster import CLUSTER
+from sds_server.xds.cluster import CLUSTER, LocalControlPlane
 from sds_server.xds.cluster import ControlPlane as Where
 from tests.support.control_plane import HOST, ControlPlane, dsn, until
 from tests.support.envoy_files import FILES, INSTALLED, install_credentials, loopback, replaced, validated
@@ -27,6 +27,7 @@ BOOTSTRAPS = sorted(FILES.glob("*.yaml"))
 SNIPPETS = sorted((FILES / "credentials").glob("*.yaml"))
 SERVER_NAME = "certvoy.example.com"
 DOMAIN = "www.example.test"
+SOCKET = Path("/run/certvoy/edge-1.sock")
 EDGE_FETCH_TIMEOUT = timedelta(seconds=3)
 
 by_name = pytest.mark.parametrize("file", BOOTSTRAPS, ids=lambda file: file.stem)
@@ -78,20 +79,32 @@ def test_no_word_is_one_that_yaml_1_1_reads_as_something_else(file):
 
 def test_all_reach_certvoy_in_the_same_way():
     """A file that is copied is changed in one place only if the others say the same there."""
-    first, *others = [clusters(parsed(file))[CLUSTER] for file in BOOTSTRAPS]
+    remote = [file for file in BOOTSTRAPS if file.stem not in {"edge-rest", "edge-socket"}]
+    first, *others = [clusters(parsed(file))[CLUSTER] for file in remote]
 
     assert [first] * len(others) == others
 
 
-def generated(api, fetch_timeout):
+def form(file):
+    """How the file's Envoy asks."""
+    if file.stem == "edge-rest":
+        return Api.REST
+    return Api.ADS if "dynamic_resources" in parsed(file) else Api.DELTA
+
+
+def generated(file, fetch_timeout):
     """What the code builds for the same edge."""
-    where = Where(
-        host=SERVER_NAME,
-        port=8443,
-        server_name=SERVER_NAME,
-        ca=Path("/ca"),
-        certificate=Path("/crt"),
-        private_key=Path("/key"),
+    where = (
+        LocalControlPlane(SOCKET)
+        if file.stem == "edge-socket"
+        else Where(
+            host=SERVER_NAME,
+            port=8443,
+            server_name=SERVER_NAME,
+            ca=Path("/ca"),
+            certificate=Path("/crt"),
+            private_key=Path("/key"),
+        )
     )
     return json.loads(
         bootstrap(
@@ -99,7 +112,7 @@ def generated(api, fetch_timeout):
             cluster="edge",
             control_plane=where,
             listeners=[TlsListener("https", "www")],
-            api=api,
+            api=form(file),
             fetch_timeout=fetch_timeout,
         )
     )
@@ -110,10 +123,10 @@ def test_settings_are_those_that_the_code_writes(file):
     """All but the time to wait for a Secret: an edge must open the port where the CA asks."""
     config = parsed(file)
     waits = EDGE_FETCH_TIMEOUT if file.stem.startswith("edge") else FETCH_TIMEOUT
-    theirs = generated(Api.ADS if "dynamic_resources" in config else Api.DELTA, waits)
+    theirs = generated(file, waits)
     ours, code = clusters(config)[CLUSTER], clusters(theirs)[CLUSTER]
     for setting in ("type", "connect_timeout", "circuit_breakers", "typed_extension_protocol_options"):
-        assert plain(code[setting]) == plain(ours[setting])
+        assert plain(code.get(setting)) == plain(ours.get(setting))
     assert plain(sds_source(theirs)) == plain(sds_source(config))
     assert plain(theirs.get("dynamic_resources")) == plain(config.get("dynamic_resources"))
 
@@ -137,9 +150,14 @@ class Site:
 
     def __init__(self, directory, database):
         self.directory = directory
-        self.http, self.https, self.app = free_port(), free_port(), free_port()
+        self.http, self.https, self.app, self.rest = (free_port() for _ in range(4))
+        self.socket = directory / "run" / "edge-1.sock"
         self.plane = ControlPlane(directory, database=database)
         self.plane.clients.issue(dns=[SERVER_NAME]).write(directory, "control-plane")
+        self.plane.settings["sds"]["rest"] = f"{HOST}:{self.rest}"
+        self.plane.settings["sds"]["sockets"] = [
+            {"path": str(self.socket), "identity": "spiffe://example.com/edge-1"}
+        ]
         self.mesh = authority("Mesh")
         self.credentials = install_credentials(directory)
         self.plane.client_ca.rename(self.credentials / "ca.crt")
@@ -157,11 +175,14 @@ class Site:
 
     def written(self, file):
         """The file with addresses of this test."""
-        moved = {
-            ("0.0.0.0", 443): self.https,
-            ("127.0.0.1", 9901): 0,
-            ("certvoy.example.com", 8443): self.plane.sds_port,
-        }
+        moved = {("0.0.0.0", 443): self.https, ("127.0.0.1", 9901): 0}
+        places = {INSTALLED: self.directory}
+        if file.stem == "edge-socket":
+            places = {str(SOCKET): self.socket}
+        elif file.stem == "edge-rest":
+            moved |= {("certvoy.example.com", 8444): self.rest}
+        else:
+            moved |= {("certvoy.example.com", 8443): self.plane.sds_port}
         if file.stem == "sidecar-sds":
             moved |= {("127.0.0.1", 8000): self.app}
         else:
@@ -170,7 +191,7 @@ class Site:
                 ("certvoy.example.com", 8080): self.plane.http01_port,
                 ("app.example.com", 8000): self.app,
             }
-        text = replaced(file.read_text(), {**loopback(moved), INSTALLED: self.directory})
+        text = replaced(file.read_text(), {**loopback(moved), **places})
         path = self.directory / file.name
         path.write_text(text)
         return path
