@@ -90,6 +90,11 @@ class Door:
             raise Ended(Status.UNAUTHENTICATED, str(e)) from None
         return self._unless_denied(Caller(holder.identity, expires, partial(self.admits, holder)))
 
+    def without_certificate(self) -> Ended:
+        """Return what to say to who has shown none, or spoke an older TLS."""
+        _log.warning("client.refused", reason=TLS_WANTED)
+        return Ended(Status.UNAUTHENTICATED, TLS_WANTED)
+
     def by_socket(self, identity: Identity) -> Caller:
         """Return whom the configuration says to be behind a socket; no certificate, so no end.
 

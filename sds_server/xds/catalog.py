@@ -17,6 +17,7 @@ Secret goes in a response, so no two names ever have to agree.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from random import Random
 from typing import Final
 
 from sds_server.model import Peer
@@ -67,8 +68,9 @@ class Catalog:
     first watcher and is not loaded; whoever loads it answers with `publish`.
     """
 
-    def __init__(self, *, on_want: Callable[[str], None] | None = None) -> None:
+    def __init__(self, *, on_want: Callable[[str], None] | None = None, rng: Random | None = None) -> None:
         self.on_want = on_want
+        self._rng = rng or Random()  # noqa: S311 - who comes first is no secret
         self._entries: dict[str, Entry] = {}
         self._exceptions: dict[str, Exceptions] = {}
         self._before: dict[str, Resource] = {}
@@ -106,7 +108,10 @@ class Catalog:
             self._exceptions[name] = exceptions
         else:
             self._exceptions.pop(name, None)
-        for wake in tuple(self._watchers.get(name, ())):
+        # In another order each time, so that nobody is always the first to meet what is bad, or the last.
+        watchers = list(self._watchers.get(name, ()))
+        self._rng.shuffle(watchers)
+        for wake in watchers:
             wake(name)
 
     def watch(self, names: Iterable[str], wake: Wake) -> None:

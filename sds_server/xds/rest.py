@@ -17,7 +17,7 @@ from aiohttp import web
 from sds_server.config_values import Listen
 from sds_server.errors import Unavailable
 from sds_server.xds import codec
-from sds_server.xds.caller import TLS_WANTED, Caller, Door, Ended, Status
+from sds_server.xds.caller import Caller, Door, Ended, Status
 from sds_server.xds.fetch import Fetcher
 
 PATH: Final = "/v3/discovery:secrets"
@@ -117,7 +117,7 @@ class RestServer:
         channel = None if request.transport is None else request.transport.get_extra_info("ssl_object")
         certificate = None if channel is None else channel.getpeercert(binary_form=True)
         if certificate is None:
-            raise Ended(Status.UNAUTHENTICATED, TLS_WANTED)
+            raise self._door.without_certificate()
         return self._door.by_certificate(ssl.DER_cert_to_PEM_cert(certificate).encode())
 
     @web.middleware

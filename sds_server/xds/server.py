@@ -13,7 +13,7 @@ import grpc
 
 from sds_server.errors import Unavailable
 from sds_server.xds import codec
-from sds_server.xds.caller import TLS_WANTED, Caller, Door, Ended, Status
+from sds_server.xds.caller import Caller, Door, Ended, Status
 from sds_server.xds.fetch import LOAD_S, Fetcher
 from sds_server.xds.session import Session
 from sds_server.xds.sockets import SdsSocket, place_for
@@ -231,7 +231,7 @@ class SdsServer:
         tls_version = b"".join(properties.get("ssl_tls_version", ()))
         pem = b"".join(properties.get("x509_pem_cert", ()))
         if tls_version != b"TLSv1.3" or not pem:
-            raise Ended(Status.UNAUTHENTICATED, TLS_WANTED)
+            raise self._door.without_certificate()
         return self._door.by_certificate(pem)
 
 

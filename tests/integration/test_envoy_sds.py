@@ -1,11 +1,13 @@
 """A real Envoy 1.40 against the server, in every form in which it asks for secrets."""
 
 import asyncio
+import json
 import ssl
 import subprocess
 
 import pytest
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
+from structlog.testing import capture_logs
 
 import tests.xds.quiet  # noqa: F401
 from sds_server.identity import Grants
@@ -222,3 +224,39 @@ async def test_envoys_own_statement_is_that_of_its_listener(server, edge):
     assert second.certificate.serial_number not in loaded | after_refusal
     assert second.certificate.serial_number in await loaded_serials(address)
     assert first.certificate.serial_number not in await loaded_serials(address)
+
+
+async def test_keepalive_every_moment_is_no_reason_to_be_cut(server, api, tmp_path):
+    """With gRPC's defaults an Envoy that pings every second is dropped again and again."""
+    config = json.loads(configuration(server, api))
+    (cluster,) = config["static_resources"]["clusters"]
+    (options,) = cluster["typed_extension_protocol_options"].values()
+    http2 = options["explicit_http_config"]["http2_protocol_options"]
+    http2["connection_keepalive"] = {"interval": "0.1s", "timeout": "5s"}
+    edge = await envoy.start(json.dumps(config), tmp_path)
+    first = site()
+    server.publish("a", 1, first)
+    await until_served(edge, first)
+    await asyncio.sleep(3)  # thirty pings
+    stats = await edge.stats("cluster.certvoy.")
+    await edge.stop()
+
+    assert 1 == stats["cluster.certvoy.upstream_cx_active"]
+    assert 1 == server.witness.facts.count(("subscribed", NODE, "a"))
+
+
+async def test_an_envoy_that_speaks_tls_1_2_is_told_and_gets_nothing(server, api, tmp_path):
+    config = json.loads(configuration(server, api))
+    (cluster,) = config["static_resources"]["clusters"]
+    tls = cluster["transport_socket"]["typed_config"]["common_tls_context"]
+    tls["tls_params"] = {"tls_maximum_protocol_version": "TLSv1_2"}
+    server.publish("a", 1, site())
+    with capture_logs() as logs:
+        edge = await envoy.start(json.dumps(config), tmp_path)
+        async with asyncio.timeout(TIMEOUT_S):
+            while not [line for line in logs if line["event"] == "client.refused"]:
+                await asyncio.sleep(0.02)
+        await edge.stop()
+
+    assert "a client certificate over TLS 1.3 is required" in {line.get("reason") for line in logs}
+    assert [] == server.witness.facts

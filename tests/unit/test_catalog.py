@@ -1,5 +1,7 @@
 """The Catalog: what can be served now, and who waits for it."""
 
+from random import Random
+
 from sds_server.model import Peer
 from sds_server.xds.catalog import ABSENT, PENDING, Catalog, Resource
 
@@ -95,3 +97,15 @@ def test_what_is_left_for_who_refused_is_forgotten_with_the_name():
     catalog.forget_idle(before=11.0)
 
     assert (A1, None) == (left, catalog.before("a"))
+
+
+def test_watchers_are_told_in_another_order_each_time():
+    catalog, woken = Catalog(rng=Random(7)), []
+    for number in range(20):
+        catalog.watch(["a"], lambda _name, number=number: woken.append(number))
+    for generation in (1, 2):
+        catalog.publish({"a": Resource("a", f"v{generation}", generation, b"")})
+    first, second = woken[:20], woken[20:]
+
+    assert sorted(first) == sorted(second) == [*range(20)]
+    assert first != second

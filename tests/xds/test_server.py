@@ -14,11 +14,13 @@ from structlog.testing import capture_logs
 
 from sds_server.errors import Unavailable
 from sds_server.identity import Grant, Grants
+from sds_server.model import Identity
 from sds_server.xds import session
+from sds_server.xds.caller import Caller
 from sds_server.xds.catalog import ABSENT, Resource
 from sds_server.xds.codec import TYPE_URL
 from sds_server.xds.server import ADS, DELTA, SDS
-from sds_server.xds.stream import CLOSE_UNANSWERED_S
+from sds_server.xds.stream import CLOSE_UNANSWERED_S, WARN_UNANSWERED_S
 from tests.support.clocks import TurnedClock
 from tests.support.pki import authority
 from tests.xds.sds import EDGE, TIMEOUT_S, deployed
@@ -345,6 +347,73 @@ async def test_a_client_that_neither_accepts_nor_refuses_is_cut(tmp_path):
         assert await client.status() == (grpc.StatusCode.UNAVAILABLE, "no ACK or NACK within 120 s")
 
 
+async def test_a_client_that_says_nothing_is_told_of_first(tmp_path):
+    clock = TurnedClock()
+    async with deployed(tmp_path, clock=clock) as server:
+        server.publish("a", 1, PAIR)
+        client = await open_stream(server, names=["a"])
+        await client.receive()
+        with capture_logs() as logs:
+            clock.turn(timedelta(seconds=WARN_UNANSWERED_S))
+            for generation in (2, 3):
+                server.publish("a", generation, authority().issue(dns=["a.test"]))
+                await asyncio.sleep(0)
+            await client.send(node="", names=["b"])
+            await server.witness.until("subscribed", "n", "b")
+        await client.leave()
+
+        assert [("n", 30)] == [
+            (line["node"], line["unanswered_s"]) for line in logs if line["event"] == "answer.overdue"
+        ]
+
+
+async def test_who_is_cancelled_is_cancelled_and_leaves_nothing_behind(server):
+    """As gRPC does with the handlers of clients that vanish: swallowed, they would count for ever."""
+    asked = asyncio.Queue()
+
+    async def requests():
+        while True:
+            yield await asked.get()
+
+    caller = Caller(Identity(EDGE), None, lambda: True)
+    service = server.server._service
+    running = session.Session(service, None, caller=caller, delta=True, aggregated=False)
+    before = asyncio.all_tasks()
+    task = asyncio.create_task(running.run(requests()))
+    request = pb.DeltaDiscoveryRequest(node=Node(id="n"), resource_names_subscribe=["a"])
+    asked.put_nowait(request.SerializeToString())
+    await server.witness.until("subscribed", "n", "a")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    running.close()
+
+    assert before == asyncio.all_tasks()
+    assert {} == server.catalog._watchers
+
+
+async def test_two_tenants_share_the_cache_and_not_the_rights(server):
+    other = "spiffe://td.test/other"
+    server.grants = Grants([Grant(EDGE, ("a",)), Grant(other, ("b",))])
+    server.publish("a", 1, PAIR)
+    server.publish("b", 1, PAIR)
+    clients = {
+        EDGE: await open_stream(server, node="n", names=["a", "b"]),
+        other: Client(server.channel(server.clients_ca.issue(uris=[other])), DELTA_SECRETS),
+    }
+    await clients[other].send(node="n", names=["a", "b"])
+    seen = {}
+    for identity, client in clients.items():
+        responses = [await client.receive(), await client.receive()]
+        seen[identity] = (
+            [one.name for response in responses for one in response.resources],
+            [name for response in responses for name in response.removed_resources],
+        )
+        await client.leave()
+
+    assert {EDGE: (["a"], ["b"]), other: (["b"], ["a"])} == seen
+
+
 async def test_a_client_that_does_not_read_is_cut_and_holds_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(session, "WRITE_DEADLINE_S", 0.2)
     names = [f"a{number}" for number in range(100)]
@@ -388,6 +457,24 @@ async def test_stopping_ends_the_streams_so_that_clients_go_elsewhere(server):
 
     assert (await client.status())[0] is grpc.StatusCode.UNAVAILABLE
     await server.witness.until("disconnected", "n", "a")
+
+
+async def test_the_ends_of_streams_are_spread_over_half_of_the_grace(server):
+    """So that a fleet does not come to the next replica in one moment."""
+    clients = [await open_stream(server, node=f"n{number}", names=["a"]) for number in range(20)]
+    for number in range(20):
+        await server.witness.until("subscribed", f"n{number}", "a")
+    ended = []
+
+    async def ends(client):
+        await client.status()
+        ended.append(asyncio.get_running_loop().time())
+
+    ends = [asyncio.create_task(ends(client)) for client in clients]
+    await server.stop(grace_s=2.0)
+    await asyncio.gather(*ends)
+
+    assert 0.3 < max(ended) - min(ended) < 1.5
 
 
 async def test_a_port_in_use_is_named(server):

@@ -149,6 +149,16 @@ def test_wildcards_and_impossible_names_are_ignored():
     """)
 
 
+def test_a_name_may_have_512_bytes_and_no_control_character():
+    longest = "ü" * 256
+    sotw(f"""
+        ! {longest}@v1
+        > {longest} {longest}x a\x7f a\u200b
+        = ignored 3
+        < 1 {longest}@v1
+    """)
+
+
 def test_a_repeated_ack_is_a_new_watcher_and_is_answered_again():
     """Without an answer, a listener update on state-of-the-world ADS starves."""
     sotw("""
