@@ -26,6 +26,8 @@ class _Rate:
 
 
 LOOK_UPS: Final = _Rate(5_000, 50)  # of names that do not exist; the burst is as a fleet's first question
+BYTES: Final = _Rate(8 * 1024 * 1024, 1024 * 1024)  # of requests that are larger than any of Envoy's
+ORDINARY_BYTES: Final = 128 * 1024  # Envoy's first request has 61 kB, and with some thousand names twice that
 DENIALS: Final = _Rate(1_000, 1)  # that are logged and audited
 
 _log = get("sds")
@@ -76,6 +78,14 @@ class Limits:
         """Take back the count of a name that turned out to exist."""
         self._bucket(identity, LOOK_UPS).tokens += 1
 
+    def pause_s(self, identity: Identity, request_bytes: int) -> float:
+        """Return how long to read nothing more after a request: what is large is taken in its own time."""
+        if request_bytes <= ORDINARY_BYTES:
+            return 0.0
+        bucket = self._bucket(identity, BYTES)
+        bucket.tokens -= request_bytes
+        return max(0.0, -bucket.tokens / BYTES.per_s)
+
     def may_tell(self, identity: Identity) -> bool:
         """Count a denial; False: there have been too many to write them all down."""
         return self._take(identity, DENIALS)
@@ -93,7 +103,7 @@ class Limits:
         now = self._clock.monotonic()
         bucket = self._buckets.get((identity, rate))
         if bucket is None:
-            if len(self._buckets) >= 2 * MAX_IDENTITIES:
+            if len(self._buckets) >= 3 * MAX_IDENTITIES:
                 self._forget(now)
             bucket = self._buckets[identity, rate] = _Bucket(rate.burst, now)
         bucket.tokens = min(rate.burst, bucket.tokens + (now - bucket.at) * rate.per_s)
@@ -105,5 +115,5 @@ class Limits:
         self._buckets = {
             (who, rate): one
             for (who, rate), one in self._buckets.items()
-            if now - one.at < rate.burst / rate.per_s
+            if one.tokens + (now - one.at) * rate.per_s < rate.burst
         }

@@ -215,6 +215,8 @@ class Session:
             elif message.type_url not in ignored_types and len(ignored_types) < MAX_IGNORED_TYPES:
                 ignored_types.add(message.type_url)
                 self._log.info("type.ignored", type_url=message.type_url)
+            if (pause_s := self._service.limits.pause_s(self._identity, len(data))) > 0:
+                await self._service.clock.sleep(pause_s)
 
     def _open(self, node_id: str) -> Stream:
         """Start the core at the first message, whose node counts for the whole stream."""

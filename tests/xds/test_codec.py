@@ -1,6 +1,7 @@
 """Both libraries write and read the same bytes; versions are keyed."""
 
 import pytest
+from envoy.service.discovery.v3 import discovery_pb2 as pb
 from envoy_data_plane.envoy.config.core.v3 import Node
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
 from envoy_data_plane.envoy.service.discovery.v3 import (
@@ -105,3 +106,29 @@ def test_equal_content_has_equal_versions_under_one_key_only():
     assert codec.version(b"k", BODY) == codec.version(b"k", bytes(BODY))
     assert codec.version(b"k", BODY) != codec.version(b"other", BODY)
     assert codec.version(b"k", BODY) != codec.version(b"k", BODY + b"x")
+
+
+def test_of_long_lists_the_beginning_is_read():
+    """A client may send 2 MiB; the whole of it would keep others waiting."""
+    names = [str(number) for number in range(30_000)]
+    delta = pb.DeltaDiscoveryRequest(
+        node={"id": "n", "extensions": [{}] * 100_000},
+        resource_names_subscribe=names,
+        resource_names_unsubscribe=names,
+        initial_resource_versions=dict.fromkeys(names, "v"),
+    )
+    message = codec.decode(delta.SerializeToString(), delta=True)
+    state = codec.decode(pb.DiscoveryRequest(resource_names=names).SerializeToString(), delta=False)
+
+    assert "n" == message.node_id
+    assert tuple(names[:20_000]) == message.request.subscribe == message.request.unsubscribe
+    assert 10_000 == len(message.request.known)
+    assert tuple(names[:20_000]) == state.request.names
+
+
+@pytest.mark.parametrize("delta", [True, False])
+def test_a_node_that_is_none_is_malformed(delta):
+    request = pb.DeltaDiscoveryRequest() if delta else pb.DiscoveryRequest()
+    field = request.DESCRIPTOR.fields_by_name["node"].number
+    with pytest.raises(codec.Malformed, match="not a Node"):
+        codec.decode(bytes([field << 3 | 2, 2, 0xFF, 0xFF]), delta=delta)

@@ -1,5 +1,6 @@
 """What one identity may cost on its streams."""
 
+import asyncio
 from datetime import timedelta
 
 import grpc
@@ -10,7 +11,7 @@ from sds_server.identity import Grant, Grants
 from sds_server.xds.limits import LOOK_UPS, Limits
 from tests.support.clocks import TurnedClock
 from tests.support.pki import authority
-from tests.xds.sds import EDGE, deployed
+from tests.xds.sds import EDGE, TIMEOUT_S, deployed
 from tests.xds.test_server import DELTA_SECRETS, Client, open_stream
 
 OTHER = "spiffe://td.test/other"
@@ -107,15 +108,17 @@ async def test_denials_are_told_only_so_often(server):
 
 
 def test_identities_without_a_debt_are_forgotten(monkeypatch):
-    monkeypatch.setattr("sds_server.xds.limits.MAX_IDENTITIES", 5)
+    monkeypatch.setattr("sds_server.xds.limits.MAX_IDENTITIES", 3)
     clock = TurnedClock()
     limits = Limits(clock)
-    for number in range(10):
+    for _ in range(3):
+        limits.may_tell(OTHER)
+    for number in range(8):
         limits.may_tell(f"spiffe://td.test/{number}")
-        clock.turn(timedelta(seconds=200))
+    clock.turn(timedelta(seconds=2))
     limits.may_tell(EDGE)
 
-    assert 5 == len(limits._buckets)
+    assert {OTHER, EDGE} == {identity for identity, _ in limits._buckets}
 
 
 def test_what_exists_is_not_counted():
@@ -125,3 +128,37 @@ def test_what_exists_is_not_counted():
 
     assert limits.may_look_up(EDGE)
     assert not limits.may_look_up(EDGE)
+
+
+def test_what_is_larger_than_any_of_envoys_is_taken_in_its_own_time():
+    clock = TurnedClock()
+    limits = Limits(clock)
+    mebibyte = 1024 * 1024
+    assert [0.0] * 1_000 == [limits.pause_s(EDGE, 61_192) for _ in range(1_000)]
+    assert [0.0] * 4 + [2.0, 4.0] == [limits.pause_s(EDGE, 2 * mebibyte) for _ in range(6)]
+    assert 0.0 == limits.pause_s(OTHER, 2 * mebibyte)
+
+    clock.turn(timedelta(seconds=6))
+    assert 0.0 == limits.pause_s(EDGE, 2 * mebibyte)
+
+
+async def test_a_stream_of_large_requests_is_read_slowly(server, clock):
+    server.publish("team/1", 1, PAIR)
+    client = await open_stream(server, names=["x" * 511] * 2_000)
+
+    async def send():  # the server's slowness is felt here
+        for _ in range(20):
+            await client.send(node="", names=["x" * 511] * 2_000)
+        await client.send(node="", names=["team/1"])
+
+    sending = asyncio.create_task(send())
+    async with asyncio.timeout(TIMEOUT_S):
+        while not clock.sleeping:
+            await asyncio.sleep(0.01)
+    assert ("subscribed", "n", "team/1") not in server.witness.facts
+
+    while ("subscribed", "n", "team/1") not in server.witness.facts:
+        clock.turn(timedelta(seconds=1))
+        await asyncio.sleep(0.01)
+    await sending
+    await client.leave()
