@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from acme_engine.errors import CannotListen
 from sds_server.clock import Clock, SystemClock
 from sds_server.config import Config
-from sds_server.errors import Unavailable
+from sds_server.errors import ConfigError, Unavailable
 from sds_server.foundation import open_inventory
 from sds_server.lifecycle.loop import Loop
 from sds_server.log import get
@@ -34,8 +34,9 @@ async def serve(
     *,
     on_ready: Callable[[Addresses], None] | None = None,
     on_stop: Callable[[], None] | None = None,
+    reload: Callable[[], Config] | None = None,
 ) -> None:
-    """Run until SIGTERM or SIGINT, then stop in order.
+    """Run until SIGTERM or SIGINT, then stop in order. At SIGHUP take whom a ``reload`` denies.
 
     Raises:
         OperatorError: something that we depend on is not there; nothing is left running.
@@ -45,7 +46,11 @@ async def serve(
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, stop.set)
     try:
-        async with running(config) as addresses:
+        async with AsyncExitStack() as stack:
+            parts, addresses = await stack.enter_async_context(_running(config, SystemClock()))
+            if reload is not None:
+                loop.add_signal_handler(signal.SIGHUP, _reload, reload, parts)
+                stack.callback(loop.remove_signal_handler, signal.SIGHUP)
             if on_ready is not None:
                 on_ready(addresses)
             await stop.wait()
@@ -61,7 +66,20 @@ async def serve(
 @asynccontextmanager
 async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterator[Addresses]:
     """Run a control plane for the length of the block."""
-    clock = clock or SystemClock()
+    async with _running(config, clock or SystemClock()) as (_, addresses):
+        yield addresses
+
+
+def _reload(reload: Callable[[], Config], parts: Parts) -> None:
+    """Take what can be taken without a restart; a file that is wrong changes nothing."""
+    try:
+        parts.admission.deny(reload().sds.deny)
+    except ConfigError as e:
+        _log.error("config.kept", reason=str(e))
+
+
+@asynccontextmanager
+async def _running(config: Config, clock: Clock) -> AsyncIterator[tuple[Parts, Addresses]]:
     async with AsyncExitStack() as stack:
         config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         database, postgres = await open_inventory(config, stack)
@@ -91,7 +109,7 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
             tasks = [group.create_task(loop.run(), name=loop.name) for loop in parts.loops]
             _log.info("app.ready", replica=config.replica, **asdict(addresses))
             try:
-                yield addresses
+                yield parts, addresses
             finally:
                 await parts.sds.stop(STREAM_GRACE_S)
                 await parts.record_last()

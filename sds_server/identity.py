@@ -148,6 +148,11 @@ class Trust:
             )
         return holder
 
+    def denying(self, identities: Collection[Identity]) -> "Trust":
+        """Return the same, but that nobody may name these."""
+        trust_domain = self._reserved.removeprefix("spiffe://").removesuffix("/")
+        return Trust(trust_domain, authorities=self._authorities, enrolled=self._enrolled, denied=identities)
+
     def denies(self, identity: Identity) -> bool:
         """Whether the identity is refused, by whatever it is known."""
         return identity in self._denied

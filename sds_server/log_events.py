@@ -90,6 +90,18 @@ EVENTS: Final = (
         "The server's own certificate files cannot be used now: what was read last stays in force.",
         ("reason",),
     ),
+    LogEvent(
+        "config.kept",
+        "error",
+        "The configuration is wrong at a SIGHUP: what was read last stays in force.",
+        ("reason",),
+    ),
+    LogEvent(
+        "deny.changed",
+        "warning",
+        "These identities are refused from now on, and no others; their streams have ended.",
+        ("identities",),
+    ),
     LogEvent("delivery.unproved", "debug", "A probe showed no proof.", ("secret", "target", "error")),
     LogEvent(
         "deliveries.unwritten",

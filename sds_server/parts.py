@@ -94,6 +94,7 @@ class Parts:
 
     sds: SdsServer
     rest: RestServer | None
+    admission: Admission
     admin: AdminServer
     responder: Http01Responder
     recorder: Recorder
@@ -274,6 +275,7 @@ class Parts:
             admin=_admin(config, services, admission, tls),
             sds=sds,
             rest=rest,
+            admission=admission,
             responder=Http01Responder(
                 Tokens(database), host=config.http01.listen.host, port=config.http01.listen.port
             ),

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 
 import click
@@ -16,10 +17,10 @@ from sds_server.systemd import Systemd
 @click.option(
     "--ports-file",
     type=click.Path(path_type=Path),
-    help="Write the ports chosen, once ready: SDS HTTP-01, then those of API and health, 0 for none.",
+    help="Write the ports chosen, once ready: SDS HTTP-01, then those of API, health and REST, 0 for none.",
 )
 def serve(path: Path, ports_file: Path | None) -> None:
-    """Run the control plane until SIGTERM."""
+    """Run the control plane until SIGTERM. At SIGHUP it reads sds.deny again."""
     config = load(path)
     log.configure(level=config.log.level, replica=config.replica)
 
@@ -28,7 +29,8 @@ def serve(path: Path, ports_file: Path | None) -> None:
     def ready(addresses: app.Addresses) -> None:
         if ports_file is not None:
             partial = ports_file.with_suffix(".partial")
-            ports = [addresses.sds_port, addresses.http01_port, addresses.admin_port, addresses.probes_port]
+            ports = [addresses.sds_port, addresses.http01_port, addresses.admin_port]
+            ports += [addresses.probes_port, addresses.rest_port]
             partial.write_text(" ".join(str(port or 0) for port in ports) + "\n")
             partial.replace(ports_file)
         systemd.ready()
@@ -36,7 +38,7 @@ def serve(path: Path, ports_file: Path | None) -> None:
     async def run() -> None:
         feeding = asyncio.create_task(systemd.feed_watchdog())
         try:
-            await app.serve(config, on_ready=ready, on_stop=systemd.stopping)
+            await app.serve(config, on_ready=ready, on_stop=systemd.stopping, reload=partial(load, path))
         finally:
             feeding.cancel()
 

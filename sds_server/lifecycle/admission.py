@@ -82,6 +82,15 @@ class Admission:
         """Whether the holder is still believed: quick, for streams that are open."""
         return self._trust.admits(holder)
 
+    def deny(self, identities: Iterable[Identity]) -> None:
+        """Refuse these from now on, and no others; open streams are looked at again."""
+        if self._denied == frozenset(identities := tuple(identities)):
+            return
+        self._denied = frozenset(identities)
+        self._trust = self._trust.denying(self._denied)
+        _log.warning("deny.changed", identities=sorted(self._denied))
+        self.on_change()
+
     def denies(self, identity: Identity) -> bool:
         """Whether the identity is refused, by whatever it is known."""
         return self._trust.denies(identity)

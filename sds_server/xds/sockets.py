@@ -48,7 +48,9 @@ def place_for(sds_socket: SdsSocket) -> Iterator[None]:
     if len(os.fsencode(path)) > PATH_BYTES_MAX:
         raise _error(path, f"has more than {PATH_BYTES_MAX} bytes", "choose a shorter path, as below /run")
     try:
-        path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True)
+            path.parent.chmod(DIRECTORY_MODE)  # whatever the umask is
         _check_directory(path, path.parent.stat())
         _clear(path)
     except OSError as e:

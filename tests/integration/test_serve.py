@@ -1,18 +1,23 @@
 """`certvoy serve` as a process: what an operator sees when all is well, and when it is not."""
 
 import asyncio
+import signal
 import socket
 import ssl
 import sys
 from pathlib import Path
 
+import grpc
 import pytest
+from envoy.config.core.v3.base_pb2 import Node
+from envoy.service.discovery.v3 import discovery_pb2 as pb
 
 from acme_engine.http01 import Http01Responder
 from sds_server.agent.files import CredentialFiles
 from sds_server.inventory.tokens import Tokens
 from sds_server.programs.caddy import Caddy
 from sds_server.programs.child import free_port
+from sds_server.xds.server import SDS
 from tests.support.control_plane import HOST, ControlPlane, dsn, until
 
 
@@ -282,3 +287,39 @@ async def test_without_any_certificate_of_its_own_it_serves_and_enrols(control_p
         await control_plane.stop()
 
     assert (0, "h2") == (code, chosen)
+
+
+async def test_who_is_denied_at_a_sighup_is_cut_and_a_wrong_file_changes_nothing(control_plane, tmp_path):
+    edge, other = "spiffe://td.test/edge", "spiffe://td.test/other"
+    sockets = {edge: tmp_path / "run" / "edge.sock", other: tmp_path / "run" / "other.sock"}
+    control_plane.settings["sds"]["sockets"] = [
+        {"path": str(path), "identity": identity} for identity, path in sockets.items()
+    ]
+    await control_plane.start()
+    async with asyncio.timeout(60):
+        calls = {}
+        for identity, path in sockets.items():
+            channel = grpc.aio.insecure_channel(f"unix:{path}")
+            calls[identity] = channel.stream_stream(f"/{SDS}/DeltaSecrets")()
+            request = pb.DeltaDiscoveryRequest(node=Node(id="n"), resource_names_subscribe=["theirs"])
+            await calls[identity].write(request.SerializeToString())
+            await calls[identity].read()  # it is absent
+        control_plane.settings["sds"]["deny"] = [edge]
+        control_plane.write()
+        control_plane.child.send_signal(signal.SIGHUP)
+
+        assert grpc.StatusCode.UNAUTHENTICATED is await calls[edge].code()
+        assert not calls[other].done()
+
+        control_plane.config.write_text("sds: [")
+        control_plane.child.send_signal(signal.SIGHUP)
+
+        async def told():
+            return '"config.kept"' in control_plane.log()
+
+        await until(told)
+        assert not calls[other].done()
+        calls[other].cancel()
+    assert 0 == await control_plane.stop()
+    assert f'"identities": ["{edge}"]' in control_plane.log()
+    assert not any(path.exists() for path in sockets.values())

@@ -76,9 +76,9 @@ def test_the_agent_is_shut_in_as_the_control_plane_is_but_for_the_proxys_user():
     told = {"Description", "Environment", "ExecStart", "User", "LoadCredential", "StateDirectory", "Before"}
     told |= {"Restart", "RestartSec", "StartLimitIntervalSec", "TimeoutStartSec"}
 
-    assert {"DynamicUser", "RemoveIPC", "LimitNOFILE", "WatchdogSec", "TimeoutStopSec"} == set(ours) - set(
-        agents
-    )
+    assert {"DynamicUser", "RemoveIPC", "LimitNOFILE", "WatchdogSec", "TimeoutStopSec", "ExecReload"} == set(
+        ours
+    ) - set(agents)
     assert {"User", "Environment", "Before", "StartLimitIntervalSec"} == set(agents) - set(ours)
     assert {key: values for key, values in ours.items() if key in agents and key not in told} == {
         key: values for key, values in agents.items() if key not in told

@@ -98,8 +98,13 @@ async def test_who_is_denied_is_cut_at_once_and_kept_out(server):
     assert (grpc.StatusCode.UNAUTHENTICATED, f"{EDGE} is denied") == await again.status()
 
 
-async def test_the_socket_is_for_its_group_and_its_directory_is_made_for_it(server):
-    await server.start()
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+async def test_the_socket_is_for_its_group_and_its_directory_is_made_for_it(server, umask):
+    before = os.umask(umask)
+    try:
+        await server.start()
+    finally:
+        os.umask(before)
     path = server.sockets[0].path
 
     assert (0o750, 0o660) == (mode(path.parent), mode(path))
