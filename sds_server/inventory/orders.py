@@ -75,7 +75,8 @@ async def plan(
 async def _lock(tx: Transaction, lease: Lease, secret: Secret) -> None:
     now = await secrets.lock(tx, lease.secret)
     if (now.domains, now.key_holder) != (secret.domains, secret.key_holder):
-        raise StaleLease(f"secret {secret.name}: it was changed before it was ordered")
+        what = "names" if now.domains != secret.domains else "key holder"
+        raise StaleLease(f"secret {secret.name}: its {what} changed before it was ordered")
     await rotations.hold(tx, lease)
 
 

@@ -226,7 +226,13 @@ async def order(database):
     claim = await rotations.claim(database, replica="a", lease_for=LEASE)
     declared = await secrets.get(database, "www")
     return claim, await orders.plan_for_target(
-        database, claim.lease, declared, key_id=KeyId(uuid4()), purpose="leaf", actor="replica:a"
+        database,
+        claim.lease,
+        declared,
+        key_id=KeyId(uuid4()),
+        purpose="leaf",
+        actor="replica:a",
+        allowed=lambda _identity: True,
     )
 
 
