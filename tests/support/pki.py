@@ -169,3 +169,20 @@ def _ca_certificate(
         )
         .sign(signer, hashes.SHA256())
     )
+
+
+def crl(
+    ca: Authority, revoked: Sequence[x509.Certificate] = (), *, days: float = 30, now: datetime | None = None
+) -> str:
+    """Return a CA's revocation list, as PEM."""
+    begins = (now or datetime.now(UTC)) - BACKDATED
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(ca.certificate.subject)
+        .last_update(begins)
+        .next_update(begins + timedelta(days=days))
+    )
+    for certificate in revoked:
+        entry = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
+        builder = builder.add_revoked_certificate(entry.revocation_date(begins).build())
+    return builder.sign(ca.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
