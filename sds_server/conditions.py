@@ -240,6 +240,66 @@ def of_secret(
     ]
 
 
+def of_payload(
+    *,
+    generation: int | None,
+    not_after: datetime | None,
+    rolling_out: bool,
+    error: str | None,
+    deliveries: Sequence[DeliveryState],
+    now: datetime,
+    frozen: Freeze | None = None,
+) -> Sequence[Condition]:
+    """Return Ready, Issuing, Served and RenewalOverdue of what is no certificate.
+
+    ``not_after``: when the first part of a trust bundle ends. ``error``: why the newest version was given up.
+    Served: each target has taken it; that is a proof only where one is named so.
+    """
+    return [
+        _payload_ready(generation, not_after, now),
+        _payload_under_way(frozen, error, rolling_out=rolling_out),
+        _payload_taken(generation, deliveries),
+        Condition("RenewalOverdue", status=False, reason="NoRenewal", message="no CA is asked for it"),
+    ]
+
+
+def _payload_ready(generation: int | None, not_after: datetime | None, now: datetime) -> Condition:
+    if generation is None:
+        return Condition("Ready", status=False, reason="Empty", message="it holds nothing yet")
+    if not_after is None:
+        return Condition("Ready", status=True, reason="Valid", message=f"generation {generation}")
+    if not_after <= now:
+        over = f"generation {generation}: a CA or CRL of it ended at {not_after:%FT%TZ}"
+        return Condition("Ready", status=False, reason="Expired", message=over)
+    ends = f"generation {generation}, whose first CA or CRL ends at {not_after:%FT%TZ}"
+    return Condition("Ready", status=True, reason="Valid", message=ends)
+
+
+def _payload_under_way(frozen: Freeze | None, error: str | None, *, rolling_out: bool) -> Condition:
+    if frozen is not None:
+        held = f"frozen since {frozen.at:%FT%TZ} by {frozen.by}: {frozen.reason}"
+        return Condition("Issuing", status=False, reason="Frozen", message=held)
+    if rolling_out:
+        said = "a new version goes out, and not every target has taken it"
+        return Condition("Issuing", status=True, reason="UnderWay", message=said)
+    if error is not None:
+        return Condition("Issuing", status=False, reason="Rejected", message=error)
+    return Condition("Issuing", status=False, reason="Idle", message="nothing is being rolled out")
+
+
+def _payload_taken(generation: int | None, deliveries: Sequence[DeliveryState]) -> Condition:
+    if generation is None:
+        return Condition("Served", status=False, reason="Empty", message="it holds nothing yet")
+    if not deliveries:
+        none = "no target was seen subscribing, and none is registered"
+        return Condition("Served", status=False, reason="NoTarget", message=none)
+    proved = sum(state is DeliveryState.PROVED for state in deliveries)
+    taken = proved + sum(state is DeliveryState.ACCEPTED for state in deliveries)
+    said = f"{taken} of {len(deliveries)} targets have taken generation {generation}, {proved} of them proved"
+    whole = taken == len(deliveries)
+    return Condition("Served", status=whole, reason="Taken" if whole else "NotTaken", message=said)
+
+
 def _ready(certificate: Certificate | None, revocations: Sequence[Revocation], now: datetime) -> Condition:
     revoked = [revocation for revocation in revocations if revocation.done_at is not None]
     if certificate is None and revoked:

@@ -15,6 +15,7 @@ from sds_server.lifecycle.patience import Patience
 from sds_server.lifecycle.prover import Prover
 from sds_server.lifecycle.publisher import Publisher
 from sds_server.lifecycle.recorder import Recorder
+from sds_server.lifecycle.settler import Settler
 from sds_server.lifecycle.worker import Worker
 from sds_server.metrics import Metrics
 from sds_server.xds.catalog import Resource
@@ -174,6 +175,7 @@ def watch_delivery(
     publisher: Publisher,
     streams: MeasuredStreams,
     prover: Prover,
+    settler: Settler,
     *,
     recorder: Recorder,
     sds: SdsServer,
@@ -188,3 +190,5 @@ def watch_delivery(
     prover.on_proof = lambda seconds: to.observe(metrics.PROVED, seconds)
     prover.on_roll_back = publisher.on_roll_back = lambda reason: to.count(metrics.ROLLED_BACK, reason)
     prover.on_end = lambda outcome: to.count(metrics.ROTATIONS_ENDED, outcome)
+    settler.on_roll_back = prover.on_roll_back
+    settler.on_end = lambda kind, outcome: to.count(metrics.PAYLOADS_ENDED, kind, outcome)

@@ -23,6 +23,7 @@ _REVOCATION: Final = ("secret", "generation", "reason")
 _STREAM: Final = ("identity", "node", "delta", "aggregated")
 _DELIVERY: Final = ("secret", "target", "generation")
 _ROLL_OUT: Final = (*_ORDER, "generation", "reason")
+_PAYLOAD: Final = ("secret", "kind", "generation")
 _WORK: Final = (*_ORDER, "lease_no")
 
 EVENTS: Final = (
@@ -135,6 +136,36 @@ EVENTS: Final = (
         "error",
         "Somebody else answers at an agent's address; the bundle was not sent. Find out who.",
         (*_DELIVERY, "attempt", "error"),
+    ),
+    LogEvent(
+        "payload.ended",
+        "info",
+        "A trust bundle, ticket keys or a generic secret is with every proxy that counts.",
+        (*_PAYLOAD, "reason", "outcome"),
+    ),
+    LogEvent(
+        "payload.published",
+        "info",
+        "A trust bundle, ticket keys or a generic secret goes out to who wants it.",
+        (*_PAYLOAD, "version"),
+    ),
+    LogEvent(
+        "payload.refused",
+        "error",
+        "The content gate refused what the inventory holds; the one before is current again.",
+        ("secret", "generation", "rule", "error", "taken_back"),
+    ),
+    LogEvent(
+        "payload.rolled_back",
+        "error",
+        "Proxies refused a trust bundle, ticket keys or a generic secret; the one before is current again.",
+        (*_PAYLOAD, "reason", "targets"),
+    ),
+    LogEvent(
+        "payload.withheld",
+        "error",
+        "It does not go out from here: outside of its dates by this replica's clock, or it cannot be opened.",
+        ("secret", "generation", "why", "error"),
     ),
     LogEvent(
         "secret.denied",
@@ -300,6 +331,18 @@ EVENTS: Final = (
     # Time
     LogEvent("certificates.lapsed", "info", "So many certificates came to their end.", ("count",)),
     LogEvent("renewals.opened", "info", "So many renewals were due.", ("count",)),
+    LogEvent(
+        "tickets.kept",
+        "info",
+        "Ticket keys that were due are not made now: somebody changed them meanwhile, or they are frozen.",
+        ("secret", "reason"),
+    ),
+    LogEvent(
+        "tickets.rotated",
+        "info",
+        "A new session ticket key was made, and comes first; the ones before are kept for their time.",
+        ("secret", "generation", "keep"),
+    ),
     # An agent beside a proxy
     LogEvent(
         "bundle.not_fetched",

@@ -152,6 +152,12 @@ ATTEMPT_SECONDS: Final = _histogram(
 )
 STEPS: Final = _counter("acme_steps", "Steps of ACME orders; order.created counts orders.", "issuer", "step")
 ROTATIONS_ENDED: Final = _counter("rotations", "Rotations that this replica saw complete.", "outcome")
+PAYLOADS_ENDED: Final = _counter(
+    "payload_roll_outs",
+    "Trust bundles, ticket keys and generic secrets whose roll-out this replica saw complete.",
+    "kind",
+    "outcome",
+)
 ROLLED_BACK: Final = _counter(
     "rotations_rolled_back",
     "New certificates that this replica took back: canaries-refused, targets-refused, gate (the content gate"
@@ -191,6 +197,11 @@ RESULTS: Final[Mapping[Metric, tuple[Labels, ...]]] = {
     PROBES: tuple((result,) for result in ("proved", "different", "failed", "unprobed")),
     PUSHED: tuple((result,) for result in ("proved", "accepted", "refused", "failed", "impostor")),
     ROTATIONS_ENDED: tuple((outcome,) for outcome in ("completed", "completed_unobserved")),
+    PAYLOADS_ENDED: tuple(
+        (kind, outcome)
+        for kind in ("validation_context", "session_ticket_keys", "generic_secret")
+        for outcome in ("completed", "completed_unobserved")
+    ),
     ROLLED_BACK: tuple((reason,) for reason in ("canaries-refused", "targets-refused", "gate", "operator")),
     KMS_OPERATIONS: tuple(
         (operation, result)

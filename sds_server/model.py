@@ -27,6 +27,9 @@ UPLOADED: Final = "upload:"
 LEAF_PURPOSE: Final = "leaf"
 """What a Certificate's private key is for; it is bound into the envelope."""
 
+PAYLOAD_PURPOSE: Final = "payload"
+"""Of what is sealed and no private key; bound into the envelope as well."""
+
 EXTERNAL: Final = "external"
 """In place of a KEK: the private key is its Target's, and was never here."""
 
@@ -44,6 +47,15 @@ class Kind(StrEnum):
     VALIDATION_CONTEXT = "validation_context"
     SESSION_TICKET_KEYS = "session_ticket_keys"
     GENERIC_SECRET = "generic_secret"  # noqa: S105 - the name of a kind
+
+
+class Phase(StrEnum):
+    """What a payload changes of the one before."""
+
+    PUT = "put"
+    ADD = "add"  # a trust bundle: one more CA, beside those that are trusted
+    REMOVE = "remove"  # a trust bundle: one CA less
+    ROTATE = "rotate"  # session ticket keys: a new one first
 
 
 class CertificateStatus(StrEnum):
@@ -178,14 +190,15 @@ class Secret:
     """A named, long-lived thing that proxies subscribe to.
 
     ``domains`` are normalised DNS names (A-labels, lower case), the primary first. ``proof`` is what
-    completes its Rotations, ``key_holder`` who makes its keys.
+    completes its Rotations, ``key_holder`` who makes its keys. One that is no certificate has neither
+    domains nor issuer (empty) nor key type (None).
     """
 
     name: SecretName
     kind: Kind
-    domains: tuple[str, ...]
-    issuer: str
-    key_type: KeyType
+    domains: tuple[str, ...] = ()
+    issuer: str = ""
+    key_type: KeyType | None = None
     proof: Proof = Proof()
     key_holder: KeyHolder = KeyHolder.CERTVOY
 

@@ -46,12 +46,14 @@ from sds_server.lifecycle.heartbeat import EVERY as BEAT
 from sds_server.lifecycle.heartbeat import Heartbeat
 from sds_server.lifecycle.loop import Loop
 from sds_server.lifecycle.patience import Patience
+from sds_server.lifecycle.payloads import Payloads
 from sds_server.lifecycle.prover import Prover
 from sds_server.lifecycle.publisher import Publisher
 from sds_server.lifecycle.pusher import Pusher
 from sds_server.lifecycle.recorder import Recorder
 from sds_server.lifecycle.revoker import Revoker
 from sds_server.lifecycle.scheduler import Scheduler
+from sds_server.lifecycle.settler import Settler
 from sds_server.lifecycle.uploads import Uploads
 from sds_server.lifecycle.watcher import Watcher
 from sds_server.lifecycle.worker import Worker
@@ -118,7 +120,8 @@ class Parts:
         enroller, admission = _enrolment(config, database, sealer, clock, actor)
         await admission.step()
         poll = config.rotation.poll
-        prover, lookouts = _lookouts(config, database, clock, actor)
+        prover, settler, lookouts = _lookouts(config, database, clock, actor)
+        payloads = Payloads(database=database, sealer=sealer, clock=clock, actor=actor)
         publisher = Publisher(
             database=database,
             sealer=sealer,
@@ -174,6 +177,7 @@ class Parts:
             on_lapsed=recorder.refresh,
             on_rolled_up=prover.said,
         )
+        making = Loop("tickets", payloads.make_tickets, every=poll)
         admitting = Loop("admission", admission.step, every=RELOAD)
         recording = Loop("recorder", recorder.step, every=RECORD_EVERY)
         await recorder.load()
@@ -206,7 +210,7 @@ class Parts:
             publisher=publisher,
             publishing=publishing,
             admitting=admitting,
-            working=[*working, revoking],
+            working=[*working, revoking, making],
             proving=lookouts[0],
             pushing=pushing,
         )
@@ -226,6 +230,7 @@ class Parts:
             pushing,
             Loop("patience", patience.step, every=poll),
             Loop("census", census.step, every=EVERY),
+            making,
             *working,
         ]
         service = Service(
@@ -239,7 +244,7 @@ class Parts:
             limits=Limits(clock, streams=config.sds.streams_per_identity),
         )
         sds, rest, rest_tls = _transports(config, service, admission)
-        watch_delivery(publisher, streams, prover, recorder=recorder, sds=sds, to=metrics)
+        watch_delivery(publisher, streams, prover, settler, recorder=recorder, sds=sds, to=metrics)
         _watch(metrics, config, clock, loops, feed=feed, worker=worker, census=census, patience=patience)
         tls = _https(config, admission)
 
@@ -267,6 +272,7 @@ class Parts:
             catalog=catalog,
             observer=streams,
             uploads=Uploads(database=database, sealer=sealer, clock=clock, replica=config.replica),
+            payloads=payloads,
             on_said=prover.said,
             on_rolled_back=partial(metrics.count, ROLLED_BACK),
             seen_for=config.rotation.seen_for,
@@ -319,11 +325,15 @@ def _transports(
     return sds, rest, tls
 
 
-def _lookouts(config: Config, database: Database, clock: Clock, actor: str) -> tuple[Prover, Sequence[Loop]]:
-    """Build what looks at Targets: the prover's loop, those that hear what Targets say, the watcher's."""
+def _lookouts(
+    config: Config, database: Database, clock: Clock, actor: str
+) -> tuple[Prover, Settler, Sequence[Loop]]:
+    """Build what looks at Targets: the prover's loop, those that hear what they say, watcher's, settler's."""
     poll = config.rotation.poll
     prover = Prover(database=database, settle=config.rotation.settle, clock=clock, actor=actor, every=poll)
     watcher = Watcher(database=database, every=config.rotation.watch, clock=clock, actor=actor)
+    settler = Settler(database=database, prover=prover, clock=clock, actor=actor, every=poll)
+    settling = Loop("settler", settler.step, every=poll)
     hearing = [Loop(f"prover-{number}", prover.hear, every=poll) for number in range(HEARERS)]
     watching = Loop("watcher", watcher.step, every=poll)
 
@@ -331,8 +341,14 @@ def _lookouts(config: Config, database: Database, clock: Clock, actor: str) -> t
         for loop in hearing:
             loop.wake()
 
-    prover.on_hint, prover.on_idle, watcher.on_hint = wake, watcher.look_at, watching.wake
-    return prover, [Loop("prover", prover.step, every=poll), *hearing, watching]
+    def idle(secret: str) -> None:
+        """No Certificate is being rolled out: a payload may be, or somebody says yes late."""
+        settler.said(secret)
+        watcher.look_at(secret)
+
+    prover.on_hint, prover.on_idle, watcher.on_hint = wake, idle, watching.wake
+    settler.on_hint = settling.wake
+    return prover, settler, [Loop("prover", prover.step, every=poll), *hearing, watching, settling]
 
 
 def _feed(

@@ -20,7 +20,7 @@ from sds_server.admin.services import Services
 from sds_server.admin.targets import NodeId
 from sds_server.errors import NotFound, Unavailable
 from sds_server.log import get
-from sds_server.model import TargetKind
+from sds_server.model import Kind, TargetKind
 from sds_server.xds import codec
 from sds_server.xds.catalog import ABSENT, Entry, Resource
 from sds_server.xds.session import PeerNode
@@ -82,6 +82,11 @@ async def get_bundle(call: Call) -> Answer:
         check_grant(services, peer, name)
         if entry is ABSENT:
             raise _none(name)
+        if isinstance(entry, Resource) and entry.kind is not Kind.TLS_CERTIFICATE:
+            raise NotFound(
+                f"secret {name}: it is a {entry.kind}, and only certificates come as bundles",
+                hint="an Envoy gets it over SDS; `certvoy show` prints a trust bundle",
+            )
         if not isinstance(entry, Resource):
             raise NotFound(
                 f"secret {name}: nothing is issued yet", hint="ask again with `Prefer: wait=60`, or look why"

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from sds_server import conditions, model
-from sds_server.admin import shapes, target_shapes
+from sds_server.admin import payload_shapes, shapes, target_shapes
 from sds_server.inventory.secrets import Listed
 
 
@@ -25,8 +25,8 @@ class Declaration(BaseModel):
     name: str
     kind: model.Kind
     domains: list[str]
-    issuer: str
-    key_type: model.KeyType
+    issuer: str | None
+    key_type: model.KeyType | None
     proof: str
     key_holder: model.KeyHolder
 
@@ -37,7 +37,7 @@ class Declaration(BaseModel):
             name=secret.name,
             kind=secret.kind,
             domains=list(secret.domains),
-            issuer=secret.issuer,
+            issuer=secret.issuer or None,
             key_type=secret.key_type,
             proof=str(secret.proof),
             key_holder=secret.key_holder,
@@ -90,6 +90,7 @@ class SecretSummary(Declaration):
     renew_at: datetime | None
     targets: int
     proved: int
+    accepted: int
     last_error: dict[str, Any] | None
     frozen: Freeze | None
 
@@ -104,6 +105,7 @@ class SecretSummary(Declaration):
             renew_at=listed.renew_at,
             targets=listed.targets,
             proved=listed.proved,
+            accepted=listed.accepted,
             last_error=listed.last_error,
             frozen=Freeze.maybe(listed.frozen),
         )
@@ -120,6 +122,7 @@ class Secret(Declaration):
     created_at: datetime
     frozen: Freeze | None
     certificate: shapes.Certificate | None
+    payload: payload_shapes.Payload | None
     rotation: shapes.Rotation | None
     revocations: list[shapes.Revocation]
     deliveries: list[target_shapes.Delivery]

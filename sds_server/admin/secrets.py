@@ -1,15 +1,17 @@
 """``/v1/secrets``: what is wanted, declared; and, of one, all that hangs on it."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 from aiohttp import hdrs
 from pydantic import Field, TypeAdapter, ValidationError
 
 from sds_server import conditions, model
-from sds_server.admin import pages, problem, secret_shapes, shapes, target_shapes
+from sds_server.admin import pages, payload_shapes, problem, secret_shapes, shapes, target_shapes
 from sds_server.admin.routes import Answer, Call, Route, Shape, Text, etag
 from sds_server.admin.services import Services
+from sds_server.conditions import DeliveryState
 from sds_server.config_values import DnsNames, NameOfSecret, ProofPolicy
 from sds_server.errors import BadName, Conflict
 from sds_server.inventory import (
@@ -17,10 +19,12 @@ from sds_server.inventory import (
     declarations,
     freezes,
     key_requests,
+    payloads,
     progress,
     revocations,
     secrets,
     targets,
+    ticket_schedules,
 )
 from sds_server.model import KeyHolder, KeyType, Kind, Proof, Scope
 
@@ -69,14 +73,14 @@ async def list_secrets(call: Call) -> Answer:
 
 
 async def get_secret(call: Call) -> Answer:
-    """Return one with its certificate, its latest rotation, its targets and what they mean."""
+    """Return one with its certificate or payload, its latest rotation, its targets and what they mean."""
     return await described(call.services, call.path["name"])
 
 
 async def put_secret(call: Call) -> Answer:
     """Declare it: created, changed, or as it is already."""
     wanted, name = call.body(PutSecret), named(call.path["name"])
-    _refuse_declared(call, name)
+    refuse_declared(call, name)
     if wanted.issuer not in call.services.issuers:
         if wanted.issuer == model.UPLOAD:
             hint = f"upload a pair: PUT /v1/secrets/{name}/certificate, `certvoy upload`"
@@ -110,7 +114,7 @@ async def put_secret(call: Call) -> Answer:
 async def delete_secret(call: Call) -> Answer:
     """Take it out of the inventory; proxies go on with what they have."""
     name = call.path["name"]
-    _refuse_declared(call, name)
+    refuse_declared(call, name)
 
     def check(before: model.Secret | None) -> None:
         call.check_unchanged(None if before is None else _etag(before))
@@ -123,22 +127,45 @@ async def described(services: Services, name: str, *, status: HTTPStatus = HTTPS
     """Return all that hangs on a secret."""
     database = services.database
     secret = await secrets.get(database, name)
+    frozen = await freezes.of(database, name)
+    deliveries = [
+        target_shapes.Delivery.of(live, secret=name) for live in await targets.live_set(database, name)
+    ]
+    whole = {
+        **secret_shapes.Declaration.of(secret).model_dump(),
+        "managed_by": "config" if name in services.declared else "api",
+        "created_at": await secrets.created_at(database, name),
+        "frozen": secret_shapes.Freeze.maybe(frozen),
+        "deliveries": deliveries,
+    }
+    states = [delivery.state for delivery in deliveries]
+    if secret.kind is Kind.TLS_CERTIFICATE:
+        body = await _with_certificate(services, secret, whole, states, frozen)
+    else:
+        body = await _with_payload(services, secret, whole, states, frozen)
+    return Answer(body, status=status, headers={hdrs.ETAG: _etag(secret)})
+
+
+async def _with_certificate(
+    services: Services,
+    secret: model.Secret,
+    whole: dict[str, Any],
+    states: Sequence[DeliveryState],
+    frozen: model.Freeze | None,
+) -> secret_shapes.Secret:
+    database, name = services.database, secret.name
     served = (await certificates.served(database, [name])).get(name)
     cert_id = None if served is None else served.cert_id
     pairs = [] if cert_id is None else await certificates.pairs(database, [cert_id])
     certificate = pairs[0].certificate if pairs else None
     rotation = await progress.latest(database, name)
-    frozen = await freezes.of(database, name)
-    deliveries = [
-        target_shapes.Delivery.of(live, secret=name) for live in await targets.live_set(database, name)
-    ]
     revoked = await revocations.of_secret(database, name)
     by_target = secret.key_holder is KeyHolder.TARGET
     custody = await key_requests.custody(database, name) if by_target else None
     what_it_means = conditions.of_secret(
         certificate=certificate,
         rotation=rotation,
-        deliveries=[delivery.state for delivery in deliveries],
+        deliveries=states,
         now=services.clock.now(),
         revocations=revoked,
         uploaded=secret.issuer == model.UPLOAD,
@@ -146,19 +173,50 @@ async def described(services: Services, name: str, *, status: HTTPStatus = HTTPS
         custody=custody,
         by_target=by_target,
     )
-    body = secret_shapes.Secret(
-        **secret_shapes.Declaration.of(secret).model_dump(),
-        managed_by="config" if name in services.declared else "api",
+    return secret_shapes.Secret(
+        **whole,
         key_custody=secret_shapes.KeyCustody.of(custody) if by_target else None,
-        created_at=await secrets.created_at(database, name),
-        frozen=secret_shapes.Freeze.maybe(frozen),
         certificate=None if certificate is None else shapes.Certificate.model_validate(certificate),
+        payload=None,
         rotation=shapes.Rotation.of(rotation),
         revocations=[shapes.Revocation.of(revocation) for revocation in revoked],
-        deliveries=deliveries,
         conditions=[secret_shapes.Condition.model_validate(condition) for condition in what_it_means],
     )
-    return Answer(body, status=status, headers={hdrs.ETAG: _etag(secret)})
+
+
+async def _with_payload(
+    services: Services,
+    secret: model.Secret,
+    whole: dict[str, Any],
+    states: Sequence[DeliveryState],
+    frozen: model.Freeze | None,
+) -> secret_shapes.Secret:
+    payload = await payloads.served(services.database, secret.name)
+    history = await payloads.history(services.database, secret.name)
+    newest = history[0] if history else None
+    what_it_means = conditions.of_payload(
+        generation=None if payload is None else payload.generation,
+        not_after=None if payload is None else payload.not_after,
+        rolling_out=payload is not None and payload.completed_at is None,
+        error=None if newest is None or newest.error is None else newest.error["what"],
+        deliveries=states,
+        now=services.clock.now(),
+        frozen=frozen,
+    )
+    return secret_shapes.Secret(
+        **whole,
+        key_custody=None,
+        certificate=None,
+        payload=payload_shapes.Payload.of(
+            payload,
+            await services.payloads.described(secret.name),
+            await ticket_schedules.get(services.database, secret.name),
+            history,
+        ),
+        rotation=None,
+        revocations=[],
+        conditions=[secret_shapes.Condition.model_validate(condition) for condition in what_it_means],
+    )
 
 
 def _etag(secret: model.Secret) -> str:
@@ -178,7 +236,12 @@ def named(text: str) -> model.SecretName:
         raise BadName(f"name: {problem.invalid(e).detail}", hint="take another name") from None
 
 
-def _refuse_declared(call: Call, name: str) -> None:
+def refuse_declared(call: Call, name: str) -> None:
+    """Leave to the configuration what it declares.
+
+    Raises:
+        Conflict: it declares a Secret of that name.
+    """
     if name in call.services.declared:
         raise Conflict(
             f"secret {name}: the configuration file declares it, and would undo this at the next start",

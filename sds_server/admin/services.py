@@ -11,9 +11,11 @@ from sds_server.clock import Clock
 from sds_server.identity import Holder, Rule
 from sds_server.inventory.control_cas import ControlCa
 from sds_server.inventory.database import Database
+from sds_server.inventory.payloads import Stored
 from sds_server.inventory.proxies import Proxy
 from sds_server.inventory.uploads import Uploaded
 from sds_server.model import Identity, SecretName
+from sds_server.payloads.content import Content, Described
 from sds_server.targets.calls import Agents
 from sds_server.xds.catalog import Catalog
 from sds_server.xds.session import Observer
@@ -64,6 +66,32 @@ class Uploads(Protocol):
         ...
 
 
+class Payloads(Protocol):
+    """Takes what is no certificate: see `lifecycle.payloads`."""
+
+    async def put(self, name: SecretName, content: Content, *, actor: str) -> Stored:
+        """Make it the Secret's next version, or raise GateRefused or Conflict and change nothing."""
+        ...
+
+    async def add_cas(self, name: SecretName, cas_pem: str, *, actor: str) -> Stored:
+        """Have a trust bundle trust more CAs."""
+        ...
+
+    async def remove_ca(
+        self, name: SecretName, fingerprint: str, *, actor: str, forced: str | None = None
+    ) -> Stored:
+        """Have a trust bundle trust a CA no more, or raise Conflict while somebody needs it."""
+        ...
+
+    async def schedule(self, name: SecretName, *, rotate_every: timedelta, keep: int, actor: str) -> bool:
+        """Have certvoy make a Secret's ticket keys."""
+        ...
+
+    async def described(self, name: SecretName) -> Described | None:
+        """Return what the Secret holds, without what is secret; None: it holds nothing yet."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What a call may need.
@@ -89,6 +117,7 @@ class Services:
     catalog: Catalog
     observer: Observer
     uploads: Uploads
+    payloads: Payloads
     on_said: Callable[[str], None]
     on_rolled_back: Callable[[str], None]
     seen_for: timedelta

@@ -18,6 +18,7 @@ from sds_server.admin import (
     key_requests,
     metrics,
     openapi,
+    payloads,
     probes,
     proxies,
     revocations,
@@ -40,6 +41,7 @@ async def get_openapi(call: Call) -> Answer:  # noqa: ARG001 - a handler's signa
 ROUTES: Final[tuple[Route, ...]] = (
     *secrets.ROUTES,
     *uploads.ROUTES,
+    *payloads.ROUTES,
     *rotations.ROUTES,
     *freezes.ROUTES,
     *revocations.ROUTES,

@@ -84,9 +84,9 @@ class Api:
         """Do it; ``repeat``: twice is the same as once, so it is asked again if the answer is lost."""
         return self._ask("POST", path, query, body or {}, patience_s=PATIENCE_S if repeat else 0.0)
 
-    def delete(self, *path: str) -> None:
+    def delete(self, *path: str, **query: Any) -> Any:
         """Take it away."""
-        self._ask("DELETE", path, {}, None)
+        return self._ask("DELETE", path, query, None)
 
     def pages(self, *path: str, limit: int | None = None, **query: Any) -> Iterator[Json]:
         """Yield the items of a list, page by page; ``limit``: at most so many."""

@@ -1,12 +1,15 @@
 """`certvoy ls`: the inventory."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 import click
 
-from sds_server.cli.api import Api, asks
+from sds_server.cli.api import Api, Json, asks
 from sds_server.cli.output import NONE, json_option, moment, print_json, table
 from sds_server.cli.wait import Duration
+
+CERTIFICATE: Final = "tls_certificate"
 
 
 @click.command()
@@ -69,12 +72,12 @@ def ls(
         rows = [
             (
                 item["name"],
-                f"{item['status'] or NONE} (frozen)" if item["frozen"] else item["status"],
+                f"{_status(item) or NONE} (frozen)" if item["frozen"] else _status(item),
                 moment(item["not_after"]),
                 moment(item["renew_at"]),
-                f"{item['proved']}/{item['targets']}",
+                _proved(item),
                 item["issuer"],
-                ", ".join(item["domains"]),
+                ", ".join(item["domains"]) or item["kind"],
             )
             for item in found
         ]
@@ -82,3 +85,17 @@ def ls(
         print_json(found)
     else:
         table(columns, rows)
+
+
+def _status(secret: Json) -> str | None:
+    """Of what is no certificate only that it holds something."""
+    if secret["kind"] == CERTIFICATE or secret["generation"] is None:
+        return str(secret["status"]) if secret["status"] else None
+    return f"generation {secret['generation']}"
+
+
+def _proved(secret: Json) -> str:
+    """Of what is no certificate, how many have taken it: of most kinds nothing can be proved."""
+    if secret["kind"] == CERTIFICATE:
+        return f"{secret['proved']}/{secret['targets']}"
+    return f"{secret['accepted']}/{secret['targets']} accepted"

@@ -19,6 +19,7 @@ COMMANDS = {
     "delete": ("sds_server.cli.issue:delete", "Take a secret out of the inventory."),
     "demo": ("sds_server.cli.demo:demo", "Show everything at work, on this machine, for a while."),
     "freeze": ("sds_server.cli.freeze:freeze", "Hold a secret as it is."),
+    "generic": ("sds_server.cli.generic:generic", "Put a generic secret for a filter of Envoy's."),
     "issue": ("sds_server.cli.issue:issue", "Declare a secret and get its certificate."),
     "ls": ("sds_server.cli.ls:ls", "List secrets or certificates."),
     "probe": ("sds_server.cli.probe:probe", "Look at what is served, now."),
@@ -30,7 +31,9 @@ COMMANDS = {
     "serve": ("sds_server.cli.serve:serve", "Run the control plane."),
     "show": ("sds_server.cli.show:show", "Show a secret, a PEM file, or what an address serves."),
     "targets": ("sds_server.cli.targets:targets", "Say where proxies can be probed."),
+    "tickets": ("sds_server.cli.tickets:tickets", "Have session ticket keys made, or bring them."),
     "token": ("sds_server.cli.token:token", "Make and revoke tokens of the API."),
+    "trust": ("sds_server.cli.trust:trust", "Put trust bundles, and rotate their roots."),
     "upload": ("sds_server.cli.upload:upload", "Bring a pair from elsewhere as a secret's next certificate."),
     "why": ("sds_server.cli.why:why", "Say why a secret is as it is, and what comes next."),
 }

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives import hashes
 
 from sds_server.cli.api import Api, Json, asks
 from sds_server.cli.output import facts, json_option, moment, print_json
+from sds_server.cli.payload import payload_facts
 from sds_server.errors import CallerError
 from sds_server.targets.probe import ProbeFailed, served_leaf, split
 
@@ -81,13 +82,12 @@ def _names(leaf: x509.Certificate) -> list[str]:
 
 
 def _print_secret(secret: Json) -> None:
-    facts(
-        {
-            key: secret[key]
-            for key in ("name", "kind", "issuer", "key_type", "key_holder", "proof", "managed_by")
-        }
-        | {"domains": ", ".join(secret["domains"]), "created_at": moment(secret["created_at"])}
-    )
+    if secret["payload"] is None:
+        keys: tuple[str, ...] = ("name", "kind", "issuer", "key_type", "key_holder", "proof", "managed_by")
+        more: dict[str, object] = {"domains": ", ".join(secret["domains"])}
+    else:
+        keys, more = ("name", "kind", "managed_by"), payload_facts(secret["payload"])
+    facts({key: secret[key] for key in keys} | more | {"created_at": moment(secret["created_at"])})
     if secret["key_custody"] is not None:
         facts({"keys": secret["key_custody"]["message"]})
     if secret["frozen"] is not None:

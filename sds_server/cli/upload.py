@@ -10,13 +10,13 @@ from sds_server.cli.output import json_option
 from sds_server.cli.wait import tell, timeout_option, wait_option
 from sds_server.errors import CallerError
 
-_file = click.Path(path_type=Path, dir_okay=False)
+pem_file = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
 @click.argument("name")
-@click.option("--chain", required=True, type=_file, help="PEM: the leaf first, no root.")
-@click.option("--private-key", required=True, type=_file, help="PEM: the leaf's key, not encrypted.")
+@click.option("--chain", required=True, type=pem_file, help="PEM: the leaf first, no root.")
+@click.option("--private-key", required=True, type=pem_file, help="PEM: the leaf's key, not encrypted.")
 @wait_option
 @timeout_option
 @json_option
@@ -36,7 +36,7 @@ def upload(
     \b
     certvoy upload www --chain www.pem --private-key www.key --wait
     """
-    body = {"chain": _read(chain), "private_key": _read(private_key)}
+    body = {"chain": read_pem(chain), "private_key": read_pem(private_key)}
     secret = api.put("v1", "secrets", name, "certificate", body=body)
     tell(
         api,
@@ -49,9 +49,25 @@ def upload(
     )
 
 
-def _read(path: Path) -> str:
+def read_pem(path: Path) -> str:
+    """Return the text of a PEM file.
+
+    Raises:
+        CallerError: it cannot be read, or is not text.
+    """
     try:
-        return path.read_text()
-    except (OSError, ValueError) as e:
-        why = e.strerror if isinstance(e, OSError) else "it is not text"
-        raise CallerError(f"cannot read {path}: {why}", hint="name a PEM file") from None
+        return read_bytes(path).decode()
+    except ValueError:
+        raise CallerError(f"cannot read {path}: it is not text", hint="name a PEM file") from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return what a file holds.
+
+    Raises:
+        CallerError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise CallerError(f"cannot read {path}: {e.strerror}", hint="name a PEM file") from None

@@ -7,6 +7,7 @@ import click
 
 from sds_server.cli.api import Api, Json, asks
 from sds_server.cli.output import age, json_option, moment, print_json
+from sds_server.cli.payload import payload_facts, taken
 from sds_server.cli.wait import canaries
 from sds_server.conditions import shared
 
@@ -41,6 +42,13 @@ class Branch:
 def why(name: str, *, as_json: bool, api: Api) -> None:
     """Say why the secret NAME is as it is: certificate, order, targets, reason, next try, remedy."""
     secret = api.get("v1", "secrets", name)
+    if secret["payload"] is not None:
+        if as_json:
+            print_json(secret)
+        else:
+            for line in payload_tree(secret).lines():
+                click.echo(line)
+        return
     rotation = api.get("v1", "rotations", str(secret["rotation"]["id"]))
     if as_json:
         print_json(secret | {"rotation": rotation})
@@ -73,6 +81,33 @@ def tree(secret: Json, rotation: Json) -> Branch:
     _rotation(root, rotation, secret["issuer"])
     for delivery in secret["deliveries"]:
         _target(root, delivery)
+    if not secret["deliveries"]:
+        root.add("targets: none was seen subscribing, and none is registered with --secret")
+    return root
+
+
+def payload_tree(secret: Json) -> Branch:
+    """Return what is to be said of what is no certificate."""
+    root = Branch(f"{secret['name']}: {secret['kind']}")
+    conditions = {condition["type"]: condition for condition in secret["conditions"]}
+    for kind in ("Ready", "Served"):
+        root.add(
+            f"{'✔' if conditions[kind]['status'] else '✗'} {kind.lower()}: {conditions[kind]['message']}"
+        )
+    if secret["frozen"] is not None:
+        _frozen(root, secret["name"], secret["frozen"])
+    for key, value in payload_facts(secret["payload"]).items():
+        root.add(f"{key.replace('_', ' ')}: {value}")
+    for version in secret["payload"]["versions"][:3]:
+        state = (version["outcome"] or "rolling_out").replace("_", " ")
+        branch = root.add(f"generation {version['generation']}: {version['phase']}, {state}")
+        branch.add(f"{age(version['created_at'])} ago by {version['created_by']}")
+        if version["evidence"]:
+            branch.add(taken(version["evidence"]))
+        if version["error"]:
+            branch.add(f"reason: {version['error']['what']}").add(f"remedy: {version['error']['hint']}")
+    for delivery in secret["deliveries"]:
+        _target(root, delivery, payload=True)
     if not secret["deliveries"]:
         root.add("targets: none was seen subscribing, and none is registered with --secret")
     return root
@@ -151,7 +186,7 @@ def _revocation(root: Branch, name: str, revocation: Json) -> None:
         branch.add(f"`certvoy revoke {name} --generation {generation} --now` does not wait")
 
 
-def _target(root: Branch, delivery: Json) -> None:
+def _target(root: Branch, delivery: Json, *, payload: bool = False) -> None:
     marks = [
         f"{word} {delivery[word]}"
         for word in ("sent", "accepted", "refused", "proved")
@@ -160,9 +195,12 @@ def _target(root: Branch, delivery: Json) -> None:
     branch = root.add(f"target {delivery['target']}: {', '.join(marks) or 'nothing yet'}")
     if delivery["state"] == "refused":
         branch.add(f"refused {age(delivery['updated_at'])} ago: {delivery['reason']}")
-        branch.add("remedy: mend what it names, then `certvoy rotate " + delivery["secret"] + "`")
+        again = "put it again" if payload else f"`certvoy rotate {delivery['secret']}`"
+        branch.add(f"remedy: mend what it names, then {again}")
     elif delivery["state"] == "waiting":
         branch.add(f"waits: {delivery['reason']}")
+    elif payload and delivery["state"] == "accepted":
+        branch.add("accepted: that is its word, and nothing shows more")
     elif delivery["state"] != "proved":
         branch.add(f"not proved: {delivery['reason']}")
     elif delivery["instances"] > 1:

@@ -7,7 +7,7 @@ from sds_server.errors import Conflict
 from sds_server.inventory import audit, feed, rotations, secrets
 from sds_server.inventory.database import Database, Transaction
 from sds_server.lifecycle.states import Event
-from sds_server.model import Outcome, Reason, Secret
+from sds_server.model import Kind, Outcome, Reason, Secret
 
 Check = Callable[[Secret | None], None]
 """Looks at what is there, locked, before anything changes; raises to change nothing."""
@@ -36,8 +36,16 @@ async def put(database: Database, secret: Secret, *, actor: str, check: Check = 
 
 async def put_in(tx: Transaction, secret: Secret, *, actor: str, check: Check = whatever) -> Reason | None:
     """As `put`, in a transaction of the caller's, who opens the Rotation; None: nothing has changed."""
-    columns = (list(secret.domains), secret.issuer, secret.key_type, str(secret.proof), secret.key_holder)
+    domains, issuer = list(secret.domains), secret.issuer or None
+    columns = (domains, issuer, secret.key_type, str(secret.proof), secret.key_holder)
     created = await tx.value("insert_secret", secret.name, secret.kind, *columns)
+    kind = await tx.value("kind_of", secret.name)
+    if kind != secret.kind:
+        # Deleted ones as well: who has subscribed to the name holds it in a slot of its kind.
+        raise Conflict(
+            f"secret {secret.name}: it is a {kind} for ever, and cannot become a {secret.kind}",
+            hint="use another name",
+        )
     row = await tx.row("lock_secret", secret.name)
     before = None if created or row is None else secrets.from_row(row)
     check(before)
@@ -46,11 +54,6 @@ async def put_in(tx: Transaction, secret: Secret, *, actor: str, check: Check = 
     if before is not None and replace(before, proof=secret.proof) == secret:
         await _change_proof(tx, before, secret, actor=actor)
         return None
-    if before is not None and before.kind != secret.kind:
-        raise Conflict(
-            f"secret {secret.name}: it is a {before.kind} for ever, and cannot become a {secret.kind}",
-            hint="use another name",
-        )
     if not created:
         await tx.rows("update_secret", secret.name, *columns)
     if before is not None and before.key_holder != secret.key_holder:
@@ -73,6 +76,8 @@ async def _change_proof(tx: Transaction, before: Secret, secret: Secret, *, acto
 
 
 def _declared(secret: Secret) -> dict[str, object]:
+    if secret.kind is not Kind.TLS_CERTIFICATE:
+        return {"kind": secret.kind}
     return {
         "domains": secret.domains,
         "issuer": secret.issuer,
@@ -97,6 +102,8 @@ async def remove(database: Database, name: str, *, actor: str, check: Check = wh
             await tx.rows("abandon_orders", under_way["id"])
             await tx.rows("clear_tokens", under_way["id"])
             await rotations.end(tx, under_way, Outcome.SUPERSEDED, Event.SUPERSEDED, actor=actor, secret=name)
+        await tx.rows("supersede_payload", name)
+        await tx.rows("forget_ticket_schedule", name)
         await tx.rows("forget_deliveries", name)
         await tx.rows("forget_key_request", name)
         await tx.rows("delete_secret", name)

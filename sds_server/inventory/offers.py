@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sds_server.inventory.database import Database
-from sds_server.model import CertificateId, Peer, Stage
+from sds_server.model import CertificateId, Kind, Peer, Stage
 
 SALTED_MAX: Final = 1000
 """Of one batch of names: each is another Resource in memory. The next ones come when these are healed."""
@@ -15,9 +15,10 @@ SALTED_MAX: Final = 1000
 class Offer:
     """What a name is offered with.
 
-    ``cert_id`` is its newest Certificate; None: nothing is issued yet. ``before`` is the one before while
-    that rolls out, if it may be served still: where it is ``staged`` what all get but the ``canaries``, else
-    what is left for who refused the new one. ``salted``: who gets its Certificate as other bytes, and which.
+    ``kind`` is the Secret's; what a payload is offered with `payloads` says. ``cert_id`` is its newest
+    Certificate; None: nothing is issued yet. ``before`` is the one before while that rolls out, if it may be
+    served still: where it is ``staged`` what all get but the ``canaries``, else what is left for who refused
+    the new one. ``salted``: who gets its Certificate as other bytes, and which.
     """
 
     cert_id: CertificateId | None
@@ -25,6 +26,7 @@ class Offer:
     staged: bool = False
     canaries: frozenset[Peer] = frozenset()
     salted: Mapping[Peer, int] = field(default_factory=dict)
+    kind: Kind = Kind.TLS_CERTIFICATE
 
 
 async def of(database: Database, names: Iterable[str]) -> Mapping[str, Offer]:
@@ -46,6 +48,7 @@ async def of(database: Database, names: Iterable[str]) -> Mapping[str, Offer]:
             staged=row["stage"] == Stage.CANARY and row["before"] is not None,
             canaries=frozenset(canaries.get(row["rotation"], ())),
             salted=salted.get(row["name"], {}),
+            kind=Kind(row["kind"]),
         )
         for row in rows
     }

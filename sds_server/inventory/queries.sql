@@ -16,6 +16,10 @@ SELECT name, kind, domains, issuer, key_type, key_holder, proof FROM secret WHER
 -- name: secret
 SELECT name, kind, domains, issuer, key_type, key_holder, proof FROM secret WHERE name = $1 AND deleted_at IS NULL;
 
+-- name: kind_of
+-- Of a deleted one as well: for ever is for ever.
+SELECT kind FROM secret WHERE name = $1;
+
 -- name: freeze_secret
 -- Frozen twice it stays with who froze it first.
 UPDATE secret SET frozen_at = certvoy_now(), frozen_by = $2, frozen_reason = $3
@@ -30,9 +34,10 @@ SELECT frozen_at, frozen_by, frozen_reason FROM secret WHERE name = $1 AND froze
 
 -- name: secrets_page
 -- By name, behind $1, each with what it is served with and at how many Targets; what is null is not asked.
-SELECT s.name, s.kind, s.domains, s.issuer, s.key_type, s.key_holder, s.proof, c.status, c.generation, c.not_after, c.renew_at, d.targets, d.proved,
-       r.last_error, s.frozen_at, s.frozen_by, s.frozen_reason
-  FROM (SELECT name, kind, domains, issuer, key_type, key_holder, proof, frozen_at, frozen_by, frozen_reason FROM secret
+SELECT s.name, s.kind, s.domains, s.issuer, s.key_type, s.key_holder, s.proof, c.status, coalesce(c.generation, p.generation) AS generation,
+       coalesce(c.not_after, p.not_after) AS not_after, c.renew_at, d.targets, d.proved, d.accepted,
+       coalesce(r.last_error, p.error) AS last_error, s.frozen_at, s.frozen_by, s.frozen_reason
+  FROM (SELECT name, kind, domains, issuer, key_type, key_holder, proof, frozen_at, frozen_by, frozen_reason, served_generation FROM secret
          WHERE deleted_at IS NULL AND name > $1 AND ($2::text IS NULL OR issuer = $2)
            AND ($3::text IS NULL OR $3 = ANY (domains))
          ORDER BY name LIMIT $4) s
@@ -40,8 +45,14 @@ SELECT s.name, s.kind, s.domains, s.issuer, s.key_type, s.key_holder, s.proof, c
         SELECT status, generation, not_after, renew_at FROM certificate
          WHERE secret = s.name AND status NOT IN ('replaced', 'rejected', 'revoked')
          ORDER BY generation DESC LIMIT 1) c ON true
+  LEFT JOIN LATERAL (
+        SELECT q.generation, q.not_after,
+               (SELECT error FROM payload WHERE secret = s.name ORDER BY generation DESC LIMIT 1) AS error
+          FROM payload q WHERE q.secret = s.name AND q.generation = s.served_generation) p ON true
   CROSS JOIN LATERAL (
-        SELECT count(*) AS targets, count(*) FILTER (WHERE proved >= c.generation AND stale_since IS NULL) AS proved FROM delivery
+        SELECT count(*) AS targets,
+               count(*) FILTER (WHERE proved >= coalesce(c.generation, p.generation) AND stale_since IS NULL) AS proved,
+               count(*) FILTER (WHERE accepted >= coalesce(c.generation, p.generation)) AS accepted FROM delivery
          WHERE secret = s.name AND (registered OR seen_until > certvoy_now())) d
   LEFT JOIN certrotation r ON r.secret = s.name AND r.completed_at IS NULL
  ORDER BY s.name;
@@ -148,7 +159,7 @@ SELECT s.name, c.id, c.generation
 -- name: offered
 -- What each name is offered with: its Certificate, and the one before while that one rolls out, if it may be served still. While
 -- only canaries get the new one, all others get that.
-SELECT s.name, c.id, c.generation, r.id AS rotation, r.stage, p.id AS before
+SELECT s.name, s.kind, c.id, c.generation, r.id AS rotation, r.stage, p.id AS before
   FROM secret s
   LEFT JOIN LATERAL (
         SELECT id, generation FROM certificate
@@ -249,6 +260,131 @@ SELECT c.id, c.status FROM certificate c JOIN secret s ON s.name = c.secret
    AND (c.status NOT IN ('issued', 'active') OR s.deleted_at IS NOT NULL OR s.issuer = 'upload' OR s.frozen_at IS NOT NULL
         OR EXISTS (SELECT FROM certrotation r WHERE r.secret = c.secret AND r.completed_at IS NULL))
  ORDER BY c.not_after LIMIT $1 FOR UPDATE OF s SKIP LOCKED;
+
+-- ---------------------------------------------------------------- payloads
+
+-- name: insert_payload
+INSERT INTO payload (secret, generation, kind, phase, content, key_id, not_after, created_by)
+SELECT $1, coalesce(max(p.generation), 0) + 1, $2, $3, $4, $5, $6, $7 FROM payload p WHERE p.secret = $1
+RETURNING generation;
+
+-- name: end_payload
+-- From open to over; a second end changes nothing.
+UPDATE payload SET completed_at = certvoy_now(), outcome = $3, evidence = $4, error = $5
+ WHERE secret = $1 AND generation = $2 AND completed_at IS NULL RETURNING generation;
+
+-- name: supersede_payload
+-- Another version comes, or none.
+UPDATE payload SET completed_at = certvoy_now(), outcome = 'superseded' WHERE secret = $1 AND completed_at IS NULL;
+
+-- name: retire_payload_keys
+-- At most $2 sealed versions whose end is $1 ago and that nobody needs: a later one is with all, or the Secret is deleted. Without
+-- the data key the envelope is noise; both go.
+UPDATE key_material k SET envelope = NULL, dek_wrapped = NULL, destroyed_at = certvoy_now()
+  FROM payload p
+ WHERE p.key_id = k.id AND k.destroyed_at IS NULL AND k.id IN (
+        SELECT q.key_id FROM payload q JOIN secret o ON o.name = q.secret JOIN key_material m ON m.id = q.key_id
+         WHERE m.destroyed_at IS NULL AND q.completed_at < certvoy_now() - $1::interval
+           AND (o.deleted_at < certvoy_now() - $1::interval
+                OR EXISTS (SELECT FROM payload l WHERE l.secret = q.secret AND l.generation > q.generation
+                              AND l.generation <= o.served_generation AND l.outcome IN ('completed', 'completed_unobserved')
+                              AND l.completed_at < certvoy_now() - $1::interval))
+         ORDER BY q.secret, q.generation LIMIT $2 FOR UPDATE OF o SKIP LOCKED)
+RETURNING p.secret, p.generation, k.id AS key_id;
+
+-- name: reject_payload
+-- Whatever it was: it is not offered any more.
+UPDATE payload SET completed_at = certvoy_now(), outcome = 'rejected', error = $3
+ WHERE secret = $1 AND generation = $2 AND outcome IS DISTINCT FROM 'rejected' RETURNING generation;
+
+-- name: offered_payloads
+-- What each of these names is offered, and what is left for who refused that: the newest that a fleet has taken.
+SELECT s.name, s.kind, p.generation, p.completed_at IS NOT NULL AS proven, b.generation AS before
+  FROM secret s
+  LEFT JOIN payload p ON p.secret = s.name AND p.generation = s.served_generation
+  LEFT JOIN LATERAL (
+        SELECT generation FROM payload
+         WHERE secret = s.name AND generation < p.generation AND outcome IN ('completed', 'completed_unobserved')
+         ORDER BY generation DESC LIMIT 1) b ON p.completed_at IS NULL
+ WHERE s.name = ANY ($1::text[]) AND s.deleted_at IS NULL AND s.kind <> 'tls_certificate';
+
+-- name: payloads
+-- These versions, with what is needed to open them.
+SELECT p.secret, p.generation, p.kind, p.phase, p.content, p.not_after, p.created_at, p.created_by, p.completed_at, p.outcome,
+       p.evidence, p.error, k.id AS key_id, k.purpose, k.spki_sha256, k.suite, k.envelope, k.dek_wrapped, k.kek_uri, k.kek_version
+  FROM payload p LEFT JOIN key_material k ON k.id = p.key_id AND k.destroyed_at IS NULL
+ WHERE (p.secret, p.generation) IN (SELECT * FROM unnest($1::text[], $2::int[])) AND (p.key_id IS NULL OR k.id IS NOT NULL);
+
+-- name: served_payload
+-- The one that is offered under the name.
+SELECT p.secret, p.generation, p.kind, p.phase, p.content, p.not_after, p.created_at, p.created_by, p.completed_at, p.outcome,
+       p.evidence, p.error, k.id AS key_id, k.purpose, k.spki_sha256, k.suite, k.envelope, k.dek_wrapped, k.kek_uri, k.kek_version
+  FROM secret s JOIN payload p ON p.secret = s.name AND p.generation = s.served_generation
+  LEFT JOIN key_material k ON k.id = p.key_id AND k.destroyed_at IS NULL
+ WHERE s.name = $1 AND s.deleted_at IS NULL;
+
+-- name: payload_history
+-- The newest $2, without what they hold.
+SELECT secret, generation, kind, phase, NULL AS content, not_after, created_at, created_by, completed_at, outcome, evidence, error,
+       NULL AS key_id
+  FROM payload WHERE secret = $1 ORDER BY generation DESC LIMIT $2;
+
+-- name: open_payload
+-- The version of a Secret that its Targets must take, and the one before.
+SELECT p.secret, p.generation, p.kind, p.phase, p.content, s.frozen_at IS NOT NULL AS frozen, certvoy_now() - p.created_at AS age,
+       b.generation AS before
+  FROM payload p JOIN secret s ON s.name = p.secret AND s.deleted_at IS NULL
+  LEFT JOIN LATERAL (
+        SELECT generation FROM payload
+         WHERE secret = p.secret AND generation < p.generation AND outcome IN ('completed', 'completed_unobserved')
+         ORDER BY generation DESC LIMIT 1) b ON true
+ WHERE p.secret = $1 AND p.completed_at IS NULL;
+
+-- name: claim_payload_looks
+-- As claim_looks: this replica, and nobody for $1 or, after the first minute, for a twentieth of their age, a minute at most.
+UPDATE payload p SET look_at = certvoy_now() + greatest($1::interval, least(
+         (certvoy_now() - interval '1 minute' - p.created_at) / 20, interval '1 minute'))
+ WHERE (p.secret, p.generation) IN (
+        SELECT secret, generation FROM payload WHERE completed_at IS NULL AND look_at <= certvoy_now()
+         ORDER BY look_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+RETURNING p.secret;
+
+-- name: chains_served
+-- Certificates that some Target of a live set is served, or may be, each with its chain; behind ($1, $2).
+SELECT c.secret, c.generation, n.chain_pem
+  FROM certificate c JOIN secret s ON s.name = c.secret AND s.deleted_at IS NULL
+  JOIN certificate_chain n ON n.cert_id = c.id
+ WHERE c.status IN ('issued', 'active', 'expiring_soon', 'rotating') AND (c.secret, c.generation) > ($1, $2)
+   AND EXISTS (SELECT FROM delivery d WHERE d.secret = c.secret AND (d.registered OR d.seen_until > certvoy_now()))
+ ORDER BY c.secret, c.generation LIMIT $3;
+
+-- name: put_ticket_schedule
+-- A new one is due at once; another interval counts from the last key.
+INSERT INTO ticket_schedule AS t (secret, rotate_every, keep) VALUES ($1, $2, $3)
+ON CONFLICT (secret) DO UPDATE
+   SET rotate_every = excluded.rotate_every, keep = excluded.keep, next_at = t.next_at - t.rotate_every + excluded.rotate_every
+ WHERE (t.rotate_every, t.keep) IS DISTINCT FROM (excluded.rotate_every, excluded.keep) RETURNING secret;
+
+-- name: hasten_ticket_schedule
+UPDATE ticket_schedule SET next_at = certvoy_now() WHERE secret = $1 RETURNING secret;
+
+-- name: forget_ticket_schedule
+DELETE FROM ticket_schedule WHERE secret = $1;
+
+-- name: ticket_schedule
+SELECT rotate_every, keep, next_at FROM ticket_schedule WHERE secret = $1;
+
+-- name: claim_ticket_schedule
+-- One that is due, kept from others for $1: a key is made and sealed outside of any transaction.
+UPDATE ticket_schedule SET leased_until = certvoy_now() + $1::interval
+ WHERE secret = (SELECT t.secret FROM ticket_schedule t JOIN secret s ON s.name = t.secret
+                  WHERE t.next_at <= certvoy_now() AND (t.leased_until IS NULL OR t.leased_until <= certvoy_now())
+                    AND s.deleted_at IS NULL AND s.frozen_at IS NULL
+                  ORDER BY t.next_at LIMIT 1 FOR UPDATE OF t SKIP LOCKED)
+RETURNING secret, keep;
+
+-- name: ticket_rotated
+UPDATE ticket_schedule SET next_at = certvoy_now() + rotate_every, leased_until = NULL WHERE secret = $1;
 
 -- ---------------------------------------------------------------- revocations
 
@@ -624,7 +760,8 @@ SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.register
 SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.proved, d.refusal, d.probe_error, d.push_error, d.updated_at, d.proved_by,
        d.proved_at, d.served, d.stale_since, certvoy_now() - d.stale_since AS stale_for, d.salt,
        certvoy_now() - d.accepted_at AS accepted_for, certvoy_now() - d.salted_at AS salted_for,
-       certvoy_now() - d.updated_at AS unchanged_for, p.id IS NOT NULL AS waits, coalesce(p.generation, c.generation) AS current,
+       certvoy_now() - d.updated_at AS unchanged_for, p.id IS NOT NULL AS waits, coalesce(p.generation, c.generation, (
+           SELECT served_generation FROM secret WHERE name = d.secret AND kind <> 'tls_certificate')) AS current,
        d.registered OR coalesce(d.seen_until > certvoy_now(), false) AS live, coalesce(d.instances, 1) AS instances, d.agreed
   FROM delivery d
   LEFT JOIN LATERAL (
@@ -780,6 +917,9 @@ DELETE FROM refused_content WHERE ctid = ANY (ARRAY(
                 SELECT FROM certificate c JOIN secret s ON s.name = c.secret
                  WHERE c.secret = r.secret AND c.issued_at <= r.refused_at
                    AND (c.status IN ('issued', 'active', 'expiring_soon', 'rotating') OR c.generation = s.served_generation))
+            AND NOT EXISTS (
+                SELECT FROM payload p JOIN secret s ON s.name = p.secret
+                 WHERE p.secret = r.secret AND p.created_at <= r.refused_at AND p.generation = s.served_generation)
          LIMIT $1))
 RETURNING version;
 
@@ -797,7 +937,8 @@ SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.register
        certvoy_now() - d.stale_since AS stale_for, d.salt, certvoy_now() - d.accepted_at AS accepted_for,
        certvoy_now() - d.salted_at AS salted_for, certvoy_now() - d.updated_at AS unchanged_for,
        o.before IS NOT NULL AND k.target_id IS NULL AS waits, coalesce(d.instances, 1) AS instances, d.agreed,
-       CASE WHEN k.target_id IS NULL THEN coalesce(o.before, o.generation) ELSE o.generation END AS current
+       coalesce(CASE WHEN k.target_id IS NULL THEN coalesce(o.before, o.generation) ELSE o.generation END,
+                (SELECT served_generation FROM secret WHERE name = $1 AND kind <> 'tls_certificate')) AS current
   FROM delivery d JOIN target t ON t.id = d.target_id
   LEFT JOIN offer o ON true
   LEFT JOIN canary k ON k.rotation_id = o.staged AND k.target_id = d.target_id
@@ -986,7 +1127,7 @@ INSERT INTO secret_count SELECT sum(change) FROM gone HAVING count(*) > 0;
 -- name: dates
 -- The dates of what is served, those first that end first.
 SELECT name, served_from AS not_before, served_until AS not_after, renew_at FROM secret
- WHERE deleted_at IS NULL AND served_until IS NOT NULL ORDER BY served_until, name LIMIT $1;
+ WHERE deleted_at IS NULL AND served_until IS NOT NULL AND kind = 'tls_certificate' ORDER BY served_until, name LIMIT $1;
 
 -- name: freezes
 -- Since when which Secrets are held, the longest first, and whether a person holds them.

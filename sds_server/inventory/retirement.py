@@ -46,3 +46,13 @@ async def destroy(database: Database, *, limit: int, actor: str) -> tuple[int, i
                 )
             await tx.rows("forget_retired", row["cert_id"])
     return len(rows), destroyed
+
+
+async def destroy_payloads(database: Database, *, limit: int, actor: str) -> int:
+    """Destroy the data keys of sealed payloads that are over, and say how many there were."""
+    async with database.transaction() as tx:
+        rows = await tx.rows("retire_payload_keys", KEPT_FOR, limit)
+        for row in rows:
+            detail = {"key_id": str(row["key_id"]), "generation": row["generation"]}
+            await audit.append(tx, action="key.destroyed", actor=actor, subject=row["secret"], detail=detail)
+    return len(rows)

@@ -19,6 +19,7 @@ from sds_server.lifecycle.states import Event
 from sds_server.model import (
     UPLOAD,
     CertificateId,
+    Kind,
     Lease,
     LeaseNo,
     Outcome,
@@ -60,7 +61,13 @@ async def open_for(database: Database, secret: str, *, reason: Reason, actor: st
         Conflict: its pairs are uploaded, so that no CA has its next one; or it is frozen.
     """
     async with database.transaction() as tx:
-        if (await secrets.lock(tx, secret)).issuer == UPLOAD:
+        found = await secrets.lock(tx, secret)
+        if found.kind is not Kind.TLS_CERTIFICATE:
+            raise Conflict(
+                f"secret {secret}: it is a {found.kind}, which no CA issues",
+                hint="put its next version: `certvoy trust`, `certvoy tickets` or `certvoy generic`",
+            )
+        if found.issuer == UPLOAD:
             raise Conflict(
                 f"secret {secret}: its pairs are uploaded, and not ordered from a CA",
                 hint=f"upload the next one: `certvoy upload {secret} --chain FILE --private-key FILE`; or "

@@ -21,6 +21,7 @@ class Listed:
     renew_at: datetime | None
     targets: int
     proved: int
+    accepted: int
     last_error: dict[str, Any] | None
     frozen: Freeze | None
 
@@ -87,8 +88,8 @@ def from_row(row: Row) -> Secret:
         name=SecretName(row["name"]),
         kind=Kind(row["kind"]),
         domains=tuple(row["domains"]),
-        issuer=row["issuer"],
-        key_type=KeyType(row["key_type"]),
+        issuer=row["issuer"] or "",
+        key_type=None if row["key_type"] is None else KeyType(row["key_type"]),
         proof=Proof.parse(row["proof"]),
         key_holder=KeyHolder(row["key_holder"]),
     )
@@ -110,6 +111,7 @@ def _listed(row: Row) -> Listed:
         renew_at=row["renew_at"],
         targets=row["targets"],
         proved=row["proved"],
+        accepted=row["accepted"],
         last_error=row["last_error"],
         frozen=freeze_of(row),
     )

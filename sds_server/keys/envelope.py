@@ -1,15 +1,16 @@
-"""The envelope: a private key under its own DEK, bound to what it is and to whom it belongs. Pure.
+"""The envelope: a private key, or a payload, under its own DEK, bound to what it is and whose. Pure.
 
 Suite 1, with LP(x) = four bytes of length, big-endian, and x::
 
     aad  = LP("cv/1") LP(deployment) LP(key id) LP(purpose) LP(spki_sha256) LP(suite)
     okm  = HKDF-SHA256(DEK, salt = 32 random bytes, info = "cv/suite1" || aad, 64 bytes)
-    blob = suite || salt || okm[32:64] || AES-256-GCM(key = okm[0:32], nonce = 0, aad, PKCS#8 DER)
+    blob = suite || salt || okm[32:64] || AES-256-GCM(key = okm[0:32], nonce = 0, aad, content)
 
 okm[32:64] is the commitment: AES-GCM alone does not commit to its key, so that one ciphertext can be made to
 open under two (CVE-2020-8897). The aad is computed from the inventory's row, never stored beside the blob: an
 envelope that was moved to another row does not open. It names the public key and not the Certificate, because
-the key is sealed before there is a certificate.
+the key is sealed before there is a certificate. A payload (ticket keys, a generic secret) has no public half:
+its purpose says so, and a hash of its Secret's name and kind stands in that place.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
 
 from sds_server.errors import CustodyError
-from sds_server.model import KeyId
+from sds_server.model import PAYLOAD_PURPOSE, KeyId
 
 SUITE = 1
 DEK_BYTES = 32
@@ -42,7 +43,8 @@ NONCE = bytes(12)
 class Binding:
     """What an envelope belongs to; whoever opens it must name the same.
 
-    ``spki_sha256`` is the SHA-256 of the public half's DER SubjectPublicKeyInfo (32 bytes).
+    ``spki_sha256`` is the SHA-256 of the public half's DER SubjectPublicKeyInfo (32 bytes), or what stands in
+    its place.
     """
 
     deployment: UUID
@@ -75,20 +77,20 @@ class Binding:
         }
 
 
-def seal(private_key_pkcs8: bytes, *, dek: bytes, binding: Binding) -> bytes:
-    """Return the blob. ``dek`` is used for this one key and never again.
+def seal(content: bytes, *, dek: bytes, binding: Binding) -> bytes:
+    """Return the blob. ``dek`` is used for this one content and never again.
 
     Raises:
         CustodyError: rule spki, when the key is not the one that the binding names.
     """
-    _check_spki(private_key_pkcs8, binding)
+    _check_spki(content, binding)
     salt = os.urandom(SALT_BYTES)
     key, commitment = _derive(dek, salt=salt, binding=binding)
-    return bytes([SUITE]) + salt + commitment + AESGCM(key).encrypt(NONCE, private_key_pkcs8, binding.aad)
+    return bytes([SUITE]) + salt + commitment + AESGCM(key).encrypt(NONCE, content, binding.aad)
 
 
 def unseal(blob: bytes, *, dek: bytes, binding: Binding) -> bytes:
-    """Return the PKCS#8 DER.
+    """Return what was sealed: PKCS#8 DER, or a payload.
 
     Raises:
         CustodyError: the first rule that is broken, in this order: suite, commitment, tag, spki.
@@ -100,11 +102,11 @@ def unseal(blob: bytes, *, dek: bytes, binding: Binding) -> bytes:
     if not hmac.compare_digest(expected, commitment):
         raise _refused(binding, "commitment", "another DEK, or an envelope of another row")
     try:
-        private_key_pkcs8 = AESGCM(key).decrypt(NONCE, sealed, binding.aad)
+        content = AESGCM(key).decrypt(NONCE, sealed, binding.aad)
     except InvalidTag:
         raise _refused(binding, "tag", "the ciphertext was changed") from None
-    _check_spki(private_key_pkcs8, binding)
-    return private_key_pkcs8
+    _check_spki(content, binding)
+    return content
 
 
 def length_prefixed(*parts: bytes) -> bytes:
@@ -124,10 +126,12 @@ def _derive(dek: bytes, *, salt: bytes, binding: Binding) -> tuple[bytes, bytes]
     return okm[:DEK_BYTES], okm[DEK_BYTES:]
 
 
-def _check_spki(private_key_pkcs8: bytes, binding: Binding) -> None:
+def _check_spki(content: bytes, binding: Binding) -> None:
+    if binding.purpose == PAYLOAD_PURPOSE:
+        return
     try:
         # Without RSA's consistency check, which takes 43 ms: the tag vouches for the bytes that we made.
-        key = load_der_private_key(private_key_pkcs8, password=None, unsafe_skip_rsa_key_validation=True)
+        key = load_der_private_key(content, password=None, unsafe_skip_rsa_key_validation=True)
     except (ValueError, TypeError):
         # No cause: a parser's message about a key may quote it.
         raise _refused(binding, "spki", "what is sealed is no private key") from None

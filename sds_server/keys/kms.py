@@ -96,10 +96,8 @@ class Sealer:
         if self._silent:
             await self._wrap(os.urandom(envelope.DEK_BYTES), self._own_context("ready"))
 
-    async def seal(
-        self, private_key_pkcs8: bytes, *, key_id: KeyId, purpose: str, spki_sha256: bytes
-    ) -> SealedKey:
-        """Seal a private key (PKCS#8 DER) under a new DEK.
+    async def seal(self, content: bytes, *, key_id: KeyId, purpose: str, spki_sha256: bytes) -> SealedKey:
+        """Seal a private key (PKCS#8 DER), or a payload, under a new DEK.
 
         Raises:
             CustodyError: the public half is not the one named, or the KMS refuses.
@@ -107,7 +105,7 @@ class Sealer:
         """
         binding = envelope.Binding(self._deployment, key_id, purpose, spki_sha256)
         dek = os.urandom(envelope.DEK_BYTES)
-        blob = envelope.seal(private_key_pkcs8, dek=dek, binding=binding)
+        blob = envelope.seal(content, dek=dek, binding=binding)
         wrapped = await self._wrap(dek, binding.context)
         return SealedKey(
             key_id=key_id,
@@ -121,7 +119,7 @@ class Sealer:
         )
 
     async def open(self, sealed: SealedKey) -> bytes:
-        """Return the private key as PKCS#8 DER.
+        """Return the private key as PKCS#8 DER, or the payload.
 
         Raises:
             CustodyError: the message names the rule: kek, suite, commitment, tag or spki.

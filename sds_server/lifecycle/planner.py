@@ -60,7 +60,7 @@ class Planner:
     async def _for_key(self, lease: Lease, secret: Secret) -> Order:
         """Plan an order for a key of ours."""
         # RSA takes tens of milliseconds: not in the loop that serves.
-        key = await asyncio.to_thread(keys.generate, keys.KeyType(secret.key_type))
+        key = await asyncio.to_thread(keys.generate, keys.KeyType(str(secret.key_type)))
         crashpoint("key.generated")
         sealed = await self._sealer.seal(
             keys.pkcs8(key),

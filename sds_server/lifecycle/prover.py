@@ -116,7 +116,7 @@ class Prover:
         ``soon``: a Target has just said something, so that one which still shows the old leaf is worth
         another look at once.
         """
-        grace = self._grace
+        grace = self.grace
         roll_out = await roll_outs.get(self._database, secret, grace=grace)
         if roll_out is None:
             if soon:
@@ -134,7 +134,7 @@ class Prover:
         seen = [task.result() for task in tasks]
         crashpoint("targets.looked")
         decision = await roll_outs.settle(
-            self._database, roll_out, seen, known=self._settled, grace=grace, actor=self._actor
+            self._database, roll_out, seen, known=self.settled, grace=grace, actor=self._actor
         )
         for look in seen:
             if look.by is not None:
@@ -147,21 +147,21 @@ class Prover:
     # How much we know
 
     @property
-    def _settled(self) -> bool:
+    def settled(self) -> bool:
         """Whether a live set that is empty may be believed: proxies have had time to come back to us."""
         return self._clock.monotonic() - self._sighted_at >= self._settle_s
 
     @property
-    def _grace(self) -> timedelta:
+    def grace(self) -> timedelta:
         """For how much longer a Target counts that was only seen: as long as nobody could have seen it."""
-        if self._settled:
+        if self.settled:
             return timedelta(0)
         if self._blind_from is None:
             return SIGHT
         return timedelta(seconds=self._clock.monotonic() - self._blind_from)
 
     def _blind(self) -> None:
-        if self._blind_from is None or self._settled:
+        if self._blind_from is None or self.settled:
             self._blind_from = self._well_at
         self._sighted_at = self._clock.monotonic()
 

@@ -2,7 +2,8 @@
 
 Load, open the sealed key, ask the content gate, encode once, publish. A Certificate that the gate refuses
 never leaves: what was served before stays, and the Rotation that brought it goes back to work with the
-reason. While a new one is for canaries only, all others are offered the one before.
+reason. While a new one is for canaries only, all others are offered the one before. What is no certificate is
+the `Shelf`'s.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,8 +21,9 @@ from sds_server.inventory.certificates import Pair
 from sds_server.inventory.database import Database
 from sds_server.inventory.offers import Offer
 from sds_server.keys.kms import Sealer
+from sds_server.lifecycle.shelf import Shelf
 from sds_server.log import get
-from sds_server.model import CertificateId
+from sds_server.model import CertificateId, Kind
 from sds_server.xds import codec
 from sds_server.xds.catalog import ABSENT, PENDING, Catalog, Entry, Resource
 
@@ -62,6 +64,14 @@ class Publisher:
         self._encoded: dict[str, dict[CertificateId, Resource]] = {}  # what is published, and what will be
         self._refused: dict[str, CertificateId] = {}
         self._held_back: dict[str, CertificateId] = {}
+        self._shelf = Shelf(
+            database=database,
+            sealer=sealer,
+            catalog=catalog,
+            version_key=version_key,
+            clock=clock,
+            actor=actor,
+        )
         self.on_published: Callable[[Resource], None] = lambda _resource: None
         self.on_declared: Callable[[str], None] = lambda _name: None
         """Told of a name that was nobody's until now."""
@@ -113,10 +123,13 @@ class Publisher:
         offered = await offers.of(self._database, names)
         entries: dict[str, Entry] = {}
         changed: dict[str, Offer] = {}
+        payloads = [name for name, offer in offered.items() if offer.kind is not Kind.TLS_CERTIFICATE]
         for name in names:
             offer = offered.get(name)
             if offer is not None and self._catalog.look(name) is ABSENT:
                 self.on_declared(name)
+            if offer is not None and offer.kind is not Kind.TLS_CERTIFICATE:
+                continue
             if offer is None:
                 entries[name] = ABSENT
                 self._forget(name)
@@ -127,6 +140,9 @@ class Publisher:
                 changed[name] = offer
         if entries:
             self._catalog.publish(entries)
+        if payloads:
+            self._shelf.on_published, self._shelf.on_withheld = self.on_published, self.on_withheld
+            await self._shelf.refresh(payloads)
         if changed:
             await self._load(changed)
 
@@ -204,6 +220,7 @@ class Publisher:
     def _forget(self, name: str) -> None:
         self._published.pop(name, None)
         self._encoded.pop(name, None)
+        self._shelf.forget(name)
 
     async def _encode(self, pair: Pair) -> Resource:
         certificate = pair.certificate

@@ -40,8 +40,15 @@ class Scheduler:
                 _log.info("keys.destroyed", count=destroyed)
             if looked_at < BATCH:
                 break
+        await self._destroy_payloads()
         while forgotten := await targets.sweep(self._database, limit=BATCH, actor=self._actor):
             _log.info("targets.forgotten", count=forgotten)
             if forgotten < BATCH:
                 break
         await self._tokens.sweep()
+
+    async def _destroy_payloads(self) -> None:
+        while destroyed := await retirement.destroy_payloads(self._database, limit=BATCH, actor=self._actor):
+            _log.info("keys.destroyed", count=destroyed)
+            if destroyed < BATCH:
+                break

@@ -21,7 +21,7 @@ from acme_engine import keys, names, renewal
 from acme_engine.chain import Chain
 from acme_engine.errors import BadIdentifier, ChainError
 from sds_server.clock import Clock
-from sds_server.errors import GateRefused, NotFound
+from sds_server.errors import Conflict, GateRefused, NotFound
 from sds_server.gate import check_pair
 from sds_server.inventory import secrets, uploads
 from sds_server.inventory.database import Database
@@ -136,7 +136,7 @@ class Uploads:
     async def _secret(self, name: SecretName, chain: Chain, key_type: KeyType) -> Secret:
         """Return the Secret of that name, or the one that is to be created."""
         try:
-            return await secrets.get(self._database, name)
+            secret = await secrets.get(self._database, name)
         except NotFound:
             return Secret(
                 name=name,
@@ -145,6 +145,12 @@ class Uploads:
                 issuer=UPLOAD,
                 key_type=key_type,
             )
+        if secret.kind is not Kind.TLS_CERTIFICATE:
+            raise Conflict(
+                f"secret {name}: it is a {secret.kind} for ever, and cannot become a certificate",
+                hint="use another name",
+            )
+        return secret
 
 
 def _refused(rule: str, message: str, *, hint: str | None = None) -> GateRefused:

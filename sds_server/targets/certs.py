@@ -7,11 +7,16 @@ was refused. Envoy: docs/operations/admin, ``GET /certs``.
 
 import asyncio
 import json
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import aiohttp
 
 from sds_server.targets.probe import TIMEOUT_S, ProbeFailed, split
+
+_NONE: Final[frozenset[int]] = frozenset()
+
+T = TypeVar("T")
 
 BODY_MAX: Final = 16 * 1024 * 1024
 """A certificate takes some hundred bytes there; this is an Envoy with tens of thousands."""
@@ -24,6 +29,27 @@ async def loaded_serials(address: str) -> frozenset[int]:
         ProbeFailed: no answer within 3 s, or none that can be read.
         CallerError: the address is none.
     """
+    return _read(address, await _certificates(address), lambda entries: frozenset(map(_serial, entries)))
+
+
+async def loaded_cas(address: str) -> frozenset[frozenset[int]]:
+    """Return the serial numbers of the CAs of each TLS context of the Envoy at ``address`` that has any.
+
+    All CAs of a bundle are there (1.40; older ones show the first alone). Errors as of `loaded_serials`.
+    """
+    return _read(
+        address, await _certificates(address), lambda entries: frozenset(map(_cas, entries)) - {_NONE}
+    )
+
+
+def _read(address: str, body: bytes, read: Callable[[list[dict[str, Any]]], T]) -> T:
+    try:
+        return read(json.loads(body)["certificates"])
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        raise ProbeFailed(f"{address}: /certs answered with something else than Envoy's list") from None
+
+
+async def _certificates(address: str) -> bytes:
     host, port = split(address)
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
@@ -43,13 +69,14 @@ async def loaded_serials(address: str) -> frozenset[int]:
         raise ProbeFailed(f"{address}: {e}") from None
     if len(body) > BODY_MAX:
         raise ProbeFailed(f"{address}: /certs answered with more than {BODY_MAX >> 20} MiB")
-    try:
-        return frozenset(map(_serial, json.loads(body)["certificates"]))
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-        raise ProbeFailed(f"{address}: /certs answered with something else than Envoy's list") from None
+    return body
 
 
 def _serial(entry: dict[str, Any]) -> int:
     """Return the leaf's serial number as a number: how many zeros stand before it is nobody's business."""
     chain = entry.get("cert_chain") or []
     return int(chain[0]["serial_number"], 16) if chain else -1
+
+
+def _cas(entry: dict[str, Any]) -> frozenset[int]:
+    return frozenset(int(ca["serial_number"], 16) for ca in entry.get("ca_cert") or [])

@@ -1,5 +1,6 @@
-"""What a handshake means: is what is served what was issued? Pure."""
+"""What a look means: is what is served, or loaded, what it should be? Pure."""
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
@@ -20,6 +21,27 @@ class Verdict(StrEnum):
     FOREIGN = "foreign"
     UNREACHABLE = "unreachable"
     UNPROBED = "unprobed"
+
+
+class Stated(StrEnum):
+    """What an Envoy's own statement says of a trust bundle."""
+
+    LOADED = "loaded"
+    BEFORE = "before"  # the one before is loaded still, and this one is not
+    NOTHING = "nothing"  # it does not tell the two apart
+
+
+def stated(loaded: Collection[frozenset[int]], *, wanted: frozenset[int], before: frozenset[int]) -> Stated:
+    """Compare the CAs of each TLS context, by their serial numbers, with those of two versions.
+
+    Where both are loaded, another Secret may hold the same CAs; and where both have the same CAs, and differ
+    in their CRLs say, nothing is shown.
+    """
+    if wanted == before:
+        return Stated.NOTHING
+    if wanted in loaded:
+        return Stated.NOTHING if before in loaded else Stated.LOADED
+    return Stated.BEFORE if before in loaded else Stated.NOTHING
 
 
 def judge(

@@ -20,7 +20,7 @@ from enum import Enum
 from random import Random
 from typing import Final
 
-from sds_server.model import Peer
+from sds_server.model import Kind, Peer
 
 
 class Missing(Enum):
@@ -40,7 +40,7 @@ class Resource:
 
     ``body`` is the serialised Envoy ``Secret`` message; it holds a private key and is hidden from ``repr``.
     ``generation`` is the Secret's generation that the content comes from. ``keyless``: a chain alone, for the
-    one Target that keeps the key; on a stream it would be refused.
+    one Target that keeps the key; on a stream it would be refused. ``kind`` is the Secret's, for ever.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Resource:
     generation: int
     body: bytes = field(repr=False)
     keyless: bool = False
+    kind: Kind = Kind.TLS_CERTIFICATE
 
 
 Entry = Resource | Missing

@@ -9,9 +9,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from envoy.config.core.v3.base_pb2 import ControlPlane
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import (
+    CertificateValidationContext,
+    SubjectAltNameMatcher,
+)
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from envoy.service.discovery.v3.discovery_pb2 import (
     DeltaDiscoveryResponse,
@@ -23,6 +27,10 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
+from sds_server.payloads.content import Content
+from sds_server.payloads.generic import GenericSecret
+from sds_server.payloads.tickets import TicketKeys
+from sds_server.payloads.trust import Match, SanType, TrustBundle
 from sds_server.xds.catalog import Resource
 from sds_server.xds.stream import MAX_NAMES, Request, Response
 
@@ -75,6 +83,13 @@ _REQUEST, _DELTA_REQUEST, _NODE, _STATUS, _ENTRY = _messages(
     Status={2: "message!"},
     Entry={1: "key!", 2: "value!"},
 )
+
+_SAN_TYPES: Final = {
+    SanType.DNS: SubjectAltNameMatcher.DNS,
+    SanType.URI: SubjectAltNameMatcher.URI,
+    SanType.EMAIL: SubjectAltNameMatcher.EMAIL,
+    SanType.IP: SubjectAltNameMatcher.IP_ADDRESS,
+}
 
 
 class Malformed(ValueError):
@@ -234,6 +249,43 @@ def tls_certificate(name: str, chain_pem: bytes, key_pem: bytes) -> bytes:
     secret.tls_certificate.private_key.inline_bytes = key_pem
     encoded: bytes = secret.SerializeToString(deterministic=True)
     return encoded
+
+
+def payload(name: str, content: Content) -> bytes:
+    """Encode the Secret of a payload as the kind that it is, and never as another: see `payloads.trust`."""
+    secret = Secret(name=name)
+    match content:
+        case TrustBundle():
+            _trust(secret.validation_context, content)
+        case TicketKeys():
+            for key in content.keys:
+                secret.session_ticket_keys.keys.add(inline_bytes=key)
+        case GenericSecret():
+            if content.value is not None:
+                secret.generic_secret.secret.inline_bytes = content.value
+            for part, value in content.parts.items():
+                secret.generic_secret.secrets[part].inline_bytes = value
+        case _:
+            assert_never(content)
+    encoded: bytes = secret.SerializeToString(deterministic=True)
+    return encoded
+
+
+def _trust(context: CertificateValidationContext, bundle: TrustBundle) -> None:
+    context.trusted_ca.inline_bytes = "".join(bundle.cas).encode()
+    if bundle.crls:
+        context.crl.inline_bytes = "".join(bundle.crls).encode()
+        context.only_verify_leaf_cert_crl = bundle.leaf_crl_only
+    context.verify_certificate_spki.extend(bundle.spki_pins)
+    context.verify_certificate_hash.extend(bundle.fingerprints)
+    if bundle.max_depth is not None:
+        context.max_verify_depth.value = bundle.max_depth
+    for matcher in bundle.sans:
+        san = context.match_typed_subject_alt_names.add(san_type=_SAN_TYPES[matcher.type])
+        if matcher.match is Match.REGEX:
+            san.matcher.safe_regex.regex = matcher.value
+        else:
+            setattr(san.matcher, matcher.match, matcher.value)
 
 
 def chain_and_key(body: bytes) -> tuple[bytes, bytes]:

@@ -30,6 +30,7 @@ from sds_server.keys.local import LocalKms
 from sds_server.lifecycle.admission import Admission
 from sds_server.lifecycle.calling import CallerCredential
 from sds_server.lifecycle.enroller import Enroller
+from sds_server.lifecycle.payloads import Payloads
 from sds_server.lifecycle.uploads import Uploads
 from sds_server.metrics import Metrics
 from sds_server.model import Identity, Scope
@@ -172,6 +173,7 @@ async def serving(
             admits=admission.admits,
             sds_port=lambda: SDS_PORT,
             uploads=await _uploads(database, directory),
+            payloads=await _payloads(database, directory),
             **{
                 "clock": clock or SystemClock(),
                 "catalog": Catalog(),
@@ -254,6 +256,11 @@ async def _follow(admission: Admission, database: Database) -> None:
 async def _uploads(database: Database, directory: Path) -> Uploads:
     issuances = await Issuances.open(database, directory)
     return Uploads(database=database, sealer=issuances.sealer, clock=SystemClock(), replica="test")
+
+
+async def _payloads(database: Database, directory: Path) -> Payloads:
+    issuances = await Issuances.open(database, directory)
+    return Payloads(database=database, sealer=issuances.sealer, clock=SystemClock(), actor="replica:test")
 
 
 async def _ask(connector: aiohttp.BaseConnector, base: str, method: str, path: str, **more: Any) -> Reply:
