@@ -17,6 +17,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from sds_server.config_file import Model, read, with_durations
 from sds_server.config_values import (
@@ -40,7 +41,7 @@ from sds_server.config_values import (
     TrustDomain,
     Wrong,
 )
-from sds_server.model import KeyHolder, KeyType, Proof, Scope
+from sds_server.model import KeyHolder, KeyType, Kind, Proof, Scope
 from sds_server.yaml_lines import shown
 
 DEFAULT_STATE_DIR = "./certvoy-state"
@@ -221,13 +222,29 @@ class MetricsConfig(Model):
     """An address that only your monitoring reaches; none by default."""
 
 
-class SecretConfig(Model):
-    """A Secret to keep: ``domains`` in A-labels, lower case, the primary first."""
+_OF_KIND: Mapping[Kind, tuple[str, ...]] = {
+    Kind.TLS_CERTIFICATE: ("domains", "issuer"),
+    Kind.VALIDATION_CONTEXT: ("ca_file", "crl_file", "leaf_crl_only"),
+    Kind.SESSION_TICKET_KEYS: ("rotate_every", "keep"),
+    Kind.GENERIC_SECRET: ("file",),
+}
+"""Keys that one kind of Secret has and no other."""
 
-    domains: DnsNames
+_OPTIONAL = frozenset({"crl_file", "leaf_crl_only", "keep"})
+
+ROTATE_EVERY_MIN = timedelta(minutes=1)
+
+
+class SecretConfig(Model):
+    """A Secret to keep: ``domains`` in A-labels, lower case, the primary first; or what is no certificate."""
+
+    kind: Kind = Kind.TLS_CERTIFICATE
+    """What it is, for ever: each kind has keys of its own."""
+
+    domains: DnsNames | None = Field(None, validate_default=True)
     """The certificate's DNS names."""
 
-    issuer: str
+    issuer: str | None = Field(None, validate_default=True)
     """The CA: one of ``issuers``."""
 
     key_type: KeyType = KeyType.ECDSA_P256
@@ -241,11 +258,56 @@ class SecretConfig(Model):
     """Who makes its private keys: ``certvoy``, or ``target``, the one agent that serves it, whose keys
     never leave their host."""
 
+    ca_file: ExistingFile | None = Field(None, validate_default=True)
+    """Of a ``validation_context``: the CAs that are trusted, PEM; read at each start."""
+
+    crl_file: ExistingFile | None = None
+    """Their revocation lists, PEM: one of each CA."""
+
+    leaf_crl_only: StrictBool = False
+    """Only the leaf's issuer needs a revocation list."""
+
+    rotate_every: Duration | None = Field(None, validate_default=True)
+    """Of ``session_ticket_keys``: how often certvoy makes a new one."""
+
+    keep: int = Field(3, ge=1, le=16)
+    """So many ticket keys in all: tickets of the older ones are still good."""
+
+    file: ExistingFile | None = Field(None, validate_default=True)
+    """Of a ``generic_secret``: what it holds, byte for byte; read at each start."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_kind(cls, raw: Any) -> Any:
+        """Refuse keys of another kind; what kind it is says the file, or it is a certificate."""
+        kind = raw.get("kind", Kind.TLS_CERTIFICATE) if isinstance(raw, dict) else None
+        if kind not in {*Kind}:
+            return raw
+        others = [key for other, keys in _OF_KIND.items() if other != kind for key in keys if key in raw]
+        if others:
+            known = ", ".join(_OF_KIND[Kind(str(kind))])
+            raise Wrong(f"a {kind} has no {others[0]}", f"it has: kind, {known}")
+        return raw
+
+    @field_validator("domains", "issuer", "ca_file", "rotate_every", "file", mode="before")
+    @classmethod
+    def _is_there(cls, value: Any, info: ValidationInfo[File]) -> Any:
+        if value is None and info.field_name in _OF_KIND[info.data.get("kind", Kind.TLS_CERTIFICATE)]:
+            raise PydanticCustomError("missing", "is missing")
+        return value
+
+    @field_validator("rotate_every")
+    @classmethod
+    def _is_long(cls, every: timedelta | None) -> timedelta | None:
+        if every is not None and every < ROTATE_EVERY_MIN:
+            raise Wrong("is too short", "a minute or more: each one goes to every proxy")
+        return every
+
     @field_validator("issuer")
     @classmethod
-    def _exists(cls, name: str, info: ValidationInfo[File]) -> str:
+    def _exists(cls, name: str | None, info: ValidationInfo[File]) -> str | None:
         file = info.context
-        if name not in file.issuers:
+        if name is not None and name not in file.issuers:
             declared = ", ".join(file.issuers) or "none"
             raise Wrong(f"no issuer has the name {shown(name)}", f"declared are: {declared}")
         return name

@@ -435,5 +435,16 @@ EVENTS: Final = (
         "This replica said for too long nothing to the database: others did not count its streams meanwhile.",
     ),
     LogEvent("schema.migrated", "info", "The database was brought to this release.", ("migrations",)),
-    LogEvent("secret.declared", "info", "The configuration declared a secret anew.", ("secret", "domains")),
+    LogEvent(
+        "secret.undeclared",
+        "error",
+        "What the configuration declares must not be served; what was served before is served on.",
+        ("secret", "error", "hint"),
+    ),
+    LogEvent(
+        "secret.declared",
+        "info",
+        "The configuration declared a secret anew.",
+        ("secret", "domains", "kind"),
+    ),
 )

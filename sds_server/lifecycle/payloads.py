@@ -53,7 +53,19 @@ class Payloads:
             Conflict: the name has another kind for ever, or is frozen.
             CustodyError, Unavailable: it cannot be sealed or stored.
         """
-        return await payloads.store(self._database, await self._new(name, content, Phase.PUT), actor=actor)
+        new = await self._new(name, content, Phase.PUT)
+        if (generation := await self._holds(name, content)) is not None:
+            return Stored(generation, unchanged=True)
+        return await payloads.store(self._database, new, actor=actor)
+
+    async def _holds(self, name: SecretName, content: Content) -> int | None:
+        """Return the generation that holds it, if that is what is served already."""
+        try:
+            payload = await payloads.served(self._database, name)
+            held = None if payload is None else await open_payload(payload, self._sealer)
+        except (NotFound, GateRefused, CustodyError):
+            return None
+        return payload.generation if payload is not None and held == content else None
 
     async def add_cas(self, name: SecretName, cas_pem: str, *, actor: str) -> Stored:
         """Have the bundle trust more CAs beside those that it trusts: the first phase of a root's rotation.

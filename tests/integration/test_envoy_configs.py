@@ -28,6 +28,9 @@ SNIPPETS = sorted((FILES / "credentials").glob("*.yaml"))
 SERVER_NAME = "certvoy.example.com"
 DOMAIN = "www.example.test"
 SOCKET = Path("/run/certvoy/edge-1.sock")
+INBOUND = {"sidecar-sds", "downstream-mtls"}
+"""Those that stand before a service, and not before the world."""
+
 EDGE_FETCH_TIMEOUT = timedelta(seconds=3)
 
 by_name = pytest.mark.parametrize("file", BOOTSTRAPS, ids=lambda file: file.stem)
@@ -183,7 +186,7 @@ class Site:
             moved |= {("certvoy.example.com", 8444): self.rest}
         else:
             moved |= {("certvoy.example.com", 8443): self.plane.sds_port}
-        if file.stem == "sidecar-sds":
+        if file.stem in INBOUND:
             moved |= {("127.0.0.1", 8000): self.app}
         else:
             moved |= {
@@ -197,14 +200,18 @@ class Site:
         return path
 
     async def start(self, file):
-        name, secret = ("orders-1", "orders") if file.stem == "sidecar-sds" else ("edge-1", "www")
+        name, secret = ("orders-1", "orders") if file.stem in INBOUND else ("edge-1", "www")
         self.credential(name)
         # The CA asks at the edge's port 80, and no other way leads to certvoy; a sidecar has none.
-        self.asked = self.plane.http01_port if file.stem == "sidecar-sds" else self.http
+        self.asked = self.plane.http01_port if file.stem in INBOUND else self.http
         self.caddy = await Caddy.start(self.directory / "caddy", responder=f"{HOST}:{self.asked}")
         self.plane.issuer(self.caddy.directory_url, self.caddy.ca_file)
         self.plane.settings["secrets"] = {secret: {"domains": [DOMAIN], "issuer": "internal"}}
-        self.plane.settings["grants"] = [{"identity": f"spiffe://example.com/{name}", "names": [secret]}]
+        names = [secret, f"{secret}-callers"]
+        self.plane.settings["grants"] = [{"identity": f"spiffe://example.com/{name}", "names": names}]
+        if file.stem == "downstream-mtls":
+            callers = {"kind": "validation_context", "ca_file": str(self.credentials / "mesh.crt")}
+            self.plane.settings["secrets"][names[1]] = callers
         self.plane.settings["rotation"]["settle"] = "1h"  # nothing completes before Envoy was looked at
         self.envoy = await envoy.start(self.written(file).read_text(), self.directory, form="yaml")
         await until(self.answers)
@@ -301,7 +308,7 @@ async def test_what_was_issued_is_served_rotated_and_proved(file, site, sql):
     await site.start(file)
     await until(proved_everywhere(sql, 1))
     first = await served_fingerprint(f"{HOST}:{site.https}", DOMAIN)
-    code, said = await site.plane.command("rotate", "orders" if "sidecar" in file.stem else "www")
+    code, said = await site.plane.command("rotate", "orders" if file.stem in INBOUND else "www")
     await until(proved_everywhere(sql, 2))
     second = await served_fingerprint(f"{HOST}:{site.https}", DOMAIN)
 
@@ -343,6 +350,21 @@ async def test_a_sidecar_lets_in_members_of_its_trust_domain_alone(site, applica
     stranger = site.mesh.issue(uris=["spiffe://elsewhere.example/shop"])
     impostor = authority("Mesh").issue(uris=["spiffe://example.com/shop"])
     for client in (None, stranger, impostor):
+        with pytest.raises(aiohttp.ClientError):
+            await site.asks(f"https://{DOMAIN}/", client=client)
+
+
+async def test_a_service_lets_in_callers_of_the_cas_that_the_configuration_declares_alone(
+    site, application, sql
+):
+    await site.start(FILES / "downstream-mtls.yaml")
+    await until(proved_everywhere(sql, 1))
+    caller = site.mesh.issue(uris=["spiffe://example.com/shop"])
+
+    status, text, _ = await site.asks(f"https://{DOMAIN}/", client=caller)
+    assert (200, "hello spiffe://example.com/shop") == (status, text)
+
+    for client in (None, authority("Mesh").issue(uris=["spiffe://example.com/shop"])):
         with pytest.raises(aiohttp.ClientError):
             await site.asks(f"https://{DOMAIN}/", client=client)
 

@@ -298,6 +298,41 @@ def test_what_is_no_configuration_at_all(errors, text, error):
     assert error in errors(text)[0]
 
 
+def test_secrets_of_each_kind_have_keys_of_their_own(read, tmp_path):
+    (tmp_path / "ca.pem").write_text("x")
+    raw = yaml.safe_load(WHOLE)
+    raw["secrets"] = {
+        "clients": {"kind": "validation_context", "ca_file": str(tmp_path / "ca.pem"), "leaf_crl_only": True},
+        "tickets": {"kind": "session_ticket_keys", "rotate_every": "12h", "keep": 2},
+        "token": {"kind": "generic_secret", "file": str(tmp_path / "ca.pem")},
+    }
+    found = read(yaml.safe_dump(raw)).secrets
+
+    assert tmp_path / "ca.pem" == found["clients"].ca_file == found["token"].file
+    assert (timedelta(hours=12), 2) == (found["tickets"].rotate_every, found["tickets"].keep)
+    assert None is found["tickets"].domains is found["tickets"].issuer
+
+
+@pytest.mark.parametrize(
+    ("secret", "error"),
+    [
+        ({"kind": "validation_context"}, "secrets.www.ca_file: is missing"),
+        ({"kind": "session_ticket_keys"}, "secrets.www.rotate_every: is missing"),
+        ({"kind": "session_ticket_keys", "rotate_every": "5s"}, "secrets.www.rotate_every: is too short"),
+        ({"kind": "generic_secret"}, "secrets.www.file: is missing"),
+        ({"kind": "generic_secret", "domains": ["a.test"]}, "secrets.www: a generic_secret has no domains"),
+        ({"domains": ["a.test"], "issuer": "internal", "keep": 2}, "a tls_certificate has no keep"),
+        ({"kind": "trust"}, "secrets.www.kind: must be"),
+        ({"domains": ["a.test"]}, "secrets.www.issuer: is missing"),
+    ],
+)
+def test_a_secret_with_keys_of_another_kind_or_without_its_own_is_refused(errors, secret, error):
+    raw = yaml.safe_load(WHOLE)
+    raw["secrets"] = {"www": secret}
+
+    assert error in "; ".join(errors(yaml.safe_dump(raw)))
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         load(tmp_path / "certvoy.yaml")

@@ -1,0 +1,119 @@
+"""Commands for what is no certificate: what an operator reads, and never what is secret."""
+
+import asyncio
+import json
+
+import pytest
+
+from sds_server.cli import main as cli
+from sds_server.payloads.trust import fingerprint_of
+from tests.support.admin import serving
+from tests.support.pki import authority
+
+OLD, NEW = authority("Old root"), authority("New root")
+
+
+@pytest.fixture
+async def run(database, tmp_path, capsys):
+    """Run a command as a shell does, beside a server, and return (exit code, stdout, stderr)."""
+    file = tmp_path / "certvoy.yaml"
+    file.write_text("state_dir: .\n")
+
+    async def run(*words):
+        code = await asyncio.to_thread(cli.main, [*words, "--config", str(file)])
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    async with serving(database, tmp_path):
+        yield run
+
+
+@pytest.fixture
+def roots(tmp_path):
+    return str(OLD.write(tmp_path / "old.pem")), str(NEW.write(tmp_path / "new.pem"))
+
+
+async def test_a_bundle_is_put_listed_explained_and_printed(run, roots):
+    _, put, _ = await run("trust", "put", "clients", roots[0], "--san", "uri:prefix:spiffe://mesh/")
+    _, listed, _ = await run("ls")
+    _, shown, _ = await run("show", "clients")
+    _, why, _ = await run("why", "clients")
+    _, pem, _ = await run("trust", "show", "clients")
+
+    assert "clients is a validation_context, generation 1, which goes out; `certvoy why clients`" in put
+    (row,) = [line.split() for line in listed.splitlines() if line.startswith("clients")]
+    assert ["clients", "generation", "1"] == row[:3]
+    assert ["0/0", "accepted", "validation_context"] == [row[-4], row[-3], row[-1]]
+    assert "CN=Old root" in shown
+    assert "uri prefix spiffe://mesh/" in shown
+    assert "generation 1: put, rolling out" in why
+    assert "targets: none was seen subscribing" in why
+    assert OLD.pem.decode() in pem
+    assert f"# SHA-256 {fingerprint_of(OLD.certificate)}" in pem
+
+
+async def test_a_root_that_is_needed_is_removed_only_with_a_reason(run, roots):
+    fingerprint = fingerprint_of(OLD.certificate)
+    await run("trust", "put", "clients", roots[0])
+    await run("trust", "add", "clients", roots[1])
+    early = await run("trust", "remove", "clients", fingerprint)
+    unreasoned = await run("trust", "remove", "clients", fingerprint, "--force")
+    forced = await run("trust", "remove", "clients", fingerprint, "--force", "--reason", "its key is lost")
+    _, shown, _ = await run("trust", "show", "clients", "--json")
+    _, audit, _ = await run("audit", "ls", "--subject", "clients", "--json")
+
+    assert (1, True) == (early[0], "its roll-out has not ended" in early[2])
+    assert (1, True) == (unreasoned[0], "--reason TEXT" in unreasoned[2])
+    assert 0 == forced[0]
+    assert NEW.pem.decode() == json.loads(shown)["pem"]
+    assert "its key is lost" in audit
+
+
+async def test_waiting_for_who_does_not_take_it_times_out(run, roots):
+    code, _, error = await run("trust", "put", "clients", roots[0], "--wait", "--timeout", "1s")
+
+    assert (5, True) == (code, "not with every target within 1 s" in error)
+
+
+async def test_what_is_secret_is_never_printed(run, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"hush-hush")
+    key = tmp_path / "key"
+    key.write_bytes(b"k" * 80)
+    said = [
+        await run("generic", "token", "--file", str(secret)),
+        await run("generic", "token", "--value", f"id={secret}"),
+        await run("tickets", "keys", "--ticket-key", str(key)),
+        await run("tickets", "keys", "--rotate-every", "12h"),
+        await run("tickets", "keys", "--now"),
+        *[
+            await run(word, name, *more)
+            for word in ("show", "why")
+            for name in ("token", "keys")
+            for more in ((), ("--json",))
+        ],
+    ]
+
+    assert {0} == {code for code, _, _ in said}
+    assert not any(
+        word in out + error for _, out, error in said for word in ("hush", "aHVzaC", "kkkk", "a2tr")
+    )
+    assert "12:00:00, 3 kept" in said[7][1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tickets", "keys"),
+        ("tickets", "keys", "--now", "--rotate-every", "12h"),
+        ("generic", "token"),
+        ("generic", "token", "--value", "id"),
+        ("trust", "put", "clients", "no-such-file.pem"),
+        ("trust", "remove", "nobody", "00"),
+    ],
+)
+async def test_half_a_command_says_what_is_missing(run, words):
+    code, _, error = await run(*words)
+
+    assert code in {1, 2, 3}
+    assert "hint: " in error or "Usage" in error
