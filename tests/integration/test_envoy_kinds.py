@@ -5,6 +5,8 @@ import contextlib
 import json
 import socket
 import ssl
+import sys
+from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession, web
@@ -16,6 +18,7 @@ from sds_server.programs.child import free_port
 from sds_server.xds.bootstrap import Api, TlsListener, bootstrap
 from sds_server.xds.bootstrap import ControlPlane as Upstream
 from tests.support.control_plane import HOST, SERVER_NAME, ControlPlane, dsn, until
+from tests.support.pages import DOCS, Shell, declared, steps
 from tests.support.pki import authority, crl
 
 EDGE = "spiffe://example.test/edge"
@@ -29,7 +32,10 @@ async def plane(tmp_path, connect):
     """Without a CA: nobody listens at its issuer's directory."""
     plane = ControlPlane(tmp_path, database=dsn(connect))
     plane.issuer(f"https://localhost:{free_port()}/directory", plane.client_ca)
-    plane.settings |= {"secrets": {}, "grants": [{"identity": EDGE, "names": ["site", "app/*"]}]}
+    plane.settings |= {
+        "secrets": {},
+        "grants": [{"identity": EDGE, "names": ["site", "app/*", "orders-callers"]}],
+    }
     await plane.start()
     chain, key = SITES.issue(dns=["site.test"]).write(tmp_path, "site")
     await done(plane, "upload", "site", "--chain", str(chain), "--private-key", str(key))
@@ -368,3 +374,28 @@ async def test_a_generic_secret_is_what_a_filter_sends_on_and_a_new_one_is_taken
         await runner.cleanup()
     shown = await done(plane, "show", "app/token", "--json") + await done(plane, "why", "app/token")
     assert "Bearer" not in shown + plane.log()
+
+
+# ---------------------------------------------------------------- the page
+
+
+@pytest.mark.timeout(240)
+async def test_the_how_to_rotates_a_root_as_it_stands(plane, edges, tmp_path):
+    edge, port = edges("orders-1"), free_port()
+    edge.verifies_clients("orders-callers")
+    edge.listener["address"]["socket_address"]["port_value"] = port
+    edge.running = await envoy.start(json.dumps(edge.config), tmp_path, name="orders-1")
+    shell = Shell(plane.directory, path=[Path(sys.executable).parent])
+    variables, *rest = steps((DOCS / "how-to" / "client-certificates.md").read_text())
+    values = {
+        "SERVICE": f"{HOST}:{port}",
+        "NAME": "orders-1",
+        "IDENTITY": EDGE,
+        "ADMIN": edge.running.admin_address,
+    }
+    try:
+        await asyncio.to_thread(shell.run, declared(variables.commands, values))
+        for step in rest:
+            await asyncio.to_thread(shell.follow, step)
+    finally:
+        await asyncio.to_thread(shell.end)
