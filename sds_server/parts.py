@@ -19,10 +19,10 @@ from sds_server.admin.server import AdminServer
 from sds_server.admin.services import Check, Health, Services
 from sds_server.admin.table import ROUTES
 from sds_server.clock import Clock
-from sds_server.config import Config, SecretConfig
+from sds_server.config import Config
 from sds_server.config_values import EVERY_HOST
 from sds_server.credentials import Files, HttpsTls, server_credentials
-from sds_server.errors import Conflict, GateRefused
+from sds_server.declared import declare
 from sds_server.foundation import custody, issuers
 from sds_server.identity import Grant
 from sds_server.instruments import (
@@ -33,7 +33,7 @@ from sds_server.instruments import (
     watch_loops,
     watch_work,
 )
-from sds_server.inventory import api_tokens, declarations
+from sds_server.inventory import api_tokens
 from sds_server.inventory.database import Database
 from sds_server.inventory.feed import Feed
 from sds_server.inventory.tokens import Tokens
@@ -60,9 +60,6 @@ from sds_server.lifecycle.watcher import Watcher
 from sds_server.lifecycle.worker import Worker
 from sds_server.log import get
 from sds_server.metrics import PUSHED, ROLLED_BACK, Metrics
-from sds_server.model import Kind, Secret, SecretName
-from sds_server.payloads.generic import GenericSecret
-from sds_server.payloads.trust import TrustBundle
 from sds_server.targets.calls import Agents, Shown
 from sds_server.xds.caller import Door
 from sds_server.xds.catalog import Catalog
@@ -119,7 +116,7 @@ class Parts:
             config, database, clock, around=partial(MeasuredKms, to=metrics, clock=clock)
         )
         payloads = Payloads(database=database, sealer=sealer, clock=clock, actor=actor)
-        await _declare(config, database, payloads)
+        await declare(config, database, payloads)
         catalog = Catalog()
         enroller, admission = _enrolment(config, database, sealer, clock, actor)
         await admission.step()
@@ -498,51 +495,3 @@ def _checks(loops: Iterable[Loop], patience: Patience) -> list[Check]:
         for name, pause in patience.paused.items()
     ]
     return parts + cas
-
-
-async def _declare(config: Config, database: Database, payloads: Payloads) -> None:
-    """Put what the configuration declares into the inventory; what it no longer names is left alone."""
-    actor = f"config:{config.replica}"
-    for name, secret in config.secrets.items():
-        if secret.kind is not Kind.TLS_CERTIFICATE:
-            await _declare_payload(name, secret, payloads, actor)
-            continue
-        changed = await declarations.put(
-            database,
-            Secret(
-                name=name,
-                kind=Kind.TLS_CERTIFICATE,
-                domains=secret.domains or (),
-                issuer=secret.issuer or "",
-                key_type=secret.key_type,
-                proof=secret.proof,
-                key_holder=secret.key_holder,
-            ),
-            actor=actor,
-        )
-        if changed:
-            _log.info("secret.declared", secret=name, domains=secret.domains)
-
-
-async def _declare_payload(name: SecretName, secret: SecretConfig, payloads: Payloads, actor: str) -> None:
-    """Put what is no certificate; a refusal keeps nobody from starting: the one before is served on."""
-    try:
-        if secret.rotate_every is not None:
-            changed = await payloads.schedule(
-                name, rotate_every=secret.rotate_every, keep=secret.keep, actor=actor
-            )
-        elif secret.ca_file is not None:
-            crls = "" if secret.crl_file is None else secret.crl_file.read_text(errors="replace")
-            bundle = TrustBundle.read(
-                secret.ca_file.read_text(errors="replace"), crls, leaf_crl_only=secret.leaf_crl_only
-            )
-            changed = not (await payloads.put(name, bundle, actor=actor)).unchanged
-        else:
-            assert secret.file is not None  # noqa: S101 - one of the kinds
-            held = GenericSecret(value=secret.file.read_bytes())
-            changed = not (await payloads.put(name, held, actor=actor)).unchanged
-    except (GateRefused, Conflict) as e:
-        _log.error("secret.undeclared", secret=name, error=e.message, hint=e.next_step)
-        return
-    if changed:
-        _log.info("secret.declared", secret=name, kind=secret.kind)

@@ -1011,7 +1011,7 @@ WITH due AS (
     SELECT d.target_id, d.secret, o.generation
       FROM target t
       JOIN delivery d ON d.target_id = t.id
-     CROSS JOIN LATERAL (SELECT served_generation FROM secret WHERE name = d.secret AND deleted_at IS NULL OFFSET 0) s
+     CROSS JOIN LATERAL (SELECT served_generation, kind FROM secret WHERE name = d.secret AND deleted_at IS NULL OFFSET 0) s
       LEFT JOIN LATERAL (
             SELECT r.id, p.generation AS before FROM certrotation r JOIN certificate p ON p.id = r.cert_id AND servable(p)
              WHERE r.secret = d.secret AND r.completed_at IS NULL AND r.new_cert_id IS NOT NULL AND r.stage = 'canary'
@@ -1165,9 +1165,9 @@ SELECT deliveries FROM census WHERE taken_at > certvoy_now() - $1::interval;
 
 -- name: count_deliveries
 -- Deliveries of live sets by what is known of them (conditions.delivery_state): in all, and for the $1 Secrets and states
--- with the most that are not proved.
+-- with the most that are not proved. Of what is no certificate a Target's word is mostly all that there is.
 WITH state AS (
-    SELECT d.secret,
+    SELECT d.secret, s.kind,
            CASE WHEN c.generation IS NULL THEN 'never'
                 WHEN d.stale_since IS NOT NULL THEN 'stale'
                 WHEN d.proved >= c.generation THEN CASE WHEN c.waits THEN 'waiting' ELSE 'proved' END
@@ -1178,7 +1178,7 @@ WITH state AS (
                 ELSE 'never' END AS state
       FROM delivery d
       -- By name, one after the other: never by reading all Secrets.
-     CROSS JOIN LATERAL (SELECT served_generation FROM secret WHERE name = d.secret AND deleted_at IS NULL OFFSET 0) s
+     CROSS JOIN LATERAL (SELECT served_generation, kind FROM secret WHERE name = d.secret AND deleted_at IS NULL OFFSET 0) s
       LEFT JOIN LATERAL (
             SELECT r.id, p.generation AS before FROM certrotation r JOIN certificate p ON p.id = r.cert_id AND servable(p)
              WHERE r.secret = d.secret AND r.completed_at IS NULL AND r.new_cert_id IS NOT NULL AND r.stage = 'canary'
@@ -1191,7 +1191,8 @@ WITH state AS (
      WHERE d.registered OR d.seen_until > certvoy_now())
 (SELECT NULL AS secret, state, count(*) AS targets FROM state GROUP BY state)
 UNION ALL
-(SELECT secret, state, count(*) FROM state WHERE state NOT IN ('proved', 'waiting') GROUP BY secret, state ORDER BY 3 DESC, 1, 2 LIMIT $1);
+(SELECT secret, state, count(*) FROM state
+  WHERE state NOT IN ('proved', 'waiting') AND (state <> 'accepted' OR kind = 'tls_certificate') GROUP BY secret, state ORDER BY 3 DESC, 1, 2 LIMIT $1);
 
 -- ---------------------------------------------------------------- audit and feed
 

@@ -4,6 +4,7 @@ import base64
 
 import pytest
 
+from sds_server.admin.table import ROUTES
 from sds_server.payloads.trust import fingerprint_of
 from tests.support.pki import authority, crl
 
@@ -136,6 +137,21 @@ async def test_what_the_configuration_declares_is_left_to_it(api, method):
     reply = await api.local("PUT", f"/v1/secrets/declared/{method}", json=bodies[method])
 
     assert (409, True) == (reply.status, "configuration" in reply.json["detail"])
+
+
+@pytest.mark.parametrize(
+    "route",
+    [r for r in ROUTES if r.path.startswith("/v1/secrets/{name}/")],
+    ids=lambda r: f"{r.method} {r.path}",
+)
+async def test_every_route_of_a_secret_has_words_for_one_that_is_no_certificate(api, route):
+    await put_bundle(api, OLD)
+    path = route.path.replace("{name}", "clients").replace("{fingerprint}", "00" * 32)
+    body = {"reason": "a launch"} if path.endswith("/freeze") else {}
+    reply = await api.local(route.method, path, json=body)
+
+    assert reply.status < 500, reply.raw
+    assert reply.status < 400 or reply.json["hint"]
 
 
 async def test_a_deleted_one_is_gone(api):

@@ -13,6 +13,7 @@ from sds_server.errors import Conflict, GateRefused, NotFound
 from sds_server.inventory import (
     declarations,
     deliveries,
+    facts,
     freezes,
     payload_roll_outs,
     payloads,
@@ -247,6 +248,17 @@ async def test_a_deleted_bundle_is_absent_and_its_roll_out_over(plane):
 
     assert ABSENT is await plane.offered()
     assert ["superseded"] == await plane.outcome()
+
+
+async def test_a_word_of_what_is_no_certificate_is_nothing_to_be_alarmed_at_and_a_refusal_is(plane):
+    await plane.put(OLD)
+    await plane.says("edge-1", accepted=1)
+    await plane.says("edge-2", refused=1)
+    found = await facts.read(plane.database)
+
+    assert {("clients", "refused"): 1} == found.unproved
+    assert {"accepted": 1, "refused": 1} == found.deliveries
+    assert ({"valid": 0, "expired": 0, "none": 0}, []) == (found.secrets, list(found.dates))
 
 
 # ---------------------------------------------------------------- what Envoys state

@@ -19,7 +19,19 @@ def test_a_name_says_what_kind_and_which_unit(metric):
 
 
 def test_no_metric_is_labelled_by_what_proxies_call_themselves():
-    ours = {"by", "issuer", "loop", "operation", "outcome", "reason", "result", "secret", "state", "step"}
+    ours = {
+        "by",
+        "issuer",
+        "kind",
+        "loop",
+        "operation",
+        "outcome",
+        "reason",
+        "result",
+        "secret",
+        "state",
+        "step",
+    }
 
     assert ours | {"version"} == {label for metric in METRICS for label in metric.labels}
 

@@ -1,9 +1,11 @@
 """Both libraries write and read the same bytes; versions are keyed."""
 
+import base64
+
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2 as pb
 from envoy_data_plane.envoy.config.core.v3 import Node
-from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret, SubjectAltNameMatcherSanType
 from envoy_data_plane.envoy.service.discovery.v3 import (
     DeltaDiscoveryRequest,
     DeltaDiscoveryResponse,
@@ -12,10 +14,13 @@ from envoy_data_plane.envoy.service.discovery.v3 import (
 )
 from envoy_data_plane.google.rpc import Status
 
+from sds_server.payloads.generic import GenericSecret
+from sds_server.payloads.tickets import TicketKeys
+from sds_server.payloads.trust import Match, SanMatcher, SanType, TrustBundle
 from sds_server.xds import codec
 from sds_server.xds.catalog import Resource
 from sds_server.xds.stream import Request, Response
-from tests.support.pki import authority
+from tests.support.pki import authority, crl
 
 PAIR = authority().issue(dns=["a.test"])
 BODY = codec.tls_certificate("a", PAIR.chain_pem, PAIR.key_pem)
@@ -29,6 +34,47 @@ def test_a_tls_certificate_is_inline_and_named():
     assert secret.tls_certificate.certificate_chain.inline_bytes == PAIR.chain_pem
     assert secret.tls_certificate.private_key.inline_bytes == PAIR.key_pem
     assert bytes(secret) == BODY
+
+
+def test_a_trust_bundle_is_a_validation_context_with_all_that_it_asks_for():
+    ca = authority("root")
+    listed = crl(ca)
+    pin, fingerprint = base64.b64encode(bytes(32)).decode(), "ab" * 32
+    bundle = TrustBundle.read(
+        ca.pem.decode(),
+        listed,
+        sans=(
+            SanMatcher(SanType.URI, Match.PREFIX, "spiffe://mesh/"),
+            SanMatcher(SanType.DNS, Match.REGEX, "a.*"),
+        ),
+        spki_pins=(pin,),
+        fingerprints=(fingerprint,),
+        leaf_crl_only=True,
+        max_depth=0,
+    )
+    body = codec.payload("clients", bundle)
+    secret = Secret.parse(body)
+    context = secret.validation_context
+
+    assert len(bytes(secret)) == len(body)  # they write the fields in another order
+    assert (secret.name, context.trusted_ca.inline_bytes) == ("clients", ca.pem)
+    assert (context.crl.inline_bytes, context.only_verify_leaf_cert_crl) == (listed.encode(), True)
+    assert (context.verify_certificate_spki, context.verify_certificate_hash) == ([pin], [fingerprint])
+    assert context.max_verify_depth == 0
+    prefix, regex = context.match_typed_subject_alt_names
+    assert (prefix.san_type, prefix.matcher.prefix) == (SubjectAltNameMatcherSanType.URI, "spiffe://mesh/")
+    assert (regex.san_type, regex.matcher.safe_regex.regex) == (SubjectAltNameMatcherSanType.DNS, "a.*")
+
+
+def test_ticket_keys_keep_their_order_and_a_generic_secret_its_bytes():
+    tickets = Secret.parse(codec.payload("t", TicketKeys((b"b" * 80, b"a" * 80))))
+    one = Secret.parse(codec.payload("g", GenericSecret(value=b"\x00\xff")))
+    named = Secret.parse(codec.payload("g", GenericSecret(parts={"id": b"x", "secret": b"y"})))
+
+    assert [key.inline_bytes for key in tickets.session_ticket_keys.keys] == [b"b" * 80, b"a" * 80]
+    assert one.generic_secret.secret.inline_bytes == b"\x00\xff"
+    found = {name: part.inline_bytes for name, part in named.generic_secret.secrets.items()}
+    assert found == {"id": b"x", "secret": b"y"}
 
 
 def test_a_state_of_the_world_request_is_read():
