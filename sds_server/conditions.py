@@ -23,6 +23,8 @@ from sds_server.model import (
 
 LEAF_SHOWN: Final = 16
 
+WORD: Final = "its word, as nothing shows more"
+
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
@@ -131,6 +133,7 @@ def delivery_state(
     instances: int = 1,
     agreed: int | None = None,
     node_id: str | None = None,
+    by_word: bool = False,
 ) -> tuple[DeliveryState, str | None]:
     """Return what is known of a Target, and why it is not proved.
 
@@ -138,6 +141,7 @@ def delivery_state(
     recorded of it. ``waits``: a later one is at the canaries. ``stale_for``: for so long it was seen not to
     serve what it was proved to serve, but the leaf ``served``. ``instances``: so many streams are open under
     its ``node_id``, and each has accepted ``agreed``. ``push_error``: why it could not be pushed to.
+    ``by_word``: it is no certificate, and nothing shows more than the Target's word.
     """
     if current is None:
         return DeliveryState.NEVER, "nothing is issued yet"
@@ -156,7 +160,10 @@ def delivery_state(
     if refused == current and accepted != current:
         state, reason = DeliveryState.REFUSED, refusal
     elif (accepted or 0) >= current:
-        state, reason = DeliveryState.ACCEPTED, probe_error or "accepted, and not probed yet"
+        state, reason = (
+            DeliveryState.ACCEPTED,
+            probe_error or (WORD if by_word else "accepted, and not probed yet"),
+        )
     elif (sent or 0) >= current:
         state, reason = DeliveryState.SENT, push_error or probe_error or "sent, and not answered yet"
     elif newest:

@@ -22,6 +22,7 @@ class Delivery(BaseModel):
     identity: str | None
     node_id: str | None
     secret: str
+    secret_kind: model.Kind
     state: conditions.DeliveryState
     reason: str | None
     current: int | None
@@ -56,6 +57,7 @@ class Delivery(BaseModel):
             instances=live.instances,
             agreed=live.agreed,
             node_id=live.target.node_id,
+            by_word=live.secret_kind is not model.Kind.TLS_CERTIFICATE,
         )
         return cls(
             target=live.target.name,
@@ -63,6 +65,7 @@ class Delivery(BaseModel):
             identity=live.target.identity,
             node_id=live.target.node_id,
             secret=secret,
+            secret_kind=live.secret_kind,
             state=state,
             reason=reason,
             current=live.current,

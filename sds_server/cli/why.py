@@ -200,7 +200,7 @@ def _target(root: Branch, delivery: Json, *, payload: bool = False) -> None:
     elif delivery["state"] == "waiting":
         branch.add(f"waits: {delivery['reason']}")
     elif payload and delivery["state"] == "accepted":
-        branch.add("accepted: that is its word, and nothing shows more")
+        branch.add(f"accepted: {delivery['reason']}")
     elif delivery["state"] != "proved":
         branch.add(f"not proved: {delivery['reason']}")
     elif delivery["instances"] > 1:

@@ -40,6 +40,10 @@ class PayloadRollOut:
     age: timedelta
     live: Sequence[Live]
 
+    def shows(self, item: Live) -> bool:
+        """Whether its Envoy can be asked what of this it has loaded."""
+        return item.target.admin is not None and self.content is not None
+
 
 async def claim(database: Database, *, every: timedelta, limit: int) -> Sequence[SecretName]:
     """Return Secrets whose roll-out wants a look, which no other replica takes for ``every``."""
@@ -61,14 +65,16 @@ async def settle(
     *,
     proved: Collection[TargetId],
     contradicted: Mapping[TargetId, str],
+    looked_at: Collection[TargetId],
     known: bool,
     grace: timedelta,
     actor: str,
 ) -> Decision:
     """Write what Envoys state, decide what is next, and do it.
 
-    ``contradicted``: Targets that have the one before loaded still, in words. ``known`` says that an empty
-    live set may be believed.
+    ``contradicted``: Targets that have the one before loaded still, in words. ``looked_at``: those that were
+    asked after they had taken it; of others that can be asked no word counts yet. ``known`` says that an
+    empty live set may be believed.
     """
     async with database.transaction() as tx:
         await secrets.lock(tx, secret)
@@ -77,7 +83,8 @@ async def settle(
             return OVER
         await _write(tx, row, proved, contradicted, actor=actor)
         roll_out = await _roll_out(tx, row, grace)
-        decision = rollout.decide(_situation(roll_out, contradicted, known=known))
+        unasked = {item.target.id for item in roll_out.live if roll_out.shows(item)} - {*looked_at}
+        decision = rollout.decide(_situation(roll_out, {*contradicted, *unasked}, known=known))
         if decision.action is Action.COMPLETE:
             await _end(tx, roll_out, Outcome.COMPLETED, actor=actor)
         elif decision.action is Action.COMPLETE_UNOBSERVED:

@@ -762,6 +762,7 @@ SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.proved, d.refusal
        certvoy_now() - d.accepted_at AS accepted_for, certvoy_now() - d.salted_at AS salted_for,
        certvoy_now() - d.updated_at AS unchanged_for, p.id IS NOT NULL AS waits, coalesce(p.generation, c.generation, (
            SELECT served_generation FROM secret WHERE name = d.secret AND kind <> 'tls_certificate')) AS current,
+       coalesce((SELECT kind FROM secret WHERE name = d.secret), 'tls_certificate') AS secret_kind,
        d.registered OR coalesce(d.seen_until > certvoy_now(), false) AS live, coalesce(d.instances, 1) AS instances, d.agreed
   FROM delivery d
   LEFT JOIN LATERAL (
@@ -938,7 +939,8 @@ SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.register
        certvoy_now() - d.salted_at AS salted_for, certvoy_now() - d.updated_at AS unchanged_for,
        o.before IS NOT NULL AND k.target_id IS NULL AS waits, coalesce(d.instances, 1) AS instances, d.agreed,
        coalesce(CASE WHEN k.target_id IS NULL THEN coalesce(o.before, o.generation) ELSE o.generation END,
-                (SELECT served_generation FROM secret WHERE name = $1 AND kind <> 'tls_certificate')) AS current
+                (SELECT served_generation FROM secret WHERE name = $1 AND kind <> 'tls_certificate')) AS current,
+       (SELECT kind FROM secret WHERE name = $1) AS secret_kind
   FROM delivery d JOIN target t ON t.id = d.target_id
   LEFT JOIN offer o ON true
   LEFT JOIN canary k ON k.rotation_id = o.staged AND k.target_id = d.target_id

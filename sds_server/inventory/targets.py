@@ -11,7 +11,7 @@ import asyncpg
 from sds_server.errors import CallerError, NotFound
 from sds_server.inventory import audit, secrets
 from sds_server.inventory.database import Database, Row, Transaction
-from sds_server.model import Identity, ProvedBy, Target, TargetId, TargetKind
+from sds_server.model import Identity, Kind, ProvedBy, Target, TargetId, TargetKind
 
 NAME_BYTES_MAX: Final = 1024
 
@@ -54,6 +54,9 @@ class Live:
 
     instances: int
     """How many streams are open: more than one where several proxies call themselves alike."""
+
+    secret_kind: Kind
+    """What kind of Secret it is: of most that are no certificates a word is all that there is."""
 
     agreed: int | None
     """Of several, the generation that each has accepted; None: one has accepted nothing."""
@@ -259,6 +262,7 @@ def _live(target: Target, row: Row) -> Live:
         waits=row["waits"],
         instances=row["instances"],
         agreed=row["agreed"],
+        secret_kind=Kind(row["secret_kind"]),
     )
 
 

@@ -6,7 +6,7 @@ word must do, and is called accepted.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Final
 
@@ -101,6 +101,7 @@ class Settler:
             contradicted=dict.fromkeys(
                 _that(looks, Stated.BEFORE), f"its /certs: generation {roll_out.before} is loaded still"
             ),
+            looked_at=[target for target, seen in looks.items() if seen is not None],
             known=self._prover.settled,
             grace=grace,
             actor=self._actor,
@@ -113,14 +114,16 @@ class Settler:
             if isinstance(result, BaseException):
                 raise result
 
-    async def _look(self, roll_out: PayloadRollOut, item: Live) -> Stated:
-        """Ask an Envoy that has taken a trust bundle what it has loaded, for some moments."""
+    async def _look(self, roll_out: PayloadRollOut, item: Live) -> Stated | None:
+        """Ask an Envoy that has taken a trust bundle what it has loaded, for some moments; None: not yet."""
         address, generation = item.target.admin, roll_out.generation
-        if address is None or roll_out.content is None or (item.accepted or 0) < generation:
+        if address is None or roll_out.content is None or (item.proved or 0) >= generation:
             return Stated.NOTHING
-        if (item.proved or 0) >= generation:
-            return Stated.NOTHING
+        if (item.accepted or 0) < generation:
+            return None
         wanted, before = _serials(roll_out.content), _serials(roll_out.before_content)
+        if wanted == before:
+            return Stated.NOTHING
         seen = Stated.NOTHING
         for pause_s in (*SOON_S, None):
             async with self._looking:
@@ -129,7 +132,8 @@ class Settler:
                 except (ProbeFailed, CallerError):
                     return Stated.NOTHING
             seen = stated(loaded, wanted=wanted, before=before)
-            if seen is not Stated.BEFORE or pause_s is None:
+            # Both are there for a moment, while connections of before last.
+            if seen is Stated.LOADED or pause_s is None:
                 break
             await self._clock.sleep(pause_s)
         return seen
@@ -149,7 +153,7 @@ class Settler:
             _log.error("payload.rolled_back", targets=decision.targets, **told)
 
 
-def _that(looks: dict[TargetId, Stated], what: Stated) -> list[TargetId]:
+def _that(looks: Mapping[TargetId, Stated | None], what: Stated) -> list[TargetId]:
     return [target for target, seen in looks.items() if seen is what]
 
 

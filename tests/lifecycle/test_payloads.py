@@ -25,6 +25,7 @@ from sds_server.inventory.deliveries import News
 from sds_server.lifecycle.payloads import Payloads
 from sds_server.lifecycle.prover import Prover
 from sds_server.lifecycle.publisher import Publisher
+from sds_server.lifecycle.rollout import Action
 from sds_server.lifecycle.settler import Settler
 from sds_server.lifecycle.shelf import open_payload
 from sds_server.model import Identity, Phase, SecretName
@@ -316,6 +317,40 @@ async def test_where_an_envoy_states_its_cas_that_is_the_proof_and_the_old_ones_
     assert {"targets": 1, "proved": {"certs": 1}, "accepted": 0} == evidence
 
 
+async def test_a_word_that_came_after_the_look_waits_for_the_next_one(plane, admin):
+    """Between look and decision an Envoy says yes: what it has loaded was not seen yet."""
+    address, contexts = admin
+    contexts[:] = [[NEW]]
+    await plane.put(OLD)
+    await targets.register(
+        plane.database,
+        "edge-1",
+        probe=None,
+        admin=address,
+        identity=Identity(f"{EDGE}-edge-1"),
+        node_id="edge-1",
+        serves=[NAME],
+        actor="person:test",
+    )
+    await plane.says("edge-1", accepted=1)
+    decision = await payload_roll_outs.settle(
+        plane.database,
+        NAME,
+        1,
+        proved=(),
+        contradicted={},
+        looked_at=(),
+        known=True,
+        grace=timedelta(0),
+        actor="replica:test",
+    )
+    open_still = await plane.outcome()
+    await turned(plane)
+
+    assert (Action.WAIT, [None]) == (decision.action, open_still)
+    assert ["completed"] == await plane.outcome()
+
+
 # ---------------------------------------------------------------- a root's rotation
 
 
@@ -478,6 +513,7 @@ async def test_a_roll_out_that_ended_meanwhile_is_left_alone(plane):
         7,
         proved=(),
         contradicted={},
+        looked_at=(),
         known=True,
         grace=timedelta(0),
         actor="replica:test",
