@@ -3,25 +3,21 @@
 import asyncio
 import importlib.metadata
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from random import SystemRandom
 from secrets import token_hex
 from typing import Final
 
 from acme_engine.http01 import Http01Responder
 from sds_server import authority
-from sds_server.admin.callers import Callers
 from sds_server.admin.server import AdminServer
-from sds_server.admin.services import Check, Health, Services
-from sds_server.admin.table import ROUTES
+from sds_server.admin.services import Services
 from sds_server.clock import Clock
 from sds_server.config import Config
 from sds_server.config_values import EVERY_HOST
-from sds_server.credentials import Files, HttpsTls, server_credentials
 from sds_server.declared import declare
 from sds_server.foundation import custody, issuers
 from sds_server.identity import Grant
@@ -33,7 +29,6 @@ from sds_server.instruments import (
     watch_loops,
     watch_work,
 )
-from sds_server.inventory import api_tokens
 from sds_server.inventory.database import Database
 from sds_server.inventory.feed import Feed
 from sds_server.inventory.tokens import Tokens
@@ -58,17 +53,15 @@ from sds_server.lifecycle.settler import Settler
 from sds_server.lifecycle.uploads import Uploads
 from sds_server.lifecycle.watcher import Watcher
 from sds_server.lifecycle.worker import Worker
+from sds_server.listeners import api, checks, https, transports
 from sds_server.log import get
 from sds_server.metrics import PUSHED, ROLLED_BACK, Metrics
 from sds_server.targets.calls import Agents, Shown
-from sds_server.xds.caller import Door
 from sds_server.xds.catalog import Catalog
-from sds_server.xds.fetch import Fetcher
 from sds_server.xds.limits import Limits
 from sds_server.xds.rest import RestServer
-from sds_server.xds.server import MAX_AGE, SdsServer
+from sds_server.xds.server import SdsServer
 from sds_server.xds.session import Service
-from sds_server.xds.sockets import SdsSocket
 
 WORKERS: Final = 4
 """Orders under way at once: a CA's answer takes seconds, ours microseconds."""
@@ -83,11 +76,6 @@ STREAM_GRACE_S: Final = 5.0
 RECORD_EVERY: Final = timedelta(milliseconds=200)
 
 _log = get("app")
-
-
-def admin_socket(config: Config) -> Path:
-    """Where the machine's own users reach the admin API."""
-    return config.state_dir / "admin.sock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +189,7 @@ class Parts:
             publisher.want(name)
             publishing.wake()
 
-        catalog.on_want = want
-        recorder.on_news = recording.wake
-        publisher.on_declared = recorder.declared
+        catalog.on_want, recorder.on_news, publisher.on_declared = want, recording.wake, recorder.declared
         feed = _feed(
             database,
             clock,
@@ -243,16 +229,16 @@ class Parts:
             rng=SystemRandom(),
             limits=Limits(clock, streams=config.sds.streams_per_identity),
         )
-        sds, rest, rest_tls = _transports(config, service, admission)
+        sds, rest, rest_tls = transports(config, service, admission)
         watch_delivery(publisher, streams, prover, settler, recorder=recorder, sds=sds, to=metrics)
         _watch(metrics, config, clock, loops, feed=feed, worker=worker, census=census, patience=patience)
-        tls = _https(config, admission)
+        tls = https(config, admission)
 
         def changed() -> None:
             sds.recheck()
-            for https in (tls, rest_tls):
-                if https is not None:
-                    https.refresh()
+            for context in (tls, rest_tls):
+                if context is not None:
+                    context.refresh()
 
         admission.on_change = changed
         services = Services(
@@ -260,7 +246,7 @@ class Parts:
             clock=clock,
             declared=frozenset(config.secrets),
             issuers={name: issuer.directory for name, issuer in config.issuers.items()},
-            checks=partial(_checks, loops, patience),
+            checks=partial(checks, loops, patience),
             metrics=metrics.exposition,
             authorize=admission.authorize,
             granted=admission.granted,
@@ -278,7 +264,7 @@ class Parts:
             seen_for=config.rotation.seen_for,
         )
         return cls(
-            admin=_admin(config, services, admission, tls),
+            admin=api(config, services, admission, tls),
             sds=sds,
             rest=rest,
             admission=admission,
@@ -298,31 +284,6 @@ class Parts:
                 await self.heartbeat.end()
         except Exception as e:  # noqa: BLE001 - stopping goes on, whatever is broken
             _log.warning("deliveries.unwritten", error=str(e))
-
-
-def _transports(
-    config: Config, service: Service, admission: Admission
-) -> tuple[SdsServer, RestServer | None, HttpsTls | None]:
-    """Build what proxies connect to: gRPC over TCP and sockets, and REST where it is wanted, with its TLS."""
-    files = Files(config.sds.certificate, config.sds.key, config.sds.client_ca)
-    door = Door(admission.holder, admission.admits, admission.denies)
-    fetcher = Fetcher(service)
-    # A third of a credential's life is left when it is renewed: by then its connection is another.
-    max_age = min(MAX_AGE, config.enrolment.lifetime / 4)
-    sds = SdsServer(
-        fetcher=fetcher,
-        door=door,
-        credentials=server_credentials(files, lambda: admission.issued),
-        host=config.sds.listen.host,
-        port=config.sds.listen.port,
-        sockets=[SdsSocket(one.path, one.identity) for one in config.sds.sockets],
-        max_age=max_age,
-    )
-    if config.sds.rest is None:
-        return sds, None, None
-    tls = HttpsTls(files, lambda: admission.issued, mutual=True)
-    rest = RestServer(fetcher=fetcher, door=door, tls=tls.context, listen=config.sds.rest, max_age=max_age)
-    return sds, rest, tls
 
 
 def _lookouts(
@@ -450,48 +411,3 @@ def _server_names(config: Config) -> Sequence[str]:
     listens = [listen.host for listen in addresses if listen is not None]
     hosts = [socket.gethostname().lower(), *(host for host in listens if host not in EVERY_HOST)]
     return [*dict.fromkeys(["localhost", *(host for host in hosts if host.isascii())])]
-
-
-def _https(config: Config, admission: Admission) -> HttpsTls | None:
-    if config.admin.listen is None:
-        return None
-    files = Files(
-        config.admin.certificate or config.sds.certificate,
-        config.admin.key or config.sds.key,
-        config.sds.client_ca,
-        section="admin",
-    )
-    return HttpsTls(files, lambda: admission.issued)
-
-
-def _admin(config: Config, services: Services, admission: Admission, tls: HttpsTls | None) -> AdminServer:
-    callers = Callers(
-        token=partial(api_tokens.find, services.database),
-        identify=admission.holder,
-        clock=services.clock,
-        clients={client.identity: frozenset(client.scopes) for client in config.admin.clients},
-    )
-    return AdminServer(
-        ROUTES,
-        services,
-        callers,
-        socket_path=admin_socket(config),
-        listen=config.admin.listen,
-        tls=None if tls is None else tls.context,
-        probes=config.metrics.listen,
-    )
-
-
-def _checks(loops: Iterable[Loop], patience: Patience) -> list[Check]:
-    """Say how each loop is, and which CA is left alone: none of that ends serving, as it is from memory."""
-    parts = [
-        Check(loop.name, Health.OK)
-        if not loop.failures
-        else Check(loop.name, Health.DEGRADED, f"failed {loop.failures} times: {loop.error}")
-        for loop in loops
-    ]
-    cas = [
-        Check(f"issuer {name}", Health.DEGRADED, f"since {pause.since:%FT%TZ}: {pause.error['what']}")
-        for name, pause in patience.paused.items()
-    ]
-    return parts + cas
