@@ -22,13 +22,14 @@ class PutTarget(Shape):
 
     ``probe`` is ``host:port`` of its TLS listener, ``admin`` that of its Envoy's admin interface, which is
     asked where there is no ``probe``; ``push`` is ``https://host:port`` at which its agent takes bundles, and
-    "" takes that away; ``secrets`` count it in their live set, seen or not.
+    "" takes that away; ``kind`` of a new one is envoy, or, pushed to, files; ``secrets`` count it in their
+    live set, seen or not.
     """
 
     probe: Annotated[str, Field(max_length=300)] | None = None
     admin: Annotated[str, Field(max_length=300)] | None = None
     push: Annotated[str, Field(max_length=300)] | None = None
-    kind: TargetKind = TargetKind.ENVOY
+    kind: TargetKind | None = None
     identity: IdentityName | None = None
     node_id: NodeId | None = None
     secrets: Annotated[tuple[NameOfSecret, ...], Field(max_length=1000)] = ()

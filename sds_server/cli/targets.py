@@ -25,7 +25,7 @@ def targets() -> None:
 @click.option("--push", metavar="URL", help="Where its agent takes bundles: https://HOST:PORT.")
 @click.option("--no-push", is_flag=True, help="Push to it no more; its agent fetches.")
 @click.option(
-    "--kind", default="envoy", show_default=True, help="envoy, nginx, haproxy, traefik, caddy or files."
+    "--kind", help="envoy, nginx, haproxy, traefik, caddy or files; by default what is known, else envoy."
 )
 @click.option("--identity", help="The SPIFFE URI, or dns:NAME, of its client certificate.")
 @click.option("--node", "node_id", help="Its Envoy node.id; by default NAME where no identity is given.")
@@ -39,7 +39,7 @@ def add(
     admin: str | None,
     push: str | None,
     no_push: bool,
-    kind: str,
+    kind: str | None,
     identity: str | None,
     node_id: str | None,
     serves: tuple[str, ...],

@@ -722,16 +722,18 @@ DELETE FROM challenge_token WHERE expires_at <= certvoy_now();
 -- ---------------------------------------------------------------- targets and deliveries
 
 -- name: register_target
--- A Target that was only seen until now becomes a registered one. $7: null leaves its push address, '' takes it away.
+-- A Target that was only seen until now becomes a registered one. $7: null leaves its push address, '' takes it away. $2: null
+-- leaves its kind; who is new is an Envoy, and who is pushed to is none.
 -- What was proved at another address is proved no more.
 WITH moved AS (
     UPDATE delivery d SET proved = NULL, look_at = certvoy_now() FROM target t
      WHERE t.name = $1 AND d.target_id = t.id
        AND ($5 IS DISTINCT FROM t.probe AND $5 IS NOT NULL OR t.probe IS NULL AND $6 IS DISTINCT FROM t.admin AND $6 IS NOT NULL))
 INSERT INTO target (name, kind, identity, node_id, probe, admin, registered, vouched, push)
-VALUES ($1, $2, $3, $4, $5, $6, true, $3::text IS NOT NULL, nullif($7, ''))
+VALUES ($1, coalesce($2, CASE WHEN $7 > '' THEN 'files' ELSE 'envoy' END), $3, $4, $5, $6, true, $3::text IS NOT NULL, nullif($7, ''))
 ON CONFLICT (name) DO UPDATE
-   SET registered = true, vouched = target.vouched OR excluded.vouched, kind = excluded.kind, probe = coalesce(excluded.probe, target.probe),
+   SET registered = true, vouched = target.vouched OR excluded.vouched, kind = CASE WHEN $2 IS NULL AND (target.kind <> 'envoy' OR $7 IS NULL OR $7 = '') THEN target.kind ELSE excluded.kind END,
+       probe = coalesce(excluded.probe, target.probe),
        admin = coalesce(excluded.admin, target.admin), identity = coalesce(excluded.identity, target.identity),
        node_id = coalesce(excluded.node_id, target.node_id), push = nullif(coalesce($7, target.push), '')
 RETURNING id, identity, push;

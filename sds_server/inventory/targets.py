@@ -93,13 +93,14 @@ async def register(
     node_id: str | None,
     serves: Sequence[str],
     actor: str,
-    kind: TargetKind = TargetKind.ENVOY,
+    kind: TargetKind | None = None,
     admin: str | None = None,
     push: str | None = None,
     reserved: str = "",
 ) -> TargetId:
     """Register a Target, or change the registered or seen one of that name.
 
+    ``kind`` None leaves what is known of it; who is new is an Envoy, or, pushed to, a program with files.
     ``probe`` is ``host:port`` of its TLS listener, ``admin`` that of its Envoy's admin interface; None leaves
     what is known of it. ``push`` is where its agent takes bundles, "" takes that away; who can be pushed to
     has an identity that begins with ``reserved``. ``serves`` names Secrets that count it in their live set

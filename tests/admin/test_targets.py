@@ -12,6 +12,7 @@ from sds_server.inventory import certificates, deliveries
 from sds_server.inventory.deliveries import News
 from sds_server.lifecycle.instances import Instance
 from sds_server.model import Identity
+from tests.support.admin import serving as api_of
 from tests.support.pki import authority
 from tests.support.roll_outs import rolling_out
 
@@ -37,6 +38,22 @@ async def pair_of(issuances, certificate):
 
     (pair,) = await certificates.pairs(issuances.database, [certificate.id])
     return pair.certificate.chain_pem, keys.pem(keys.load_pkcs8(await issuances.sealer.open(pair.key)))
+
+
+async def test_who_is_pushed_to_is_no_envoy_and_a_kind_that_is_known_stays(database, tmp_path):
+    """An Envoy's own word proves nothing: an agent that is taken for one could complete no rotation."""
+    async with api_of(database, tmp_path, allowed=["127.0.0.0/8"]) as api:
+
+        async def kind(name, **body):
+            return (await api.local("PUT", f"/v1/targets/{name}", json=body)).json["kind"]
+
+        push = {"push": "https://127.0.0.1:8446", "identity": "spiffe://certvoy/proxy/web-1"}
+
+        assert "envoy" == await kind("edge-1", probe="127.0.0.1:443")
+        assert "files" == await kind("web-1", **push)
+        assert "nginx" == await kind("web-1", kind="nginx")
+        assert "nginx" == await kind("web-1", **push)
+        assert "nginx" == await kind("web-1", probe="127.0.0.1:443")
 
 
 async def test_what_is_put_is_registered_and_counts_for_its_secrets(api, issuances):
