@@ -16,7 +16,7 @@ from sds_server.payloads.trust import fingerprint_of
 from sds_server.programs import envoy
 from sds_server.programs.child import free_port
 from sds_server.xds.bootstrap import Api, TlsListener, bootstrap
-from sds_server.xds.bootstrap import ControlPlane as Upstream
+from sds_server.xds.cluster import ControlPlane as Upstream
 from tests.support.control_plane import HOST, SERVER_NAME, ControlPlane, dsn, until
 from tests.support.pages import DOCS, Shell, declared, steps
 from tests.support.pki import authority, crl

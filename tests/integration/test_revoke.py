@@ -15,6 +15,8 @@ from tests.support.pebble import start
 
 pytestmark = pytest.mark.debian
 
+WEB_1 = "spiffe://example.test/web-1"
+
 
 @pytest.fixture(scope="module")
 def pebble(tmp_path_factory):
@@ -35,16 +37,19 @@ async def plane(pebble, connect, database, sql, tmp_path, holder):
     plane = ControlPlane(tmp_path, database=dsn(connect), http01_port=pebble.http_port)
     plane.issuer(pebble.directory_url, pebble.ca_file, terms_agreed=True)
     plane.settings["secrets"]["www"]["key_holder"] = holder
-    await plane.start()
-    if holder == "target":
-        await bring(database)
+    plane.settings["grants"] = [{"identity": WEB_1, "names": ["www"]}]
 
     async def completed():
         return await sql.fetchval("SELECT count(*) FROM certrotation WHERE completed_at IS NOT NULL") == 1
 
-    await until(completed)
-    yield plane
-    await plane.stop()
+    await plane.start()
+    try:
+        if holder == "target":
+            await bring(database)
+        await until(completed)
+        yield plane
+    finally:
+        await plane.stop()
 
 
 async def bring(database):
@@ -52,7 +57,7 @@ async def bring(database):
     declared, _ = await key_requests.waiting(database, "www")
     key = keys.generate(keys.KeyType.ECDSA_P256)
     request = KeyRequest(keys.csr(key, declared.domains), keys.spki_sha256(key.public_key()))
-    peer = Peer(Identity("spiffe://example.test/web-1"), "web-1")
+    peer = Peer(Identity(WEB_1), "web-1")
     await key_requests.bring(database, declared, peer, request, actor="proxy:web-1")
 
 

@@ -12,7 +12,7 @@ from sds_server.payloads import trust
 from sds_server.payloads.trust import Match, SanMatcher, SanType, TrustBundle, fingerprint_of
 from tests.support.pki import authority, crl
 
-NOW = datetime.now(UTC)
+NOW = datetime.now(UTC) + timedelta(hours=1)  # later than all that the tests make
 OLD, NEW = authority("Old root"), authority("New root")
 
 
