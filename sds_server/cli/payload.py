@@ -40,15 +40,17 @@ def taken(evidence: Json) -> str:
     return f"of {evidence['targets']} targets {proved} proved, {evidence['accepted']} accepted"
 
 
-def told(api: Api, secret: Json, *, timeout: timedelta | None, as_json: bool) -> None:
+def told(api: Api, secret: Json, *, timeout: timedelta | None, as_json: bool, to_come: bool = False) -> None:
     """Say that a version goes out; ``timeout``: wait until every target of the live set has taken it.
+
+    ``to_come``: it is the one after those that there are.
 
     Raises:
         TimedOut: one has not yet.
         NotDone: it was refused and taken back.
     """
     if timeout is not None:
-        secret = _waited(api, secret, timeout)
+        secret = _waited(api, secret, timeout, to_come=to_come)
     if as_json:
         print_json(secret)
         return
@@ -64,9 +66,10 @@ def told(api: Api, secret: Json, *, timeout: timedelta | None, as_json: bool) ->
         click.echo(f"{said}, which goes out; `certvoy why {secret['name']}` says who has it")
 
 
-def _waited(api: Api, secret: Json, timeout: timedelta) -> Json:
+def _waited(api: Api, secret: Json, timeout: timedelta, *, to_come: bool) -> Json:
     until = time.monotonic() + timeout.total_seconds()
-    wanted = max((version["generation"] for version in secret["payload"]["versions"]), default=1)
+    last = max((version["generation"] for version in secret["payload"]["versions"]), default=0)
+    wanted = last + 1 if to_come else max(last, 1)
     while True:
         for version in secret["payload"]["versions"]:
             if version["generation"] == wanted and version["outcome"] == "rejected":

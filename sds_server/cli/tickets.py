@@ -55,4 +55,4 @@ def tickets(
         assert rotate_every is not None  # noqa: S101 - one of the three
         body = {"rotate_every_s": rotate_every.total_seconds(), "keep": keep}
         secret = api.put("v1", "secrets", name, "ticket-keys", body=body)
-    told(api, secret, timeout=timeout if wait else None, as_json=as_json)
+    told(api, secret, timeout=timeout if wait else None, as_json=as_json, to_come=now)

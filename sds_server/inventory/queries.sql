@@ -384,7 +384,11 @@ UPDATE ticket_schedule SET leased_until = certvoy_now() + $1::interval
 RETURNING secret, keep;
 
 -- name: ticket_rotated
-UPDATE ticket_schedule SET next_at = certvoy_now() + rotate_every, leased_until = NULL WHERE secret = $1;
+-- One that somebody wanted since it was claimed, for $2, is due still.
+UPDATE ticket_schedule
+   SET next_at = CASE WHEN next_at > leased_until - $2::interval THEN next_at ELSE certvoy_now() + rotate_every END,
+       leased_until = NULL
+ WHERE secret = $1;
 
 -- ---------------------------------------------------------------- revocations
 

@@ -81,7 +81,7 @@ async def rotated(database: Database, new: New, *, actor: str) -> Stored:
     """
     async with database.transaction() as tx:
         stored = await payloads.store_in(tx, new, actor=actor)
-        await tx.rows("ticket_rotated", new.secret)
+        await tx.rows("ticket_rotated", new.secret, LEASE)
     return stored
 
 

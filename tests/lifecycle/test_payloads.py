@@ -484,6 +484,17 @@ async def test_a_replica_that_died_over_a_key_leaves_it_to_another_after_its_lea
     assert 1 == len(await payloads.history(plane.database, name))
 
 
+async def test_a_key_that_is_wanted_while_another_is_made_is_made_as_well(plane):
+    name = SecretName("tickets")
+    await plane.service.schedule(name, rotate_every=timedelta(hours=12), keep=2, actor="person:test")
+    await ticket_schedules.claim(plane.database)
+    new = await plane.service._new(name, TicketKeys((b"a" * 80,)), Phase.ROTATE)
+    await ticket_schedules.hasten(plane.database, name, actor="person:test")
+    await ticket_schedules.rotated(plane.database, new, actor="replica:test")
+
+    assert (name, 2) == await ticket_schedules.claim(plane.database)
+
+
 async def test_keys_that_were_changed_meanwhile_are_not_overwritten(plane):
     name = SecretName("tickets")
     await plane.service.put(name, TicketKeys((b"a" * 80,)), actor="person:test")
