@@ -6,7 +6,7 @@ from typing import Final
 
 from sds_server.errors import Conflict
 from sds_server.inventory import audit, payloads, secrets
-from sds_server.inventory.database import Database, Transaction
+from sds_server.inventory.database import Database
 from sds_server.inventory.payloads import New, Stored
 from sds_server.model import Kind, SecretName
 
@@ -83,8 +83,3 @@ async def rotated(database: Database, new: New, *, actor: str) -> Stored:
         stored = await payloads.store_in(tx, new, actor=actor)
         await tx.rows("ticket_rotated", new.secret, LEASE)
     return stored
-
-
-async def forget_in(tx: Transaction, name: str) -> None:
-    """Make no more keys for a Secret."""
-    await tx.rows("forget_ticket_schedule", name)
