@@ -127,10 +127,12 @@ class Puller:
             OperatorError: the files cannot be read or written.
         """
         async with self._turn:
+            pair = self._delivery.held
             result = await self._delivery.resume()
         self._again_at = self._clock.monotonic() + WATCH_S
         if result is not None:
-            self._note(result, etag=None)
+            # What is refused here is not to be fetched and brought in once more at once.
+            self._note(result, etag=None if pair is None else pair.etag)
 
     async def deliver(self, bundle: Bundle) -> Result:
         """Bring a bundle in, whoever brought it here; the result is reported by the loop as well.

@@ -10,7 +10,6 @@ from sds_server.agent.pair import Bundle, KeyMissing, judge
 from sds_server.errors import GateRefused, Unavailable
 from tests.support import pki
 
-NOW = datetime.now(UTC)
 NAMES = ("www.example.test", "*.example.test")
 
 
@@ -33,7 +32,7 @@ def issued():
 
 
 def judged(body, **wanted):
-    return judge(Bundle.of(body, etag='"v2.json"'), secret="www", now=NOW, **wanted)
+    return judge(Bundle.of(body, etag='"v2.json"'), secret="www", now=datetime.now(UTC), **wanted)
 
 
 def test_a_good_one_is_a_pair(issued):
@@ -87,7 +86,7 @@ def test_what_could_not_be_written_is_not_read(issued, other):
 
 @pytest.mark.parametrize("days", [-2, 2])
 def test_one_that_is_outside_of_its_dates_is_refused(days):
-    begins = NOW + timedelta(days=days)
+    begins = datetime.now(UTC) + timedelta(days=days)
     issued = pki.authority().issue(dns=NAMES, not_before=begins, not_after=begins + timedelta(days=1))
     with pytest.raises(GateRefused) as refused:
         judged(body(issued))

@@ -168,6 +168,29 @@ async def test_a_refused_pair_is_not_asked_for_again_at_once_but_less_and_less_o
     assert [("refused", 2)] == source.said
 
 
+async def test_what_an_earlier_process_left_and_is_refused_is_not_brought_in_once_more(
+    puller, source, program
+):
+    """Each try has the program load a pair that it was shown to refuse."""
+    program.held = bundle(2)
+    source.current = bundle(2)
+    program.unproved = True
+    program.outcomes[2] = refused(2)
+    resume = program.resume
+
+    async def resumed():
+        result = await resume()
+        program.held, program.unproved = bundle(1), False  # what was before lies in its place again
+        return result
+
+    program.resume = resumed
+    await puller.resume()
+    await puller.step()
+
+    assert [] == program.taken
+    assert [("refused", 2)] == source.said
+
+
 async def test_a_newer_pair_ends_the_wait_after_a_refusal(puller, source, program):
     program.held = bundle(1)
     source.current = bundle(2)
