@@ -1,7 +1,7 @@
 """Fixtures that many tests share."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 import structlog
@@ -26,6 +26,23 @@ def _logs_of_its_own() -> Iterator[None]:
         root.setLevel(level)
         logging.getLogger(ENGINE).setLevel(logging.NOTSET)
         logging.captureWarnings(capture=False)
+
+
+LOG_LINES = 40
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failure what the programs of that test wrote last: a deadline alone explains nothing."""
+    report = yield
+    directory = getattr(item, "funcargs", {}).get("tmp_path")
+    if report.failed and directory is not None:
+        for log in sorted(directory.rglob("*.log")):
+            lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+            report.sections.append((str(log.relative_to(directory)), "\n".join(lines)))
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

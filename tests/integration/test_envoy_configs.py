@@ -28,6 +28,9 @@ SNIPPETS = sorted((FILES / "credentials").glob("*.yaml"))
 SERVER_NAME = "certvoy.example.com"
 DOMAIN = "www.example.test"
 SOCKET = Path("/run/certvoy/edge-1.sock")
+ANSWER_S = 150
+"""An Envoy that came first waits up to 30 s before it asks again, and a second attempt a minute."""
+
 INBOUND = {"sidecar-sds", "downstream-mtls"}
 """Those that stand before a service, and not before the world."""
 
@@ -306,10 +309,10 @@ def test_envoy_finds_each_file_valid(file, site):
 @by_name
 async def test_what_was_issued_is_served_rotated_and_proved(file, site, sql):
     await site.start(file)
-    await until(proved_everywhere(sql, 1))
+    await until(proved_everywhere(sql, 1), timeout_s=ANSWER_S)
     first = await served_fingerprint(f"{HOST}:{site.https}", DOMAIN)
     code, said = await site.plane.command("rotate", "orders" if file.stem in INBOUND else "www")
-    await until(proved_everywhere(sql, 2))
+    await until(proved_everywhere(sql, 2), timeout_s=ANSWER_S)
     second = await served_fingerprint(f"{HOST}:{site.https}", DOMAIN)
 
     assert 0 == code, said
@@ -324,7 +327,7 @@ async def test_an_edge_serves_the_application_sends_http_to_https_and_the_ca_to_
 ):
     """The CA's own question came this way: nothing else leads to the responder."""
     await site.start(file)
-    await until(proved_everywhere(sql, 1))
+    await until(proved_everywhere(sql, 1), timeout_s=ANSWER_S)
     token = "a" * 43
 
     status, text, _ = await site.asks(f"https://{DOMAIN}/")
@@ -337,7 +340,7 @@ async def test_an_edge_serves_the_application_sends_http_to_https_and_the_ca_to_
 
 async def test_a_sidecar_lets_in_members_of_its_trust_domain_alone(site, application, sql):
     await site.start(FILES / "sidecar-sds.yaml")
-    await until(proved_everywhere(sql, 1))
+    await until(proved_everywhere(sql, 1), timeout_s=ANSWER_S)
     caller = site.mesh.issue(uris=["spiffe://example.com/shop"])
 
     status, text, _ = await site.asks(f"https://{DOMAIN}/", client=caller)
@@ -358,7 +361,7 @@ async def test_a_service_lets_in_callers_of_the_cas_that_the_configuration_decla
     site, application, sql
 ):
     await site.start(FILES / "downstream-mtls.yaml")
-    await until(proved_everywhere(sql, 1))
+    await until(proved_everywhere(sql, 1), timeout_s=ANSWER_S)
     caller = site.mesh.issue(uris=["spiffe://example.com/shop"])
 
     status, text, _ = await site.asks(f"https://{DOMAIN}/", client=caller)
@@ -371,7 +374,7 @@ async def test_a_service_lets_in_callers_of_the_cas_that_the_configuration_decla
 
 async def test_a_client_certificate_that_is_renamed_into_place_is_taken_without_a_restart(site, sql):
     await site.start(FILES / "edge-sds.yaml")
-    await until(proved_everywhere(sql, 1))
+    await until(proved_everywhere(sql, 1), timeout_s=ANSWER_S)
     serial = site.credential("edge-1")
 
     async def taken():

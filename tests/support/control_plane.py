@@ -109,7 +109,12 @@ class ControlPlane:
             cwd=self.home,
             env={**os.environ, "NO_COLOR": "1"},
         )
-        output, _ = await process.communicate()
+        try:
+            output, _ = await process.communicate()
+        except asyncio.CancelledError:  # a deadline of the test's
+            process.kill()
+            await process.wait()
+            raise
         assert process.returncode is not None
         return process.returncode, output.decode()
 
