@@ -9,7 +9,7 @@ demo: $(UV)
 
 test: $(UV)
 	@$(RUN) python scripts/debian_programs.py
-	@$(RUN) pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+	@$(RUN) pytest --numprocesses 4 $(ARGS)
 
 lint: $(UV)
 	@$(RUN) ruff check .

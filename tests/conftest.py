@@ -1,12 +1,14 @@
 """Fixtures that many tests share."""
 
 import logging
+import os
 from collections.abc import Generator, Iterator
 
 import pytest
 import structlog
 
 from sds_server.log import ENGINE
+from sds_server.programs.child import PORTS_FROM, ephemeral_from
 from tests.support.databases import connect, database, postgres, sql
 from tests.support.promtool import promtool
 
@@ -26,6 +28,15 @@ def _logs_of_its_own() -> Iterator[None]:
         root.setLevel(level)
         logging.getLogger(ENGINE).setLevel(logging.NOTSET)
         logging.captureWarnings(capture=False)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each worker of pytest-xdist ports of its own."""
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:
+        each = (ephemeral_from() - PORTS_FROM) // worker["workercount"]
+        first = PORTS_FROM + each * int(worker["workerid"].removeprefix("gw"))
+        os.environ["CERTVOY_PORTS"] = f"{first}-{first + each - 1}"
 
 
 LOG_LINES = 40

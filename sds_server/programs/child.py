@@ -1,6 +1,8 @@
 """A real program as our own child: it dies with us, and answers before it counts as started."""
 
 import asyncio
+import functools
+import itertools
 import os
 import random
 import shutil
@@ -8,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sds_server.errors import Unavailable
@@ -34,15 +36,18 @@ def die_with_parent(sig: str = "TERM") -> list[str]:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a TCP port that nobody listens on now.
+    """Return a TCP port that nobody listens on now, another one each time.
 
-    One below the range from which the kernel takes ports for outgoing connections: of those it could hand out
-    this very port to somebody else before our program listens on it.
+    One below the range from which the kernel takes ports for outgoing connections: of those it could hand
+    out this very port to somebody else before our program listens on it. Processes that start programs at the
+    same time share the rest by ``CERTVOY_PORTS`` (``10000-14999``): Envoy listens without a word on a port
+    that another Envoy has.
     """
+    candidates = _candidates()
     for _ in range(PORT_TRIES):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             try:
-                probe.bind((host, _SYSTEM.randrange(PORTS_FROM, _ephemeral_from())))
+                probe.bind((host, next(candidates)))
             except OSError:  # somebody has it
                 continue
             port: int = probe.getsockname()[1]
@@ -50,7 +55,16 @@ def free_port(host: str = "127.0.0.1") -> int:
     raise Unavailable(f"no free TCP port on {host}", hint="end what listens there")
 
 
-def _ephemeral_from() -> int:
+@functools.cache
+def _candidates() -> Iterator[int]:
+    """Return this process's ports for ever, in an order of its own; none comes again before all others."""
+    first, _, last = os.environ.get("CERTVOY_PORTS", "").partition("-")
+    ports = list(range(int(first), int(last) + 1) if last else range(PORTS_FROM, ephemeral_from()))
+    _SYSTEM.shuffle(ports)
+    return itertools.cycle(ports)
+
+
+def ephemeral_from() -> int:
     """Return the first of the kernel's own ports; Linux's default where it does not say."""
     try:
         return max(int(PORT_RANGE.read_text().split()[0]), PORTS_FROM + 1000)

@@ -28,6 +28,8 @@ SNIPPETS = sorted((FILES / "credentials").glob("*.yaml"))
 SERVER_NAME = "certvoy.example.com"
 DOMAIN = "www.example.test"
 SOCKET = Path("/run/certvoy/edge-1.sock")
+pytestmark = pytest.mark.timeout(400)
+
 ANSWER_S = 150
 """An Envoy that came first waits up to 30 s before it asks again, and a second attempt a minute."""
 
