@@ -1,4 +1,4 @@
-"""An asyncio ACME client (RFC 8555): orders that survive a crash, and answers to HTTP-01.
+"""An asyncio ACME client (RFC 8555): orders that survive a crash, and answers to challenges.
 
     async with Client(directory_url, account_key=keys.generate(KeyType.ECDSA_P256)) as client:
         await client.register(terms_agreed=True)
@@ -9,7 +9,7 @@
 
 `obtain` does the whole of it; `Client` has one coroutine for each operation. `chain`, `renewal` and `backoff`
 judge what was issued, say when the next one is due, and how long to wait after a failure. It knows no
-database: a `Journal` keeps an order's steps, a `TokenStore` what the `Http01Responder` serves.
+database: a `Journal` keeps an order's steps, a `TokenStore` what the responders serve.
 """
 
 from acme_engine import backoff, chain, errors, keys, renewal
@@ -31,6 +31,7 @@ from acme_engine.messages import (
 )
 from acme_engine.names import normalise, normalise_all
 from acme_engine.solver import Http01Solver, Solver, TokenReader, TokenStore
+from acme_engine.tls_alpn01 import TlsAlpn01Responder, TlsAlpn01Solver
 
 __all__ = [
     "Account",
@@ -55,6 +56,8 @@ __all__ = [
     "Refused",
     "RevocationReason",
     "Solver",
+    "TlsAlpn01Responder",
+    "TlsAlpn01Solver",
     "TokenReader",
     "TokenStore",
     "Unfinished",

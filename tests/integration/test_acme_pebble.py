@@ -15,6 +15,8 @@ from acme_engine import (
     OrderFailed,
     Refused,
     RevocationReason,
+    TlsAlpn01Responder,
+    TlsAlpn01Solver,
     chain,
     errors,
     keys,
@@ -225,3 +227,23 @@ async def test_another_account_may_not_revoke_and_the_certificate_s_key_may(pebb
     assert "unauthorized" == refusal.value.problem.code
     assert ("Valid", None) == refused
     assert ("Revoked", 1) == await pebble.revocation(got.serial_number)
+
+
+async def test_names_are_proved_in_the_tls_handshake_itself(pebble):
+    """TLS-ALPN-01 (RFC 8737): nothing listens on port 80."""
+    tokens = Tokens()
+    responder = TlsAlpn01Responder(tokens, host="127.0.0.1", port=pebble.tls_port)
+    names = ["alpn.example.com", "other.alpn.example.com"]
+    async with account(pebble) as client:
+        orderer = Orderer(client, names, tokens, solver=TlsAlpn01Solver(tokens))
+        with pytest.raises(OrderFailed) as failure:
+            await orderer.obtain(MemoryJournal())
+        await responder.start()
+        try:
+            got = await orderer.obtain(MemoryJournal())
+        finally:
+            await responder.stop()
+
+    assert {*names} >= {failure.value.problem.identifier}
+    assert names == sorted(got.dns_names)
+    assert {} == tokens

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from acme_engine import Client, Http01Responder, Http01Solver, KeyType, keys, obtain
+from acme_engine import Client, Http01Responder, Http01Solver, KeyType, Solver, keys, obtain
 
 
 class Tokens(dict[str, str]):
@@ -57,9 +57,12 @@ class MemoryJournal:
 class Orderer:
     """Orders certificates for one list of names with one key, as often as asked."""
 
-    def __init__(self, client: Client, names: list[str], tokens: Tokens) -> None:
+    def __init__(
+        self, client: Client, names: list[str], tokens: Tokens, *, solver: Solver | None = None
+    ) -> None:
         self.names = names
         self.tokens = tokens
+        self.solver = solver or Http01Solver(tokens)
         self.key = keys.generate(KeyType.ECDSA_P256)
         self.steps: list[tuple[str, dict[str, object]]] = []
         self._client = client
@@ -69,7 +72,7 @@ class Orderer:
             self._client,
             names=self.names,
             csr=keys.csr(self.key, self.names),
-            solver=Http01Solver(self.tokens),
+            solver=self.solver,
             journal=journal,
             order_url=order_url,
             deadline_s=deadline_s,

@@ -38,6 +38,7 @@ class Pebble:
         challtestsrv = debian.program("pebble-challtestsrv", of="pebble")
         port, management, dns, dns_management = (free_port() for _ in range(4))
         self.http_port = http_port or free_port()
+        self.tls_port = free_port()
         self.eab = eab
         self.directory_url = f"https://localhost:{port}/dir"
         self._management_url = f"https://localhost:{management}"
@@ -55,7 +56,7 @@ class Pebble:
                         "certificate": str(chain),
                         "privateKey": str(key),
                         "httpPort": self.http_port,
-                        "tlsPort": free_port(),
+                        "tlsPort": self.tls_port,
                         "ocspResponderURL": "",
                         "certificateValidityPeriod": LIFETIME_S,
                         "externalAccountBindingRequired": eab is not None,

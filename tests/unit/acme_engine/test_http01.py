@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from acme_engine import Http01Responder, errors, http01
+from acme_engine import Http01Responder, errors, http01, lookup
 from tests.support.acme import Tokens
 
 TOKEN = "A-_b" * 10
@@ -239,7 +239,7 @@ async def test_an_unknown_token_is_looked_up_once_however_many_ask(served):
 
 
 async def test_a_token_that_appears_is_found_once_its_absence_is_forgotten(served, monkeypatch):
-    monkeypatch.setattr(http01, "UNKNOWN_TTL_S", 0.0)
+    monkeypatch.setattr(lookup, "UNKNOWN_TTL_S", 0.0)
     late = "l" * 43
     before = await served.status(f"/.well-known/acme-challenge/{late}")
     served.tokens[late] = f"{late}.x"
@@ -249,8 +249,8 @@ async def test_a_token_that_appears_is_found_once_its_absence_is_forgotten(serve
 
 
 async def test_guessing_is_capped_and_finding_is_free(served, monkeypatch):
-    monkeypatch.setattr(http01, "MISS_BURST", 5.0)
-    monkeypatch.setattr(http01, "MISSES_PER_S", 0.0)
+    monkeypatch.setattr(lookup, "MISS_BURST", 5.0)
+    monkeypatch.setattr(lookup, "MISSES_PER_S", 0.0)
     served.responder._lookup._misses_left = 5.0
     for _ in range(20):
         await served.status(PATH)
@@ -261,7 +261,7 @@ async def test_guessing_is_capped_and_finding_is_free(served, monkeypatch):
 
 
 async def test_what_is_remembered_as_unknown_is_bounded(served, monkeypatch):
-    monkeypatch.setattr(http01, "MAX_KNOWN_UNKNOWN", 3)
+    monkeypatch.setattr(lookup, "MAX_KNOWN_UNKNOWN", 3)
     for n in range(10):
         await served.status(f"/.well-known/acme-challenge/{n:043}")
 
