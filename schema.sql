@@ -501,12 +501,17 @@ CREATE TABLE enrolment_token (
 );
 CREATE INDEX enrolment_token_proxy ON enrolment_token (proxy_id);
 
--- What an identity may see, beside the grants of the configuration.
+-- What an identity may see, beside the grants of the configuration. kinds: null is every kind. issue: its wish for such a name may
+-- have a certificate ordered. max_names: so many names in all may it want at once; of several limits the lowest counts.
 CREATE TABLE identity_grant (
     identity   text NOT NULL,
     name       text NOT NULL CHECK (octet_length(name) BETWEEN 1 AND 512),
     granted_at timestamptz NOT NULL DEFAULT certvoy_now(),
     granted_by text NOT NULL,
+    kinds      text[] CHECK (cardinality(kinds) > 0 AND kinds <@
+               ARRAY['tls_certificate', 'validation_context', 'session_ticket_keys', 'generic_secret']),
+    issue      boolean NOT NULL DEFAULT false,
+    max_names  integer CHECK (max_names > 0),
     PRIMARY KEY (identity, name)
 );
 
@@ -523,7 +528,7 @@ BEGIN
     INSERT INTO rights_change (identity) SELECT CASE TG_OP WHEN 'DELETE' THEN OLD.identity ELSE NEW.identity END;
     RETURN NULL;
 END $$;
-CREATE TRIGGER identity_grant_changed AFTER INSERT OR DELETE ON identity_grant
+CREATE TRIGGER identity_grant_changed AFTER INSERT OR UPDATE OR DELETE ON identity_grant
     FOR EACH ROW EXECUTE FUNCTION rights_are_changed();
 CREATE TRIGGER proxy_changed AFTER INSERT OR DELETE ON proxy FOR EACH ROW EXECUTE FUNCTION rights_are_changed();
 

@@ -322,6 +322,15 @@ class GrantConfig(Model):
     names: Some[tuple[NamePattern, ...]]
     """Names of secrets, or patterns of them."""
 
+    kinds: Some[tuple[Kind, ...]] = (*Kind,)
+    """It may see secrets of these kinds alone; of every kind by default."""
+
+    issue: StrictBool = False
+    """Whether its wish for such a name, where there is no such secret, may have a certificate ordered."""
+
+    max_names: int | None = Field(default=None, ge=1)
+    """So many names may the identity want at once, at a replica; of several limits the lowest counts."""
+
 
 class PushConfig(Model):
     """Where certvoy may connect to agents that take pushed bundles (``certvoy targets add --push``).

@@ -15,10 +15,11 @@ from cryptography import x509
 from acme_engine.chain import UNREADABLE
 from sds_server import authority
 from sds_server.errors import CallerError, ConfigError
-from sds_server.model import Identity
+from sds_server.model import Identity, Kind
 
 MAX_SPIFFE_BYTES: Final = 2048  # SPIFFE-ID section 2.3
 MAX_TRUST_DOMAIN_BYTES: Final = 255
+ALL_KINDS: Final = frozenset(Kind)
 
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]+")
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
@@ -172,10 +173,17 @@ class Grant:
 
     A name is ``exact``, a prefix ``team/*``, or a DNS suffix ``*.example.com``, which does not cover
     ``example.com`` itself. ``*`` alone is refused: who may see every private key is named one by one.
+
+    ``kinds``: it may see those of these kinds alone. ``issue``: its wish for such a name, where there is
+    none yet, may have a certificate ordered. ``max_names``: so many names in all may it want at once; None:
+    as many as there are. Of several such limits for an identity the lowest counts.
     """
 
     identity: str
     names: tuple[str, ...]
+    kinds: frozenset[Kind] = ALL_KINDS
+    issue: bool = False
+    max_names: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +193,8 @@ class Rule:
     exact: frozenset[str] = frozenset()
     prefixes: tuple[str, ...] = ()
     suffixes: tuple[str, ...] = ()
+    kinds: frozenset[Kind] = ALL_KINDS
+    issue: bool = False
 
     def covers(self, name: str) -> bool:
         """Whether the name is one of them."""
@@ -198,7 +208,7 @@ class Rule:
 class Grants:
     """What every identity may see; immutable, and nothing where no Grant says so."""
 
-    __slots__ = ("_rules",)
+    __slots__ = ("_max_names", "_rules")
 
     def __init__(self, grants: Iterable[Grant]) -> None:
         """Join the Grants of each identity.
@@ -206,10 +216,19 @@ class Grants:
         Raises:
             ConfigError: an identity or a name that could never match, or would match too much.
         """
-        names: dict[Identity, set[str]] = {}
+        names: dict[Identity, dict[tuple[frozenset[Kind], bool], set[str]]] = {}
+        self._max_names: dict[Identity, int] = {}
         for grant in grants:
-            names.setdefault(_identity(grant.identity), set()).update(grant.names)
-        self._rules = {identity: _rule(identity, patterns) for identity, patterns in names.items()}
+            identity = _identity(grant.identity)
+            alike = names.setdefault(identity, {})
+            alike.setdefault((grant.kinds, grant.issue), set()).update(grant.names)
+            if grant.max_names is not None:
+                before = self._max_names.get(identity, grant.max_names)
+                self._max_names[identity] = min(before, grant.max_names)
+        self._rules = {
+            identity: tuple(_rule(identity, *terms, patterns) for terms, patterns in alike.items())
+            for identity, alike in names.items()
+        }
 
     def changed(self, identities: Collection[Identity], grants: Iterable[Grant]) -> "Grants":
         """Return these, but what these identities may see is what ``grants`` says.
@@ -218,18 +237,41 @@ class Grants:
             ConfigError: as a new one.
         """
         new = Grants(grants)
-        kept = {identity: rule for identity, rule in self._rules.items() if identity not in identities}
-        new._rules = kept | new._rules
+        new._rules = {who: rules for who, rules in self._rules.items() if who not in identities} | new._rules
+        kept = {who: most for who, most in self._max_names.items() if who not in identities}
+        new._max_names = kept | new._max_names
         return new
 
-    def authorize(self, identity: Identity, resource_name: str) -> bool:
-        """Whether the peer may see the name: the only such decision, for every method, push and transport."""
-        rule = self._rules.get(identity)
-        return rule is not None and rule.covers(resource_name)
+    def authorize(self, identity: Identity, resource_name: str, kind: Kind | None = None) -> bool:
+        """Whether the peer may see the name: the only such decision, for every method, push and transport.
 
-    def of(self, identity: Identity) -> Rule:
-        """Return all that the peer may see, for who is asked for everything at once."""
-        return self._rules.get(identity, Rule())
+        ``kind``: what the name is; None: that is not known, and the name alone decides.
+        """
+        return any(
+            (kind is None or kind in rule.kinds) and rule.covers(resource_name)
+            for rule in self._rules.get(identity, ())
+        )
+
+    def may_issue(self, identity: Identity, resource_name: str) -> bool:
+        """Whether the peer's wish for a name that is not there yet may have a certificate ordered."""
+        return any(
+            rule.issue and Kind.TLS_CERTIFICATE in rule.kinds and rule.covers(resource_name)
+            for rule in self._rules.get(identity, ())
+        )
+
+    def max_names(self, identity: Identity) -> int | None:
+        """Return how many names the peer may want at once; None: no Grant limits that."""
+        return self._max_names.get(identity)
+
+    def of(self, identity: Identity, kind: Kind) -> Rule:
+        """Return all that the peer may see of a kind, for who is asked for everything at once."""
+        rules = [rule for rule in self._rules.get(identity, ()) if kind in rule.kinds]
+        return Rule(
+            exact=frozenset().union(*(rule.exact for rule in rules)),
+            prefixes=tuple(prefix for rule in rules for prefix in rule.prefixes),
+            suffixes=tuple(suffix for rule in rules for suffix in rule.suffixes),
+            kinds=frozenset({kind}),
+        )
 
 
 def _identity(text: str) -> Identity:
@@ -242,7 +284,7 @@ def _identity(text: str) -> Identity:
         ) from None
 
 
-def _rule(identity: Identity, patterns: Iterable[str]) -> Rule:
+def _rule(identity: Identity, kinds: frozenset[Kind], issue: bool, patterns: Iterable[str]) -> Rule:  # noqa: FBT001 - as in a Grant
     exact, prefixes, suffixes = set(), [], []
     for pattern in sorted(patterns):
         if pattern.endswith("/*") and "*" not in pattern[:-1] and pattern != "/*":
@@ -256,4 +298,4 @@ def _rule(identity: Identity, patterns: Iterable[str]) -> Rule:
                 f"grants: {identity}: cannot grant the name {pattern!r}",
                 hint="write a full name, a prefix like team/*, or a DNS suffix like *.example.com",
             )
-    return Rule(frozenset(exact), tuple(prefixes), tuple(suffixes))
+    return Rule(frozenset(exact), tuple(prefixes), tuple(suffixes), kinds, issue)

@@ -56,6 +56,7 @@ from sds_server.lifecycle.worker import Worker
 from sds_server.listeners import api, checks, https, transports
 from sds_server.log import get
 from sds_server.metrics import PUSHED, ROLLED_BACK, Metrics
+from sds_server.model import Kind
 from sds_server.targets.calls import Agents, Shown
 from sds_server.xds.catalog import Catalog
 from sds_server.xds.limits import Limits
@@ -107,6 +108,7 @@ class Parts:
         await declare(config, database, payloads)
         catalog = Catalog()
         enroller, admission = _enrolment(config, database, sealer, clock, actor)
+        admission.kind_of = catalog.kind
         await admission.step()
         poll = config.rotation.poll
         prover, settler, lookouts = _lookouts(config, database, clock, actor)
@@ -142,7 +144,7 @@ class Parts:
             replica=config.replica,
             clock=clock,
             rng=SystemRandom(),
-            authorize=admission.authorize,
+            authorize=partial(admission.authorize, kind=Kind.TLS_CERTIFICATE),
         )
         publishing = Loop("publisher", publisher.step, every=poll)
         working = [Loop(f"worker-{number}", worker.step, every=poll) for number in range(WORKERS)]
@@ -176,7 +178,7 @@ class Parts:
             database=database,
             catalog=catalog,
             agents=agents,
-            authorize=admission.authorize,
+            authorize=partial(admission.authorize, kind=Kind.TLS_CERTIFICATE),
             seen_for=config.rotation.seen_for,
             clock=clock,
             rng=SystemRandom(),
@@ -382,7 +384,10 @@ def _enrolment(
     admission = Admission(
         database=database,
         enroller=enroller,
-        configured=[Grant(grant.identity, grant.names) for grant in config.grants],
+        configured=[
+            Grant(grant.identity, grant.names, frozenset(grant.kinds), grant.issue, grant.max_names)
+            for grant in config.grants
+        ],
         trust_domain=config.enrolment.trust_domain,
         clock=clock,
         server_names=_server_names(config) if config.sds.certificate is None else (),

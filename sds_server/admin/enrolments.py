@@ -11,16 +11,24 @@ from sds_server.admin.routes import Answer, Call, Route, Shape
 from sds_server.config_values import Duration, NamePattern
 from sds_server.errors import CallerError, ConfigError, Forbidden
 from sds_server.identity import Grant, Grants
-from sds_server.model import Scope
+from sds_server.inventory.proxies import GrantedName
+from sds_server.model import Kind, Scope
 
 TTL_MAX = timedelta(days=30)
+MAX_NAMES_MAX = 1_000_000
 Csr = Annotated[str, Field(max_length=16_384, description="PKCS#10 in PEM; names in it are not looked at")]
 
 
 class PostInvitation(Shape):
-    """What the proxy may see besides what it sees already, and how long it has to enrol."""
+    """What the proxy may see besides what it sees already, and how long it has to enrol.
+
+    ``kinds``, ``issue`` and ``max_names`` are the terms of these names, as in ``grants`` of ``certvoy.yaml``.
+    """
 
     names: Annotated[tuple[NamePattern, ...], Field(max_length=1000)] = ()
+    kinds: Annotated[tuple[Kind, ...] | None, Field(min_length=1, description="null: of every kind")] = None
+    issue: Annotated[bool, Field(strict=True, description="whether its wish has it issued")] = False
+    max_names: Annotated[int, Field(ge=1, le=MAX_NAMES_MAX)] | None = None
     ttl: Annotated[Duration, Field(json_schema_extra={"default": "1h"})] = timedelta(hours=1)
 
 
@@ -83,8 +91,12 @@ async def invite(call: Call) -> Answer:
         Grants([Grant("spiffe://any/proxy", tuple(wanted.names))])
     except ConfigError as e:
         raise CallerError(f"names: {e}", hint=e.next_step) from None
+    if not wanted.names and (wanted.kinds or wanted.issue or wanted.max_names):
+        raise CallerError("kinds, issue and max_names are terms of names", hint="write `names` as well")
+    kinds = None if wanted.kinds is None else frozenset(wanted.kinds)
+    granted = [GrantedName(one, kinds, wanted.issue, wanted.max_names) for one in dict.fromkeys(wanted.names)]
     proxy, token, ends = await call.services.enroller.invite(
-        name, names=wanted.names, lasts=wanted.ttl, actor=call.caller.actor
+        name, granted=granted, lasts=wanted.ttl, actor=call.caller.actor
     )
     made = Invitation(proxy=proxy.name, identity=proxy.identity, token=token, expires_at=ends)
     return Answer(made, status=HTTPStatus.CREATED)

@@ -10,13 +10,16 @@ from sds_server.admin import pages, shapes, target_shapes
 from sds_server.admin.routes import Answer, Call, Route
 from sds_server.errors import NotFound
 from sds_server.inventory import proxies, targets
-from sds_server.model import Scope, TargetKind
+from sds_server.model import Kind, Scope, TargetKind
 
 
 class Granted(shapes.Stated):
-    """A name that the proxy may see."""
+    """A name that the proxy may see, and on what terms; ``kinds`` null: of every kind."""
 
     name: str
+    kinds: list[Kind] | None
+    issue: bool
+    max_names: int | None
     granted_at: datetime
     granted_by: str
 

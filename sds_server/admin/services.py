@@ -1,6 +1,6 @@
 """What the routes work on; built by `app`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -12,9 +12,9 @@ from sds_server.identity import Holder, Rule
 from sds_server.inventory.control_cas import ControlCa
 from sds_server.inventory.database import Database
 from sds_server.inventory.payloads import Stored
-from sds_server.inventory.proxies import Proxy
+from sds_server.inventory.proxies import GrantedName, Proxy
 from sds_server.inventory.uploads import Uploaded
-from sds_server.model import Identity, SecretName
+from sds_server.model import Identity, Kind, SecretName
 from sds_server.payloads.content import Content, Described
 from sds_server.targets.calls import Agents
 from sds_server.xds.catalog import Catalog
@@ -45,7 +45,7 @@ class Enroller(Protocol):
         """Return the CAs that are trusted, oldest first."""
 
     async def invite(
-        self, name: str, *, names: Sequence[str], lasts: timedelta, actor: str
+        self, name: str, *, granted: Collection[GrantedName], lasts: timedelta, actor: str
     ) -> tuple[Proxy, str, datetime]:
         """Let a proxy enrol once; returns it, the token, and until when that is good."""
 
@@ -113,7 +113,7 @@ class Services:
     checks: Callable[[], Sequence[Check]]
     metrics: Callable[[], bytes]
     authorize: Callable[[Identity, str], bool]
-    granted: Callable[[Identity], Rule]
+    granted: Callable[[Identity, Kind], Rule]
     catalog: Catalog
     observer: Observer
     uploads: Uploads

@@ -21,7 +21,7 @@ from sds_server.admin.targets import NodeId
 from sds_server.errors import Forbidden, NotFound, Unavailable
 from sds_server.inventory import secrets
 from sds_server.log import get
-from sds_server.model import Identity, TargetKind
+from sds_server.model import Identity, Kind, TargetKind
 from sds_server.xds import codec
 from sds_server.xds.catalog import Entry, Resource
 from sds_server.xds.session import PeerNode
@@ -101,7 +101,7 @@ async def _granted(services: Services, identity: Identity) -> Sequence[str]:
         Forbidden: more than an answer holds.
         Unavailable: they cannot be listed while the database is away.
     """
-    rule = services.granted(identity)
+    rule = services.granted(identity, Kind.TLS_CERTIFICATE)
     names = set(rule.exact)
     if rule.prefixes or rule.suffixes:
         names |= set(

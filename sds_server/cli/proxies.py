@@ -4,6 +4,7 @@ import click
 
 from sds_server.cli.api import Api, Json, asks
 from sds_server.cli.output import age, json_option, moment, note, print_json, table
+from sds_server.model import Kind
 
 WORST_FIRST = ("refused", "stale", "never", "sent", "accepted", "waiting", "proved")
 
@@ -72,17 +73,43 @@ def ls(*, secret: str | None, as_json: bool, api: Api) -> None:
 @proxies.command()
 @click.argument("name")
 @click.option("--secret", "names", multiple=True, help="What it may see: a name, team/* or *.example.com.")
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=click.Choice([kind.value for kind in Kind]),
+    help="Of these kinds alone.",
+)
+@click.option("--issue", is_flag=True, help="Its wish for such a name may have a certificate ordered.")
+@click.option("--max-names", type=click.IntRange(min=1), help="So many names may it want at once.")
 @click.option("--ttl", default="1h", show_default=True, help="How long it has to enrol, such as 1h.")
 @json_option
 @asks
-def enroll(name: str, *, names: tuple[str, ...], ttl: str, as_json: bool, api: Api) -> None:
+def enroll(
+    name: str,
+    *,
+    names: tuple[str, ...],
+    kinds: tuple[str, ...],
+    issue: bool,
+    max_names: int | None,
+    ttl: str,
+    as_json: bool,
+    api: Api,
+) -> None:
     r"""Let the proxy NAME enrol once, and print the token for it: it is said once and kept nowhere.
 
     \b
     certvoy proxies enroll edge-1 --secret www > token
     certvoy agent --credentials ./edge-1 --server https://certvoy.example.com:8445 --token-file token
     """
-    made = api.post("v1", "proxies", name, "enrolments", body={"names": list(names), "ttl": ttl})
+    body: Json = {"names": list(names), "ttl": ttl}
+    if kinds:
+        body["kinds"] = list(kinds)
+    if issue:
+        body["issue"] = True
+    if max_names is not None:
+        body["max_names"] = max_names
+    made = api.post("v1", "proxies", name, "enrolments", body=body)
     if as_json:
         print_json(made)
     else:

@@ -1,8 +1,8 @@
 """Proxies that enrol: their one-time tokens, their grants, and whether their credentials still count."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Final
@@ -11,7 +11,7 @@ from sds_server.errors import NotFound, Unauthenticated
 from sds_server.inventory import audit, control_cas, feed, targets
 from sds_server.inventory.control_cas import ControlCa
 from sds_server.inventory.database import Database, Row, Transaction
-from sds_server.model import Identity
+from sds_server.model import Identity, Kind
 
 CHANGES_LAST: Final = timedelta(days=1)
 """How long it is known whose rights were changed: who has not asked for so long reads all."""
@@ -27,12 +27,21 @@ class Proxy:
 
 
 @dataclass(frozen=True, slots=True)
-class Granted:
-    """A name that an identity may see."""
+class GrantedName:
+    """A name that an identity may see, and on what terms, as in ``grants``; ``kinds`` None: of every kind."""
 
     name: str
-    granted_at: datetime
-    granted_by: str
+    kinds: frozenset[Kind] | None = None
+    issue: bool = False
+    max_names: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Granted(GrantedName):
+    """The same, with who granted it."""
+
+    granted_at: datetime = field(kw_only=True)
+    granted_by: str = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +75,7 @@ class Rights:
 
     horizon: str
     changed: frozenset[Identity] | None
-    grants: Mapping[Identity, tuple[str, ...]]
+    grants: Mapping[Identity, tuple[GrantedName, ...]]
     enrolled: Mapping[Identity, int]
     authorities: Sequence[ControlCa]
 
@@ -88,7 +97,7 @@ async def rights(database: Database, *, since: str | None = None) -> Rights:
         horizon=horizon,
         changed=None if whose is None else frozenset(map(Identity, whose)),
         grants={
-            Identity(identity): tuple(row["name"] for row in rows)
+            Identity(identity): tuple(map(_granted_name, rows))
             for identity, rows in groupby(granted, key=lambda row: str(row["identity"]))
         },
         enrolled={Identity(row["identity"]): row["id"] for row in enrolled},
@@ -101,22 +110,30 @@ async def invite(
     name: str,
     *,
     identity: Identity,
-    names: Sequence[str],
+    granted: Collection[GrantedName],
     token: str,
     lasts: timedelta,
     actor: str,
 ) -> tuple[Proxy, datetime]:
-    """Let a proxy enrol once by this token, and see these names besides those that it sees already."""
+    """Let a proxy enrol once by this token, and see these names besides those that it sees already.
+
+    A name that it sees already is granted anew, on these terms.
+    """
     async with database.transaction() as tx:
         await tx.rows("sweep_enrolment_tokens")
         await tx.rows("insert_proxy", name, identity, actor)
         row = await tx.row("lock_proxy", name)
         assert row is not None  # noqa: S101 - inserted above, or there already
         proxy = Proxy(row["id"], name, Identity(row["identity"]))
-        for granted in sorted(set(names)):
-            await tx.rows("insert_grant", proxy.identity, granted, actor)
+        for one in granted:
+            kinds = None if one.kinds is None else sorted(one.kinds)
+            await tx.rows("put_grant", proxy.identity, one.name, actor, kinds, one.issue, one.max_names)
         ends = await tx.value("insert_enrolment_token", _digest(token), proxy.id, actor, lasts)
-        detail = {"identity": proxy.identity, "names": sorted(set(names)), "expires_at": ends}
+        detail = {
+            "identity": proxy.identity,
+            "names": sorted(one.name for one in granted),
+            "expires_at": ends,
+        }
         await audit.append(tx, action="proxy.invited", actor=actor, subject=name, detail=detail)
         await feed.tell_rights(tx)
     return proxy, ends
@@ -207,7 +224,11 @@ async def _enrolled_in(tx: Transaction, rows: Sequence[Row]) -> Mapping[int, Enr
             credential_at=row["credential_at"],
             credential_until=row["credential_until"],
             grants=[
-                Granted(grant["name"], grant["granted_at"], grant["granted_by"])
+                Granted(
+                    **asdict(_granted_name(grant)),
+                    granted_at=grant["granted_at"],
+                    granted_by=grant["granted_by"],
+                )
                 for grant in granted
                 if grant["identity"] == row["proxy_identity"]
             ],
@@ -234,6 +255,11 @@ async def remove(database: Database, name: str, *, actor: str) -> None:
         detail = {"identity": row["identity"]} | ({"keys_of": sorted(freed)} if freed else {})
         await audit.append(tx, action="proxy.removed", actor=actor, subject=name, detail=detail)
         await feed.tell_rights(tx)
+
+
+def _granted_name(row: Row) -> GrantedName:
+    kinds = None if row["kinds"] is None else frozenset(map(Kind, row["kinds"]))
+    return GrantedName(row["name"], kinds, row["issue"], row["max_names"])
 
 
 def _worthless() -> Unauthenticated:

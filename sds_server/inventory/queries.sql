@@ -1264,13 +1264,20 @@ DELETE FROM rights_change WHERE changed_at < certvoy_now() - $1::interval;
 
 -- name: identity_grants
 -- Of these identities; null: of all.
-SELECT identity, name FROM identity_grant WHERE $1::text[] IS NULL OR identity = ANY ($1) ORDER BY identity, name;
+SELECT identity, name, kinds, issue, max_names FROM identity_grant
+ WHERE $1::text[] IS NULL OR identity = ANY ($1) ORDER BY identity, name;
 
 -- name: grants_of
-SELECT identity, name, granted_at, granted_by FROM identity_grant WHERE identity = ANY ($1::text[]) ORDER BY identity, name;
+SELECT identity, name, kinds, issue, max_names, granted_at, granted_by FROM identity_grant
+ WHERE identity = ANY ($1::text[]) ORDER BY identity, name;
 
--- name: insert_grant
-INSERT INTO identity_grant (identity, name, granted_by) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING;
+-- name: put_grant
+-- Who granted a name stays who granted it on the terms of now.
+INSERT INTO identity_grant AS known (identity, name, granted_by, kinds, issue, max_names) VALUES ($1, $2, $3, $4::text[], $5, $6)
+    ON CONFLICT (identity, name) DO UPDATE
+   SET kinds = EXCLUDED.kinds, issue = EXCLUDED.issue, max_names = EXCLUDED.max_names,
+       granted_at = certvoy_now(), granted_by = EXCLUDED.granted_by
+ WHERE (known.kinds, known.issue, known.max_names) IS DISTINCT FROM (EXCLUDED.kinds, EXCLUDED.issue, EXCLUDED.max_names);
 
 -- name: delete_grants
 DELETE FROM identity_grant WHERE identity = $1;

@@ -8,13 +8,13 @@ from sds_server import authority
 from sds_server.clock import Clock
 from sds_server.credentials import Issued
 from sds_server.errors import CertvoyError, ConfigError, CustodyError, Unavailable
-from sds_server.identity import Grant, Grants, Holder, Rule, Trust
+from sds_server.identity import ALL_KINDS, Grant, Grants, Holder, Rule, Trust
 from sds_server.inventory import proxies
 from sds_server.inventory.database import Database
-from sds_server.inventory.proxies import Rights
+from sds_server.inventory.proxies import GrantedName, Rights
 from sds_server.lifecycle.enroller import Enroller, OwnPair
 from sds_server.log import get
-from sds_server.model import Identity
+from sds_server.model import Identity, Kind
 
 RELOAD: Final = timedelta(seconds=30)
 """How often it is read without being told."""
@@ -52,7 +52,7 @@ class Admission:
         self._own_ca = own_ca or bool(server_names)
         self._horizon: str | None = None
         self._read_at = clock.monotonic()
-        self._granted: Mapping[Identity, tuple[str, ...]] = {}
+        self._granted: Mapping[Identity, tuple[GrantedName, ...]] = {}
         self._enrolled: Mapping[Identity, int] = {}
         self._authorities: Sequence[object] | None = None
         self._pair: OwnPair | None = None
@@ -61,14 +61,27 @@ class Admission:
         self._trust = Trust(trust_domain, denied=self._denied)
         self.issued = Issued()
         self.on_change: Callable[[], None] = lambda: None
+        self.kind_of: Callable[[str], Kind | None] = lambda _name: None
 
-    def authorize(self, identity: Identity, resource_name: str) -> bool:
-        """Whether the identity may see the name, now."""
-        return self._grants.authorize(identity, resource_name)
+    def authorize(self, identity: Identity, resource_name: str, *, kind: Kind | None = None) -> bool:
+        """Whether the identity may see the name, now.
 
-    def granted(self, identity: Identity) -> Rule:
-        """Return all that the identity may see, now."""
-        return self._grants.of(identity)
+        ``kind``: what the caller knows it to be; by default what ``kind_of`` says, and if that does not know
+        either, the name alone decides.
+        """
+        return self._grants.authorize(identity, resource_name, kind or self.kind_of(resource_name))
+
+    def may_issue(self, identity: Identity, resource_name: str) -> bool:
+        """Whether the identity's wish for a name that is not there may have a certificate ordered, now."""
+        return self._grants.may_issue(identity, resource_name)
+
+    def max_names(self, identity: Identity) -> int | None:
+        """Return how many names the identity may want at once, now; None: no grant limits that."""
+        return self._grants.max_names(identity)
+
+    def granted(self, identity: Identity, kind: Kind) -> Rule:
+        """Return all of this kind that the identity may see, now."""
+        return self._grants.of(identity, kind)
 
     def holder(self, certificate_pem: bytes) -> Holder:
         """Return who the certificate's holder is, with what `admits` asks about again later.
@@ -185,10 +198,13 @@ def _with(
 
 def _readable(rights: Rights) -> Iterable[Grant]:
     """Return the grants that can be read; one that cannot must not take the others away."""
-    for identity, names in rights.grants.items():
+    for identity, granted in rights.grants.items():
+        grants = [
+            Grant(identity, (one.name,), one.kinds or ALL_KINDS, one.issue, one.max_names) for one in granted
+        ]
         try:
-            Grants([grant := Grant(identity, names)])
+            Grants(grants)
         except ConfigError as e:
             _log.error("admission.unreadable", identity=identity, reason=str(e))
         else:
-            yield grant
+            yield from grants

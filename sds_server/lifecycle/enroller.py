@@ -1,7 +1,7 @@
 """The control plane's own CA at work: makes itself once, gives proxies their credentials, renews them."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -18,7 +18,7 @@ from sds_server.errors import CustodyError, Unauthenticated
 from sds_server.inventory import control_cas, proxies, sealed_keys
 from sds_server.inventory.control_cas import ControlCa
 from sds_server.inventory.database import Database
-from sds_server.inventory.proxies import Proxy
+from sds_server.inventory.proxies import GrantedName, Proxy
 from sds_server.keys.kms import Sealer
 from sds_server.log import get
 from sds_server.model import Identity, KeyId
@@ -71,7 +71,7 @@ class Enroller:
         return found
 
     async def invite(
-        self, name: str, *, names: Sequence[str], lasts: timedelta, actor: str
+        self, name: str, *, granted: Collection[GrantedName], lasts: timedelta, actor: str
     ) -> tuple[Proxy, str, datetime]:
         """Let a proxy enrol once; returns it, the token, and until when that is good.
 
@@ -82,7 +82,7 @@ class Enroller:
         signing = await self._signing()
         token = authority.token_of(secrets.token_urlsafe(TOKEN_BYTES), signing.certificate)
         proxy, ends = await proxies.invite(
-            self._database, name, identity=identity, names=names, token=token, lasts=lasts, actor=actor
+            self._database, name, identity=identity, granted=granted, token=token, lasts=lasts, actor=actor
         )
         return proxy, token, ends
 

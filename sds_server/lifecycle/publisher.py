@@ -121,6 +121,7 @@ class Publisher:
 
     async def _refresh(self, names: Iterable[str]) -> None:
         offered = await offers.of(self._database, names)
+        self._catalog.learn({name: offer.kind for name, offer in offered.items()})
         entries: dict[str, Entry] = {}
         changed: dict[str, Offer] = {}
         payloads = [name for name, offer in offered.items() if offer.kind is not Kind.TLS_CERTIFICATE]

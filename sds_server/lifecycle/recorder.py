@@ -110,9 +110,12 @@ class Recorder:
             self._note(peer, name, wanted=False)
 
     def disconnected(self, peer: PeerNode, name: str) -> None:
-        """Its stream ended: it serves on with what it has, and counts for ``seen_for``."""
+        """Its stream ended: it serves on with what it has, and counts for ``seen_for``.
+
+        Unless it may not see the name, which may have shown only when it was known what the name is.
+        """
         if self._left(peer, name):
-            self._note(peer, name)
+            self._note(peer, name, wanted=self._authorize(peer.identity, name))
 
     def sent(self, peer: PeerNode, resource: Resource) -> None:
         """The Resource was written to the peer's stream: so it may see it, whatever was so when it came."""
@@ -152,7 +155,9 @@ class Recorder:
         )
 
     def denied(self, peer: PeerNode, name: str) -> None:
-        """The peer wants a name that it may not see."""
+        """The peer wants a name that it may not see: no roll-out waits for it any more."""
+        if peer.stream is not None and self._left(peer, name):
+            self._note(peer, name, wanted=False)
         if len(self._denials) < MAX_DENIALS:
             self._denials.append((peer.identity, peer.node_id, name))
             self.on_news()

@@ -77,6 +77,16 @@ class Catalog:
         self._before: dict[str, Resource] = {}
         self._watchers: dict[str, set[Wake]] = {}
         self._idle_since: dict[str, float] = {}
+        self._kinds: dict[str, Kind] = {}
+
+    def kind(self, name: str) -> Kind | None:
+        """Return what the name is, for ever; None: not loaded, or there is none of that name."""
+        entry = self._entries.get(name)
+        return entry.kind if isinstance(entry, Resource) else self._kinds.get(name)
+
+    def learn(self, kinds: Mapping[str, Kind]) -> None:
+        """Remember what these names are, also while nothing is issued: before their entries are taken in."""
+        self._kinds.update(kinds)
 
     def look(self, name: str, peer: Peer | None = None) -> Entry | None:
         """Return what this peer is offered under the name; None: not loaded."""
@@ -142,6 +152,7 @@ class Catalog:
             self._entries.pop(name, None)
             self._exceptions.pop(name, None)
             self._before.pop(name, None)
+            self._kinds.pop(name, None)
         return forgotten
 
     @property

@@ -14,7 +14,7 @@ from sds_server import authority
 from sds_server.identity import Grant
 from sds_server.inventory import deliveries
 from sds_server.inventory.deliveries import News
-from sds_server.model import Scope
+from sds_server.model import Kind, Scope
 from sds_server.xds import codec
 from sds_server.xds.catalog import PENDING, Catalog, Resource
 from tests.support.admin import SDS_PORT, Witness, serving
@@ -88,6 +88,44 @@ async def test_an_enrolled_proxy_may_see_what_it_was_invited_for_and_is_shown_wi
     assert shown["credential_until"] == made.certificate.not_valid_after_utc.isoformat().replace(
         "+00:00", "Z"
     )
+
+
+def terms(shown):
+    return {
+        grant["name"]: (grant["kinds"], grant["issue"], grant["max_names"])
+        for grant in shown.json["enrolment"]["grants"]
+    }
+
+
+async def test_an_invitation_says_on_what_terms_its_names_are_seen(api):
+    await enrolled(api, names=["www"])
+    await enrolled(api, names=["team/*"], kinds=["tls_certificate"], issue=True, max_names=20)
+    shown = await api.local("GET", "/v1/proxies/edge-1")
+    await until(lambda: api.admission.may_issue(EDGE, "team/a"))
+
+    assert {"www": (None, False, None), "team/*": (["tls_certificate"], True, 20)} == terms(shown)
+    assert 20 == api.admission.max_names(EDGE)
+    assert not api.admission.may_issue(EDGE, "www")
+    assert not api.admission.authorize(EDGE, "team/a", kind=Kind.GENERIC_SECRET)
+    assert api.admission.authorize(EDGE, "www", kind=Kind.GENERIC_SECRET)
+
+
+async def test_a_name_that_is_granted_again_is_granted_on_the_new_terms(api):
+    await invite(api, names=["www"], issue=True, max_names=3)
+    await until(lambda: api.admission.may_issue(EDGE, "www"))
+    await invite(api, names=["www"], kinds=["validation_context"])
+    await until(lambda: not api.admission.may_issue(EDGE, "www"))
+    shown = await api.local("GET", "/v1/proxies/edge-1")
+
+    assert {"www": (["validation_context"], False, None)} == terms(shown)
+    assert api.admission.max_names(EDGE) is None
+
+
+async def test_terms_without_names_are_refused(api):
+    reply = await api.local("POST", "/v1/proxies/edge-1/enrolments", json={"issue": True})
+
+    assert 400 == reply.status
+    assert "terms of names" in reply.json["detail"]
 
 
 async def test_names_in_the_request_change_nothing(api):

@@ -18,6 +18,7 @@ from acme_engine import keys
 from sds_server.inventory import declarations, freezes, key_requests, orders, proxies, rotations, secrets
 from sds_server.inventory import issuances as stored
 from sds_server.inventory.key_requests import KeyRequest
+from sds_server.inventory.proxies import GrantedName
 from sds_server.model import (
     Certificate,
     CertificateId,
@@ -171,7 +172,13 @@ async def test_nothing_is_ordered_for_a_proxy_that_was_removed(door, database, s
     """A request that waits would be signed at the next renewal, for who may see nothing any more."""
     identity = Identity("spiffe://certvoy/proxy/web-9")
     await proxies.invite(
-        database, "web-9", identity=identity, names=["www"], token="t", lasts=timedelta(hours=1), actor="p"
+        database,
+        "web-9",
+        identity=identity,
+        granted=[GrantedName("www")],
+        token="t",
+        lasts=timedelta(hours=1),
+        actor="p",
     )
     csr = x509.load_pem_x509_csr(request().encode())
     brought = KeyRequest(csr.public_bytes(Encoding.DER), keys.spki_sha256(csr.public_key()))

@@ -11,6 +11,7 @@ from sds_server.credentials import Files, HttpsTls, server_credentials
 from sds_server.errors import Unavailable
 from sds_server.identity import Grant
 from sds_server.inventory import deployment, proxies
+from sds_server.inventory.proxies import GrantedName
 from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms
 from sds_server.lifecycle.admission import Admission
@@ -159,7 +160,7 @@ async def test_admission_reads_again_whose_rights_were_changed_and_nobody_elses(
     """Those of the configuration stay, for one whose others are taken away as well."""
     enroller = replica()
     for name in ("edge-1", "edge-2"):
-        await enroller.invite(name, names=["www"], lasts=LIFE, actor="person:test")
+        await enroller.invite(name, granted=[GrantedName("www")], lasts=LIFE, actor="person:test")
     one, two, three = (Identity(f"spiffe://certvoy/proxy/edge-{number}") for number in (1, 2, 3))
     admission = admission_of(replica, database, clock, configured=[Grant(one, ("api",))])
     await admission.step()
@@ -172,7 +173,7 @@ async def test_admission_reads_again_whose_rights_were_changed_and_nobody_elses(
 
     monkeypatch.setattr(proxies, "rights", rights)
     await proxies.remove(database, "edge-1", actor="person:test")
-    await enroller.invite("edge-3", names=["mail"], lasts=LIFE, actor="person:test")
+    await enroller.invite("edge-3", granted=[GrantedName("mail")], lasts=LIFE, actor="person:test")
     await admission.step()
     await admission.step()
     allowed = {
@@ -196,7 +197,7 @@ async def test_rights_that_are_committed_late_are_read_late(replica, database, c
     async with sql.transaction():
         await sql.execute(grant, edge)
         async with database.transaction() as tx:
-            await tx.rows("insert_grant", other, "www", "test")
+            await tx.rows("put_grant", other, "www", "test", None, False, None)
         await admission.step()
         early = admission.authorize(edge, "www"), admission.authorize(other, "www")
     await admission.step()

@@ -1,6 +1,7 @@
 """The recorder: what the streams tell is merged, kept while the database is down, and written once."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -326,6 +327,32 @@ async def test_a_name_that_the_peer_may_not_see_makes_no_delivery(recorder, issu
     await recorder.step()
 
     assert 0 == await sql.fetchval("SELECT count(*) FROM delivery")
+
+
+async def test_who_may_not_see_what_it_wanted_counts_no_more(recorder, declared, database, clock):
+    """Of what kind a name is shows when it is loaded: a roll-out must not wait for who never gets it."""
+    streaming = replace(EDGE, stream="one")
+    recorder.subscribed(streaming, "www")
+    await recorder.step()
+    before = await live(database)
+    recorder.denied(streaming, "www")
+    await recorder.step()
+    clock.turn(SEEN_FOR)
+    await recorder.step()
+
+    assert ["edge-1"] == before
+    assert [] == await live(database)
+
+
+async def test_who_polled_for_what_it_may_not_see_does_not_count(recorder, declared, database):
+    allowed = {"www"}
+    recorder._authorize = lambda _identity, name: name in allowed
+    recorder.subscribed(EDGE, "www")
+    allowed.clear()
+    recorder.disconnected(EDGE, "www")
+    await recorder.step()
+
+    assert [] == await live(database)
 
 
 async def test_a_denial_is_audited_with_who_asked_for_what(recorder, sql):

@@ -22,6 +22,7 @@ from sds_server.clock import SystemClock
 from sds_server.config_values import Listen
 from sds_server.inventory import deployment
 from sds_server.inventory.database import Database
+from sds_server.inventory.proxies import GrantedName
 from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms
 from sds_server.lifecycle.enroller import Enroller
@@ -52,7 +53,8 @@ async def enrolled(
     enroller: Enroller, directory: Path, name: str, *, names: Sequence[str] = ("www",), roots: str = ""
 ) -> CredentialFiles:
     """Enrol a proxy and keep its credential in a directory; ``roots`` are others that its agent trusts."""
-    _, token, _ = await enroller.invite(name, names=names, lasts=timedelta(hours=1), actor="person:test")
+    granted = [GrantedName(one) for one in names]
+    _, token, _ = await enroller.invite(name, granted=granted, lasts=timedelta(hours=1), actor="person:test")
     key = new_key()
     made = await enroller.enroll(token, authority.new_csr(key))
     files = CredentialFiles(directory / name)

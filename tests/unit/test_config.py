@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from sds_server.config import load
 from sds_server.config_values import Duration, Listen, spelt
 from sds_server.errors import ConfigError
-from sds_server.model import KeyType, Proof
+from sds_server.model import KeyType, Kind, Proof
 
 WHOLE = """\
 database: embedded
@@ -32,6 +32,7 @@ secrets:
   www: {domains: [www.example.test], issuer: internal, key_type: ecdsa-p384, proof: 90%}
 grants:
   - {identity: spiffe://example.test/edge-1, names: [www, "team/*", "*.example.com"]}
+  - {identity: dns:edge.test, names: [www], kinds: [tls_certificate], issue: true, max_names: 10}
 rotation: {seen_for: 1h30m, settle: 30s, lease: 60s, poll: 250ms}
 log: {level: debug}
 """
@@ -84,6 +85,10 @@ def with_value(errors):
     return with_value
 
 
+def terms(grant):
+    return grant.kinds, grant.issue, grant.max_names
+
+
 def test_whole_file(read, tmp_path):
     config = read(WHOLE)
 
@@ -95,6 +100,8 @@ def test_whole_file(read, tmp_path):
     assert config.secrets["www"].key_type == KeyType.ECDSA_P384
     assert config.secrets["www"].proof == Proof(percent=90)
     assert config.grants[0].names == ("www", "team/*", "*.example.com")
+    assert ((*Kind,), False, None) == terms(config.grants[0])
+    assert ((Kind.TLS_CERTIFICATE,), True, 10) == terms(config.grants[1])
     assert timedelta(minutes=90) == config.rotation.seen_for
     assert timedelta(milliseconds=250) == config.rotation.poll
 
@@ -252,6 +259,10 @@ def test_wrong_database_may_hold_a_password_and_is_not_repeated(errors):
         (["grants", 0, "names"], ["*"], 'grants[0].names[0]: cannot grant "*"'),
         (["grants", 0, "names"], ["a*b"], 'grants[0].names[0]: cannot grant "a*b"'),
         (["grants", 0, "name"], "www", "grants[0].name: unknown key"),
+        (["grants", 0, "kinds"], [], "grants[0].kinds: "),
+        (["grants", 0, "kinds"], ["certificate"], "grants[0].kinds[0]: "),
+        (["grants", 0, "issue"], "yes", "grants[0].issue: "),
+        (["grants", 0, "max_names"], 0, "grants[0].max_names: "),
         (["rotation", "lease"], 60, "rotation.lease: must be a duration, got 60"),
         (["rotation", "lease"], "0s", "rotation.lease: must be a duration"),
         (["rotation", "lease"], "1 hour", "rotation.lease: must be a duration"),

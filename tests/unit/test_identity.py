@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives import serialization
 
 from sds_server.errors import CallerError, ConfigError
 from sds_server.identity import Grant, Grants, identify
-from sds_server.model import Identity
+from sds_server.model import Identity, Kind
 from tests.support.pki import authority
 
 CA = authority()
@@ -104,6 +104,75 @@ def test_without_a_grant_nothing_is_seen():
 
     assert not grants.authorize(Identity("dns:edge.test"), "a")
     assert not grants.authorize(Identity("spiffe://td.test/edge/deeper"), "a")
+
+
+CERTIFICATES = frozenset({Kind.TLS_CERTIFICATE})
+BUNDLES = frozenset({Kind.VALIDATION_CONTEXT})
+
+
+def test_a_grant_of_some_kinds_covers_no_other_and_by_its_name_alone_what_is_not_known_yet():
+    grants = Grants([Grant(EDGE, ("team/*",), kinds=CERTIFICATES)])
+    kinds = (Kind.TLS_CERTIFICATE, Kind.VALIDATION_CONTEXT, None)
+
+    assert [True, False, True] == [grants.authorize(EDGE, "team/a", kind) for kind in kinds]
+
+
+def test_kinds_of_one_grant_do_not_widen_another():
+    grants = Grants([Grant(EDGE, ("www",), kinds=CERTIFICATES), Grant(EDGE, ("roots",), kinds=BUNDLES)])
+
+    assert grants.authorize(EDGE, "www", Kind.TLS_CERTIFICATE)
+    assert grants.authorize(EDGE, "roots", Kind.VALIDATION_CONTEXT)
+    assert not grants.authorize(EDGE, "www", Kind.VALIDATION_CONTEXT)
+    assert not grants.authorize(EDGE, "roots", Kind.TLS_CERTIFICATE)
+
+
+def test_a_wish_has_nothing_issued_but_where_a_grant_of_certificates_says_so():
+    grants = Grants(
+        [
+            Grant(EDGE, ("seen",)),
+            Grant(EDGE, ("*.example.com",), issue=True),
+            Grant(EDGE, ("roots",), kinds=BUNDLES, issue=True),
+        ]
+    )
+    names = ("a.example.com", "seen", "roots", "other")
+
+    assert [True, False, False, False] == [grants.may_issue(EDGE, name) for name in names]
+    assert grants.authorize(EDGE, "a.example.com")
+    assert not grants.may_issue(Identity("spiffe://td.test/other"), "a.example.com")
+
+
+def test_of_several_limits_of_names_the_lowest_counts():
+    grants = Grants(
+        [Grant(EDGE, (name,), max_names=most) for name, most in zip("abc", (None, 7, 9), strict=True)]
+    )
+
+    assert 7 == grants.max_names(EDGE)
+    assert Grants([Grant(EDGE, ("a",))]).max_names(EDGE) is None
+
+
+def test_what_changes_of_one_identity_changes_its_terms_as_well():
+    other = Identity("spiffe://td.test/other")
+    before = Grants([Grant(who, ("a",), issue=True, max_names=5) for who in (EDGE, other)])
+    after = before.changed([EDGE], [Grant(EDGE, ("a",), kinds=BUNDLES)])
+
+    assert [None, 5] == [after.max_names(who) for who in (EDGE, other)]
+    assert [False, True] == [after.may_issue(who, "a") for who in (EDGE, other)]
+    assert not after.authorize(EDGE, "a", Kind.TLS_CERTIFICATE)
+    assert before.authorize(EDGE, "a", Kind.TLS_CERTIFICATE)
+
+
+def test_all_of_a_kind_is_what_grants_of_that_kind_say():
+    grants = Grants(
+        [
+            Grant(EDGE, ("www", "team/*")),
+            Grant(EDGE, ("*.example.com",), kinds=CERTIFICATES),
+            Grant(EDGE, ("roots",), kinds=BUNDLES),
+        ]
+    )
+    rule = grants.of(EDGE, Kind.TLS_CERTIFICATE)
+
+    assert (frozenset({"www"}), ("team/",), (".example.com",)) == (rule.exact, rule.prefixes, rule.suffixes)
+    assert not grants.of(Identity("spiffe://td.test/other"), Kind.TLS_CERTIFICATE).exact
 
 
 @pytest.mark.parametrize("pattern", ["*", "", "a*", "*a", "*/a", "/*", "te*m/*", "*.*.com", "*."])

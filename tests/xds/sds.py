@@ -127,7 +127,7 @@ class Deployment:
 
     def authorize(self, identity, name):
         """Ask the grants of now."""
-        return self.grants.authorize(identity, name)
+        return self.grants.authorize(identity, name, self.catalog.kind(name))
 
     def identify(self, certificate_pem):
         """Ask the trust of now."""

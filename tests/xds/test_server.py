@@ -14,10 +14,10 @@ from structlog.testing import capture_logs
 
 from sds_server.errors import Unavailable
 from sds_server.identity import Grant, Grants
-from sds_server.model import Identity
+from sds_server.model import Identity, Kind
 from sds_server.xds import session
 from sds_server.xds.caller import Caller
-from sds_server.xds.catalog import ABSENT, Resource
+from sds_server.xds.catalog import ABSENT, PENDING, Resource
 from sds_server.xds.codec import TYPE_URL
 from sds_server.xds.server import ADS, DELTA, SDS
 from sds_server.xds.stream import CLOSE_UNANSWERED_S, WARN_UNANSWERED_S
@@ -158,6 +158,30 @@ async def test_a_name_that_the_peer_may_not_see_looks_absent_and_the_stream_goes
     assert granted.resources[0].name == "a"
     assert ("denied", "n", "others/key") in server.witness.facts
     assert ("denied", "n", "b") not in server.witness.facts
+    await client.leave()
+
+
+async def test_a_name_of_a_kind_that_the_peer_may_not_see_looks_absent_once_it_is_known(server):
+    server.grants = Grants([Grant(EDGE, ("a", "b"), kinds=frozenset({Kind.TLS_CERTIFICATE}))])
+    client = await open_stream(server, names=["a", "b"])
+    await server.witness.until("subscribed", "n", "b")
+    server.publish("b", 1, PAIR)
+    server.catalog.publish({"a": replace(server.catalog.look("b"), name="a", kind=Kind.GENERIC_SECRET)})
+    answers = [await client.receive() for _ in range(2)]
+    await client.leave()
+
+    assert ["a"] == [name for answer in answers for name in answer.removed_resources]
+    assert ["b"] == [one.name for answer in answers for one in answer.resources]
+    assert ("denied", "n", "a") in server.witness.facts
+
+
+async def test_while_nothing_is_issued_of_it_a_name_of_another_kind_looks_absent_as_well(server):
+    server.grants = Grants([Grant(EDGE, ("a",), kinds=frozenset({Kind.TLS_CERTIFICATE}))])
+    server.catalog.learn({"a": Kind.GENERIC_SECRET})
+    server.catalog.publish({"a": PENDING})
+    client = await open_stream(server, names=["a"])
+
+    assert ["a"] == (await client.receive()).removed_resources
     await client.leave()
 
 

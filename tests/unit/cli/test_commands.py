@@ -17,13 +17,14 @@ from sds_server.inventory import (
     freezes,
     pauses,
     progress,
+    proxies,
     revocations,
     roll_outs,
     rotations,
     targets,
 )
 from sds_server.inventory.deliveries import News
-from sds_server.model import Identity, Scope
+from sds_server.model import Identity, Kind, Scope
 from tests.support.admin import serving
 from tests.support.issuances import Issuances
 from tests.support.pki import authority
@@ -553,6 +554,14 @@ async def test_a_proxy_that_was_invited_is_listed_with_how_far_it_has_come(run):
 
     (row,) = [line for line in shown.splitlines() if line.startswith("edge-8")]
     assert ["edge-8", "-", "INVITED", "-", "0", "s", "it", "has", "not", "enrolled"] == row.split()[:10]
+
+
+async def test_an_invitation_by_hand_says_the_terms_of_its_names(run, database):
+    terms = ("--kind", "tls_certificate", "--issue", "--max-names", "5")
+    await run("proxies", "enroll", "edge-8", "--secret", "team/*", *terms)
+
+    (grant,) = (await proxies.get(database, "edge-8")).grants
+    assert ({Kind.TLS_CERTIFICATE}, True, 5) == (grant.kinds, grant.issue, grant.max_names)
 
 
 async def test_issuing_again_by_hand_tries_again_at_once(run, issuances, database):
