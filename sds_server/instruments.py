@@ -18,6 +18,7 @@ from sds_server.lifecycle.recorder import Recorder
 from sds_server.lifecycle.settler import Settler
 from sds_server.lifecycle.worker import Worker
 from sds_server.metrics import Metrics
+from sds_server.xds.caller import Denied
 from sds_server.xds.catalog import Resource
 from sds_server.xds.server import SdsServer
 from sds_server.xds.session import Observer, PeerNode
@@ -85,10 +86,10 @@ class MeasuredStreams:
         self._metrics.count(metrics.NACKS)
         self._observer.refused(peer, name, version, generation, detail)
 
-    def denied(self, peer: PeerNode, name: str) -> None:
+    def denied(self, peer: PeerNode, name: str, why: Denied) -> None:
         """The peer wants a name that it may not see."""
         self._metrics.count(metrics.DENIALS)
-        self._observer.denied(peer, name)
+        self._observer.denied(peer, name, why)
 
 
 class MeasuredKms:

@@ -170,8 +170,8 @@ EVENTS: Final = (
     LogEvent(
         "secret.denied",
         "warning",
-        "A proxy asks for a name that no grant lets its identity see: to the proxy it is absent.",
-        (*_STREAM, "secret"),
+        "A proxy asks for a name that its grants do not let it see, or for too many: to it that is absent.",
+        (*_STREAM, "secret", "reason"),
     ),
     LogEvent(
         "secret.keyless",

@@ -230,6 +230,7 @@ class Parts:
             clock=clock,
             rng=SystemRandom(),
             limits=Limits(clock, streams=config.sds.streams_per_identity),
+            max_names=admission.max_names,
         )
         sds, rest, rest_tls = transports(config, service, admission)
         watch_delivery(publisher, streams, prover, settler, recorder=recorder, sds=sds, to=metrics)

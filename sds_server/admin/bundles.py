@@ -22,6 +22,7 @@ from sds_server.errors import NotFound, Unavailable
 from sds_server.log import get
 from sds_server.model import Kind, TargetKind
 from sds_server.xds import codec
+from sds_server.xds.caller import Denied
 from sds_server.xds.catalog import ABSENT, Entry, Resource
 from sds_server.xds.session import PeerNode
 
@@ -112,7 +113,7 @@ def check_grant(services: Services, peer: PeerNode, name: str) -> None:
         NotFound: the peer may not see the name, which looks like a name that is not there.
     """
     if not services.authorize(peer.identity, name):
-        services.observer.denied(peer, name)
+        services.observer.denied(peer, name, Denied.UNGRANTED)
         raise _none(name)
 
 

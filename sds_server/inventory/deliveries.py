@@ -130,16 +130,16 @@ async def mark(tx: Transaction, batch: Sequence[tuple[TargetId, News]], *, actor
     return frozenset(item.secret for (_, item), roll in zip(batch, now, strict=True) if roll.changed)
 
 
-async def deny(database: Database, denials: Iterable[tuple[Identity, str, str]], *, actor: str) -> None:
-    """Audit that peers asked for names that they may not see: (identity, node id, name) each."""
+async def deny(database: Database, denials: Iterable[tuple[Identity, str, str, str]], *, actor: str) -> None:
+    """Audit that peers asked for names that they may not see: (identity, node id, name, why) each."""
     async with database.transaction() as tx:
-        for identity, node_id, name in denials:
+        for identity, node_id, name, why in denials:
             await audit.append(
                 tx,
                 action="delivery.denied",
                 actor=actor,
                 subject=name,
-                detail={"identity": identity, "node_id": node_id},
+                detail={"identity": identity, "node_id": node_id, "why": why},
             )
 
 

@@ -19,6 +19,7 @@ from sds_server.lifecycle import instances
 from sds_server.lifecycle.instances import Instance, Instances
 from sds_server.log import get
 from sds_server.model import Identity
+from sds_server.xds.caller import Denied
 from sds_server.xds.catalog import Resource
 from sds_server.xds.session import PeerNode
 
@@ -75,7 +76,7 @@ class Recorder:
         self.on_news: Callable[[], None] = lambda: None
         self._on_written = on_written
         self._notes: dict[Key, _Note] = {}
-        self._denials: list[tuple[Identity, str, str]] = []
+        self._denials: list[tuple[Identity, str, str, str]] = []
         self._capped: set[Identity] = set()
         self._streams: dict[Key, Instances] = {}
         self._fetches: dict[Key, int] = {}
@@ -154,12 +155,12 @@ class Recorder:
             refused_before=before,
         )
 
-    def denied(self, peer: PeerNode, name: str) -> None:
+    def denied(self, peer: PeerNode, name: str, why: Denied) -> None:
         """The peer wants a name that it may not see: no roll-out waits for it any more."""
         if peer.stream is not None and self._left(peer, name):
             self._note(peer, name, wanted=False)
         if len(self._denials) < MAX_DENIALS:
-            self._denials.append((peer.identity, peer.node_id, name))
+            self._denials.append((peer.identity, peer.node_id, name, why))
             self.on_news()
 
     def of(self, peer: PeerNode) -> frozenset[tuple[str, str]]:

@@ -30,6 +30,13 @@ class Status(StrEnum):
     UNAVAILABLE = "UNAVAILABLE"
 
 
+class Denied(StrEnum):
+    """Why a peer may not see a name: in logs and audit only, as to the peer it is not there."""
+
+    UNGRANTED = "no grant covers it"
+    CROWDED = "the identity wants as many names as its grants let it"
+
+
 class Ended(Exception):
     """We end the stream or the fetch, with this status."""
 

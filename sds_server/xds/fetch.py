@@ -8,13 +8,14 @@ Knows neither gRPC nor HTTP.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from sds_server.log import get
 from sds_server.xds import codec
-from sds_server.xds.caller import Caller, Ended, Status
+from sds_server.xds.caller import Caller, Denied, Ended, Status
 from sds_server.xds.catalog import ABSENT, Resource
 from sds_server.xds.session import PeerNode, Service, check_node_id
 from sds_server.xds.stream import MAX_NAMES, is_name
@@ -68,9 +69,10 @@ class Fetcher:
             try:
                 for name in asked:
                     service.observer.subscribed(peer, name)
-                await self._load(peer, [name for name in asked if self._may(peer, name)], within_s)
-                caller.left_s(service.clock.now())  # it may have been removed meanwhile
-                found = self._found(peer, asked)
+                with self._room(peer, [name for name in asked if self._may(peer, name)]) as held:
+                    await self._load(peer, held, within_s)
+                    caller.left_s(service.clock.now())  # it may have been removed meanwhile
+                    found = self._found(peer, held)
                 if found.version != known:
                     for resource in found.resources:
                         service.observer.sent(peer, resource)
@@ -136,10 +138,34 @@ class Fetcher:
         if self.service.authorize(peer.identity, name):
             self._told.pop((peer, name), None)
             return True
-        if (peer, name) not in self._told and self.service.limits.may_tell(peer.identity):
-            self._told[peer, name] = None
-            if len(self._told) > MAX_TOLD:
-                del self._told[next(iter(self._told))]
-            _log.warning("secret.denied", secret=name, identity=peer.identity, node=peer.node_id)
-            self.service.observer.denied(peer, name)
+        self._tell(peer, name, Denied.UNGRANTED)
         return False
+
+    @contextmanager
+    def _room(self, peer: PeerNode, names: Iterable[str]) -> Iterator[list[str]]:
+        """Count the names that the identity wants for the length of the block; those that are too many go."""
+        most, limits = self.service.max_names(peer.identity), self.service.limits
+        if most is None:
+            yield list(names)
+            return
+        held: list[str] = []
+        try:
+            for name in names:
+                if limits.take_name(peer.identity, name, most):
+                    held.append(name)
+                else:
+                    self._tell(peer, name, Denied.CROWDED)
+            yield held
+        finally:
+            for name in held:
+                limits.drop_name(peer.identity, name)
+
+    def _tell(self, peer: PeerNode, name: str, why: Denied) -> None:
+        if (peer, name) in self._told:
+            return
+        self._told[peer, name] = None
+        if len(self._told) > MAX_TOLD:
+            del self._told[next(iter(self._told))]
+        if self.service.limits.may_tell(peer.identity):
+            _log.warning("secret.denied", secret=name, identity=peer.identity, node=peer.node_id, reason=why)
+        self.service.observer.denied(peer, name, why)

@@ -4,7 +4,7 @@ Names that exist are never counted: a fleet that comes back at once costs nothin
 for made-up names would have each looked up in the inventory, and each that it may not see audited.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -48,6 +48,8 @@ class Limits:
         self._most = streams
         self._open: dict[Identity, int] = {}
         self._buckets: dict[tuple[Identity, _Rate], _Bucket] = {}
+        self._wanted: dict[Identity, dict[str, int]] = {}
+        self._waiting: dict[Identity, set[Callable[[], None]]] = {}
 
     @contextmanager
     def stream(self, identity: Identity) -> Iterator[None]:
@@ -69,6 +71,40 @@ class Limits:
                 self._open[identity] = left
             else:
                 del self._open[identity]
+
+    def take_name(
+        self, identity: Identity, name: str, most: int, *, wake: Callable[[], None] | None = None
+    ) -> bool:
+        """Count one that wants the name, until `drop_name`; False: it would be one more than ``most``.
+
+        A name that several streams want is one. ``wake`` is called, once, when there may be room.
+        """
+        names = self._wanted.setdefault(identity, {})
+        if name not in names and len(names) >= most:
+            if wake is not None:
+                self._waiting.setdefault(identity, set()).add(wake)
+            return False
+        names[name] = names.get(name, 0) + 1
+        return True
+
+    def drop_name(self, identity: Identity, name: str) -> None:
+        """Take one back that was taken."""
+        names = self._wanted[identity]
+        names[name] -= 1
+        if names[name]:
+            return
+        del names[name]
+        if not names:
+            del self._wanted[identity]
+        for wake in self._waiting.pop(identity, ()):
+            wake()
+
+    def wait_no_more(self, identity: Identity, wake: Callable[[], None]) -> None:
+        """Do not call ``wake`` any more."""
+        waiting = self._waiting.get(identity, set())
+        waiting.discard(wake)
+        if not waiting:
+            self._waiting.pop(identity, None)
 
     def may_look_up(self, identity: Identity) -> bool:
         """Count a name that has to be looked up; False: not now, ask again after `HOLD_S`."""
@@ -117,3 +153,46 @@ class Limits:
             for (who, rate), one in self._buckets.items()
             if one.tokens + (now - one.at) * rate.per_s < rate.burst
         }
+
+
+class Room:
+    """The names of one stream, among those that its identity may want at once.
+
+    ``changed`` is called with each name for which there was no room, when there may be.
+    """
+
+    def __init__(self, limits: Limits, identity: Identity, changed: Callable[[str], None]) -> None:
+        self._limits = limits
+        self._identity = identity
+        self._changed = changed
+        self._taken: set[str] = set()
+        self._crowded: set[str] = set()
+
+    def take(self, name: str, most: int | None) -> bool:
+        """Count the name where there is a limit; False: there is no room for it."""
+        if most is None or name in self._taken:
+            return True
+        if not self._limits.take_name(self._identity, name, most, wake=self._wake):
+            self._crowded.add(name)
+            return False
+        self._taken.add(name)
+        self._crowded.discard(name)
+        return True
+
+    def leave(self, name: str) -> None:
+        """Count it no more."""
+        self._crowded.discard(name)
+        if name in self._taken:
+            self._taken.discard(name)
+            self._limits.drop_name(self._identity, name)
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self._crowded.clear()
+        self._limits.wait_no_more(self._identity, self._wake)
+        for name in tuple(self._taken):
+            self.leave(name)
+
+    def _wake(self) -> None:
+        for name in tuple(self._crowded):
+            self._changed(name)

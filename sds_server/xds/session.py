@@ -22,9 +22,9 @@ from sds_server.crashpoint import crashpoint
 from sds_server.log import Logger, get
 from sds_server.model import Identity, Peer, TargetKind
 from sds_server.xds import codec
-from sds_server.xds.caller import Caller, Ended, Status
+from sds_server.xds.caller import Caller, Denied, Ended, Status
 from sds_server.xds.catalog import ABSENT, Catalog, Entry, Resource
-from sds_server.xds.limits import HOLD_S, Limits
+from sds_server.xds.limits import HOLD_S, Limits, Room
 from sds_server.xds.stream import (
     CLOSE_UNANSWERED_S,
     WARN_UNANSWERED_S,
@@ -90,7 +90,7 @@ class Observer(Protocol):
     def refused(self, peer: PeerNode, name: str, version: str, generation: int, detail: str) -> None:
         """The peer said no; ``detail`` is scrubbed. To be kept: see `RefusedContent`."""
 
-    def denied(self, peer: PeerNode, name: str) -> None:
+    def denied(self, peer: PeerNode, name: str, why: Denied) -> None:
         """The peer wants a name that it may not see; told once for as long as that is so."""
 
 
@@ -113,6 +113,7 @@ class Service:
     clock: Clock
     rng: Random
     limits: Limits
+    max_names: Callable[[Identity], int | None] = lambda _identity: None
 
 
 def check_node_id(node_id: str) -> None:
@@ -151,6 +152,7 @@ class Session:
         self._watched: set[str] = set()
         self._denied: set[str] = set()
         self._keyless: set[str] = set()
+        self._room = Room(service.limits, self._identity, self._changed)
         self._looked_up: set[str] = set()  # not known yet whether they exist
         self._held: dict[str, float] = {}  # not looked up before this moment
         self._warned = False
@@ -189,6 +191,7 @@ class Session:
 
     def close(self) -> None:
         """Leave nothing behind: no watcher, no subscription."""
+        self._room.close()
         self._service.catalog.unwatch(self._watched, self._changed, now=self._service.clock.monotonic())
         if self._stream is not None:
             for name in self._stream.wanted:
@@ -253,6 +256,7 @@ class Session:
                 observer.subscribed(peer, name)
             case Unsubscribed(name):
                 self._unwatch(name)
+                self._room.leave(name)
                 self._denied.discard(name)
                 self._keyless.discard(name)
                 observer.unsubscribed(peer, name)
@@ -321,13 +325,13 @@ class Session:
 
     def _look(self, name: str) -> Entry | None:
         """Return what the peer may see of the name now: this is the core's View."""
-        if not self._service.authorize(self._identity, name):
+        if (why := self._why_not(name)) is not None:
             self._unwatch(name)
             if name not in self._denied:
                 self._denied.add(name)
                 if self._service.limits.may_tell(self._identity):
-                    self._log.warning("secret.denied", secret=name)
-                    self._service.observer.denied(self._peer, name)
+                    self._log.warning("secret.denied", secret=name, reason=why)
+                self._service.observer.denied(self._peer, name, why)
             return ABSENT
         self._denied.discard(name)
         entry = self._entry(name)
@@ -337,6 +341,13 @@ class Session:
             self._keyless.add(name)
             self._log.warning("secret.keyless", secret=name)
         return ABSENT
+
+    def _why_not(self, name: str) -> Denied | None:
+        """Ask the one decision about grants, and count the name; None: the peer may see it."""
+        if not self._service.authorize(self._identity, name):
+            self._room.leave(name)
+            return Denied.UNGRANTED
+        return None if self._room.take(name, self._service.max_names(self._identity)) else Denied.CROWDED
 
     def _entry(self, name: str) -> Entry | None:
         """Watch the name and return what the Catalog has; None too where it is not looked up yet."""

@@ -11,6 +11,7 @@ from sds_server.inventory import roll_outs, rotations, targets
 from sds_server.lifecycle import recorder as recorders
 from sds_server.lifecycle.recorder import MAX_DENIALS, SWEEP, Recorder
 from sds_server.model import Identity, Reason, TargetKind
+from sds_server.xds.caller import Denied
 from sds_server.xds.catalog import Resource
 from sds_server.xds.session import PeerNode
 from tests.support.clocks import TurnedClock
@@ -130,7 +131,7 @@ async def test_nothing_is_lost_while_the_database_is_down(recorder, cuttable, de
     with pytest.raises(Unavailable):
         await recorder.step()
     recorder.refused(EDGE, "www", "v1", 1, "KEY_VALUES_MISMATCH")
-    recorder.denied(EDGE, "secret-of-others")
+    recorder.denied(EDGE, "secret-of-others", Denied.UNGRANTED)
     with pytest.raises(Unavailable):
         await recorder.step()
     cuttable.heal()
@@ -335,7 +336,7 @@ async def test_who_may_not_see_what_it_wanted_counts_no_more(recorder, declared,
     recorder.subscribed(streaming, "www")
     await recorder.step()
     before = await live(database)
-    recorder.denied(streaming, "www")
+    recorder.denied(streaming, "www", Denied.UNGRANTED)
     await recorder.step()
     clock.turn(SEEN_FOR)
     await recorder.step()
@@ -356,7 +357,7 @@ async def test_who_polled_for_what_it_may_not_see_does_not_count(recorder, decla
 
 
 async def test_a_denial_is_audited_with_who_asked_for_what(recorder, sql):
-    recorder.denied(EDGE, "secret-of-others")
+    recorder.denied(EDGE, "secret-of-others", Denied.UNGRANTED)
     await recorder.step()
     await recorder.step()
     (row,) = await sql.fetch("SELECT subject, actor, payload FROM certaudit WHERE action = 'delivery.denied'")
@@ -367,7 +368,7 @@ async def test_a_denial_is_audited_with_who_asked_for_what(recorder, sql):
 
 async def test_denials_are_bounded_while_the_database_is_down(recorder, sql):
     for number in range(MAX_DENIALS + 10):
-        recorder.denied(EDGE, f"secret-of-others-{number}")
+        recorder.denied(EDGE, f"secret-of-others-{number}", Denied.UNGRANTED)
     await recorder.step()
 
     assert MAX_DENIALS == (await actions(sql)).count("delivery.denied")

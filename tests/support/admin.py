@@ -35,6 +35,7 @@ from sds_server.lifecycle.uploads import Uploads
 from sds_server.metrics import Metrics
 from sds_server.model import Identity, Scope
 from sds_server.targets.calls import Agents, Shown
+from sds_server.xds.caller import Denied
 from sds_server.xds.catalog import Catalog, Resource
 from sds_server.xds.session import PeerNode
 from tests.support.issuances import Issuances
@@ -115,7 +116,7 @@ class Witness:
     def sent(self, peer: PeerNode, resource: Resource) -> None:
         self._keep("sent", peer, resource.name)
 
-    def denied(self, peer: PeerNode, name: str) -> None:
+    def denied(self, peer: PeerNode, name: str, why: Denied) -> None:
         self._keep("denied", peer, name)
 
     def _keep(self, event: str, peer: PeerNode, name: str) -> None:

@@ -11,6 +11,7 @@ from sds_server.keys.local import LocalKms
 from sds_server.lifecycle.loop import Loop
 from sds_server.metrics import Metrics
 from sds_server.model import Identity
+from sds_server.xds.caller import Denied
 from sds_server.xds.catalog import Resource
 from sds_server.xds.session import PeerNode
 from tests.support.clocks import TurnedClock
@@ -61,7 +62,7 @@ def test_everything_is_passed_on_and_counted(streams, heard, told):
         ("sent", PEER, resource()),
         ("accepted", PEER, "www", "v1", 1),
         ("refused", PEER, "www", "v1", 1, "no"),
-        ("denied", PEER, "other"),
+        ("denied", PEER, "other", Denied.UNGRANTED),
         ("unsubscribed", PEER, "www"),
         ("disconnected", PEER, "www"),
     ]

@@ -55,7 +55,8 @@ class Witness:
         self.detail = detail
         self._tell("refused", peer.node_id, name, generation)
 
-    def denied(self, peer, name):
+    def denied(self, peer, name, why):
+        self.why = why
         self._tell("denied", peer.node_id, name)
 
     def of(self, peer):
@@ -102,6 +103,7 @@ class Deployment:
             clock=self.clock,
             rng=Random(),
             limits=self.limits or Limits(self.clock),
+            max_names=self.max_names,
         )
         fetcher = Fetcher(service)
         door = Door(self.identify, self.admits, self.denies)
@@ -128,6 +130,10 @@ class Deployment:
     def authorize(self, identity, name):
         """Ask the grants of now."""
         return self.grants.authorize(identity, name, self.catalog.kind(name))
+
+    def max_names(self, identity):
+        """Ask the grants of now."""
+        return self.grants.max_names(identity)
 
     def identify(self, certificate_pem):
         """Ask the trust of now."""

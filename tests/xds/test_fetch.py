@@ -512,3 +512,16 @@ def test_a_bucket_is_full_again_after_its_time():
     clock.turn(timedelta(seconds=1))
     assert [True] * 50 + [False] == [limits.may_look_up(EDGE) for _ in range(51)]
     assert limits.may_look_up("spiffe://td.test/other")
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_more_names_at_once_than_a_grant_lets_an_identity_want_are_not_there(server, form):
+    server.grants = Grants([Grant(EDGE, ("a", "b"), max_names=1)])
+    server.publish("a", 1, PAIR)
+    server.publish("b", 1, PAIR)
+    both = await ask(server, form, "a", "b")
+    again = await ask(server, form, "b")
+
+    assert (OK[form], ["a"]) == (both.status, both.names)
+    assert (OK[form], ["b"]) == (again.status, again.names)
+    assert [("denied", "n", "b")] == [fact for fact in server.witness.facts if fact[0] == "denied"]

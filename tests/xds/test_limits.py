@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from sds_server.identity import Grant, Grants
+from sds_server.xds.caller import Denied
 from sds_server.xds.limits import LOOK_UPS, Limits
 from tests.support.clocks import TurnedClock
 from tests.support.pki import authority
@@ -57,6 +58,51 @@ async def test_one_identity_may_have_so_many_streams_and_others_as_many(server, 
     assert "a" == (await again.receive()).resources[0].name
 
 
+async def test_an_identity_wants_no_more_names_at_once_than_its_grants_let_it(server, tmp_path):
+    """Of all its streams together; the next looks absent, and comes when another is wanted no more."""
+    server.grants = Grants([Grant(EDGE, ("team/*",), max_names=2), Grant(OTHER, ("team/*",))])
+    for name in ("team/a", "team/b", "team/c"):
+        server.publish(name, 1, PAIR)
+    one = await open_stream(server, node="one", names=["team/a", "team/b"])
+    had = [(await one.receive()).resources[0].name for _ in range(2)]
+    two = await open_stream(server, node="two", names=["team/a", "team/c"])
+    answers = [await two.receive() for _ in range(2)]
+    other = Client(server.channel(server.clients_ca.issue(uris=[OTHER])), DELTA_SECRETS)
+    await other.send(names=["team/a", "team/b", "team/c"])
+    others = {(await other.receive()).resources[0].name for _ in range(3)}
+
+    assert ["team/a", "team/b"] == sorted(had)
+    assert ["team/a"] == [found.name for answer in answers for found in answer.resources]
+    assert ["team/c"] == [name for answer in answers for name in answer.removed_resources]
+    assert {"team/a", "team/b", "team/c"} == others
+    assert ("denied", "two", "team/c") in server.witness.facts
+    assert Denied.CROWDED is server.witness.why
+
+    for answer in answers:
+        await two.send(node="", nonce=answer.nonce)
+    await one.send(node="", unsubscribe=["team/b"])
+    assert "team/c" == (await two.receive()).resources[0].name
+
+
+async def test_a_stream_that_ends_makes_room(server):
+    server.grants = Grants([Grant(EDGE, ("team/*",), max_names=1)])
+    for name in ("team/a", "team/b"):
+        server.publish(name, 1, PAIR)
+    one = await open_stream(server, node="one", names=["team/a"])
+    await one.receive()
+    two = await open_stream(server, node="two", names=["team/b"])
+    absent = await two.receive()
+    await two.send(node="", nonce=absent.nonce)
+    await one.leave()
+
+    assert ["team/b"] == absent.removed_resources
+    assert "team/b" == (await two.receive()).resources[0].name
+    await two.leave()
+    await server.witness.until("disconnected", "two", "team/b")
+    assert {} == server.server._service.limits._wanted
+    assert {} == server.server._service.limits._waiting
+
+
 async def test_names_that_do_not_exist_are_looked_up_only_so_fast(server, clock):
     """Others wait, in silence, and are looked up later; what exists costs nothing."""
     wanted = []
@@ -104,7 +150,8 @@ async def test_denials_are_told_only_so_often(server):
             assert [] == [*(await client.receive()).resources]
     told = [fact for fact in server.witness.facts if fact[0] == "denied"]
 
-    assert 1_000 == len(told) == len([line for line in logs if line["event"] == "secret.denied"])
+    assert len(names) == len(told)
+    assert 1_000 == len([line for line in logs if line["event"] == "secret.denied"])
     assert [EDGE] == [line["identity"] for line in logs if line["event"] == "names.throttled"]
     await client.leave()
 
