@@ -411,6 +411,17 @@ END $$;
 CREATE TRIGGER certaudit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON certaudit
     FOR EACH STATEMENT EXECUTE FUNCTION certaudit_is_append_only();
 
+-- What peers may do as often as they like is audited so often in a window, for each identity, and counted beyond that: the count is
+-- an entry when the window is over. How much is written is never what a client decides.
+CREATE TABLE audit_tally (
+    identity text NOT NULL,
+    action   text NOT NULL,
+    began_at timestamptz NOT NULL DEFAULT certvoy_now(),
+    times    integer NOT NULL CHECK (times > 0),
+    PRIMARY KEY (identity, action)
+);
+CREATE INDEX audit_tally_began ON audit_tally (began_at);
+
 -- Bearer tokens of the admin API: never the token, only its SHA-256.
 CREATE TABLE api_token (
     id           bigserial PRIMARY KEY,

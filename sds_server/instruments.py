@@ -71,7 +71,9 @@ class MeasuredStreams:
         self._metrics.count(metrics.PUSHES)
         self._observer.sent(peer, resource)
 
-    def accepted(self, peer: PeerNode, name: str, version: str, generation: int) -> None:
+    def accepted(
+        self, peer: PeerNode, name: str, version: str, generation: int, *, nonce: str | None = None
+    ) -> None:
         """The peer said yes. Unchanged content is sent again now and then: only its first yes is timed."""
         self._metrics.count(metrics.ACKS)
         wanted = self._wanted.get((peer, name))
@@ -79,12 +81,21 @@ class MeasuredStreams:
         if wanted is not None and version == current != wanted.accepted:
             self._wanted[peer, name] = dataclasses.replace(wanted, accepted=version)
             self._metrics.observe(metrics.ACCEPTED, self._clock.monotonic() - max(since, wanted.since))
-        self._observer.accepted(peer, name, version, generation)
+        self._observer.accepted(peer, name, version, generation, nonce=nonce)
 
-    def refused(self, peer: PeerNode, name: str, version: str, generation: int, detail: str) -> None:
+    def refused(
+        self,
+        peer: PeerNode,
+        name: str,
+        version: str,
+        generation: int,
+        detail: str,
+        *,
+        nonce: str | None = None,
+    ) -> None:
         """The peer said no."""
         self._metrics.count(metrics.NACKS)
-        self._observer.refused(peer, name, version, generation, detail)
+        self._observer.refused(peer, name, version, generation, detail, nonce=nonce)
 
     def denied(self, peer: PeerNode, name: str, why: Denied) -> None:
         """The peer wants a name that it may not see."""

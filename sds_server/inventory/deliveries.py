@@ -1,12 +1,13 @@
 """Deliveries: the present state of each Secret at each Target, written in batches."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from sds_server.crashpoint import crashpoint
 from sds_server.inventory import audit, instances
-from sds_server.inventory.database import Database, Transaction
+from sds_server.inventory.audit import Deeds
+from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.inventory.instances import Said
 from sds_server.lifecycle.instances import Instance
 from sds_server.model import Identity, Peer, TargetId, TargetKind
@@ -22,7 +23,8 @@ class News:
     ``seen_for``: how long the peer counts from now on; None: it no longer wants the Secret.
     ``refused_before``: versions that it refused before ``refused_version``, none of them written yet.
     ``kind``: what a Target that nobody knows yet is. ``mine``: all of this replica's streams of it, and what
-    they say together; None: whoever tells it has none, as an agent.
+    they say together; None: whoever tells it has none, as an agent. The nonces are of
+    the responses that were answered, where there were any.
     """
 
     identity: Identity
@@ -37,6 +39,8 @@ class News:
     refused_before: tuple[str, ...] = ()
     kind: TargetKind = TargetKind.ENVOY
     mine: Instance | None = None
+    accepted_nonce: str | None = None
+    refused_nonce: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,36 +114,47 @@ async def mark(tx: Transaction, batch: Sequence[tuple[TargetId, News]], *, actor
         [roll.agreed for roll in now],
     )
     await instances.keep(tx, rolled)
-    for (target, item), roll in zip(batch, now, strict=True):
-        row = before.get((target, item.secret))
-        for said, generation in (("accepted", roll.accepted), ("refused", item.refused)):
-            if generation is not None and (row is None or row[said] != generation):
-                await audit.append(
-                    tx,
-                    action=f"delivery.{said}",
-                    actor=actor,
-                    subject=item.secret,
-                    detail={
-                        "target": target,
-                        "identity": item.identity,
-                        "node_id": item.node_id,
-                        "generation": generation,
-                        "refusal": item.refusal if said == "refused" else None,
-                    },
-                )
+    said_first = [
+        (target, item, said, generation, nonce)
+        for (target, item), roll in zip(batch, now, strict=True)
+        for said, generation, nonce in (
+            ("accepted", roll.accepted, item.accepted_nonce),
+            ("refused", item.refused, item.refused_nonce),
+        )
+        if generation is not None and _is_first(before.get((target, item.secret)), said, generation)
+    ]
+    contents = await audit.contents_of(tx, [(item.secret, number) for _, item, _, number, _ in said_first])
+    for target, item, said, generation, nonce in said_first:
+        content = contents[item.secret, generation]
+        await audit.append(
+            tx,
+            action=f"delivery.{said}",
+            actor=actor,
+            subject=item.secret,
+            cert_id=content.cert_id,
+            detail={
+                "target": target,
+                "identity": item.identity,
+                "node_id": item.node_id,
+                "generation": generation,
+                "nonce": nonce,
+                "refusal": item.refusal if said == "refused" else None,
+                **content.detail,
+            },
+        )
     return frozenset(item.secret for (_, item), roll in zip(batch, now, strict=True) if roll.changed)
 
 
-async def deny(database: Database, denials: Iterable[tuple[Identity, str, str, str]], *, actor: str) -> None:
-    """Audit that peers asked for names that they may not see: (identity, node id, name, why) each."""
+def _is_first(row: Row | None, said: str, generation: int) -> bool:
+    return row is None or row[said] != generation
+
+
+async def deny(database: Database, denials: Mapping[Identity, Deeds], *, actor: str) -> None:
+    """Audit that peers asked for names that they may not see."""
     async with database.transaction() as tx:
-        for identity, node_id, name, why in denials:
-            await audit.append(
-                tx,
-                action="delivery.denied",
-                actor=actor,
-                subject=name,
-                detail={"identity": identity, "node_id": node_id, "why": why},
+        for identity, deeds in sorted(denials.items()):
+            await audit.append_bounded(
+                tx, action="delivery.denied", actor=actor, identity=identity, deeds=deeds
             )
 
 

@@ -112,10 +112,18 @@ async def bury(tx: Transaction, *, limit: int, actor: str) -> Sequence[str]:
         [roll.agreed for roll in now],
     )
     await keep(tx, rolled)
-    for (target, name), roll in rolled.items():
-        if roll.accepted is not None:
-            detail = {"target": target, "generation": roll.accepted, "by": "instances"}
-            await audit.append(tx, action="delivery.accepted", actor=actor, subject=name, detail=detail)
+    agreed = [(*key, roll.accepted) for key, roll in rolled.items() if roll.accepted is not None]
+    contents = await audit.contents_of(tx, [(name, generation) for _, name, generation in agreed])
+    for target, name, generation in agreed:
+        content = contents[name, generation]
+        await audit.append(
+            tx,
+            action="delivery.accepted",
+            actor=actor,
+            subject=name,
+            cert_id=content.cert_id,
+            detail={"target": target, "generation": generation, "by": "instances", **content.detail},
+        )
     return [name for _, name in keys]
 
 

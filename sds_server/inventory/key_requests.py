@@ -12,6 +12,7 @@ from typing import Final
 from sds_server.conditions import has_keys
 from sds_server.errors import Conflict
 from sds_server.inventory import audit, feed, freezes, rotations, secrets
+from sds_server.inventory.audit import Deed, Deeds
 from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.model import Identity, KeyCustody, KeyHolder, Peer, Reason, Secret
 
@@ -116,16 +117,17 @@ async def _keep(tx: Transaction, secret: Secret, peer: Peer, request: KeyRequest
         list(secret.domains),
         secret.key_type,
     )
-    await audit.append(
+    detail = {
+        "identity": peer.identity,
+        "node_id": peer.node_id,
+        "spki_sha256": request.spki_sha256.hex(),
+    }
+    await audit.append_bounded(
         tx,
         action="key.requested",
         actor=actor,
-        subject=name,
-        detail={
-            "identity": peer.identity,
-            "node_id": peer.node_id,
-            "spki_sha256": request.spki_sha256.hex(),
-        },
+        identity=peer.identity,
+        deeds=Deeds().and_one(Deed(name, detail)),
     )
     under_way = await tx.row("open_rotation", name)
     if under_way is not None and await tx.value("hasten_key_awaited", under_way["id"]) is not None:

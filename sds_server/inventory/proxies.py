@@ -9,6 +9,7 @@ from typing import Final
 
 from sds_server.errors import NotFound, Unauthenticated
 from sds_server.inventory import audit, control_cas, feed, targets
+from sds_server.inventory.audit import Deed, Deeds
 from sds_server.inventory.control_cas import ControlCa
 from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.model import Identity, Kind
@@ -188,12 +189,13 @@ async def renewed(
             raise Unauthenticated(
                 f"{identity} is not enrolled any more", hint="enroll it anew: `certvoy proxies enroll NAME`"
             )
-        await audit.append(
+        detail = {"identity": identity, "serial_number": serial, "not_after": until}
+        await audit.append_bounded(
             tx,
             action="credential.renewed",
             actor=f"proxy:{name}",
-            subject=name,
-            detail={"identity": identity, "serial_number": serial, "not_after": until},
+            identity=identity,
+            deeds=Deeds().and_one(Deed(name, detail)),
         )
 
 

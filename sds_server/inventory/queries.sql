@@ -1207,6 +1207,25 @@ UNION ALL
 -- name: append_audit
 INSERT INTO certaudit (cert_id, action, actor, subject, payload) VALUES ($1, $2, $3, $4, $5);
 
+-- name: tally_audit
+-- Count what an identity did, and return how often it has in this window.
+INSERT INTO audit_tally AS known (identity, action, times) VALUES ($1, $2, $3)
+    ON CONFLICT (identity, action) DO UPDATE SET times = known.times + EXCLUDED.times
+RETURNING times;
+
+-- name: end_audit_windows
+-- Windows that have lasted $1; of two replicas that come at once each ends its own.
+DELETE FROM audit_tally WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM audit_tally WHERE began_at <= certvoy_now() - $1::interval ORDER BY began_at LIMIT $2 FOR UPDATE SKIP LOCKED))
+RETURNING identity, action, began_at, times;
+
+-- name: contents_of
+-- What these generations are: the Certificate with its serial number, and the key that belongs to it.
+SELECT wanted.secret, wanted.generation, c.id AS cert_id, c.serial_number, coalesce(c.key_id, p.key_id) AS key_id
+  FROM unnest($1::text[], $2::integer[]) AS wanted (secret, generation)
+  LEFT JOIN certificate c ON c.secret = wanted.secret AND c.generation = wanted.generation
+  LEFT JOIN payload p ON p.secret = wanted.secret AND p.generation = wanted.generation;
+
 -- name: audit
 -- Newest first, before $5; what is null is not asked.
 SELECT id, cert_id, action, actor, timestamp, subject, payload FROM certaudit

@@ -13,6 +13,7 @@ from typing import Final
 from sds_server.clock import Clock
 from sds_server.crashpoint import crashpoint
 from sds_server.inventory import deliveries, refusals
+from sds_server.inventory.audit import Deed, Deeds
 from sds_server.inventory.database import Database
 from sds_server.inventory.deliveries import News
 from sds_server.lifecycle import instances
@@ -24,8 +25,8 @@ from sds_server.xds.catalog import Resource
 from sds_server.xds.session import PeerNode
 
 BATCH: Final = 500
-MAX_DENIALS: Final = 1000
-"""Denials kept while the database is down; more tell nothing new."""
+MAX_DENIED: Final = 1000
+"""Identities whose denials are kept while the database is down: a few each, and how many there were."""
 
 REFRESHES: Final = 3
 """How often a living subscription is written within ``seen_for``, so that one lost write does not end it."""
@@ -50,6 +51,8 @@ class _Note:
     refusal: str | None = None
     refused_version: str | None = None
     refused_before: tuple[str, ...] = ()
+    accepted_nonce: str | None = None
+    refused_nonce: str | None = None
 
 
 class Recorder:
@@ -76,7 +79,7 @@ class Recorder:
         self.on_news: Callable[[], None] = lambda: None
         self._on_written = on_written
         self._notes: dict[Key, _Note] = {}
-        self._denials: list[tuple[Identity, str, str, str]] = []
+        self._denials: dict[Identity, Deeds] = {}
         self._capped: set[Identity] = set()
         self._streams: dict[Key, Instances] = {}
         self._fetches: dict[Key, int] = {}
@@ -124,18 +127,35 @@ class Recorder:
             self._came(peer, peer.stream, resource.name)
         self._note(peer, resource.name, sent=resource.generation)
 
-    def accepted(self, peer: PeerNode, name: str, version: str, generation: int) -> None:  # noqa: ARG002
+    def accepted(
+        self,
+        peer: PeerNode,
+        name: str,
+        version: str,  # noqa: ARG002
+        generation: int,
+        *,
+        nonce: str | None = None,
+    ) -> None:
         """A stream of the peer said yes: the peer has, once each of its streams has.
 
         One that is half open, as its proxy came back on another, hinders until keepalive or its unanswered
         response ends it.
         """
         if self._heard(peer, name, Instance.accept, generation) == generation:
-            self._agreed(peer, name, generation)
+            self._agreed(peer, name, generation, nonce)
         else:
             self._note(peer, name)
 
-    def refused(self, peer: PeerNode, name: str, version: str, generation: int, detail: str) -> None:
+    def refused(
+        self,
+        peer: PeerNode,
+        name: str,
+        version: str,
+        generation: int,
+        detail: str,
+        *,
+        nonce: str | None = None,
+    ) -> None:
         """The peer said no; the content is never sent to it again."""
         self._refused.setdefault(peer, set()).add((name, version))
         self._heard(peer, name, Instance.refuse, generation)
@@ -153,14 +173,17 @@ class Recorder:
             refusal=detail,
             refused_version=version,
             refused_before=before,
+            refused_nonce=nonce,
         )
 
     def denied(self, peer: PeerNode, name: str, why: Denied) -> None:
         """The peer wants a name that it may not see: no roll-out waits for it any more."""
         if peer.stream is not None and self._left(peer, name):
             self._note(peer, name, wanted=False)
-        if len(self._denials) < MAX_DENIALS:
-            self._denials.append((peer.identity, peer.node_id, name, why))
+        known = self._denials.get(peer.identity)
+        if known is not None or len(self._denials) < MAX_DENIED:
+            detail = {"identity": peer.identity, "node_id": peer.node_id, "why": why}
+            self._denials[peer.identity] = (known or Deeds()).and_one(Deed(name, detail))
             self.on_news()
 
     def of(self, peer: PeerNode) -> frozenset[tuple[str, str]]:
@@ -182,9 +205,11 @@ class Recorder:
         """
         self._refresh()
         while self._denials:
-            denials = self._denials[:BATCH]
+            denials = dict(list(self._denials.items())[:BATCH])
             await deliveries.deny(self._database, denials, actor=self._actor)
-            del self._denials[: len(denials)]
+            for identity, deeds in denials.items():
+                if (left := self._denials.pop(identity).without(deeds)) is not None:
+                    self._denials[identity] = left
         while self._notes:
             batch = {key: (note, self._news(key, note)) for key, note in list(self._notes.items())[:BATCH]}
             crashpoint("deliveries.writing")
@@ -243,6 +268,8 @@ class Recorder:
             refused_version=note.refused_version,
             seen_for=self._seen_for if note.wanted else None,
             refused_before=note.refused_before,
+            accepted_nonce=note.accepted_nonce,
+            refused_nonce=note.refused_nonce,
             kind=peer.kind,
             mine=self._mine(key) if note.streamed or key in self._streams else None,
         )
@@ -259,10 +286,11 @@ class Recorder:
         self._notes[peer, name] = replace(before, wanted=wanted, streamed=streamed, **news)  # type: ignore[arg-type]
         self.on_news()
 
-    def _agreed(self, peer: PeerNode, name: str, generation: int) -> None:
+    def _agreed(self, peer: PeerNode, name: str, generation: int, nonce: str | None = None) -> None:
         """All streams have accepted it. The same as other bytes may be taken after all: no refusal stays."""
         refused = self._notes.get((peer, name), _Note()).refused
-        self._note(peer, name, accepted=generation, refused=None if refused == generation else refused)
+        still = None if refused == generation else refused
+        self._note(peer, name, accepted=generation, refused=still, accepted_nonce=nonce)
 
     # The streams
 

@@ -84,10 +84,21 @@ class Observer(Protocol):
     def sent(self, peer: PeerNode, resource: Resource) -> None:
         """The Resource goes out on the peer's stream."""
 
-    def accepted(self, peer: PeerNode, name: str, version: str, generation: int) -> None:
-        """The peer said yes, to content that it has never refused."""
+    def accepted(
+        self, peer: PeerNode, name: str, version: str, generation: int, *, nonce: str | None = None
+    ) -> None:
+        """The peer said yes, to content that it has never refused; ``nonce`` is of what it answered."""
 
-    def refused(self, peer: PeerNode, name: str, version: str, generation: int, detail: str) -> None:
+    def refused(
+        self,
+        peer: PeerNode,
+        name: str,
+        version: str,
+        generation: int,
+        detail: str,
+        *,
+        nonce: str | None = None,
+    ) -> None:
         """The peer said no; ``detail`` is scrubbed. To be kept: see `RefusedContent`."""
 
     def denied(self, peer: PeerNode, name: str, why: Denied) -> None:
@@ -260,11 +271,11 @@ class Session:
                 self._denied.discard(name)
                 self._keyless.discard(name)
                 observer.unsubscribed(peer, name)
-            case Accepted(name, version, generation):
-                observer.accepted(peer, name, version, generation)
+            case Accepted(name, version, generation, nonce):
+                observer.accepted(peer, name, version, generation, nonce=nonce)
                 crashpoint("secret.accepted")
-            case Refused(name, version, generation, detail):
-                observer.refused(peer, name, version, generation, detail)
+            case Refused(name, version, generation, detail, nonce):
+                observer.refused(peer, name, version, generation, detail, nonce=nonce)
                 crashpoint("secret.refused")
                 self._log.warning("secret.refused", secret=name, version=version, reason=detail)
             case Unverified(name, version):

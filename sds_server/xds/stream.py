@@ -73,6 +73,7 @@ class Accepted:
     name: str
     version: str
     generation: int
+    nonce: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ class Refused:
     version: str
     generation: int
     detail: str
+    nonce: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,13 +254,13 @@ class Stream:
             self._refused.add((name, version))
             if subscription is not None and subscription.good == resource:
                 subscription.good = None
-            return [Refused(name, version, generation, scrub(error))]
+            return [Refused(name, version, generation, scrub(error), response.nonce)]
         if subscription is None or ended:
             return []
         if (name, version) in self._refused:
             return [Unverified(name, version, generation)]
         subscription.good = resource
-        return [Accepted(name, version, generation)]
+        return [Accepted(name, version, generation, response.nonce)]
 
     def _subscribe(self, names: Iterable[str]) -> list[Event]:
         """Want the names; one that is wanted already is answered again (delta: "MUST")."""

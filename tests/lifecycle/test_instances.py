@@ -319,7 +319,7 @@ async def test_one_stream_costs_no_row_and_no_statement(replicas, database, sql,
     await a.takes(X)
 
     batch = ["touch_targets", "deliveries_before", "write_deliveries", "refuse_content"]
-    assert [*batch, *batch[:3], "append_audit", batch[3]] == asked
+    assert [*batch, *batch[:3], "contents_of", "append_audit", batch[3]] == asked
     assert 0 == await rows(sql)
 
 

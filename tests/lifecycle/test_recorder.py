@@ -7,9 +7,11 @@ from datetime import timedelta
 import pytest
 
 from sds_server.errors import Unavailable
-from sds_server.inventory import roll_outs, rotations, targets
+from sds_server.inventory import audit, roll_outs, rotations, targets
+from sds_server.inventory.tokens import Tokens
 from sds_server.lifecycle import recorder as recorders
-from sds_server.lifecycle.recorder import MAX_DENIALS, SWEEP, Recorder
+from sds_server.lifecycle.recorder import MAX_DENIED, SWEEP, Recorder
+from sds_server.lifecycle.scheduler import Scheduler
 from sds_server.model import Identity, Reason, TargetKind
 from sds_server.xds.caller import Denied
 from sds_server.xds.catalog import Resource
@@ -79,6 +81,12 @@ async def live(database, secret="www"):
 
 async def actions(sql):
     return [row["action"] for row in await sql.fetch("SELECT action FROM certaudit ORDER BY id")]
+
+
+async def denials(sql):
+    return await sql.fetch(
+        "SELECT subject, payload FROM certaudit WHERE action = 'delivery.denied' ORDER BY id"
+    )
 
 
 async def test_what_comes_together_is_written_as_one_row(recorder, declared, database, sql):
@@ -366,12 +374,75 @@ async def test_a_denial_is_audited_with_who_asked_for_what(recorder, sql):
     assert EDGE.identity == json.loads(row["payload"])["identity"]
 
 
-async def test_denials_are_bounded_while_the_database_is_down(recorder, sql):
-    for number in range(MAX_DENIALS + 10):
+async def test_of_many_denials_a_few_are_written_and_the_rest_counted(recorder, database, sql, clock):
+    """How much is written is not what a client decides, however long it asks and whatever it makes up."""
+    other = PeerNode(Identity("spiffe://example.test/other"), "o")
+    for number in range(15):
         recorder.denied(EDGE, f"secret-of-others-{number}", Denied.UNGRANTED)
+    recorder.denied(other, "secret-of-others", Denied.UNGRANTED)
+    await recorder.step()
+    for number in range(15, 38):
+        recorder.denied(EDGE, f"secret-of-others-{number}", Denied.UNGRANTED)
+        await recorder.step()
+    await audit.end_windows(database, limit=100, actor="replica:test")
+    before = [row["subject"] for row in await denials(sql)]
+    await turn_clock(sql, audit.WINDOW)
+    ended = [await audit.end_windows(database, limit=100, actor="replica:test") for _ in range(2)]
+    *_, last = await denials(sql)
+
+    assert {"secret-of-others", *(f"secret-of-others-{number}" for number in range(10))} == set(before)
+    assert 11 == len(before)
+    assert [2, 0] == ended
+    assert 12 == len(await denials(sql))
+    assert (EDGE.identity, 28) == (last["subject"], json.loads(last["payload"])["more"])
+
+
+async def test_in_the_next_window_a_denial_is_written_again(recorder, database, sql):
+    for _ in range(11):
+        recorder.denied(EDGE, "secret-of-others", Denied.UNGRANTED)
+    await recorder.step()
+    await turn_clock(sql, audit.WINDOW)
+    await Scheduler(database=database, tokens=Tokens(database), actor="replica:test").step()
+    recorder.denied(EDGE, "secret-of-others-again", Denied.UNGRANTED)
     await recorder.step()
 
-    assert MAX_DENIALS == (await actions(sql)).count("delivery.denied")
+    assert "secret-of-others-again" == (await denials(sql))[-1]["subject"]
+
+
+async def test_denials_are_bounded_while_the_database_is_down(recorder, cuttable, sql):
+    for number in range(MAX_DENIED + 10):
+        stranger = PeerNode(Identity(f"spiffe://example.test/{number}"), "n")
+        for _ in range(20):
+            recorder.denied(stranger, "secret-of-others", Denied.UNGRANTED)
+    cuttable.cut()
+    with pytest.raises(Unavailable):
+        await recorder.step()
+    kept = recorder.unwritten
+    cuttable.heal()
+    recorder.denied(EDGE, "secret-of-others", Denied.UNGRANTED)
+
+    assert MAX_DENIED == kept == recorder.unwritten
+
+
+async def test_the_first_answer_of_each_kind_is_audited_with_what_it_was_about(
+    recorder, declared, issuances, sql
+):
+    """Identity, node, serial number, key and nonce, so that a log of the proxy's can be laid beside it."""
+    certificate = await issuances.issue(declared)
+    for generation, nonce in ((1, "n-1"), (1, "n-2")):
+        recorder.accepted(EDGE, "www", "v1", generation, nonce=nonce)
+        await recorder.step()
+    recorder.refused(EDGE, "www", "v1", 1, "bad", nonce="n-3")
+    await recorder.step()
+    rows = await sql.fetch("SELECT cert_id, payload FROM certaudit WHERE action ~ '^delivery' ORDER BY id")
+    told = [json.loads(row["payload"]) for row in rows]
+    known = ("action", "identity", "node_id", "serial_number", "key_id", "nonce", "refusal")
+    what = (EDGE.identity, "edge-1", certificate.serial_number, str(certificate.key_id))
+
+    assert [("delivery.accepted", *what, "n-1", None), ("delivery.refused", *what, "n-3", "bad")] == [
+        tuple(entry[key] for key in known) for entry in told
+    ]
+    assert [certificate.id] * 2 == [row["cert_id"] for row in rows]
 
 
 @pytest.mark.parametrize(

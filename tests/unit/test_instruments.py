@@ -29,7 +29,7 @@ class Heard:
         self.calls = []
 
     def __getattr__(self, name):
-        return lambda *arguments: self.calls.append((name, *arguments))
+        return lambda *arguments, **_: self.calls.append((name, *arguments))
 
 
 def resource(version="v1", generation=1):

@@ -48,10 +48,11 @@ class Witness:
     def sent(self, peer, resource):
         self._tell("sent", peer.node_id, resource.name, resource.generation)
 
-    def accepted(self, peer, name, version, generation):
+    def accepted(self, peer, name, version, generation, *, nonce=None):
+        self.nonce = nonce
         self._tell("accepted", peer.node_id, name, generation)
 
-    def refused(self, peer, name, version, generation, detail):
+    def refused(self, peer, name, version, generation, detail, *, nonce=None):
         self.detail = detail
         self._tell("refused", peer.node_id, name, generation)
 

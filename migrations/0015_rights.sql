@@ -9,3 +9,14 @@ ALTER TABLE identity_grant
 DROP TRIGGER identity_grant_changed ON identity_grant;
 CREATE TRIGGER identity_grant_changed AFTER INSERT OR UPDATE OR DELETE ON identity_grant
     FOR EACH ROW EXECUTE FUNCTION rights_are_changed();
+
+-- What peers may do as often as they like is audited so often in a window, for each identity, and counted beyond that: the count is
+-- an entry when the window is over. How much is written is never what a client decides.
+CREATE TABLE audit_tally (
+    identity text NOT NULL,
+    action   text NOT NULL,
+    began_at timestamptz NOT NULL DEFAULT certvoy_now(),
+    times    integer NOT NULL CHECK (times > 0),
+    PRIMARY KEY (identity, action)
+);
+CREATE INDEX audit_tally_began ON audit_tally (began_at);
