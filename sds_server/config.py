@@ -155,6 +155,9 @@ class SdsConfig(Model):
     streams_per_identity: int = Field(default=10_000, ge=1)
     """So many streams may one identity have open at a replica; outside of ADS each Secret is one."""
 
+    refresh: Duration = Field(default=timedelta(minutes=10), ge=timedelta(seconds=1))
+    """How often a stream is sent again what its proxy has, give or take 30 %: heals who has lost it."""
+
     @field_validator("sockets")
     @classmethod
     def _one_identity_each(cls, sockets: tuple[SocketConfig, ...]) -> tuple[SocketConfig, ...]:

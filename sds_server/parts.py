@@ -231,6 +231,7 @@ class Parts:
             rng=SystemRandom(),
             limits=Limits(clock, streams=config.sds.streams_per_identity),
             max_names=admission.max_names,
+            refresh_s=config.sds.refresh.total_seconds(),
         )
         sds, rest, rest_tls = transports(config, service, admission)
         watch_delivery(publisher, streams, prover, settler, recorder=recorder, sds=sds, to=metrics)

@@ -27,6 +27,7 @@ from sds_server.xds.catalog import ABSENT, Catalog, Entry, Resource
 from sds_server.xds.limits import HOLD_S, Limits, Room
 from sds_server.xds.stream import (
     CLOSE_UNANSWERED_S,
+    REFRESH_S,
     WARN_UNANSWERED_S,
     Accepted,
     Event,
@@ -125,6 +126,7 @@ class Service:
     rng: Random
     limits: Limits
     max_names: Callable[[Identity], int | None] = lambda _identity: None
+    refresh_s: float = REFRESH_S
 
 
 def check_node_id(node_id: str) -> None:
@@ -245,6 +247,7 @@ class Session:
             refused=self._service.refused.of(self._peer),
             before=self._service.catalog.before,
             nonce_prefix=f"{token}-",  # a nonce left over from another stream matches nothing here
+            refresh_s=self._service.refresh_s,
         )
         self._log.info("stream.opened")
         return self._stream

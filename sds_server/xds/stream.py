@@ -148,8 +148,10 @@ class Stream:
         refused: Iterable[tuple[str, str]] = (),
         before: Callable[[str], Resource | None] = lambda _name: None,
         nonce_prefix: str = "",
+        refresh_s: float = REFRESH_S,
     ) -> None:
         self._before = before
+        self._refresh_s = refresh_s
         self._delta = delta
         self._rng = rng
         self._refused = set(refused)
@@ -337,7 +339,7 @@ class Stream:
                 self._due[name] = None
 
     def _next_refresh(self, now: float) -> float:
-        return now + REFRESH_S * self._rng.uniform(1 - REFRESH_JITTER, 1 + REFRESH_JITTER)
+        return now + self._refresh_s * self._rng.uniform(1 - REFRESH_JITTER, 1 + REFRESH_JITTER)
 
     def _news(self, name: str, view: View, now: float) -> Response | None:
         """Return what there is to say about one name."""

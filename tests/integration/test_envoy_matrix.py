@@ -16,7 +16,7 @@ import pytest
 import tests.xds.quiet  # noqa: F401
 from sds_server.model import Identity
 from sds_server.programs import envoy
-from sds_server.xds import codec, stream
+from sds_server.xds import codec
 from sds_server.xds.bootstrap import Api, TlsListener, bootstrap
 from sds_server.xds.catalog import ABSENT, Resource
 from sds_server.xds.cluster import ControlPlane, LocalControlPlane
@@ -325,9 +325,9 @@ async def _is_gone(edge, name):
     return name not in [one["name"] for one in listeners.get("listener_statuses", [])]
 
 
-async def test_a_listener_whose_source_differs_by_a_byte(edge, monkeypatch):
+async def test_a_listener_whose_source_differs_by_a_byte(edge):
     """Another provider in Envoy: state of the world asks again, delta ADS lives by a refresh."""
-    monkeypatch.setattr(stream, "REFRESH_S", 1.0)
+    edge.server.refresh_s = 1.0
     first, second = site(), site()
     edge.server.publish("a", 1, first)
     await edge.start()

@@ -18,6 +18,7 @@ from sds_server.xds.limits import Limits
 from sds_server.xds.rest import RestServer
 from sds_server.xds.server import MAX_AGE, SdsServer
 from sds_server.xds.session import Service
+from sds_server.xds.stream import REFRESH_S
 from tests.support.pki import authority
 
 EDGE = "spiffe://td.test/edge"
@@ -90,6 +91,7 @@ class Deployment:
         self.limits = None
         self.sockets = ()
         self.max_age = MAX_AGE
+        self.refresh_s = REFRESH_S
         self.port = self.rest_port = 0
         self.server = self.rest = None
 
@@ -105,6 +107,7 @@ class Deployment:
             rng=Random(),
             limits=self.limits or Limits(self.clock),
             max_names=self.max_names,
+            refresh_s=self.refresh_s,
         )
         fetcher = Fetcher(service)
         door = Door(self.identify, self.admits, self.denies)
