@@ -120,6 +120,16 @@ async def ask(plane: ControlPlane, path: str) -> tuple[int, Any]:
         return response.status, await response.json()
 
 
+async def scrape(plane: ControlPlane) -> str:
+    """Ask the same for its metrics, as Prometheus reads them."""
+    socket = f"{plane.settings['state_dir']}/admin.sock"
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.UnixConnector(socket)) as http,
+        http.get("http://certvoy/metrics") as response,
+    ):
+        return await response.text()
+
+
 async def state(plane: ControlPlane) -> str:
     """What /readyz says: ok, degraded or failed."""
     _, document = await ask(plane, "/readyz")
