@@ -45,6 +45,7 @@ from sds_server.model import KeyHolder, KeyType, Kind, Proof, Scope
 from sds_server.yaml_lines import shown
 
 DEFAULT_STATE_DIR = "./certvoy-state"
+REFRESH_MIN = timedelta(seconds=1)
 
 
 class KmsConfig(Model):
@@ -155,8 +156,15 @@ class SdsConfig(Model):
     streams_per_identity: int = Field(default=10_000, ge=1)
     """So many streams may one identity have open at a replica; outside of ADS each Secret is one."""
 
-    refresh: Duration = Field(default=timedelta(minutes=10), ge=timedelta(seconds=1))
+    refresh: Duration = timedelta(minutes=10)
     """How often a stream is sent again what its proxy has, give or take 30 %: heals who has lost it."""
+
+    @field_validator("refresh")
+    @classmethod
+    def _no_flood(cls, every: timedelta) -> timedelta:
+        if every < REFRESH_MIN:
+            raise Wrong("is too short", "a second or more: each time every stream gets all of its secrets")
+        return every
 
     @field_validator("sockets")
     @classmethod

@@ -241,7 +241,7 @@ def test_wrong_database_may_hold_a_password_and_is_not_repeated(errors):
         (["sds", "rest"], "[::1]:8234", "sds.rest: [::1]:8234 is taken: [::1]:8234 is above"),
         (["sds", "deny"], ["edge"], 'sds.deny[0]: must be an identity, got "edge"'),
         (["sds", "streams_per_identity"], 0, "sds.streams_per_identity: "),
-        (["sds", "refresh"], "10ms", "sds.refresh: "),
+        (["sds", "refresh"], "10ms", "sds.refresh: is too short"),
         (["sds", "sockets"], [{"path": "run/a"}], "sds.sockets[0].identity: "),
         (["sds", "sockets"], [{"path": "run/a", "identity": f"dns:{n}"} for n in "ab"], "is there twice"),
         (["secrets", "www", "domains"], [], "secrets.www.domains: is empty"),
