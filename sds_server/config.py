@@ -434,7 +434,7 @@ def schema() -> dict[str, Any]:
     described = Config.model_json_schema()
     described["required"] = [key for key in described["required"] if key not in {"state_dir", "kms"}]
     described["$defs"]["KmsConfig"]["required"] = []
-    with_durations(described, RotationConfig, EnrolmentConfig)
+    with_durations(described, RotationConfig, EnrolmentConfig, SdsConfig)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "certvoy.yaml"} | described
 
 
