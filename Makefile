@@ -3,7 +3,7 @@ UV ?= $(shell command -v uv || echo .uv/bin/uv)
 RUN = $(UV) run --locked
 export GRPC_VERBOSITY ?= NONE
 
-.PHONY: demo test lint bench chaos soak format reference
+.PHONY: demo test lint bench chaos soak format reference golden
 demo: $(UV)
 	@$(RUN) --extra demo certvoy demo $(ARGS)
 
@@ -22,6 +22,9 @@ format: $(UV)
 
 reference: $(UV)
 	@$(RUN) python scripts/reference.py
+
+golden: $(UV)
+	@$(RUN) python -m tests.xds.record
 
 bench: $(UV)
 	@$(RUN) python -m benchmarks $(ARGS)
