@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass, field
 
 from acme.jws import JWS as Jws  # noqa: N811 - named as other classes are
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from josepy import b64, jwa, jwk
 from josepy.util import ComparableECKey, ComparableRSAKey
 
@@ -38,6 +38,8 @@ class Signer:
                 raise Misconfigured(f"an account key on curve {key.curve.name}: use P-256, P-384 or RSA")
             self._jwk: jwk.JWK = jwk.JWKEC(key=ComparableECKey(key))
             self._algorithm = _ES[key.curve.name]
+        elif isinstance(key, ed25519.Ed25519PrivateKey):
+            raise Misconfigured("an account key on Ed25519: use P-256, P-384 or RSA")
         else:
             self._jwk = jwk.JWKRSA(key=ComparableRSAKey(key))
             self._algorithm = jwa.RS256

@@ -115,6 +115,7 @@ class KeyType(StrEnum):
     RSA_2048 = "rsa-2048"
     RSA_3072 = "rsa-3072"
     RSA_4096 = "rsa-4096"
+    ED25519 = "ed25519"
 
 
 class KeyHolder(StrEnum):

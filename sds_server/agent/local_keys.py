@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from acme_engine import keys
 from acme_engine.keys import PrivateKey
@@ -143,4 +142,4 @@ def _read(root: int, file: KeyFile) -> PrivateKey | None:
         key = serialization.load_pem_private_key(read_file(file.name, within=root) or b"", None)
     except (ValueError, TypeError):
         return None
-    return key if isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) else None
+    return key if isinstance(key, PrivateKey) else None

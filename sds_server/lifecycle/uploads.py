@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from acme_engine import chain as chains
@@ -176,7 +176,7 @@ def _key(pem: bytes) -> tuple[keys.PrivateKey, KeyType]:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise _refused("pem", "private_key: it cannot be read, or its parts do not fit together") from None
     match key:
-        case ec.EllipticCurvePrivateKey() | rsa.RSAPrivateKey() if (
+        case ec.EllipticCurvePrivateKey() | rsa.RSAPrivateKey() | ed25519.Ed25519PrivateKey() if (
             found := keys.type_of(key.public_key())
         ) is not None:
             return key, KeyType(found)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from acme_engine import keys
@@ -133,7 +133,7 @@ EC = new_key()
 RSA = rsa.generate_private_key(65537, 2048)
 SMALL = rsa.generate_private_key(65537, 1024)
 P521 = ec.generate_private_key(ec.SECP521R1())
-EDWARDS = ed25519.Ed25519PrivateKey.generate()
+EDWARDS = ed448.Ed448PrivateKey.generate()
 GOOD = CA.issue(NAMES, key=EC)
 PAST = datetime.now(UTC) - timedelta(days=2)
 LOCKED = EC.private_bytes(
@@ -169,7 +169,7 @@ BROKEN = key_pem(EC).replace(b"M", b"N", 2)
         (CA.issue(NAMES, key=EC, not_before=PAST, days=1).chain_pem, key_pem(EC), "dates", "expired at"),
         (CA.issue(NAMES, key=SMALL).chain_pem, key_pem(SMALL), "strength", "RSA key of 1024 bits"),
         (CA.issue(NAMES, key=P521).chain_pem, key_pem(P521), "strength", "EC key on secp521r1"),
-        (CA.issue(NAMES, key=EDWARDS).chain_pem, key_pem(EDWARDS), "strength", "an Ed25519 key"),
+        (CA.issue(NAMES, key=EDWARDS).chain_pem, key_pem(EDWARDS), "strength", "an Ed448 key"),
         (CA.issue(key=EC, uris=["spiffe://a/b"]).chain_pem, key_pem(EC), "names", "no DNS name"),
         (CA.issue(NAMES, key=EC, ips=["127.0.0.1"]).chain_pem, key_pem(EC), "names", "IPAddress"),
         (CA.issue(["a_b.example.test"], key=EC).chain_pem, key_pem(EC), "names", "a_b.example.test"),

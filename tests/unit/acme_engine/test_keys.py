@@ -1,14 +1,16 @@
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed448
 
 from acme_engine import KeyType, keys
 from acme_engine.errors import Misconfigured
 from sds_server.model import KeyType as StoredKeyType
 
 
-@pytest.mark.parametrize("key_type", [KeyType.ECDSA_P256, KeyType.ECDSA_P384, KeyType.RSA_2048])
+@pytest.mark.parametrize(
+    "key_type", [KeyType.ECDSA_P256, KeyType.ECDSA_P384, KeyType.RSA_2048, KeyType.ED25519]
+)
 def test_a_key_comes_back_as_it_was_sealed(key_type):
     key = keys.generate(key_type)
 
@@ -22,6 +24,15 @@ def test_each_type_makes_the_key_that_it_names():
 
     assert curves == ["secp256r1", "secp384r1"]
     assert keys.generate(KeyType.RSA_3072).key_size == 3072
+
+
+@pytest.mark.parametrize("key_type", [t for t in KeyType if not t.startswith("rsa-4")])
+def test_each_type_is_known_by_its_public_key_and_signs_its_request(key_type):
+    key = keys.generate(key_type)
+    request = x509.load_der_x509_csr(keys.csr(key, ["a.example"]))
+
+    assert keys.type_of(request.public_key()) is key_type
+    assert request.is_signature_valid
 
 
 def test_both_packages_spell_the_types_alike():
@@ -48,8 +59,8 @@ def test_pem_is_pkcs8():
 
 
 def test_a_key_of_a_type_that_we_do_not_make_is_refused():
-    der = ed25519.Ed25519PrivateKey.generate().private_bytes(
+    der = ed448.Ed448PrivateKey.generate().private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    with pytest.raises(Misconfigured, match="Ed25519"):
+    with pytest.raises(Misconfigured, match="Ed448"):
         keys.load_pkcs8(der)
