@@ -126,7 +126,9 @@ async def _look(look: _Look, limit: asyncio.Semaphore) -> _Look:
     async with limit:
         try:
             if look.probe is not None:
-                fingerprint = await served_fingerprint(look.probe, look.server_name)
+                fingerprint = await served_fingerprint(
+                    look.probe, look.server_name, wanted=look.wanted.fingerprint
+                )
             elif look.admin is not None:
                 return replace(look, loaded=await loaded_serials(look.admin))
             else:

@@ -102,7 +102,7 @@ class Looker:
         async def at(name: str) -> Look:
             async with turn:
                 try:
-                    return Look(await served_fingerprint(self.address, name))
+                    return Look(await served_fingerprint(self.address, name, wanted=pair.fingerprint))
                 except ProbeFailed as e:
                     return Look(None, str(e))
 

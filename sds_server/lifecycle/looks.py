@@ -28,9 +28,12 @@ async def look(target: Target, wanted: Wanted, *, told: Told) -> Look:
 
 async def _handshakes(target: Target, address: str, wanted: Wanted, told: Told) -> Look:
     """Ask for each name, with a fresh session."""
+    before = None if wanted.before is None else wanted.before.fingerprint
     for domain in wanted.domains:
         try:
-            fingerprint = await served_fingerprint(address, covered(domain))
+            fingerprint = await served_fingerprint(
+                address, covered(domain), wanted=wanted.fingerprint, before=before
+            )
         except (ProbeFailed, CallerError) as e:
             told("failed")
             return Look(target.id, error=str(e))

@@ -1,14 +1,21 @@
 """The probe: a TLS handshake that shows which leaf a listener serves. The only proof there is.
 
 A fresh session each time: a resumed one would show what was served before.
+
+A listener can serve leaves of several key types side by side, and shows each client one of them. So where an
+ordinary handshake shows another leaf than the one that is looked for, clients that do not take keys of that
+type ask as well: each leaf is proved by its own type.
 """
 
 import asyncio
 import hashlib
 import ssl
+from collections.abc import AsyncIterator, Collection
 from typing import Final
 
 from sds_server.errors import CallerError
+from sds_server.targets import handshake
+from sds_server.targets.handshake import HandshakeFailed, KeyKind
 
 TIMEOUT_S: Final = 3.0
 MAX_PORT: Final = 65535
@@ -20,21 +27,94 @@ class ProbeFailed(Exception):
     """No leaf was seen; the message says why, in words for an operator."""
 
 
-async def served_fingerprint(address: str, server_name: str) -> str:
-    """Return the lower-case hex SHA-256 of the leaf; see `served_leaf`."""
-    return hashlib.sha256(await served_leaf(address, server_name)).hexdigest()
+async def served_fingerprint(
+    address: str, server_name: str, *, wanted: str | None = None, before: str | None = None
+) -> str:
+    """Return the lower-case hex SHA-256 of the leaf that ``address`` (``host:port``) serves for an SNI.
 
-
-async def served_leaf(address: str, server_name: str) -> bytes:
-    """Return the leaf (DER) that ``address`` (``host:port``) serves for an SNI.
+    Where leaves of several key types are served: that of ``wanted``, else of ``before``, if one of them is;
+    else the leaf that an ordinary client is shown. Without ``wanted`` an ordinary client's.
 
     The chain is not verified: which leaf is served is the question, and the gate has answered the rest.
 
     Raises:
         ProbeFailed: no connection, no handshake, or no answer within 3 s.
     """
+    first: str | None = None
+    async for leaf in served_leaves(address, server_name):
+        fingerprint = hashlib.sha256(leaf).hexdigest()
+        if wanted is None or fingerprint in {wanted, before}:
+            return fingerprint
+        first = first or fingerprint
+    assert first is not None  # noqa: S101 - one is shown, or the probe has failed
+    return first
+
+
+async def served_leaves(address: str, server_name: str) -> AsyncIterator[bytes]:
+    """Give the leaves (DER) that a listener serves for an SNI, first the one that an ordinary client gets.
+
+    Each next one is asked for by a handshake of its own, as a client that takes no key of a type that was
+    shown: in TLS 1.3, or in TLS 1.2 where a server speaks no other.
+
+    Raises:
+        ProbeFailed: as `served_fingerprint`; only of the first.
+    """
+    leaf = await served_leaf(address, server_name)
+    others = set(KeyKind)
+    while True:
+        yield leaf
+        kind = handshake.kind_of(leaf)
+        if kind not in others:
+            return  # of a type of its own, or chosen against what the client takes
+        others.discard(kind)
+        try:
+            leaf = await _of_kinds(address, server_name, others)
+        except ProbeFailed:
+            return  # there is none of another type
+
+
+async def served_leaf(address: str, server_name: str) -> bytes:
+    """Return the leaf (DER) that an ordinary client is shown. Errors as of `served_fingerprint`."""
+    return await _leaf(address, server_name, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+
+
+async def _of_kinds(address: str, server_name: str, kinds: Collection[KeyKind]) -> bytes:
+    """Return the leaf that is shown to a client which takes these types of keys only."""
     host, port = split(address)
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                return (await handshake.shake(reader, writer, server_name, kinds)).leaf
+            finally:
+                writer.transport.abort()
+    except HandshakeFailed as e:
+        if not e.only_older:
+            raise ProbeFailed(f"{address}: {e}") from None
+    except (OSError, TimeoutError) as e:
+        raise ProbeFailed(f"{address}: {e}") from None
+    return await _of_kinds_before_1_3(address, server_name, kinds)
+
+
+async def _of_kinds_before_1_3(address: str, server_name: str, kinds: Collection[KeyKind]) -> bytes:
+    """In TLS 1.2 the cipher suite says how the server signs, though not of which curve its key is."""
+    shown = {_signed_by(kind) for kind in KeyKind if kind not in kinds}
+    left = {_signed_by(kind) for kind in kinds} - shown
+    if not left:
+        raise ProbeFailed(f"{address}: in TLS 1.2 there is no other type of key to ask for")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(":".join(sorted(left)))
+    return await _leaf(address, server_name, context)
+
+
+def _signed_by(kind: KeyKind) -> str:
+    return "aRSA" if kind is KeyKind.RSA else "aECDSA"
+
+
+async def _leaf(address: str, server_name: str, context: ssl.SSLContext) -> bytes:
+    """Make one handshake of Python's ssl."""
+    host, port = split(address)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
