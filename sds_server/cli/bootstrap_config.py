@@ -33,8 +33,9 @@ from sds_server.xds.cluster import Anywhere, EnrolledControlPlane, LocalControlP
     "--listener",
     "listeners",
     multiple=True,
-    metavar="SECRET=HOST:PORT",
-    help="A TLS listener that answers 200, to begin with.",
+    metavar="SECRET[,SECRET]=HOST:PORT",
+    help="A TLS listener that answers 200, to begin with; with a second secret of the same names, whose key "
+    "is of another type, each client is shown the one that it can take.",
 )
 def bootstrap_config(
     name: str,
@@ -54,6 +55,7 @@ def bootstrap_config(
     \b
     certvoy bootstrap-config edge-1 --server certvoy.example.com:8443 --credentials ./edge-1 > envoy.json
     certvoy bootstrap-config edge-1 --socket /run/certvoy/edge-1.sock --listener www=0.0.0.0:443 > envoy.json
+    certvoy bootstrap-config edge-1 --socket /run/certvoy/edge-1.sock --listener www,www-rsa=0.0.0.0:443
     """
     click.echo(
         bootstrap(
@@ -87,11 +89,12 @@ def _control_plane(
 
 
 def _listener(text: str) -> TlsListener:
-    secret, equals, address = text.partition("=")
-    if not secret or not equals:
+    names, equals, address = text.partition("=")
+    secret, *beside = names.split(",")
+    if not all([secret, *beside]) or not equals:
         raise ConfigError(f"--listener: must be SECRET=HOST:PORT, got {text!r}", hint="www=0.0.0.0:443")
     host, port = _address("--listener", address)
-    return TlsListener(name=f"{secret}-{port}", secret=secret, host=host, port=port)
+    return TlsListener(name=f"{secret}-{port}", secret=secret, host=host, port=port, beside=tuple(beside))
 
 
 def _address(option: str, text: str) -> tuple[str, int]:

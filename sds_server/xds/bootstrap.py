@@ -90,12 +90,17 @@ _TYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class TlsListener:
-    """A listener that answers 200 to everything, under the certificate of one Secret. Port 0: any."""
+    """A listener that answers 200 to everything, under the certificate of one Secret. Port 0: any.
+
+    ``beside``: Secrets of the same names with keys of other types. Envoy shows each client what it can take:
+    ECDSA where it takes both.
+    """
 
     name: str
     secret: str
     port: int = 0
     host: str = "127.0.0.1"
+    beside: tuple[str, ...] = ()
 
 
 def bootstrap(
@@ -160,7 +165,10 @@ def _rest_source(refresh: timedelta) -> ApiConfigSource:
 def _listener(listener: TlsListener, source: ConfigSource) -> Listener:
     context = DownstreamTlsContext(
         common_tls_context=CommonTlsContext(
-            tls_certificate_sds_secret_configs=[SdsSecretConfig(name=listener.secret, sds_config=source)]
+            tls_certificate_sds_secret_configs=[
+                SdsSecretConfig(name=secret, sds_config=source)
+                for secret in (listener.secret, *listener.beside)
+            ]
         )
     )
     answer = Route(match=RouteMatch(prefix="/"), direct_response=DirectResponseAction(status=200))
