@@ -579,6 +579,8 @@ CREATE TABLE payload (
     evidence     jsonb,
     error        jsonb,
     look_at      timestamptz NOT NULL DEFAULT certvoy_now(),
+    -- Who is offered it: canaries, or all.
+    stage        text NOT NULL DEFAULT 'fleet' CHECK (stage IN ('canary', 'fleet')),
     PRIMARY KEY (secret, generation),
     CHECK ((kind = 'validation_context') = (content IS NOT NULL)),
     CHECK (num_nonnulls(content, key_id) = 1),
@@ -587,6 +589,23 @@ CREATE TABLE payload (
 -- At most one version of a Secret is being rolled out.
 CREATE UNIQUE INDEX payload_one_open ON payload (secret) WHERE completed_at IS NULL;
 CREATE INDEX payload_look_at ON payload (look_at) WHERE completed_at IS NULL;
+
+-- The Targets that are offered a version before all others.
+CREATE TABLE payload_canary (
+    secret     text NOT NULL,
+    generation integer NOT NULL,
+    target_id  bigint NOT NULL REFERENCES target ON DELETE CASCADE,
+    asked_at   timestamptz NOT NULL DEFAULT certvoy_now(),
+    PRIMARY KEY (secret, generation, target_id),
+    FOREIGN KEY (secret, generation) REFERENCES payload
+);
+CREATE INDEX payload_canary_target ON payload_canary (target_id);
+
+-- What all others get while canaries have a version: the newest before it that was offered to all, and that nobody took back.
+CREATE FUNCTION payload_before(p payload) RETURNS integer LANGUAGE sql STABLE AS $$
+    SELECT max(generation) FROM payload
+     WHERE secret = p.secret AND generation < p.generation AND stage = 'fleet' AND outcome IS DISTINCT FROM 'rejected'
+$$;
 
 -- A Secret is given what its kind is, and nothing else.
 CREATE FUNCTION is_of_its_kind() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -613,13 +632,15 @@ CREATE TRIGGER payload_changed BEFORE UPDATE ON payload FOR EACH ROW
           (NEW.secret, NEW.generation, NEW.kind, NEW.phase, NEW.content, NEW.key_id, NEW.not_after, NEW.created_at, NEW.created_by))
     EXECUTE FUNCTION payload_is_immutable();
 
--- The newest that was not rejected is what is offered; whoever changes a payload holds its Secret's lock.
+-- The newest that was not rejected is what is offered, but none that was superseded while canaries alone had it; whoever changes a
+-- payload holds its Secret's lock.
 CREATE FUNCTION payload_is_served() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE secret s SET served_generation = p.generation, served_from = p.created_at, served_until = p.not_after
       FROM (SELECT) one LEFT JOIN (
             SELECT generation, created_at, not_after FROM payload
-             WHERE secret = NEW.secret AND outcome IS DISTINCT FROM 'rejected' ORDER BY generation DESC LIMIT 1) p ON true
+             WHERE secret = NEW.secret AND outcome IS DISTINCT FROM 'rejected'
+               AND NOT (stage = 'canary' AND outcome IS NOT DISTINCT FROM 'superseded') ORDER BY generation DESC LIMIT 1) p ON true
      WHERE s.name = NEW.secret AND s.served_generation IS DISTINCT FROM p.generation;
     RETURN NULL;
 END $$;

@@ -138,16 +138,28 @@ EVENTS: Final = (
         (*_DELIVERY, "attempt", "error"),
     ),
     LogEvent(
+        "payload.canaries_asked",
+        "warning",
+        "A canary refused or said nothing: another one is asked.",
+        (*_PAYLOAD, "reason", "targets"),
+    ),
+    LogEvent(
         "payload.ended",
         "info",
         "A trust bundle, ticket keys or a generic secret is with every proxy that counts.",
         (*_PAYLOAD, "reason", "outcome"),
     ),
     LogEvent(
+        "payload.fanned_out",
+        "info",
+        "The canaries have taken a trust bundle, ticket keys or a generic secret; now all get it.",
+        (*_PAYLOAD, "reason"),
+    ),
+    LogEvent(
         "payload.published",
         "info",
         "A trust bundle, ticket keys or a generic secret goes out to who wants it.",
-        (*_PAYLOAD, "version"),
+        (*_PAYLOAD, "version", "canaries"),
     ),
     LogEvent(
         "payload.refused",

@@ -7,8 +7,9 @@ from pydantic import Field
 
 from sds_server.admin import rotations, secret_shapes, secrets, shapes
 from sds_server.admin.routes import Answer, Call, Route, Shape
-from sds_server.inventory import freezes, roll_outs
-from sds_server.model import Scope
+from sds_server.inventory import freezes, payload_roll_outs, roll_outs
+from sds_server.inventory import secrets as stored_secrets
+from sds_server.model import Kind, Scope
 
 REASON_MAX: Final = 500
 """Shown in lists and in the audit: a sentence, not a page."""
@@ -38,9 +39,13 @@ async def resume(call: Call) -> Answer:
 
 
 async def roll_back(call: Call) -> Answer:
-    """Take back what is being rolled out; the rotation tries again after a pause."""
-    services = call.services
-    rotation = await roll_outs.roll_back(services.database, call.path["name"], actor=call.caller.actor)
+    """Take back what is being rolled out: the rotation tries again after a pause, no payload ever does."""
+    services, name = call.services, call.path["name"]
+    if (await stored_secrets.get(services.database, name)).kind is not Kind.TLS_CERTIFICATE:
+        await payload_roll_outs.roll_back(services.database, name, actor=call.caller.actor)
+        services.on_rolled_back("operator")
+        return await secrets.described(services, name, status=HTTPStatus.ACCEPTED)
+    rotation = await roll_outs.roll_back(services.database, name, actor=call.caller.actor)
     services.on_rolled_back("operator")
     return Answer(await rotations.in_steps(services, rotation))
 
@@ -67,8 +72,8 @@ ROUTES = (
         method="POST",
         path="/v1/secrets/{name}/rollback",
         handler=roll_back,
-        summary="Take back what is being rolled out: the certificate before is current again",
+        summary="Take back what is rolled out: what was before is current; 202: it is no certificate",
         scope=Scope.ROTATE,
-        answers={HTTPStatus.OK: shapes.RotationInSteps},
+        answers={HTTPStatus.OK: shapes.RotationInSteps, HTTPStatus.ACCEPTED: secret_shapes.Secret},
     ),
 )

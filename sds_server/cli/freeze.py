@@ -44,13 +44,17 @@ def resume(name: str, *, api: Api) -> None:
 @json_option
 @asks
 def rollback(name: str, *, as_json: bool, api: Api) -> None:
-    """Take back what is being rolled out for the secret NAME: the certificate before is current again.
+    """Take back what is being rolled out for the secret NAME: what was before is current again.
 
-    Its rotation tries again by itself after a pause; `certvoy freeze NAME` keeps it from that.
+    A certificate's rotation tries again by itself after a pause; `certvoy freeze NAME` keeps it from that. A
+    trust bundle, ticket keys or a generic secret stays as it was until somebody puts another.
     """
-    rotation = api.post("v1", "secrets", name, "rollback")
+    answer = api.post("v1", "secrets", name, "rollback")
     if as_json:
-        print_json(rotation)
+        print_json(answer)
         return
-    error = rotation["last_error"] or {}
+    if (payload := answer.get("payload")) is not None:
+        error = payload["versions"][0]["error"] or {}
+    else:
+        error = answer["last_error"] or {}
     click.echo(f"{name}: {error.get('what', 'it is taken back')}; `certvoy why {name}` says what comes next")

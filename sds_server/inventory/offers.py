@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from sds_server.inventory.database import Database
+from sds_server.inventory.database import Database, Transaction
 from sds_server.model import CertificateId, Kind, Peer, Stage
 
 SALTED_MAX: Final = 1000
@@ -38,9 +38,7 @@ async def of(database: Database, names: Iterable[str]) -> Mapping[str, Offer]:
         for row in await tx.rows("canary_peers", staged) if staged else ():
             peer = Peer(row["identity"], row["node_id"])
             canaries.setdefault(row["rotation_id"], set()).add(peer)
-        salted: dict[str, dict[Peer, int]] = {}
-        for row in await tx.rows("salted_peers", [row["name"] for row in rows], SALTED_MAX):
-            salted.setdefault(row["secret"], {})[Peer(row["identity"], row["node_id"])] = row["salt"]
+        salted = await salted_in(tx, [row["name"] for row in rows])
     return {
         row["name"]: Offer(
             cert_id=row["id"],
@@ -52,3 +50,11 @@ async def of(database: Database, names: Iterable[str]) -> Mapping[str, Offer]:
         )
         for row in rows
     }
+
+
+async def salted_in(tx: Transaction, names: list[str]) -> Mapping[str, Mapping[Peer, int]]:
+    """Return who gets what these names are offered with as other bytes, and which."""
+    salted: dict[str, dict[Peer, int]] = {}
+    for row in await tx.rows("salted_peers", names, SALTED_MAX):
+        salted.setdefault(row["secret"], {})[Peer(row["identity"], row["node_id"])] = row["salt"]
+    return salted

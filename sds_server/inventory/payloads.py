@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from sds_server.errors import Conflict, NotFound
-from sds_server.inventory import audit, declarations, feed, freezes, sealed_keys
+from sds_server.inventory import audit, declarations, feed, freezes, offers, payload_roll_outs, sealed_keys
 from sds_server.inventory.database import Database, Row, Transaction
-from sds_server.model import Kind, Phase, SealedKey, Secret, SecretName
+from sds_server.model import Kind, Peer, Phase, SealedKey, Secret, SecretName
 
 HISTORY_MAX: Final = 20
 
@@ -39,13 +39,18 @@ class Payload:
 class Offered:
     """Which version a name is offered (None: there is none yet), and what is left for who refused it.
 
-    ``proven``: its roll-out is over, so that it is served on whatever the calendar says.
+    ``proven``: its roll-out is over, so that it is served on whatever the calendar says. ``staged``: what all
+    but the ``canaries`` get meanwhile; None: all get the same. ``salted``: who gets it as other bytes, and
+    which.
     """
 
     kind: Kind
     generation: int | None
     before: int | None
     proven: bool
+    staged: int | None = None
+    canaries: frozenset[Peer] = frozenset()
+    salted: Mapping[Peer, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,7 @@ async def store_in(tx: Transaction, new: New, *, actor: str) -> Stored:
         tx, action="payload.stored", actor=actor, subject=new.secret, detail=detail | dict(new.detail)
     )
     await tx.rows("offer_plainly", new.secret)
+    await payload_roll_outs.begin(tx, new.secret, actor=actor)
     await feed.tell_secret(tx, new.secret)
     return Stored(generation, created=created)
 
@@ -144,8 +150,22 @@ async def offered(database: Database, names: Iterable[str]) -> Mapping[str, Offe
     """Return what each name is offered; a name that is not there, or a certificate's, is missing."""
     async with database.transaction() as tx:
         rows = await tx.rows("offered_payloads", list(names))
+        staged = [row for row in rows if row["staged"] is not None]
+        canaries: dict[str, set[Peer]] = {}
+        at = [row["name"] for row in staged], [row["generation"] for row in staged]
+        for row in await tx.rows("payload_canary_peers", *at) if staged else ():
+            canaries.setdefault(row["secret"], set()).add(Peer(row["identity"], row["node_id"]))
+        salted = await offers.salted_in(tx, [row["name"] for row in rows])
     return {
-        row["name"]: Offered(Kind(row["kind"]), row["generation"], row["before"], bool(row["proven"]))
+        row["name"]: Offered(
+            Kind(row["kind"]),
+            row["generation"],
+            row["before"],
+            bool(row["proven"]),
+            staged=row["staged"],
+            canaries=frozenset(canaries.get(row["name"], ())),
+            salted=salted.get(row["name"], {}),
+        )
         for row in rows
     }
 

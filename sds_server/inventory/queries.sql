@@ -298,8 +298,10 @@ UPDATE payload SET completed_at = certvoy_now(), outcome = 'rejected', error = $
  WHERE secret = $1 AND generation = $2 AND outcome IS DISTINCT FROM 'rejected' RETURNING generation;
 
 -- name: offered_payloads
--- What each of these names is offered, and what is left for who refused that: the newest that a fleet has taken.
-SELECT s.name, s.kind, p.generation, p.completed_at IS NOT NULL AS proven, b.generation AS before
+-- What each of these names is offered, and what is left for who refused that: the newest that a fleet has taken. While canaries
+-- alone get it ("staged") all others get the one before that.
+SELECT s.name, s.kind, p.generation, p.completed_at IS NOT NULL AS proven, b.generation AS before,
+       CASE WHEN p.stage = 'canary' AND p.completed_at IS NULL THEN payload_before(p) END AS staged
   FROM secret s
   LEFT JOIN payload p ON p.secret = s.name AND p.generation = s.served_generation
   LEFT JOIN LATERAL (
@@ -307,6 +309,25 @@ SELECT s.name, s.kind, p.generation, p.completed_at IS NOT NULL AS proven, b.gen
          WHERE secret = s.name AND generation < p.generation AND outcome IN ('completed', 'completed_unobserved')
          ORDER BY generation DESC LIMIT 1) b ON p.completed_at IS NULL
  WHERE s.name = ANY ($1::text[]) AND s.deleted_at IS NULL AND s.kind <> 'tls_certificate';
+
+-- name: payload_canary_peers
+SELECT k.secret, t.identity, coalesce(t.node_id, '') AS node_id
+  FROM payload_canary k JOIN target t ON t.id = k.target_id
+ WHERE (k.secret, k.generation) IN (SELECT * FROM unnest($1::text[], $2::int[])) AND t.identity IS NOT NULL;
+
+-- name: payload_to_canaries
+UPDATE payload SET stage = 'canary' WHERE secret = $1 AND generation = $2 AND completed_at IS NULL;
+
+-- name: payload_to_all
+-- From canaries to all; a second time changes nothing.
+UPDATE payload SET stage = 'fleet' WHERE secret = $1 AND generation = $2 AND completed_at IS NULL AND stage = 'canary'
+RETURNING generation;
+
+-- name: add_payload_canaries
+INSERT INTO payload_canary (secret, generation, target_id) SELECT $1, $2, unnest($3::bigint[]) ON CONFLICT DO NOTHING;
+
+-- name: payload_canaries
+SELECT target_id, certvoy_now() - asked_at AS asked_for FROM payload_canary WHERE secret = $1 AND generation = $2;
 
 -- name: payloads
 -- These versions, with what is needed to open them.
@@ -331,13 +352,9 @@ SELECT secret, generation, kind, phase, NULL AS content, not_after, created_at, 
 
 -- name: open_payload
 -- The version of a Secret that its Targets must take, and the one before.
-SELECT p.secret, p.generation, p.kind, p.phase, p.content, s.frozen_at IS NOT NULL AS frozen, certvoy_now() - p.created_at AS age,
-       b.generation AS before
+SELECT p.secret, p.generation, p.kind, p.phase, p.content, p.stage, s.frozen_at IS NOT NULL AS frozen,
+       certvoy_now() - p.created_at AS age, payload_before(p) AS before
   FROM payload p JOIN secret s ON s.name = p.secret AND s.deleted_at IS NULL
-  LEFT JOIN LATERAL (
-        SELECT generation FROM payload
-         WHERE secret = p.secret AND generation < p.generation AND outcome IN ('completed', 'completed_unobserved')
-         ORDER BY generation DESC LIMIT 1) b ON true
  WHERE p.secret = $1 AND p.completed_at IS NULL;
 
 -- name: claim_payload_looks
@@ -766,8 +783,8 @@ SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.register
 SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.proved, d.refusal, d.probe_error, d.push_error, d.updated_at, d.proved_by,
        d.proved_at, d.served, d.stale_since, certvoy_now() - d.stale_since AS stale_for, d.salt,
        certvoy_now() - d.accepted_at AS accepted_for, certvoy_now() - d.salted_at AS salted_for,
-       certvoy_now() - d.updated_at AS unchanged_for, p.id IS NOT NULL AS waits, coalesce(p.generation, c.generation, (
-           SELECT served_generation FROM secret WHERE name = d.secret AND kind <> 'tls_certificate')) AS current,
+       certvoy_now() - d.updated_at AS unchanged_for, p.id IS NOT NULL OR y.before IS NOT NULL AS waits,
+       coalesce(p.generation, c.generation, y.before, y.generation) AS current,
        coalesce((SELECT kind FROM secret WHERE name = d.secret), 'tls_certificate') AS secret_kind,
        d.registered OR coalesce(d.seen_until > certvoy_now(), false) AS live, coalesce(d.instances, 1) AS instances, d.agreed
   FROM delivery d
@@ -778,6 +795,14 @@ SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.proved, d.refusal
   LEFT JOIN certrotation r ON r.secret = d.secret AND r.completed_at IS NULL AND r.new_cert_id = c.id AND r.stage = 'canary'
   LEFT JOIN canary k ON k.rotation_id = r.id AND k.target_id = d.target_id
   LEFT JOIN certificate p ON p.id = r.cert_id AND k.target_id IS NULL AND servable(p)
+  LEFT JOIN LATERAL (
+        SELECT s.served_generation AS generation,
+               CASE WHEN q.stage = 'canary' AND q.completed_at IS NULL AND NOT EXISTS (
+                        SELECT FROM payload_canary
+                         WHERE secret = q.secret AND generation = q.generation AND target_id = d.target_id)
+                    THEN payload_before(q) END AS before
+          FROM secret s LEFT JOIN payload q ON q.secret = s.name AND q.generation = s.served_generation
+         WHERE s.name = d.secret AND s.kind <> 'tls_certificate') y ON true
  WHERE d.target_id = ANY ($1::bigint[]) ORDER BY d.target_id, d.secret;
 
 -- name: target_of_peer
@@ -938,18 +963,25 @@ WITH offer AS (
       FROM (SELECT id, generation FROM certificate
              WHERE secret = $1 AND status NOT IN ('replaced', 'rejected', 'revoked') ORDER BY generation DESC LIMIT 1) c
       LEFT JOIN certrotation r ON r.secret = $1 AND r.completed_at IS NULL AND r.new_cert_id = c.id AND r.stage = 'canary'
-      LEFT JOIN certificate p ON p.id = r.cert_id AND servable(p))
+      LEFT JOIN certificate p ON p.id = r.cert_id AND servable(p)
+     UNION ALL
+    SELECT s.served_generation, NULL, CASE WHEN p.stage = 'canary' AND p.completed_at IS NULL THEN payload_before(p) END
+      FROM secret s LEFT JOIN payload p ON p.secret = s.name AND p.generation = s.served_generation
+     WHERE s.name = $1 AND s.kind <> 'tls_certificate')
 SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, d.sent, d.accepted, d.refused,
        d.proved, d.refusal, d.probe_error, d.push_error, d.updated_at, d.proved_by, d.proved_at, d.served, d.stale_since,
        certvoy_now() - d.stale_since AS stale_for, d.salt, certvoy_now() - d.accepted_at AS accepted_for,
        certvoy_now() - d.salted_at AS salted_for, certvoy_now() - d.updated_at AS unchanged_for,
        o.before IS NOT NULL AND k.target_id IS NULL AS waits, coalesce(d.instances, 1) AS instances, d.agreed,
-       coalesce(CASE WHEN k.target_id IS NULL THEN coalesce(o.before, o.generation) ELSE o.generation END,
-                (SELECT served_generation FROM secret WHERE name = $1 AND kind <> 'tls_certificate')) AS current,
+       CASE WHEN k.target_id IS NULL THEN coalesce(o.before, o.generation) ELSE o.generation END AS current,
        (SELECT kind FROM secret WHERE name = $1) AS secret_kind
   FROM delivery d JOIN target t ON t.id = d.target_id
   LEFT JOIN offer o ON true
-  LEFT JOIN canary k ON k.rotation_id = o.staged AND k.target_id = d.target_id
+  LEFT JOIN LATERAL (
+        SELECT target_id FROM canary WHERE rotation_id = o.staged AND target_id = d.target_id
+         UNION ALL
+        SELECT target_id FROM payload_canary
+         WHERE secret = $1 AND generation = o.generation AND target_id = d.target_id AND o.staged IS NULL) k ON true
  WHERE d.secret = $1 AND (d.registered OR d.seen_until > certvoy_now() - $2::interval) ORDER BY t.name;
 
 -- name: roll_out
@@ -1192,10 +1224,16 @@ WITH state AS (
              WHERE r.secret = d.secret AND r.completed_at IS NULL AND r.new_cert_id IS NOT NULL AND r.stage = 'canary'
             OFFSET 0) staged ON true
       LEFT JOIN canary k ON k.rotation_id = staged.id AND k.target_id = d.target_id
+      LEFT JOIN LATERAL (
+            SELECT payload_before(p) AS before FROM payload p
+             WHERE s.kind <> 'tls_certificate' AND p.secret = d.secret AND p.completed_at IS NULL AND p.stage = 'canary'
+               AND NOT EXISTS (SELECT FROM payload_canary
+                                WHERE secret = p.secret AND generation = p.generation AND target_id = d.target_id)
+            OFFSET 0) other ON true
      CROSS JOIN LATERAL (
-            SELECT staged.id IS NOT NULL AND k.target_id IS NULL AS waits,
-                   CASE WHEN k.target_id IS NULL THEN coalesce(staged.before, s.served_generation) ELSE s.served_generation END
-                       AS generation) c
+            SELECT staged.id IS NOT NULL AND k.target_id IS NULL OR other.before IS NOT NULL AS waits,
+                   CASE WHEN k.target_id IS NULL THEN coalesce(staged.before, other.before, s.served_generation)
+                        ELSE s.served_generation END AS generation) c
      WHERE d.registered OR d.seen_until > certvoy_now())
 (SELECT NULL AS secret, state, count(*) AS targets FROM state GROUP BY state)
 UNION ALL

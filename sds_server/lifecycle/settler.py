@@ -88,8 +88,8 @@ class Settler:
             return None
         looks = dict(
             zip(
-                [item.target.id for item in roll_out.live],
-                await asyncio.gather(*(self._look(roll_out, item) for item in roll_out.live)),
+                [item.target.id for item in roll_out.offered],
+                await asyncio.gather(*(self._look(roll_out, item) for item in roll_out.offered)),
                 strict=True,
             )
         )
@@ -151,6 +151,10 @@ class Settler:
         elif decision.action is Action.ROLL_BACK:
             self.on_roll_back(decision.reason)
             _log.error("payload.rolled_back", targets=decision.targets, **told)
+        elif decision.action is Action.FAN_OUT:
+            _log.info("payload.fanned_out", **told)
+        elif decision.action is Action.ASK_MORE:
+            _log.warning("payload.canaries_asked", targets=decision.targets, **told)
 
 
 def _that(looks: Mapping[TargetId, Stated | None], what: Stated) -> list[TargetId]:

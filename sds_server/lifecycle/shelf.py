@@ -5,6 +5,7 @@ refuses never leaves, and the version before is current again. What cannot be op
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from sds_server.clock import Clock
 from sds_server.errors import CustodyError, GateRefused, Unavailable
@@ -86,7 +87,7 @@ class Shelf:
         missing = [
             (name, generation)
             for name, offer in changed.items()
-            for generation in (offer.generation, offer.before)
+            for generation in (offer.generation, offer.before, offer.staged)
             if generation is not None and generation not in self._encoded.get(name, {})
         ]
         late: Unavailable | None = None
@@ -114,7 +115,7 @@ class Shelf:
 
     async def _encode(self, payload: Payload, offer: Offered) -> Resource:
         content = await open_payload(payload, self._sealer)
-        proven = offer.proven or payload.generation == offer.before
+        proven = offer.proven or payload.generation != offer.generation
         contents.check(content, kind=offer.kind, now=None if proven else self._clock.now())
         body = codec.payload(payload.secret, content)
         return Resource(
@@ -128,8 +129,13 @@ class Shelf:
     def _publish(self, name: str, offer: Offered) -> None:
         encoded = self._encoded.get(name, {})
         new = None if offer.generation is None else encoded.get(offer.generation)
-        if new is None:
+        staged = None if offer.staged is None else encoded.get(offer.staged)
+        if new is None or (staged is None and offer.staged is not None):
             return
+        for_all = staged or new
+        exceptions = {} if staged is None else dict.fromkeys(offer.canaries, new)
+        for peer, salt in offer.salted.items():
+            exceptions[peer] = self._salted(exceptions.get(peer, for_all), salt)
         before = self._published.get(name)
         if before is None or before.generation != offer.generation:
             self.on_published(new)
@@ -139,11 +145,18 @@ class Shelf:
                 kind=offer.kind,
                 generation=new.generation,
                 version=new.version,
+                canaries=len(offer.canaries),
             )
-        self._catalog.offer(name, new, {}, before=None if offer.before is None else encoded.get(offer.before))
+        before_it = None if offer.before is None else encoded.get(offer.before)
+        self._catalog.offer(name, for_all, exceptions, before=before_it)
         self._published[name] = offer
-        kept = {offer.generation, offer.before}
+        kept = {offer.generation, offer.before, offer.staged}
         self._encoded[name] = {number: item for number, item in encoded.items() if number in kept}
+
+    def _salted(self, resource: Resource, salt: int) -> Resource:
+        """Return the same as other bytes, where that can be: see `codec.salted`."""
+        body = codec.salted(resource.body, salt) or resource.body
+        return replace(resource, body=body, version=codec.version(self._version_key, body))
 
     def _hold_back(self, payload: Payload, error: GateRefused) -> None:
         """Wait, and ask again: a clock that is wrong, ours say, must not reject what all others serve."""

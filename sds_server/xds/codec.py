@@ -288,6 +288,23 @@ def _trust(context: CertificateValidationContext, bundle: TrustBundle) -> None:
             setattr(san.matcher, matcher.match, matcher.value)
 
 
+def salted(body: bytes, salt: int) -> bytes | None:
+    """Return the same Secret as other bytes: Envoy judges anew what it has not seen; None: it cannot be that.
+
+    What may differ without a meaning is a line's end behind PEM; ticket keys and generic secrets have none.
+    """
+    secret = Secret.FromString(body)
+    match secret.WhichOneof("type"):
+        case "tls_certificate":
+            secret.tls_certificate.certificate_chain.inline_bytes += b"\n" * salt
+        case "validation_context":
+            secret.validation_context.trusted_ca.inline_bytes += b"\n" * salt
+        case _:
+            return None
+    other: bytes = secret.SerializeToString(deterministic=True)
+    return other
+
+
 def chain_and_key(body: bytes) -> tuple[bytes, bytes]:
     """Return what `tls_certificate` encoded, as PEM each: for who does not speak Envoy's messages."""
     pair = Secret.FromString(body).tls_certificate

@@ -6,13 +6,11 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 from aiohttp import web
-from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret as EnvoySecret
 
 from sds_server.clock import SystemClock
 from sds_server.errors import Conflict, GateRefused, NotFound
 from sds_server.inventory import (
     declarations,
-    deliveries,
     facts,
     freezes,
     payload_roll_outs,
@@ -21,84 +19,16 @@ from sds_server.inventory import (
     targets,
     ticket_schedules,
 )
-from sds_server.inventory.deliveries import News
-from sds_server.lifecycle.payloads import Payloads
-from sds_server.lifecycle.prover import Prover
-from sds_server.lifecycle.publisher import Publisher
 from sds_server.lifecycle.rollout import Action
-from sds_server.lifecycle.settler import Settler
 from sds_server.lifecycle.shelf import open_payload
 from sds_server.model import Identity, Phase, SecretName
 from sds_server.payloads.generic import GenericSecret
 from sds_server.payloads.tickets import TicketKeys
 from sds_server.payloads.trust import TrustBundle, fingerprint_of
-from sds_server.xds.catalog import ABSENT, PENDING, Catalog
-from tests.support.clocks import HastyClock
+from sds_server.xds.catalog import ABSENT, PENDING
 from tests.support.databases import turn_clock
 from tests.support.issuances import secret as certificate_secret
-from tests.support.pki import authority
-
-OLD, NEW = authority("Old root"), authority("New root")
-NAME = SecretName("clients")
-EDGE = Identity("spiffe://example.test/edge")
-
-
-class Plane:
-    """What a replica has for payloads, with two Envoys that say what they are told to say."""
-
-    def __init__(self, issuances, *, known=True):
-        self.database, self.clock = issuances.database, HastyClock()
-        self.sealer, self.catalog = issuances.sealer, Catalog()
-        self.service = Payloads(
-            database=self.database, sealer=self.sealer, clock=SystemClock(), actor="replica:test"
-        )
-        self.publisher = Publisher(
-            database=self.database,
-            sealer=self.sealer,
-            catalog=self.catalog,
-            version_key=b"k" * 32,
-            clock=SystemClock(),
-            actor="replica:test",
-        )
-        self.catalog.on_want = self.publisher.want
-        settle = timedelta(0) if known else timedelta(hours=1)
-        prover = Prover(database=self.database, settle=settle, clock=self.clock, actor="replica:test")
-        self.settler = Settler(database=self.database, prover=prover, clock=self.clock, actor="replica:test")
-
-    async def put(self, *cas, name=NAME):
-        return await self.service.put(name, bundle(*cas), actor="person:test")
-
-    async def offered(self, name=NAME):
-        if name not in self.catalog.known:
-            self.catalog.watch([name], lambda _name: None)
-        self.publisher.told(name)
-        await self.publisher.step()
-        return self.catalog.look(name)
-
-    async def says(self, node, *, accepted=None, refused=None, name=NAME):
-        news = News(
-            identity=Identity(f"{EDGE}-{node}"),
-            node_id=node,
-            secret=name,
-            sent=accepted or refused,
-            accepted=accepted,
-            refused=refused,
-            refusal=None if refused is None else "it does not like it",
-            refused_version=None,
-            seen_for=timedelta(minutes=10),
-        )
-        await deliveries.write(self.database, [news], actor="replica:test")
-
-    async def outcome(self, name=NAME):
-        return [version.outcome for version in await payloads.history(self.database, name)]
-
-
-def bundle(*cas):
-    return TrustBundle.read("".join(ca.pem.decode() for ca in cas))
-
-
-def sent(resource):
-    return EnvoySecret.FromString(resource.body)
+from tests.support.payloads import EDGE, NAME, NEW, OLD, Plane, sent
 
 
 @pytest.fixture
@@ -116,7 +46,7 @@ async def test_a_bundle_goes_out_as_a_validation_context_and_completes_when_all_
     before = await plane.outcome()
     await plane.says("edge-1", accepted=1)
     await plane.says("edge-2", accepted=1)
-    await turned(plane)
+    await plane.turned()
 
     assert (1, True, False) == (stored.generation, stored.created, stored.unchanged)
     assert "validation_context" == sent(resource).WhichOneof("type")
@@ -125,12 +55,6 @@ async def test_a_bundle_goes_out_as_a_validation_context_and_completes_when_all_
     assert ["completed"] == await plane.outcome()
     evidence = (await payloads.history(plane.database, NAME))[0].evidence
     assert {"targets": 2, "proved": {}, "accepted": 2} == evidence
-
-
-async def turned(plane, name=NAME):
-    """Let the settler look again at once, as it does when a Target has said something."""
-    plane.settler.said(name)
-    await plane.settler.step()
 
 
 async def test_the_same_bundle_again_changes_nothing(plane):
@@ -199,15 +123,15 @@ async def test_who_refuses_gets_the_last_good_bundle_and_several_refusals_take_i
     await plane.put(OLD)
     for node in ("edge-1", "edge-2"):
         await plane.says(node, accepted=1)
-    await turned(plane)
+    await plane.turned()
     await plane.put(NEW)
     await plane.offered()
     left = plane.catalog.before(NAME)
     await plane.says("edge-1", refused=2)
-    await turned(plane)
+    await plane.turned()
     one = await plane.outcome()
     await plane.says("edge-2", refused=2)
-    await turned(plane)
+    await plane.turned()
 
     assert 1 == left.generation
     assert [None, "completed"] == one
@@ -222,7 +146,7 @@ async def test_an_unknown_live_set_completes_nothing_and_an_empty_one_unobserved
     await plane.put(OLD)
     await unknowing.settler.step()
     before = await plane.outcome()
-    await turned(plane)
+    await plane.turned()
 
     assert ([None], ["completed_unobserved"]) == (before, await plane.outcome())
 
@@ -290,7 +214,7 @@ async def admin():
 async def test_where_an_envoy_states_its_cas_that_is_the_proof_and_the_old_ones_are_none(plane, admin):
     address, contexts = admin
     await plane.put(OLD)
-    await turned(plane)
+    await plane.turned()
     await plane.put(OLD, NEW)
     await targets.register(
         plane.database,
@@ -304,11 +228,11 @@ async def test_where_an_envoy_states_its_cas_that_is_the_proof_and_the_old_ones_
     )
     contexts[:] = [[OLD]]
     await plane.says("edge-1", accepted=2)
-    await turned(plane)
+    await plane.turned()
     during = await plane.outcome()
     (item,) = await targets.live_set(plane.database, NAME)
     contexts[:] = [[OLD, NEW]]
-    await turned(plane)
+    await plane.turned()
 
     assert None is during[0]
     assert "generation 1 is loaded still" in item.probe_error
@@ -345,7 +269,7 @@ async def test_a_word_that_came_after_the_look_waits_for_the_next_one(plane, adm
         actor="replica:test",
     )
     open_still = await plane.outcome()
-    await turned(plane)
+    await plane.turned()
 
     assert (Action.WAIT, [None]) == (decision.action, open_still)
     assert ["completed"] == await plane.outcome()
@@ -357,17 +281,17 @@ async def test_a_word_that_came_after_the_look_waits_for_the_next_one(plane, adm
 async def test_a_root_is_rotated_in_three_phases_each_with_every_proxy(plane, issuances, sql):
     await plane.put(OLD)
     await plane.says("edge-1", accepted=1)
-    await turned(plane)
+    await plane.turned()
     fingerprint = fingerprint_of(OLD.certificate)
     await plane.service.add_cas(NAME, NEW.pem.decode(), actor="person:test")
     with pytest.raises(Conflict, match="not with every proxy yet: edge-1"):
         await plane.service.remove_ca(NAME, fingerprint, actor="person:test")
     await plane.says("edge-1", accepted=2)
-    await turned(plane)
+    await plane.turned()
     union = sent(await plane.offered()).validation_context.trusted_ca.inline_bytes
     await plane.service.remove_ca(NAME, fingerprint, actor="person:test")
     await plane.says("edge-1", accepted=3)
-    await turned(plane)
+    await plane.turned()
 
     assert NEW.pem + OLD.pem == union
     assert NEW.pem == sent(await plane.offered()).validation_context.trusted_ca.inline_bytes
@@ -378,7 +302,7 @@ async def test_a_root_is_rotated_in_three_phases_each_with_every_proxy(plane, is
 async def test_a_ca_stays_while_a_live_target_is_served_what_no_other_ca_vouches_for(plane, issuances, sql):
     issuer = issuances.ca
     await plane.put(issuer, NEW)
-    await turned(plane)
+    await plane.turned()
     declared = await issuances.declare()
     await issuances.issue(declared)
     await targets.register(
@@ -391,9 +315,9 @@ async def test_a_ca_stays_while_a_live_target_is_served_what_no_other_ca_vouches
 
     # The other one vouches for nothing: it goes at once.
     await plane.service.remove_ca(NAME, fingerprint_of(NEW.certificate), actor="person:test")
-    await turned(plane)
+    await plane.turned()
     await plane.put(issuer, NEW)
-    await turned(plane)
+    await plane.turned()
     await plane.service.remove_ca(NAME, fingerprint, actor="person:test", forced="the key is lost")
     told = await sql.fetchval(
         "SELECT payload FROM certaudit WHERE action = 'payload.stored' ORDER BY id DESC LIMIT 1"
@@ -404,7 +328,7 @@ async def test_a_ca_stays_while_a_live_target_is_served_what_no_other_ca_vouches
 
 async def test_the_last_ca_and_one_that_is_not_there_cannot_be_removed(plane):
     await plane.put(OLD)
-    await turned(plane)
+    await plane.turned()
 
     with pytest.raises(GateRefused, match="no CA in the bundle"):
         await plane.service.remove_ca(NAME, fingerprint_of(OLD.certificate), actor="p", forced="I insist")
@@ -420,9 +344,9 @@ async def test_the_last_ca_and_one_that_is_not_there_cannot_be_removed(plane):
 async def test_generic_secrets_are_sealed_and_sent_and_their_old_keys_destroyed(plane, sql):
     name = SecretName("token")
     await plane.service.put(name, GenericSecret(value=b"first-value"), actor="person:test")
-    await turned(plane, name)
+    await plane.turned(name)
     await plane.service.put(name, GenericSecret(parts={"id": b"second-value"}), actor="person:test")
-    await turned(plane, name)
+    await plane.turned(name)
     resource = await plane.offered(name)
     stored = await sql.fetch("SELECT envelope FROM key_material")
     young = await retirement.destroy_payloads(plane.database, limit=10, actor="replica:test")
@@ -542,7 +466,7 @@ async def test_a_declared_secret_of_another_kind_is_pending_until_it_holds_somet
 
 async def test_dates_of_what_was_served_do_not_keep_it_from_a_proxy_that_starts(plane, issuances, sql):
     await plane.put(OLD)
-    await turned(plane)
+    await plane.turned()
     later = Plane(issuances)
     later.publisher._shelf._clock = _At(OLD.certificate.not_valid_after_utc + timedelta(days=1))
     early = Plane(issuances)

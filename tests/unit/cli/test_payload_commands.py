@@ -117,3 +117,17 @@ async def test_half_a_command_says_what_is_missing(run, words):
 
     assert code in {1, 2, 3}
     assert "hint: " in error or "Usage" in error
+
+
+async def test_a_bundle_that_goes_out_is_taken_back_by_hand(run, roots):
+    await run("trust", "put", "clients", roots[0])
+    first = await run("rollback", "clients")
+    await run("trust", "add", "clients", roots[1])
+    _, taken_back, _ = await run("rollback", "clients")
+    again = await run("rollback", "clients")
+    _, why, _ = await run("why", "clients")
+
+    assert (1, "certvoy: secret clients: it is the first version") == (first[0], first[2].splitlines()[0])
+    assert "took generation 2 back; `certvoy why clients` says what comes next\n" in taken_back
+    assert (1, "certvoy: secret clients: nothing is being rolled out") == (again[0], again[2].splitlines()[0])
+    assert "generation 2: add, rejected" in why
