@@ -40,6 +40,9 @@ CREATE TABLE secret (
     frozen_reason     text,
     -- Who makes its private keys: certvoy, or the one Target that serves it.
     key_holder        text NOT NULL DEFAULT 'certvoy' CHECK (key_holder IN ('certvoy', 'target')),
+    -- Where an Envoy finds the private key of a Certificate whose Target makes it: a path on its own disk, in which {spki} stands
+    -- for the SHA-256 of the public half; null: nowhere, and the Secret is no Envoy's.
+    key_file          text CONSTRAINT secret_key_file CHECK (key_file IS NULL OR key_holder = 'target'),
     served_generation integer,
     served_from       timestamptz,
     served_until      timestamptz,

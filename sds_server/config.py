@@ -31,6 +31,7 @@ from sds_server.config_values import (
     File,
     FilePath,
     IdentityName,
+    KeyFile,
     ListenAddress,
     NameOfIssuer,
     NameOfSecret,
@@ -269,6 +270,10 @@ class SecretConfig(Model):
     """Who makes its private keys: ``certvoy``, or ``target``, the one agent that serves it, whose keys
     never leave their host."""
 
+    key_file: KeyFile | None = None
+    """Of ``key_holder: target``, for an Envoy: where on its disk it finds each key that its agent makes,
+    ``/var/lib/certvoy-keys/www/{spki}.pem``."""
+
     ca_file: ExistingFile | None = Field(None, validate_default=True)
     """Of a ``validation_context``: the CAs that are trusted, PEM; read at each start."""
 
@@ -306,6 +311,13 @@ class SecretConfig(Model):
         if value is None and info.field_name in _OF_KIND[info.data.get("kind", Kind.TLS_CERTIFICATE)]:
             raise PydanticCustomError("missing", "is missing")
         return value
+
+    @field_validator("key_file")
+    @classmethod
+    def _is_the_targets(cls, path: str | None, info: ValidationInfo[File]) -> str | None:
+        if path is not None and info.data.get("key_holder") is not KeyHolder.TARGET:
+            raise Wrong("certvoy makes the keys, and sends them", "write `key_holder: target` as well")
+        return path
 
     @field_validator("rotate_every")
     @classmethod

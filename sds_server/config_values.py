@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Va
 
 from acme_engine.errors import BadIdentifier
 from acme_engine.names import normalise
-from sds_server.model import UPLOAD, UPLOADED, Identity, Proof, SecretName
+from sds_server.model import SPKI, UPLOAD, UPLOADED, Identity, Proof, SecretName
 from sds_server.yaml_lines import shown
 
 EMBEDDED = "embedded"
@@ -312,6 +312,30 @@ _ADDRESS = WithJsonSchema({"type": "string", "pattern": ":[0-9]+$", "examples": 
 _PROOF = WithJsonSchema(
     {"type": "string", "pattern": "^(all|accepted|[1-9][0-9]?%)$", "examples": ["all", "accepted", "90%"]}
 )
+
+KEY_FILE_MAX: Final = 1024
+_KEY_FILE_NAME: Final = f"{SPKI}.pem"
+
+
+def _key_file(text: str) -> str:
+    """Take a path at which only a key of ours can lie: its last part is made of the key's own hash."""
+    example = f"write it as /var/lib/certvoy-keys/www/{_KEY_FILE_NAME}"
+    if len(text.encode()) > KEY_FILE_MAX or _CONTROL.search(text):
+        raise Wrong(f"must be a path of at most {KEY_FILE_MAX} bytes, without control characters", example)
+    directory, _, name = text.rpartition("/")
+    if name != _KEY_FILE_NAME or SPKI in directory:
+        raise Wrong(f"must end in /{_KEY_FILE_NAME}, the name that the agent gives a key", example)
+    if (
+        not directory.startswith("/")
+        or directory.startswith("//")
+        or directory != os.path.normpath(directory)
+        or directory == "/"
+    ):
+        raise Wrong("must be an absolute path on the proxy's disk, without . and ..", example)
+    return text
+
+
+KeyFile = Annotated[str, AfterValidator(_key_file)]
 
 FilePath = Annotated[Path, BeforeValidator(_path), _PATH]
 HttpUrl = Annotated[str, AfterValidator(http_url)]

@@ -30,6 +30,7 @@ async def declare(config: Config, database: Database, payloads: Payloads) -> Non
                 key_type=secret.key_type,
                 proof=secret.proof,
                 key_holder=secret.key_holder,
+                key_file=secret.key_file,
             ),
             actor=actor,
         )

@@ -191,7 +191,8 @@ class Secret:
     """A named, long-lived thing that proxies subscribe to.
 
     ``domains`` are normalised DNS names (A-labels, lower case), the primary first. ``proof`` is what
-    completes its Rotations, ``key_holder`` who makes its keys. One that is no certificate has neither
+    completes its Rotations, ``key_holder`` who makes its keys, ``key_file`` where an Envoy finds one that its
+    Target has made: a path with `SPKI` in it. One that is no certificate has neither
     domains nor issuer (empty) nor key type (None).
     """
 
@@ -202,6 +203,17 @@ class Secret:
     key_type: KeyType | None = None
     proof: Proof = Proof()
     key_holder: KeyHolder = KeyHolder.CERTVOY
+    key_file: str | None = None
+
+
+SPKI: Final = "{spki}"
+"""Stands in a `Secret.key_file` for the SHA-256 of the key's public half, in lower-case hex: no two keys have
+one path, so that no chain meets another's key, whichever comes first."""
+
+
+def key_path(key_file: str, spki_sha256: bytes) -> str:
+    """Return where the key of this public half lies."""
+    return key_file.replace(SPKI, spki_sha256.hex())
 
 
 @dataclass(frozen=True, slots=True)

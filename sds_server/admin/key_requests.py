@@ -3,6 +3,7 @@
 By the same door as the bundle: the client certificate whose identity is granted the name.
 """
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated
 
@@ -20,7 +21,7 @@ from sds_server.admin.routes import Answer, Call, Route, Shape
 from sds_server.admin.targets import NodeId
 from sds_server.errors import CallerError
 from sds_server.inventory import key_requests
-from sds_server.inventory.key_requests import KeyRequest
+from sds_server.inventory.key_requests import Held, KeyRequest
 from sds_server.xds.session import PeerNode
 
 CSR_MAX = 64 * 1024
@@ -41,22 +42,32 @@ class PutKeyRequest(Shape):
     lost: Annotated[int, Field(ge=1, le=GENERATION_MAX)] | None = None
 
 
+class HeldKey(BaseModel):
+    """A key that the target must have, as its certificate is served or was before."""
+
+    generation: int
+    spki_sha256: str
+
+
 class WantedKey(BaseModel):
     """What a request must be for; ``spki_sha256``: the key (hex) of the one that waits to be ordered.
 
     Null: the last one was ordered, or none was brought. Bring the next, so that no renewal waits for it.
+    ``held``: keys that the target must have, of what is served and of what was before that, newest first.
     """
 
     domains: list[str]
     key_type: model.KeyType
     spki_sha256: str | None
+    held: list[HeldKey]
 
 
 async def get_key_request(call: Call) -> Answer:
     """Say what a request must be for, and whether one waits."""
     check_grant(call.services, PeerNode(call.identity, call.identity), call.path["name"])
     secret, request = await key_requests.waiting(call.services.database, call.path["name"])
-    return Answer(_wanted(secret, request))
+    held = await key_requests.held(call.services.database, secret.name)
+    return Answer(_wanted(secret, request, held))
 
 
 async def put_key_request(call: Call) -> Answer:
@@ -69,7 +80,7 @@ async def put_key_request(call: Call) -> Answer:
     waits = await key_requests.bring(
         services.database, secret, peer.peer, request, lost=body.lost, actor=call.caller.actor
     )
-    return Answer(_wanted(secret, waits))
+    return Answer(_wanted(secret, waits, await key_requests.held(services.database, name)))
 
 
 def _checked(pem: str, secret: model.Secret) -> KeyRequest:
@@ -100,11 +111,12 @@ def _checked(pem: str, secret: model.Secret) -> KeyRequest:
     return KeyRequest(csr=csr.public_bytes(Encoding.DER), spki_sha256=keys.spki_sha256(csr.public_key()))
 
 
-def _wanted(secret: model.Secret, request: KeyRequest | None) -> WantedKey:
+def _wanted(secret: model.Secret, request: KeyRequest | None, held: Sequence[Held]) -> WantedKey:
     return WantedKey(
         domains=list(secret.domains),
         key_type=secret.key_type,
         spki_sha256=None if request is None else request.spki_sha256.hex(),
+        held=[HeldKey(generation=key.generation, spki_sha256=key.spki_sha256.hex()) for key in held],
     )
 
 

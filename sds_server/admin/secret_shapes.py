@@ -29,6 +29,7 @@ class Declaration(BaseModel):
     key_type: model.KeyType | None
     proof: str
     key_holder: model.KeyHolder
+    key_file: str | None
 
     @classmethod
     def of(cls, secret: model.Secret) -> "Declaration":
@@ -41,6 +42,7 @@ class Declaration(BaseModel):
             key_type=secret.key_type,
             proof=str(secret.proof),
             key_holder=secret.key_holder,
+            key_file=secret.key_file,
         )
 
 

@@ -12,8 +12,8 @@ from sds_server.admin import pages, payload_shapes, problem, secret_shapes, shap
 from sds_server.admin.routes import Answer, Call, Route, Shape, Text, etag
 from sds_server.admin.services import Services
 from sds_server.conditions import DeliveryState
-from sds_server.config_values import DnsNames, NameOfSecret, ProofPolicy
-from sds_server.errors import BadName, Conflict
+from sds_server.config_values import DnsNames, KeyFile, NameOfSecret, ProofPolicy
+from sds_server.errors import BadName, CallerError, Conflict
 from sds_server.inventory import (
     certificates,
     declarations,
@@ -36,7 +36,8 @@ class PutSecret(Shape):
 
     ``proof``: what completes its rotations, ``all`` of the live set proved, a share of it such as ``90%``, or
     ``accepted`` where nobody can look what is served. ``key_holder``: who makes its private keys, certvoy, or
-    the one target that serves it and brings signing requests.
+    the one target that serves it and brings signing requests. ``key_file``: where an Envoy that is this
+    target finds each key on its disk, ``/var/lib/certvoy-keys/www/{spki}.pem``.
     """
 
     domains: Annotated[DnsNames, Field(max_length=100)]
@@ -44,6 +45,7 @@ class PutSecret(Shape):
     key_type: KeyType = KeyType.ECDSA_P256
     proof: ProofPolicy = Proof()
     key_holder: KeyHolder = KeyHolder.CERTVOY
+    key_file: KeyFile | None = None
 
 
 class SecretsQuery(pages.Page):
@@ -87,6 +89,9 @@ async def put_secret(call: Call) -> Answer:
             raise BadName("issuer: a secret whose pairs are uploaded begins with its first pair", hint=hint)
         declared = ", ".join(sorted(call.services.issuers))
         raise BadName(f"issuer: there is no {wanted.issuer}", hint=f"the configuration declares: {declared}")
+    if wanted.key_file is not None and wanted.key_holder is not KeyHolder.TARGET:
+        hint = "send key_holder target as well, or no key_file"
+        raise CallerError("key_file: certvoy makes the keys, and sends them to the proxy", hint=hint)
     status = HTTPStatus.OK
 
     def check(before: model.Secret | None) -> None:
@@ -104,6 +109,7 @@ async def put_secret(call: Call) -> Answer:
             key_type=wanted.key_type,
             proof=wanted.proof,
             key_holder=wanted.key_holder,
+            key_file=wanted.key_file,
         ),
         actor=call.caller.actor,
         check=check,

@@ -2,19 +2,22 @@
 
 import asyncio
 import grp
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 
-from sds_server.agent.config import AgentConfig, BundleConfig, KeySource
+from sds_server.agent.config import AgentConfig, BundleConfig, KeysConfig, KeySource
 from sds_server.agent.credential import Keeper
 from sds_server.agent.delivery import Delivery
 from sds_server.agent.door import HttpsDoor
 from sds_server.agent.files import CredentialFiles
 from sds_server.agent.installers.table import installer_of
+from sds_server.agent.key_maker import KeyMaker
 from sds_server.agent.local_keys import LocalKeys
 from sds_server.agent.looker import Looker
+from sds_server.agent.proxy_keys import ProxyKeys
 from sds_server.agent.puller import Puller
 from sds_server.agent.pushed import Endpoint, Pushable
 from sds_server.agent.requester import Requester
@@ -40,6 +43,7 @@ class Agent:
         self.keeper = Keeper(files, door, token=token or _token(config.token_file), clock=clock, rng=rng)
         self._turns: dict[str, asyncio.Lock] = {}
         self.pullers = [self._puller(bundle, door, clock, rng) for bundle in config.bundles]
+        self.makers = [self._maker(made, door, clock, rng) for made in config.keys]
         self._endpoint = None if config.listen is None else self._listener(config, files, clock)
         self._has_credential = asyncio.Event()
 
@@ -50,7 +54,7 @@ class Agent:
             CertvoyError: there is no credential that works, and none can be had by trying again; or a
                 directory is not the agent's alone.
         """
-        missing = 1 + len(self.pullers)
+        missing = 1 + len(self.pullers) + len(self.makers)
 
         def has_credential() -> None:
             self._has_credential.set()
@@ -71,6 +75,8 @@ class Agent:
                         group.create_task(self._listen(self._endpoint))
                     for puller in self.pullers:
                         group.create_task(puller.run(on_placed=is_there))
+                    for maker in self.makers:
+                        group.create_task(maker.run(on_ready=is_there))
             except* CertvoyError as e:
                 raise e.exceptions[0] from None
 
@@ -84,9 +90,11 @@ class Agent:
         with self._alone():
             await self._resume()
             await self.keeper.once()
-            for puller in self.pullers:
+            steps: list[Callable[[], Awaitable[bool]]] = [maker.step for maker in self.makers]
+            steps += [partial(puller.step, wait_s=0) for puller in self.pullers]
+            for step in steps:
                 try:
-                    await puller.step(wait_s=0)
+                    await step()
                 except CertvoyError as e:
                     failures.append(e)
         if failures:
@@ -102,6 +110,8 @@ class Agent:
         with ExitStack() as held:
             for puller in self.pullers:
                 held.enter_context(puller.alone())
+            for maker in self.makers:
+                held.enter_context(maker.alone())
             yield
 
     async def _listen(self, endpoint: Endpoint) -> None:
@@ -157,6 +167,19 @@ class Agent:
             clock=clock,
             rng=rng,
             requester=requester,
+        )
+
+    def _maker(self, made: KeysConfig, door: HttpsDoor, clock: Clock, rng: Random) -> KeyMaker:
+        group = _gid(made.group)
+        kept = ProxyKeys(made.directory, group=group)
+        return KeyMaker(
+            made.secret,
+            kept,
+            Requester(made.secret, kept, door, target=made.target),
+            alone=Versions(made.directory, group=group).alone,
+            every=made.every,
+            clock=clock,
+            rng=rng,
         )
 
 

@@ -22,7 +22,6 @@ from sds_server.config_values import (
     FilePath,
     ListenAddress,
     NameOfSecret,
-    Some,
     Wrong,
 )
 from sds_server.errors import CallerError
@@ -138,6 +137,25 @@ class BundleConfig(Model):
         return settings
 
 
+class KeysConfig(Model):
+    """A secret of an Envoy beside us, whose keys are made here: it gets the chains over SDS."""
+
+    secret: NameOfSecret
+    """The secret, with ``key_holder: target`` and a ``key_file``; the agent needs a grant for it."""
+
+    target: str | None = Field(default=None, min_length=1, max_length=256)
+    """What certvoy calls who has the keys: the Envoy's node id; the agent's identity by default."""
+
+    directory: FilePath
+    """Where the keys lie, each as ``<SHA-256 of its public half>.pem``: the directory of the ``key_file``."""
+
+    group: str | None = Field(default=None, min_length=1)
+    """A group that may read them too, for an Envoy that runs as another user."""
+
+    every: Duration = timedelta(minutes=1)
+    """How often it is asked whether the next key is wanted."""
+
+
 class AgentConfig(Model):
     """The whole file."""
 
@@ -157,12 +175,19 @@ class AgentConfig(Model):
     """Where the control plane may push bundles (``certvoy targets add --push``); without it they are fetched
     alone."""
 
-    bundles: Some[tuple[BundleConfig, ...]]
+    bundles: tuple[BundleConfig, ...] = ()
+    """Pairs for programs beside us."""
+
+    keys: tuple[KeysConfig, ...] = ()
+    """Keys for Envoys beside us."""
+
     log: Literal["debug", "info", "warning", "error"] = "info"
     """The least that is worth a line."""
 
     @model_validator(mode="after")
     def _each_its_own(self) -> "AgentConfig":
+        if not self.bundles and not self.keys:
+            raise Wrong("bundles: is empty", "write which pairs go where, or `keys:` for an Envoy")
         taken = {self.credentials: "credentials"}
         said = set()
         for number, bundle in enumerate(self.bundles):
@@ -185,6 +210,21 @@ class AgentConfig(Model):
                 )
             taken[bundle.directory] = here
             said.add((bundle.secret, bundle.target))
+        local = {bundle.secret for bundle in self.bundles if bundle.key is KeySource.LOCAL}
+        for number, made in enumerate(self.keys):
+            here = f"keys[{number}]"
+            if made.directory in taken:
+                raise Wrong(
+                    f"{here}.directory: {made.directory} is that of {taken[made.directory]}",
+                    "give each a directory of its own",
+                )
+            if made.secret in local:
+                raise Wrong(
+                    f"{here}: the keys of secret {made.secret} are made twice",
+                    "declare a secret for each, of the same names",
+                )
+            taken[made.directory] = here
+            local.add(made.secret)
         return self
 
 
@@ -211,7 +251,14 @@ def schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of the file."""
     described = AgentConfig.model_json_schema()
     with_durations(
-        described, ProbeConfig, NginxSettings, HAProxySettings, TraefikSettings, CaddySettings, FilesSettings
+        described,
+        KeysConfig,
+        ProbeConfig,
+        NginxSettings,
+        HAProxySettings,
+        TraefikSettings,
+        CaddySettings,
+        FilesSettings,
     )
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "agent.yaml"} | described
 
@@ -219,6 +266,7 @@ def schema() -> dict[str, Any]:
 _SECTIONS: Sections = {
     ("",): AgentConfig,
     ("bundles",): BundleConfig,
+    ("keys",): KeysConfig,
     ("bundles", "probe"): ProbeConfig,
     ("bundles", "nginx"): NginxSettings,
     ("bundles", "haproxy"): HAProxySettings,

@@ -21,7 +21,7 @@ from sds_server import authority
 from sds_server.agent.credential import Given
 from sds_server.agent.files import Held
 from sds_server.agent.pair import Bundle
-from sds_server.agent.requester import WantedKey
+from sds_server.agent.requester import HeldKey, WantedKey
 from sds_server.errors import (
     CallerError,
     CertvoyError,
@@ -142,6 +142,10 @@ class HttpsDoor:
                 domains=tuple(str(name) for name in answer["domains"]),
                 key_type=KeyType(answer["key_type"]),
                 spki_sha256=None if spki is None else bytes.fromhex(str(spki)),
+                held=tuple(
+                    HeldKey(int(key["generation"]), bytes.fromhex(str(key["spki_sha256"])))
+                    for key in answer.get("held", ())
+                ),
             )
         except (KeyError, ValueError, TypeError) as e:
             raise Unavailable(

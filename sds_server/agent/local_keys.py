@@ -100,6 +100,16 @@ class LocalKeys:
                         return key
         return None
 
+    def all(self) -> Sequence[PrivateKey]:
+        """Return every key that is kept, the oldest first.
+
+        Raises:
+            OperatorError: the directory cannot be read, or is not ours alone.
+        """
+        with self._own.opened(create=True) as root:
+            read = [_read(root, file) for file in sorted(_files(root))]
+        return [key for key in read if key is not None]
+
     def newest(self, *, after: bytes | None) -> PrivateKey | None:
         """Return the key that was made last, if that was after the one of this hash, which is served.
 

@@ -23,12 +23,25 @@ _log = get("requester")
 
 
 @dataclass(frozen=True, slots=True)
+class HeldKey:
+    """A key that this host must have: of which generation it is."""
+
+    generation: int
+    spki_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class WantedKey:
-    """What a request must be for; ``spki_sha256`` names the key of the one that waits to be ordered."""
+    """What a request must be for; ``spki_sha256`` names the key of the one that waits to be ordered.
+
+    ``held``: the keys of what is served and of what was before that, newest first; a control plane of the
+    release before does not tell.
+    """
 
     domains: tuple[str, ...]
     key_type: KeyType
     spki_sha256: bytes | None
+    held: tuple[HeldKey, ...] = ()
 
 
 class Door(Protocol):
@@ -100,11 +113,20 @@ class Requester:
             Conflict: another target has the keys of this secret.
             OperatorError: a key cannot be written.
         """
+        wanted = await self.ask()
+        if wanted is not None:
+            await self.meet(wanted, served)
+
+    async def ask(self) -> WantedKey | None:
+        """Ask what is wanted; None: nobody answers, which is logged."""
         try:
-            wanted = await self._door.wanted_key(self._secret)
+            return await self._door.wanted_key(self._secret)
         except CertvoyError as e:
             self._tell(e)
-            return
+            return None
+
+    async def meet(self, wanted: WantedKey, served: bytes | None) -> None:
+        """See to it that a request waits as it is wanted; errors as of `step`."""
         newest = self._kept.newest(after=served)
         todo = plan(wanted, newest, taken=self._taken, lost=self.lost is not None)
         if todo.todo is Todo.NOTHING:

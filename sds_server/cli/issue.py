@@ -27,6 +27,10 @@ from sds_server.errors import CallerError
     show_default=True,
     help="Who makes the private keys: certvoy, or target, the one agent that serves it.",
 )
+@click.option(
+    "--key-file",
+    help="With --key-holder target, for an Envoy: where on its disk it finds each key, DIRECTORY/{spki}.pem.",
+)
 @wait_option
 @timeout_option
 @json_option
@@ -39,6 +43,7 @@ def issue(
     key_type: str,
     proof: str,
     key_holder: str,
+    key_file: str | None,
     wait: bool,
     timeout: timedelta,
     as_json: bool,
@@ -55,6 +60,7 @@ def issue(
         "key_type": key_type,
         "proof": proof,
         "key_holder": key_holder,
+        "key_file": key_file,
     }
     secret = api.put("v1", "secrets", name, body=body)
     rotation = secret["rotation"]

@@ -85,6 +85,8 @@ def _print_secret(secret: Json) -> None:
     if secret["payload"] is None:
         keys: tuple[str, ...] = ("name", "kind", "issuer", "key_type", "key_holder", "proof", "managed_by")
         more: dict[str, object] = {"domains": ", ".join(secret["domains"])}
+        if secret["key_file"] is not None:
+            more["key_file"] = secret["key_file"]
     else:
         keys, more = ("name", "kind", "managed_by"), payload_facts(secret["payload"])
     facts({key: secret[key] for key in keys} | more | {"created_at": moment(secret["created_at"])})

@@ -56,10 +56,11 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A Certificate with its sealed key."""
+    """A Certificate with its sealed key; ``key_file``: where an Envoy finds one that its Target keeps."""
 
     certificate: Certificate
     key: SealedKey
+    key_file: str | None = None
 
 
 async def move(
@@ -123,7 +124,10 @@ async def pairs(database: Database, cert_ids: Sequence[CertificateId]) -> Sequen
     """Return these Certificates with their sealed keys; one whose key was destroyed is missing."""
     async with database.transaction() as tx:
         rows = await tx.rows("pairs", list(cert_ids))
-    return [Pair(certificate=_certificate(row), key=sealed_keys.from_row(row)) for row in rows]
+    return [
+        Pair(certificate=_certificate(row), key=sealed_keys.from_row(row), key_file=row["key_file"])
+        for row in rows
+    ]
 
 
 async def page(

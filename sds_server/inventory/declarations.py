@@ -20,8 +20,8 @@ def whatever(before: Secret | None) -> None:
 async def put(database: Database, secret: Secret, *, actor: str, check: Check = whatever) -> bool:
     """Create the Secret or change it to this; say whether anything changed.
 
-    A new one gets its first Rotation; a change of names, issuer, key type or key holder gets one that
-    replaces what is served. Putting the same again changes nothing.
+    A new one gets its first Rotation; a change of names, issuer, key type, key holder or key file gets one
+    that replaces what is served. Putting the same again changes nothing.
 
     Raises:
         Conflict: the name exists with another kind.
@@ -37,7 +37,7 @@ async def put(database: Database, secret: Secret, *, actor: str, check: Check = 
 async def put_in(tx: Transaction, secret: Secret, *, actor: str, check: Check = whatever) -> Reason | None:
     """As `put`, in a transaction of the caller's, who opens the Rotation; None: nothing has changed."""
     domains, issuer = list(secret.domains), secret.issuer or None
-    columns = (domains, issuer, secret.key_type, str(secret.proof), secret.key_holder)
+    columns = (domains, issuer, secret.key_type, str(secret.proof), secret.key_holder, secret.key_file)
     created = await tx.value("insert_secret", secret.name, secret.kind, *columns)
     kind = await tx.value("kind_of", secret.name)
     if kind != secret.kind:
@@ -84,6 +84,7 @@ def _declared(secret: Secret) -> dict[str, object]:
         "key_type": secret.key_type,
         "proof": str(secret.proof),
         "key_holder": secret.key_holder,
+        "key_file": secret.key_file,
     }
 
 

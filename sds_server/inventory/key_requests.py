@@ -4,7 +4,7 @@ One Target has the keys of such a Secret: the first that brings a request. Each 
 the Target then brings the next, so that a renewal never waits for it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -27,6 +27,21 @@ class KeyRequest:
 
     csr: bytes
     spki_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A key that a Target must have: of which generation it is."""
+
+    generation: int
+    spki_sha256: bytes
+
+
+async def held(database: Database, name: str) -> Sequence[Held]:
+    """Return which keys its Target must have: of what is served, and of what was before that."""
+    async with database.transaction() as tx:
+        rows = await tx.rows("keys_of_target", name)
+    return [Held(row["generation"], row["spki_sha256"]) for row in rows]
 
 
 async def waiting(database: Database, name: str) -> tuple[Secret, KeyRequest | None]:

@@ -11,10 +11,11 @@ SELECT id, version_key_wrapped FROM deployment;
 UPDATE deployment SET version_key_wrapped = $1 WHERE version_key_wrapped IS NULL;
 
 -- name: lock_secret
-SELECT name, kind, domains, issuer, key_type, key_holder, proof FROM secret WHERE name = $1 AND deleted_at IS NULL FOR UPDATE;
+SELECT name, kind, domains, issuer, key_type, key_holder, key_file, proof FROM secret
+ WHERE name = $1 AND deleted_at IS NULL FOR UPDATE;
 
 -- name: secret
-SELECT name, kind, domains, issuer, key_type, key_holder, proof FROM secret WHERE name = $1 AND deleted_at IS NULL;
+SELECT name, kind, domains, issuer, key_type, key_holder, key_file, proof FROM secret WHERE name = $1 AND deleted_at IS NULL;
 
 -- name: kind_of
 -- Of a deleted one as well: for ever is for ever.
@@ -34,10 +35,12 @@ SELECT frozen_at, frozen_by, frozen_reason FROM secret WHERE name = $1 AND froze
 
 -- name: secrets_page
 -- By name, behind $1, each with what it is served with and at how many Targets; what is null is not asked.
-SELECT s.name, s.kind, s.domains, s.issuer, s.key_type, s.key_holder, s.proof, c.status, coalesce(c.generation, p.generation) AS generation,
+SELECT s.name, s.kind, s.domains, s.issuer, s.key_type, s.key_holder, s.key_file, s.proof, c.status,
+       coalesce(c.generation, p.generation) AS generation,
        coalesce(c.not_after, p.not_after) AS not_after, c.renew_at, d.targets, d.proved, d.accepted,
        coalesce(r.last_error, p.error) AS last_error, s.frozen_at, s.frozen_by, s.frozen_reason
-  FROM (SELECT name, kind, domains, issuer, key_type, key_holder, proof, frozen_at, frozen_by, frozen_reason, served_generation FROM secret
+  FROM (SELECT name, kind, domains, issuer, key_type, key_holder, key_file, proof, frozen_at, frozen_by, frozen_reason, served_generation
+          FROM secret
          WHERE deleted_at IS NULL AND name > $1 AND ($2::text IS NULL OR issuer = $2)
            AND ($3::text IS NULL OR $3 = ANY (domains))
          ORDER BY name LIMIT $4) s
@@ -76,12 +79,12 @@ DELETE FROM delivery WHERE secret = $1;
 
 -- name: insert_secret
 -- Nothing happens where the name exists: the caller reads it and compares.
-INSERT INTO secret (name, kind, domains, issuer, key_type, proof, key_holder) VALUES ($1, $2, $3, $4, $5, $6, $7)
+INSERT INTO secret (name, kind, domains, issuer, key_type, proof, key_holder, key_file) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (name) DO NOTHING RETURNING name;
 
 -- name: update_secret
-UPDATE secret SET domains = $2, issuer = $3, key_type = $4, proof = $5, key_holder = $6, deleted_at = NULL, frozen_at = NULL,
-       frozen_by = NULL, frozen_reason = NULL
+UPDATE secret SET domains = $2, issuer = $3, key_type = $4, proof = $5, key_holder = $6, key_file = $7, deleted_at = NULL,
+       frozen_at = NULL, frozen_by = NULL, frozen_reason = NULL
  WHERE name = $1;
 
 -- name: change_proof
@@ -190,11 +193,12 @@ SELECT w.id, w.generation, w.fingerprint
   JOIN certificate w ON w.id = coalesce(p.id, c.id);
 
 -- name: pairs
--- All that is needed to serve these Certificates: chain and sealed key.
+-- All that is needed to serve these Certificates: chain and sealed key, or where an Envoy finds it.
 SELECT c.id, c.secret, c.generation, c.status, c.domain, c.san_domains, c.issuer, c.serial_number, c.not_before, c.not_after,
-       c.fingerprint, c.key_ref, c.renew_at, p.chain_pem,
+       c.fingerprint, c.key_ref, c.renew_at, p.chain_pem, s.key_file,
        k.id AS key_id, k.purpose, k.spki_sha256, k.suite, k.envelope, k.dek_wrapped, k.kek_uri, k.kek_version
   FROM certificate c
+  JOIN secret s ON s.name = c.secret
   JOIN certificate_chain p ON p.cert_id = c.id
   JOIN key_material k ON k.id = c.key_id
  WHERE c.id = ANY ($1::uuid[]) AND k.destroyed_at IS NULL;
@@ -659,6 +663,11 @@ SELECT EXISTS (SELECT FROM key_material k JOIN acme_order o ON o.key_id = k.id J
 
 -- name: key_request
 SELECT secret, identity, node_id, csr, spki_sha256, domains, key_type, brought_at FROM key_request WHERE secret = $1;
+
+-- name: keys_of_target
+-- The newest two Certificates of a Secret that may be served and whose keys are its Target's, newest first.
+SELECT c.generation, c.spki_sha256 FROM certificate c JOIN key_material k ON k.id = c.key_id AND k.kek_uri = 'external'
+ WHERE c.secret = $1 AND c.status NOT IN ('rejected', 'revoked') ORDER BY c.generation DESC LIMIT 2;
 
 -- name: bring_key_request
 -- The first Target that brings one is the one whose keys these are.

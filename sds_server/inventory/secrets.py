@@ -92,6 +92,7 @@ def from_row(row: Row) -> Secret:
         key_type=None if row["key_type"] is None else KeyType(row["key_type"]),
         proof=Proof.parse(row["proof"]),
         key_holder=KeyHolder(row["key_holder"]),
+        key_file=row["key_file"],
     )
 
 

@@ -23,7 +23,7 @@ from sds_server.inventory.offers import Offer
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.shelf import Shelf
 from sds_server.log import get
-from sds_server.model import CertificateId, Kind
+from sds_server.model import CertificateId, Kind, key_path
 from sds_server.xds import codec
 from sds_server.xds.catalog import ABSENT, PENDING, Catalog, Entry, Resource
 
@@ -235,13 +235,15 @@ class Publisher:
         )
         crashpoint("pair.checked")
         key_pem = b"" if pkcs8 is None else keys.pem(keys.load_pkcs8(pkcs8))
-        body = codec.tls_certificate(certificate.secret, chain.pem, key_pem)
+        path = key_path(pair.key_file, pair.key.spki_sha256) if pkcs8 is None and pair.key_file else None
+        body = codec.tls_certificate(certificate.secret, chain.pem, key_pem, key_path=path)
         return Resource(
             name=certificate.secret,
             version=codec.version(self._version_key, body),
             generation=certificate.generation,
             body=body,
             keyless=pkcs8 is None,
+            by_path=path is not None,
         )
 
     def _hold_back(self, pair: Pair, error: GateRefused) -> None:

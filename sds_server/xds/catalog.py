@@ -40,7 +40,8 @@ class Resource:
 
     ``body`` is the serialised Envoy ``Secret`` message; it holds a private key and is hidden from ``repr``.
     ``generation`` is the Secret's generation that the content comes from. ``keyless``: a chain alone, for the
-    one Target that keeps the key; on a stream it would be refused. ``kind`` is the Secret's, for ever.
+    one Target that keeps the key; ``by_path``: with the path at which an Envoy finds it there. ``kind`` is
+    the Secret's, for ever.
     """
 
     name: str
@@ -48,7 +49,13 @@ class Resource:
     generation: int
     body: bytes = field(repr=False)
     keyless: bool = False
+    by_path: bool = False
     kind: Kind = Kind.TLS_CERTIFICATE
+
+    @property
+    def is_for_envoy(self) -> bool:
+        """Whether it can go out over SDS: a chain alone would be refused."""
+        return not self.keyless or self.by_path
 
 
 Entry = Resource | Missing

@@ -242,11 +242,18 @@ def encode_json(resources: Iterable[Resource], version_of_them: str, *, identifi
     return json.dumps(message).encode()
 
 
-def tls_certificate(name: str, chain_pem: bytes, key_pem: bytes) -> bytes:
-    """Encode the Secret of a chain and its key, inline: a file name would make Envoy read its own disk."""
+def tls_certificate(name: str, chain_pem: bytes, key_pem: bytes, *, key_path: str | None = None) -> bytes:
+    """Encode the Secret of a chain and its key, inline: a file name makes Envoy read its own disk.
+
+    ``key_path``: it shall, as its key never leaves it; then there is no ``key_pem``. Envoy reads the file as
+    it takes the Secret, and refuses what it cannot read or what does not fit the chain.
+    """
     secret = Secret(name=name)
     secret.tls_certificate.certificate_chain.inline_bytes = chain_pem
-    secret.tls_certificate.private_key.inline_bytes = key_pem
+    if key_path is None:
+        secret.tls_certificate.private_key.inline_bytes = key_pem
+    else:
+        secret.tls_certificate.private_key.filename = key_path
     encoded: bytes = secret.SerializeToString(deterministic=True)
     return encoded
 

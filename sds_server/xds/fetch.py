@@ -129,7 +129,7 @@ class Fetcher:
             entry = self.service.catalog.look(name, peer.peer)
             if isinstance(entry, Resource) and (name, entry.version) in refused:
                 entry = self.service.catalog.before(name)
-            if isinstance(entry, Resource) and not entry.keyless and (name, entry.version) not in refused:
+            if isinstance(entry, Resource) and entry.is_for_envoy and (name, entry.version) not in refused:
                 resources.append(entry)
         return Found(tuple(resources), codec.version_of_all(resources))
 

@@ -349,7 +349,7 @@ class Session:
             return ABSENT
         self._denied.discard(name)
         entry = self._entry(name)
-        if not isinstance(entry, Resource) or not entry.keyless:
+        if not isinstance(entry, Resource) or entry.is_for_envoy:
             return entry
         if name not in self._keyless:
             self._keyless.add(name)

@@ -84,7 +84,8 @@ async def test_a_target_asks_what_is_wanted_and_brings_it(door, sql):
     brought = await put(door, csr)
     again = await put(door, csr)
 
-    assert {"domains": ["www.example.test"], "key_type": "ecdsa-p256", "spki_sha256": None} == wanted.json
+    nothing = {"domains": ["www.example.test"], "key_type": "ecdsa-p256", "spki_sha256": None, "held": []}
+    assert nothing == wanted.json
     assert (200, spki(csr)) == (brought.status, brought.json["spki_sha256"])
     assert again.json == brought.json == (await door.get(CSR)).json
     assert ["key.requested"] == [
@@ -276,6 +277,16 @@ async def issued(door, database, issuances):
         renew_reason="test",
         actor="replica:a",
     )
+
+
+async def test_which_keys_the_target_must_have_is_said_newest_first(door, issued, sql):
+    before = await door.api.remote("GET", CSR, pair=door.edge)
+    await sql.execute("UPDATE certificate SET status = 'rejected'")
+    after = await door.api.remote("GET", CSR, pair=door.edge)
+    spki = await sql.fetchval("SELECT spki_sha256 FROM certificate")
+
+    assert [{"generation": 1, "spki_sha256": spki.hex()}] == before.json["held"]
+    assert [] == after.json["held"], "what is served to nobody needs no key"
 
 
 async def rotations_of(sql):

@@ -100,6 +100,17 @@ async def test_each_part_that_is_wrong_is_pointed_at(api, body, pointer, says):
     assert 404 == (await api.local("GET", "/v1/secrets/www")).status
 
 
+async def test_a_key_file_is_a_target_s_and_declared_with_it(api):
+    body = {"domains": ["www.example.test"], "issuer": "internal", "key_file": "/keys/{spki}.pem"}
+    refused = await api.local("PUT", "/v1/secrets/www", json=body)
+    taken = await api.local("PUT", "/v1/secrets/www", json=body | {"key_holder": "target"})
+    elsewhere = await api.local("PUT", "/v1/secrets/www", json=body | {"key_file": "/etc/shadow"})
+
+    assert (400, 201, 422) == (refused.status, taken.status, elsewhere.status)
+    assert "certvoy makes the keys" in refused.json["detail"]
+    assert "/keys/{spki}.pem" == taken.json["key_file"]
+
+
 async def test_an_issuer_that_nobody_declared_is_refused_with_those_that_are(api):
     reply = await api.local("PUT", "/v1/secrets/www", json=WWW | {"issuer": "elsewhere"})
 

@@ -1,5 +1,6 @@
 """agent.yaml: every error at once, with its line and what to do."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -132,3 +133,34 @@ def test_all_errors_come_at_once_with_their_lines(read):
 
 def test_a_key_is_guessed(changed):
     assert "did you mean command?" in changed(["bundles", 0, "nginx", "comand"], ["x"])
+
+
+KEYS = """\
+server: https://certvoy.example.com:8444
+credentials: credentials
+keys: [{secret: www, target: edge-1, directory: keys, group: envoy}]
+"""
+
+
+def test_keys_for_an_envoy_need_no_bundle(read, tmp_path):
+    (made,) = read(KEYS).keys
+
+    assert ("www", "edge-1", tmp_path / "keys", "envoy") == (
+        made.secret,
+        made.target,
+        made.directory,
+        made.group,
+    )
+    assert timedelta(minutes=1) == made.every
+
+
+@pytest.mark.parametrize(
+    ("bundles", "why"),
+    [
+        ("[{secret: mail, directory: keys, files: {}}]", "keys[0].directory: "),
+        ("[{secret: www, directory: pair, key: local, files: {}}]", "the keys of secret www are made twice"),
+    ],
+)
+def test_keys_are_made_once_and_in_a_directory_of_their_own(read, bundles, why):
+    with pytest.raises(ConfigError, match=re.escape(why)):
+        read(f"{KEYS}bundles: {bundles}\n")

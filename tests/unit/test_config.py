@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from sds_server.config import load
-from sds_server.config_values import Duration, Listen, spelt
+from sds_server.config_values import Duration, KeyFile, Listen, spelt
 from sds_server.errors import ConfigError
-from sds_server.model import KeyType, Kind, Proof
+from sds_server.model import KeyType, Kind, Proof, key_path
 
 WHOLE = """\
 database: embedded
@@ -251,6 +251,7 @@ def test_wrong_database_may_hold_a_password_and_is_not_repeated(errors):
         (["secrets", "www", "domains"], ["127.0.0.1"], "IP address"),
         (["secrets", "www", "key_type"], "dsa", "secrets.www.key_type: must be 'ecdsa-p256', "),
         (["secrets", "www", "proof"], "most", "secrets.www.proof: must be all, accepted or a share"),
+        (["secrets", "www", "key_file"], "/keys/{spki}.pem", "secrets.www.key_file: certvoy makes the keys"),
         (["secrets", "www", "proof"], 90, "secrets.www.proof: must be all, accepted or a share"),
         (["secrets", "w*"], {"domains": ["a.test"], "issuer": "internal"}, 'secrets["w*"]: holds \'*\''),
         (["secrets", "w\n"], {"domains": ["a.test"], "issuer": "internal"}, "control character"),
@@ -443,3 +444,30 @@ def test_a_name_that_is_none_is_refused(errors, section, value, message):
     (error,) = errors(yaml.safe_dump(raw, sort_keys=False))
 
     assert message in error
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("keys/{spki}.pem", "must be an absolute path"),
+        ("/{spki}.pem", "must be an absolute path"),
+        ("/keys/../etc/{spki}.pem", "must be an absolute path"),
+        ("/keys//www/{spki}.pem", "must be an absolute path"),
+        ("//keys/{spki}.pem", "must be an absolute path"),
+        ("/etc/shadow", "must end in /{spki}.pem"),
+        ("/keys/www-{spki}.pem", "must end in /{spki}.pem"),
+        ("/keys/{spki}/{spki}.pem", "must end in /{spki}.pem"),
+        ("/keys/\n/{spki}.pem", "without control characters"),
+        (f"/{'k' * 1100}/{{spki}}.pem", "at most 1024 bytes"),
+    ],
+)
+def test_a_key_file_names_nothing_but_a_key_of_ours(path, why):
+    """Whoever names a file has Envoy read it: the last part is made of the key's own hash, and of no more."""
+    with pytest.raises(ValidationError, match=re.escape(why)):
+        TypeAdapter(KeyFile).validate_python(path)
+
+
+def test_a_key_file_names_each_key_by_its_public_half():
+    path = TypeAdapter(KeyFile).validate_python("/var/lib/certvoy-keys/www/{spki}.pem")
+
+    assert f"/var/lib/certvoy-keys/www/{'ab' * 32}.pem" == key_path(path, b"\xab" * 32)

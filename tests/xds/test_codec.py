@@ -36,6 +36,25 @@ def test_a_tls_certificate_is_inline_and_named():
     assert bytes(secret) == BODY
 
 
+def test_a_key_that_stays_on_its_host_is_named_by_its_path_and_nothing_of_it_is_sent():
+    body = codec.tls_certificate("a", b"chain", b"", key_path="/keys/ab.pem")
+    pair = codec.Secret.FromString(body).tls_certificate
+
+    assert (b"chain", "/keys/ab.pem") == (pair.certificate_chain.inline_bytes, pair.private_key.filename)
+    assert "filename" == pair.private_key.WhichOneof("specifier")
+    assert (b"chain", b"") == codec.chain_and_key(body)
+
+
+def test_other_bytes_of_the_same_secret_differ_in_a_line_s_end_alone():
+    """So Envoy judges it anew; a path and a name stay as they are."""
+    body = codec.tls_certificate("a", b"chain", b"", key_path="/keys/ab.pem")
+    other = codec.Secret.FromString(codec.salted(body, 2))
+
+    assert b"chain\n\n" == other.tls_certificate.certificate_chain.inline_bytes
+    assert "/keys/ab.pem" == other.tls_certificate.private_key.filename
+    assert codec.salted(codec.payload("t", TicketKeys((b"k" * 80,))), 1) is None
+
+
 def test_a_trust_bundle_is_a_validation_context_with_all_that_it_asks_for():
     ca = authority("root")
     listed = crl(ca)

@@ -202,6 +202,17 @@ async def test_a_chain_whose_key_its_target_keeps_is_absent_on_a_stream_and_said
     assert ["a"] == [line["secret"] for line in logs if line["event"] == "secret.keyless"]
 
 
+async def test_a_chain_with_the_path_of_its_key_goes_out(server):
+    """Its Envoy finds the key there; so it is no chain alone."""
+    server.publish("a", 1, PAIR)
+    server.catalog.publish({"a": replace(server.catalog.look("a"), keyless=True, by_path=True)})
+    client = await open_stream(server, names=["a"])
+    sent = await client.receive()
+    await client.leave()
+
+    assert "a" == sent.resources[0].name
+
+
 async def test_a_name_that_the_peer_may_not_see_is_logged_once_with_its_identity(server):
     """Nothing else tells an operator of a grant that was forgotten: to the proxy the name is just absent."""
     with capture_logs() as logs:

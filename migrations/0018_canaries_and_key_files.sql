@@ -30,3 +30,7 @@ BEGIN
      WHERE s.name = NEW.secret AND s.served_generation IS DISTINCT FROM p.generation;
     RETURN NULL;
 END $$;
+
+-- Where an Envoy finds the private key of a Certificate whose Target makes it: a path on its own disk, in which {spki} stands for the
+-- SHA-256 of the public half; null: nowhere, and the Secret is no Envoy's.
+ALTER TABLE secret ADD COLUMN key_file text CONSTRAINT secret_key_file CHECK (key_file IS NULL OR key_holder = 'target');
