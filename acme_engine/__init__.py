@@ -8,11 +8,12 @@
         )
 
 `obtain` does the whole of it; `Client` has one coroutine for each operation. `chain`, `renewal` and `backoff`
-judge what was issued, say when the next one is due, and how long to wait after a failure. It knows no
-database: a `Journal` keeps an order's steps, a `TokenStore` what the responders serve.
+judge what was issued, say when the next one is due, and how long to wait after a failure; `ari` asks the CA
+when it would like that. It knows no database: a `Journal` keeps an order's steps, a `TokenStore` what the
+responders serve.
 """
 
-from acme_engine import backoff, chain, errors, keys, renewal
+from acme_engine import ari, backoff, chain, errors, keys, renewal
 from acme_engine.chain import Chain
 from acme_engine.client import Client
 from acme_engine.errors import AcmeError, Actor, ChainError, OrderFailed, Problem, Refused, Unfinished
@@ -61,6 +62,7 @@ __all__ = [
     "TokenReader",
     "TokenStore",
     "Unfinished",
+    "ari",
     "backoff",
     "chain",
     "errors",

@@ -9,6 +9,7 @@ AcmeError
 │   ├── CannotListen       (also an OSError) the responder's address
 │   ├── TermsNotAgreed     the CA has terms of service
 │   ├── BindingRequired    the CA wants an external account binding
+│   ├── Unsupported        the CA's directory lacks what is wanted of it
 │   └── AccountUnusable    deactivated or revoked
 ├── CaError                the CA, or the way to it
 │   ├── Unreachable        no connection, no answer in time, a cut answer
@@ -304,6 +305,12 @@ class BindingRequired(OperatorError):
     """The CA wants an external account binding (RFC 8555 section 7.3.4) and none is configured."""
 
     hint = "configure the key id and HMAC key that the CA gave you"
+
+
+class Unsupported(OperatorError):
+    """The CA's directory does not offer what is wanted of it."""
+
+    hint = "use another CA for it, or do without"
 
 
 class AccountUnusable(OperatorError):

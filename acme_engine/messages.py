@@ -18,6 +18,7 @@ TOKEN = re.compile(r"[A-Za-z0-9_-]{22,256}")
 
 MAX_AUTHORIZATIONS = 100
 MAX_CHALLENGES = 20
+MAX_PROFILES = 50
 
 
 class Identifier(NamedTuple):
@@ -46,7 +47,10 @@ class RevocationReason(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """Where everything is (section 7.1.1); ``revoke_cert`` None: this CA cannot be asked to revoke."""
+    """Where everything is (section 7.1.1); None: this CA cannot be asked that.
+
+    ``profiles`` are those that an order can name (draft-ietf-acme-profiles section 3), each with what it is.
+    """
 
     new_nonce: str
     new_account: str
@@ -54,6 +58,9 @@ class Directory:
     terms_of_service: str | None
     external_account_required: bool
     revoke_cert: str | None = None
+    key_change: str | None = None
+    renewal_info: str | None = None
+    profiles: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, document: object) -> "Directory":
@@ -67,6 +74,9 @@ class Directory:
             terms_of_service=meta.optional_text("termsOfService"),
             external_account_required=meta.get("externalAccountRequired") is True,
             revoke_cert=fields.optional_text("revokeCert"),
+            key_change=fields.optional_text("keyChange"),
+            renewal_info=fields.optional_text("renewalInfo"),
+            profiles=_names(meta.get("profiles")),
         )
 
 
@@ -197,6 +207,11 @@ class _Fields:
         if not all(isinstance(value, str) for value in values):
             raise BadReply(f"the {self._what}'s {name!r} holds something else than URLs")
         return tuple(values)
+
+
+def _names(document: object) -> tuple[str, ...]:
+    """Return an object's keys, at most as many as any CA has use for."""
+    return tuple(str(name) for name in list(document)[:MAX_PROFILES]) if isinstance(document, dict) else ()
 
 
 def _identifier(document: object) -> Identifier:

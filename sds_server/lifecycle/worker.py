@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 from random import Random
 from typing import Any, Final, NoReturn, TypeVar
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from acme_engine import backoff, renewal
 from acme_engine.chain import Chain
@@ -233,7 +233,7 @@ class Worker:
         )
         cert_id = CertificateId(uuid4())
         decision = renewal.decide(
-            not_before=chain.not_before, not_after=chain.not_after, jitter=_jitter(cert_id)
+            not_before=chain.not_before, not_after=chain.not_after, jitter=renewal.jitter(cert_id)
         )
         crashpoint("certificate.checked")
         generation = await issuances.store(
@@ -365,8 +365,3 @@ class Worker:
 def _unsignable(error: Exception) -> bool:
     """Whether the CA will not sign this request: its order lives on, and would be tried with the same."""
     return isinstance(error, Refused) and error.problem.code in {"badCSR", "badPublicKey"}
-
-
-def _jitter(cert_id: UUID) -> float:
-    """A share that every replica computes alike: what was issued together is not renewed together."""
-    return cert_id.int % 1_000_000 / 1_000_000

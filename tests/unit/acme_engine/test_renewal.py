@@ -1,4 +1,6 @@
+import random
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 
@@ -48,3 +50,86 @@ def test_nothing_puts_it_off_beyond_the_floor(life):
 def test_the_reason_is_a_fixed_word():
     assert renewal.decide(not_before=ISSUED, not_after=ISSUED + timedelta(days=90)).reason == "third-left"
     assert renewal.decide(not_before=ISSUED, not_after=ISSUED + timedelta(days=6)).reason == "half-left"
+
+
+ENDS = ISSUED + timedelta(days=90)
+
+
+def wished(days, **more):
+    """Decide on a 90 days' certificate whose CA wishes its renewal after so many of them."""
+    wish = renewal.Wish(ISSUED + timedelta(days=days), **more)
+    return renewal.decide(not_before=ISSUED, not_after=ENDS, wish=wish)
+
+
+def test_a_ca_s_wish_comes_before_the_share_of_life():
+    assert wished(40) == renewal.Decision(ISSUED + timedelta(days=40), "ari-window")
+    assert wished(70) == renewal.Decision(ISSUED + timedelta(days=70), "ari-window")
+
+
+def test_a_window_that_is_over_means_now():
+    assert wished(-300, past=True) == renewal.Decision(ISSUED - timedelta(days=300), "ari-window-past")
+
+
+def test_no_wish_goes_beyond_the_floor():
+    """acme2certifier's window by default: from 85 to 100 % of the life."""
+    assert wished(0.85 * 90) == renewal.Decision(ISSUED + timedelta(days=75), "ari-clamped")
+    assert wished(90) == renewal.Decision(ISSUED + timedelta(days=75), "ari-clamped")
+
+
+def test_the_wish_of_a_ca_that_does_not_answer_puts_nothing_off():
+    assert wished(70, doubtful=True) == renewal.Decision(ISSUED + timedelta(days=60), "third-left")
+    assert wished(40, doubtful=True) == renewal.Decision(ISSUED + timedelta(days=40), "ari-window")
+
+
+def tempered(decision, *earlier_h, age_h=1):
+    """Temper a decision on a 90 days' certificate of this age; ``earlier_h``: hours before its issue."""
+    issued = ISSUED + timedelta(hours=age_h)  # a CA's notBefore lies back by an hour
+    return renewal.tempered(
+        decision,
+        issued_at=issued,
+        not_before=ISSUED,
+        not_after=ENDS,
+        earlier=[issued - timedelta(hours=hours) for hours in earlier_h],
+    )
+
+
+def test_a_stale_window_does_not_replace_a_young_certificate_again_and_again():
+    """Its window is over: the first time at once, then an hour later, then, after three, a day later."""
+    now = renewal.Decision(ISSUED, "ari-window-past")
+    issued = ISSUED + timedelta(hours=1)
+
+    assert tempered(now) == now
+    assert tempered(now, 0) == renewal.Decision(issued + timedelta(hours=1), "ari-held-back")
+    assert tempered(now, 2, 1, 0) == renewal.Decision(issued + timedelta(hours=22), "ari-held-back")
+
+
+def test_a_certificate_that_is_not_young_is_replaced_when_its_ca_wishes():
+    later = renewal.Decision(ISSUED + timedelta(days=5), "ari-window-past")
+
+    assert tempered(later, 0) == later
+
+
+def test_our_own_dates_are_not_tempered_and_the_floor_holds():
+    ours = renewal.Decision(ISSUED, "third-left")
+    short = renewal.tempered(
+        renewal.Decision(ISSUED, "ari-window-past"),
+        issued_at=ISSUED,
+        not_before=ISSUED,
+        not_after=ISSUED + timedelta(hours=1),
+        earlier=[ISSUED, ISSUED, ISSUED],
+    )
+
+    assert tempered(ours, 0) == ours
+    assert short.at == ISSUED + timedelta(minutes=45)
+
+
+def test_a_thousand_certificates_that_were_issued_together_are_renewed_over_half_a_day():
+    """By the jitter that each replica computes alike of a certificate's id."""
+    times = sorted(
+        renewal.decide(not_before=ISSUED, not_after=ENDS, jitter=renewal.jitter(UUID(int=rng))).at
+        for rng in (random.Random(n).getrandbits(128) for n in range(1000))
+    )
+    busiest = max(sum(hour <= at < hour + timedelta(hours=1) for at in times) for hour in times[::50])
+
+    assert times[-10] - times[10] >= timedelta(hours=12)
+    assert busiest < 100
