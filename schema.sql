@@ -168,6 +168,23 @@ CREATE TABLE certificate_chain (
     chain_pem text NOT NULL
 );
 
+-- When a Certificate's CA would like it renewed (RFC 9773): its window, and the moment that was drawn in that, once for all
+-- replicas. ask_at: when some replica asks next; null once nobody needs to know. failures: in a row, and why the last one.
+CREATE TABLE renewal_info (
+    cert_id         uuid PRIMARY KEY REFERENCES certificate,
+    ask_at          timestamptz DEFAULT certvoy_now(),
+    answered_at     timestamptz,
+    window_start    timestamptz,
+    window_end      timestamptz,
+    pick_at         timestamptz,
+    explanation_url text,
+    failures        integer NOT NULL DEFAULT 0,
+    error           text,
+    CHECK (num_nonnulls(window_start, window_end, pick_at) IN (0, 3)),
+    CHECK (window_start < window_end)
+);
+CREATE INDEX renewal_info_ask_at ON renewal_info (ask_at) WHERE ask_at IS NOT NULL;
+
 -- Keys of Certificates that nobody is offered any more, until their data key is destroyed: one row each, made when a Certificate
 -- is over.
 CREATE TABLE retired_key (
@@ -248,8 +265,12 @@ CREATE TABLE acme_order (
     url             text,
     certificate_url text,
     created_at      timestamptz NOT NULL DEFAULT certvoy_now(),
-    updated_at      timestamptz NOT NULL DEFAULT certvoy_now()
+    updated_at      timestamptz NOT NULL DEFAULT certvoy_now(),
+    -- What it said besides its names: the account that made it, and the Certificate that it replaces.
+    account_url     text,
+    replaces        uuid REFERENCES certificate
 );
+CREATE INDEX acme_order_replaces ON acme_order (replaces) WHERE replaces IS NOT NULL;
 -- At most one order of a Rotation is under way.
 CREATE UNIQUE INDEX acme_order_one_open ON acme_order (rotation_id) WHERE state NOT IN ('stored', 'abandoned');
 

@@ -1,4 +1,4 @@
-"""Write docs/reference/*.md from the code: configuration, commands, API, metrics, log events.
+"""Write docs/reference/*.md from the code: configuration, commands, API, metrics, log events, renewals.
 
 `make reference`. A test compares what is committed with what this writes.
 """
@@ -7,6 +7,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ sys.path.insert(0, str(ROOT))
 
 import click  # noqa: E402 - the checkout comes first
 
-from sds_server import log_events, metrics  # noqa: E402
+from acme_engine import backoff, renewal  # noqa: E402
+from sds_server import conditions, log_events, metrics  # noqa: E402
 from sds_server.admin.table import openapi_json  # noqa: E402
 from sds_server.agent.config import schema as agent_schema  # noqa: E402
 from sds_server.cli.main import certvoy  # noqa: E402
@@ -53,6 +55,19 @@ ABOUT_LOG_EVENTS = """\
 One JSON object a line, on standard error. Each has `event`, `level`, `timestamp` (RFC 3339, UTC),
 `component` and `replica`; one that tells of a bug has `exception`. An `error` is for a person to act on, a
 `warning` for one to look at soon. What looks like a key, a token or a password is taken out of every line."""
+
+ABOUT_RENEWALS = """\
+Only a certificate's own dates count, and its CA's wish. It is due when a third of its life is left, or half of
+it where that is under ten days. Certificates that were issued together are not renewed together: each has a
+fraction of its own, the same on every replica, of the spread.
+
+A CA that offers ARI ([RFC 9773](https://www.rfc-editor.org/rfc/rfc9773)) is asked once a certificate is
+issued, and then when it says (1 min to 24 h, 6 h by default). One moment is drawn in its window and kept,
+until the window changes. It comes before the share of life, earlier or later, but never beyond the floor. A
+window that is over means now; a new certificate is asked for anew. A certificate that is younger than a
+twentieth of its life is replaced by such a wish once an hour and three times a day at most, and an alert says
+so. A CA that does not answer, or with nothing of use, puts nothing off. The order then names the certificate
+that it replaces."""
 
 Json = dict[str, Any]
 
@@ -351,6 +366,67 @@ def log_events_page() -> str:
     )
 
 
+# ---------------------------------------------------------------- renewals
+
+
+LIVES = (
+    ("90 days", timedelta(days=90)),
+    ("64 days", timedelta(days=64)),
+    ("47 days", timedelta(days=47)),
+    ("45 days", timedelta(days=45)),
+    ("160 hours", timedelta(hours=160)),
+    ("24 hours", timedelta(hours=24)),
+)
+REASONS = (
+    "third-left",
+    "half-left",
+    renewal.WINDOW,
+    renewal.PAST,
+    renewal.CLAMPED,
+    renewal.HELD,
+)
+
+
+def renewals() -> str:
+    """Return the page of the renewal policy."""
+    begins = datetime(2026, 1, 1, tzinfo=UTC)
+    rows = []
+    for name, life in LIVES:
+        dates = {"not_before": begins, "not_after": begins + life}
+        due, floor = renewal.due(**dates), renewal.floor(**dates)
+        spread = renewal.decide(**dates, jitter=1.0).at - due
+        rows.append([name, *map(_left, (begins + life - due, spread, begins + life - floor, floor - due))])
+    tries = ", ".join(_left(interval) for interval in backoff.ATTEMPTS)
+    after_failure = (
+        f"The next try comes after {tries}, then after {_left(backoff.DAILY)}, but after"
+        f" 1/{backoff.REMAINING_SHARE} of what is left of the certificate's life at most; each is spread by a"
+        " fifth either way, and never comes before a CA's Retry-After."
+    )
+    return _page(
+        [
+            "# When certificates are renewed",
+            MADE,
+            ABOUT_RENEWALS,
+            _table(
+                ("Life", "Due, before the end", "Spread over", "Floor, before the end", "Time to retry"), rows
+            ),
+            "## Why then",
+            "`certvoy why NAME` says which of these decided; the word is `renew_reason` in the API.",
+            _table(("Word", ""), [(f"`{word}`", conditions.renewal_said(word)) for word in REASONS]),
+            "## After a failure",
+            after_failure,
+        ]
+    )
+
+
+def _left(span: timedelta) -> str:
+    """Return a length of time in the unit that people use for it: 80 hours, and 7.5 days."""
+    for name, unit, least in (("d", timedelta(days=1), 5), ("h", timedelta(hours=1), 2)):
+        if span >= unit * least:
+            return f"{round(span / unit, 1):g} {name}"
+    return f"{round(span / timedelta(minutes=1), 1):g} min"
+
+
 # ---------------------------------------------------------------- Markdown
 
 
@@ -383,6 +459,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "api.md": api,
     "metrics.md": metrics_page,
     "log-events.md": log_events_page,
+    "renewal.md": renewals,
 }
 
 

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+from acme_engine import renewal
 from sds_server.model import (
     Certificate,
     CertificateStatus,
@@ -219,6 +220,21 @@ def custody_said(custody: KeyCustody | None) -> str:
     if custody.waits:
         return f"{who}, and its request of {custody.brought_at:%FT%TZ} waits for the next order"
     return f"{who}, and nothing has come since its request of {custody.brought_at:%FT%TZ}"
+
+
+_RENEWALS: Final = {
+    "third-left": "a third of its life is left then",
+    "half-left": "half of its short life is left then",
+    renewal.WINDOW: "its CA wishes it so",
+    renewal.PAST: "its CA wants it replaced at once: its window is over",
+    renewal.CLAMPED: "its CA wishes it later, which leaves too little time to try again",
+    renewal.HELD: "its CA wants each new one replaced at once, and is made to wait",
+}
+
+
+def renewal_said(reason: str | None) -> str:
+    """Say why a Certificate is renewed when it is."""
+    return _RENEWALS.get(reason or "", reason or "nothing is planned")
 
 
 def of_secret(

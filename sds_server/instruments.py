@@ -15,6 +15,7 @@ from sds_server.lifecycle.patience import Patience
 from sds_server.lifecycle.prover import Prover
 from sds_server.lifecycle.publisher import Publisher
 from sds_server.lifecycle.recorder import Recorder
+from sds_server.lifecycle.renewals import Answer, Renewals
 from sds_server.lifecycle.settler import Settler
 from sds_server.lifecycle.worker import Worker
 from sds_server.metrics import Metrics
@@ -181,6 +182,23 @@ def watch_issuers(patience: Patience, *, issuers: Iterable[str], to: Metrics) ->
     """Tell which CAs are left alone."""
     known = sorted(issuers)
     to.read(metrics.ISSUER_PAUSED, lambda: {(issuer,): issuer in patience.paused for issuer in known})
+
+
+def watch_renewals(renewals: Renewals, *, issuers: Iterable[str], clock: Clock, to: Metrics) -> None:
+    """Count what CAs answer when asked for a renewal's time."""
+    known = sorted(issuers)
+    to.prepare(metrics.RENEWAL_INFOS, ((issuer, answer) for issuer in known for answer in Answer))
+    to.prepare(metrics.HELD_BACK, ((issuer,) for issuer in known))
+    answered: dict[tuple[str, ...], float] = {}
+
+    def note(issuer: str, answer: Answer) -> None:
+        to.count(metrics.RENEWAL_INFOS, issuer, answer)
+        if answer is Answer.ANSWERED:
+            answered[issuer,] = clock.now().timestamp()
+
+    renewals.on_answer = note
+    renewals.on_held_back = lambda issuer: to.count(metrics.HELD_BACK, issuer)
+    to.read(metrics.RENEWAL_INFO_AT, lambda: dict(answered))
 
 
 def watch_delivery(

@@ -342,6 +342,24 @@ EVENTS: Final = (
     ),
     # Time
     LogEvent("certificates.lapsed", "info", "So many certificates came to their end.", ("count",)),
+    LogEvent(
+        "renewal.decided",
+        "info",
+        "By its CA's word a certificate is renewed at another time than was planned.",
+        ("secret", "at", "reason", "window_start", "window_end", "explanation_url"),
+    ),
+    LogEvent(
+        "renewal.held_back",
+        "error",
+        "A CA wants each new certificate of a secret replaced at once: the next renewal waits.",
+        ("secret", "issuer", "until", "hint"),
+    ),
+    LogEvent(
+        "renewal.unanswered",
+        "warning",
+        "A CA did not say when it would like a renewal: it is planned by the certificate's dates.",
+        ("secret", "issuer", "error"),
+    ),
     LogEvent("renewals.opened", "info", "So many renewals were due.", ("count",)),
     LogEvent(
         "tickets.kept",

@@ -144,6 +144,23 @@ PUSHED: Final = _counter(
 ISSUER_PAUSED: Final = _gauge(
     "issuer_paused", "1 while no replica asks the issuer: it is away, or wants to be left alone.", "issuer"
 )
+RENEWAL_INFOS: Final = _counter(
+    "renewal_infos",
+    "Questions to CAs when they would like a certificate renewed (ARI): answered, unsupported (the CA has no"
+    " ARI), useless (an answer that is none), failed (no answer).",
+    "issuer",
+    "result",
+)
+RENEWAL_INFO_AT: Final = _gauge(
+    "renewal_info_answered_timestamp_seconds",
+    "When the issuer last answered this replica when it would like a certificate renewed; absent before.",
+    "issuer",
+)
+HELD_BACK: Final = _counter(
+    "renewals_held_back",
+    "Renewals of young certificates that an issuer wanted again and again, and that were made to wait.",
+    "issuer",
+)
 ATTEMPTS: Final = _counter(
     "attempts", "Attempts to get a certificate, by how they ended.", "issuer", "outcome"
 )

@@ -273,6 +273,8 @@ class Certificate:
     key_ref: str
     chain_pem: bytes = field(repr=False)
     renew_at: datetime | None = None
+    renew_reason: str | None = None
+    """Why then: a fixed word of `acme_engine.renewal`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +282,6 @@ class Issuance:
     """A Certificate as the inventory lists it: without its chain, with its history."""
 
     certificate: Certificate
-    renew_reason: str
     issued_at: datetime
     replaced_at: datetime | None
     revoked_at: datetime | None

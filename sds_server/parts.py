@@ -3,7 +3,7 @@
 import asyncio
 import importlib.metadata
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -27,13 +27,14 @@ from sds_server.instruments import (
     watch_delivery,
     watch_issuers,
     watch_loops,
+    watch_renewals,
     watch_work,
 )
 from sds_server.inventory.database import Database
 from sds_server.inventory.feed import Feed
 from sds_server.inventory.tokens import Tokens
 from sds_server.keys.kms import Sealer
-from sds_server.lifecycle.accounts import Accounts, answers
+from sds_server.lifecycle.accounts import Accounts, Issuer, answers
 from sds_server.lifecycle.admission import RELOAD, Admission
 from sds_server.lifecycle.calling import CallerCredential
 from sds_server.lifecycle.census import EVERY, Census
@@ -47,6 +48,7 @@ from sds_server.lifecycle.prover import Prover
 from sds_server.lifecycle.publisher import Publisher
 from sds_server.lifecycle.pusher import Pusher
 from sds_server.lifecycle.recorder import Recorder
+from sds_server.lifecycle.renewals import Renewals
 from sds_server.lifecycle.revoker import Revoker
 from sds_server.lifecycle.scheduler import Scheduler
 from sds_server.lifecycle.settler import Settler
@@ -214,6 +216,7 @@ class Parts:
                 Scheduler(database=database, tokens=Tokens(database), actor=actor).step,
                 every=poll,
             ),
+            Loop("renewals", _renewals(database, cas, clock, actor, to=metrics).step, every=poll),
             revoking,
             pushing,
             Loop("patience", patience.step, every=poll),
@@ -314,6 +317,15 @@ def _lookouts(
     prover.on_hint, prover.on_idle, watcher.on_hint = wake, idle, watching.wake
     settler.on_hint = settling.wake
     return prover, settler, [Loop("prover", prover.step, every=poll), *hearing, watching, settling]
+
+
+def _renewals(
+    database: Database, cas: Mapping[str, Issuer], clock: Clock, actor: str, *, to: Metrics
+) -> Renewals:
+    """Build what asks CAs for renewals' times, counted."""
+    renewals = Renewals(database=database, issuers=cas, clock=clock, rng=SystemRandom(), actor=actor)
+    watch_renewals(renewals, issuers=cas, clock=clock, to=to)
+    return renewals
 
 
 def _feed(

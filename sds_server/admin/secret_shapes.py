@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from sds_server import conditions, model
 from sds_server.admin import payload_shapes, shapes, target_shapes
+from sds_server.inventory.renewal_infos import Known
 from sds_server.inventory.secrets import Listed
 
 
@@ -83,6 +84,37 @@ class KeyCustody(BaseModel):
         )
 
 
+class Renewal(BaseModel):
+    """What a CA wishes of a certificate's renewal (RFC 9773), and what was drawn in its window, once.
+
+    ``message`` says when and why the renewal is. ``ask_at``: when the CA is asked next; null: no more.
+    """
+
+    message: str
+    window_start: datetime | None
+    window_end: datetime | None
+    pick_at: datetime | None
+    explanation_url: str | None
+    answered_at: datetime | None
+    ask_at: datetime | None
+    error: str | None
+
+    @classmethod
+    def of(cls, known: Known | None, certificate: model.Certificate) -> "Renewal":
+        """Say it, also of a CA that says nothing."""
+        window = None if known is None else known.window
+        return cls(
+            message=conditions.renewal_said(certificate.renew_reason),
+            window_start=None if window is None else window.start,
+            window_end=None if window is None else window.end,
+            pick_at=None if known is None else known.pick_at,
+            explanation_url=None if known is None else known.explanation_url,
+            answered_at=None if known is None else known.answered_at,
+            ask_at=None if known is None else known.ask_at,
+            error=None if known is None else known.error,
+        )
+
+
 class SecretSummary(Declaration):
     """A secret with what it is served with, and at how many targets of its live set that is proved."""
 
@@ -124,6 +156,7 @@ class Secret(Declaration):
     created_at: datetime
     frozen: Freeze | None
     certificate: shapes.Certificate | None
+    renewal: Renewal | None
     payload: payload_shapes.Payload | None
     rotation: shapes.Rotation | None
     revocations: list[shapes.Revocation]

@@ -21,6 +21,7 @@ from sds_server.inventory import (
     key_requests,
     payloads,
     progress,
+    renewal_infos,
     revocations,
     secrets,
     targets,
@@ -183,11 +184,16 @@ async def _with_certificate(
         **whole,
         key_custody=secret_shapes.KeyCustody.of(custody) if by_target else None,
         certificate=None if certificate is None else shapes.Certificate.model_validate(certificate),
+        renewal=None if certificate is None else await _renewal(services, certificate),
         payload=None,
         rotation=shapes.Rotation.of(rotation),
         revocations=[shapes.Revocation.of(revocation) for revocation in revoked],
         conditions=[secret_shapes.Condition.model_validate(condition) for condition in what_it_means],
     )
+
+
+async def _renewal(services: Services, certificate: model.Certificate) -> secret_shapes.Renewal:
+    return secret_shapes.Renewal.of(await renewal_infos.known(services.database, certificate.id), certificate)
 
 
 async def _with_payload(
@@ -213,6 +219,7 @@ async def _with_payload(
         **whole,
         key_custody=None,
         certificate=None,
+        renewal=None,
         payload=payload_shapes.Payload.of(
             payload,
             await services.payloads.described(secret.name),

@@ -32,6 +32,7 @@ class Certificate(Stated):
     not_before: datetime
     not_after: datetime
     renew_at: datetime | None
+    renew_reason: str | None
     fingerprint: str
     key_ref: str
 
@@ -73,7 +74,6 @@ class Revocation(BaseModel):
 class Issuance(Certificate):
     """One immutable issuance with what became of it."""
 
-    renew_reason: str
     issued_at: datetime
     replaced_at: datetime | None
     revoked_at: datetime | None
@@ -84,7 +84,6 @@ class Issuance(Certificate):
         """Say it of a Certificate of the inventory."""
         return cls(
             **Certificate.model_validate(issuance.certificate).model_dump(),
-            renew_reason=issuance.renew_reason,
             issued_at=issuance.issued_at,
             replaced_at=issuance.replaced_at,
             revoked_at=issuance.revoked_at,

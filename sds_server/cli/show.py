@@ -102,6 +102,7 @@ def _print_secret(secret: Json) -> None:
                 for key in ("generation", "status", "serial_number", "fingerprint", "key_ref")
             }
             | {key: moment(certificate[key]) for key in ("not_before", "not_after", "renew_at")}
+            | {"renewed then": f"because {secret['renewal']['message']}"}
         )
     for revocation in secret["revocations"]:
         facts(

@@ -73,7 +73,7 @@ def tree(secret: Json, rotation: Json) -> Branch:
         root.add(f"✗ overdue: {conditions['RenewalOverdue']['message']}")
     if secret["frozen"] is not None:
         _frozen(root, secret["name"], secret["frozen"])
-    _certificate(root, secret["certificate"], uploaded=secret["issuer"] == "upload")
+    _certificate(root, secret["certificate"], secret["renewal"], uploaded=secret["issuer"] == "upload")
     if secret["key_custody"] is not None:
         root.add(f"keys: made by its target; {secret['key_custody']['message']}")
     for revocation in secret["revocations"]:
@@ -113,16 +113,27 @@ def payload_tree(secret: Json) -> Branch:
     return root
 
 
-def _certificate(root: Branch, certificate: Json | None, *, uploaded: bool) -> None:
+def _certificate(root: Branch, certificate: Json | None, renewal: Json | None, *, uploaded: bool) -> None:
     if certificate is None:
         root.add("certificate: none yet")
         return
     branch = root.add(f"certificate: generation {certificate['generation']}, {certificate['status']}")
     branch.add(f"serial {certificate['serial_number']}, leaf SHA-256 {certificate['fingerprint']}")
-    renewal = "another pair is wanted" if uploaded else "renewed"
-    branch.add(
-        f"valid until {moment(certificate['not_after'])}, {renewal} at {moment(certificate['renew_at'])}"
-    )
+    verb = "another pair is wanted" if uploaded else "renewed"
+    branch.add(f"valid until {moment(certificate['not_after'])}, {verb} at {moment(certificate['renew_at'])}")
+    if renewal is not None and not uploaded:
+        _renewal(branch, renewal)
+
+
+def _renewal(branch: Branch, renewal: Json) -> None:
+    """Say why then, and what the CA has said of it."""
+    why_then = branch.add(f"renewed then because {renewal['message']}")
+    if renewal["window_start"] is not None:
+        why_then.add(f"its CA's window: {moment(renewal['window_start'])} to {moment(renewal['window_end'])}")
+    if renewal["explanation_url"] is not None:
+        why_then.add(f"its CA explains: {renewal['explanation_url']}")
+    if renewal["error"] is not None:
+        why_then.add(f"its CA was asked in vain: {renewal['error']}")
 
 
 def _frozen(root: Branch, name: str, frozen: Json) -> None:

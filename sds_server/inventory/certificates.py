@@ -46,6 +46,10 @@ OVER: Final = frozenset(
 """Nobody is offered it any more, unless it expired and there is no other."""
 
 
+RENEWABLE: Final = frozenset({CertificateStatus.ISSUED, CertificateStatus.ACTIVE})
+"""Its renewal has not begun."""
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """What a Secret is served with now; ``cert_id`` None: nothing is issued yet."""
@@ -93,6 +97,8 @@ async def move(
         raise IllegalTransition(f"certificate {cert_id}: it is no longer {before}")
     if after in OVER:
         await retirement.retire(tx, cert_id)
+    if before in RENEWABLE and after not in RENEWABLE:
+        await tx.rows("end_renewal_info", cert_id)
     await audit.append(
         tx,
         action=ACTIONS[after],
@@ -182,7 +188,6 @@ async def serials(database: Database, secret: str) -> Mapping[int, int]:
 def _issuance(row: Row) -> Issuance:
     return Issuance(
         certificate=_certificate(row),
-        renew_reason=row["renew_reason"],
         issued_at=row["issued_at"],
         replaced_at=row["replaced_at"],
         revoked_at=row["revoked_at"],
@@ -205,4 +210,5 @@ def _certificate(row: Row) -> Certificate:
         key_ref=row["key_ref"],
         chain_pem=row.get("chain_pem", "").encode(),
         renew_at=row["renew_at"],
+        renew_reason=row["renew_reason"],
     )

@@ -4,7 +4,7 @@ from sds_server.crashpoint import crashpoint
 from sds_server.errors import StaleLease
 from sds_server.inventory import audit, feed, roll_outs, rotations, secrets
 from sds_server.inventory.database import Database, Transaction
-from sds_server.model import Certificate, Lease
+from sds_server.model import UPLOAD, Certificate, Lease
 
 
 async def store(
@@ -70,6 +70,8 @@ async def store_in(
         renew_reason,
     )
     await tx.rows("insert_chain", certificate.id, certificate.chain_pem.decode())
+    if certificate.issuer != UPLOAD:
+        await tx.rows("insert_renewal_info", certificate.id)
     await tx.rows("rotation_stored", lease.rotation, certificate.id)
     await tx.rows("orders_stored", lease.rotation)
     await tx.rows("clear_tokens", lease.rotation)

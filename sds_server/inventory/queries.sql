@@ -149,6 +149,51 @@ DELETE FROM retired_key WHERE cert_id = $1;
 -- name: insert_chain
 INSERT INTO certificate_chain (cert_id, chain_pem) VALUES ($1, $2);
 
+-- name: insert_renewal_info
+INSERT INTO renewal_info (cert_id) VALUES ($1);
+
+-- name: end_renewal_info
+-- Its renewal has begun, or it is over: nobody asks any more.
+UPDATE renewal_info SET ask_at = NULL WHERE cert_id = $1;
+
+-- name: claim_renewal_infos
+-- Certificates of these issuers ($1) whose CA is to be asked, longest due first; for $2 they are this replica's.
+UPDATE renewal_info i SET ask_at = certvoy_now() + $2::interval FROM certificate c
+ WHERE c.id = i.cert_id AND i.cert_id IN (
+       SELECT n.cert_id FROM renewal_info n JOIN certificate d ON d.id = n.cert_id
+        WHERE n.ask_at <= certvoy_now() AND d.issuer = ANY ($1::text[]) AND d.status IN ('issued', 'active')
+          AND d.not_after > certvoy_now()
+        ORDER BY n.ask_at LIMIT $3 FOR UPDATE OF n SKIP LOCKED)
+RETURNING c.id, c.secret, c.issuer, i.failures, (SELECT p.chain_pem FROM certificate_chain p WHERE p.cert_id = c.id) AS chain_pem;
+
+-- name: renewal_info
+SELECT i.window_start, i.window_end, i.pick_at, i.explanation_url, i.answered_at, i.ask_at, i.error, c.not_before, c.not_after,
+       c.issued_at, c.status, c.renew_at, c.renew_reason
+  FROM renewal_info i JOIN certificate c ON c.id = i.cert_id WHERE i.cert_id = $1;
+
+-- name: answered_renewal_info
+UPDATE renewal_info SET ask_at = CASE WHEN ask_at IS NOT NULL THEN certvoy_now() + $2::interval END, answered_at = certvoy_now(),
+       window_start = $3, window_end = $4, pick_at = $5, explanation_url = $6, failures = 0, error = NULL
+ WHERE cert_id = $1;
+
+-- name: unanswered_renewal_info
+-- Without a word of use ($3: forget) what was said before counts no more.
+UPDATE renewal_info SET ask_at = CASE WHEN ask_at IS NOT NULL THEN certvoy_now() + $2::interval END,
+       failures = failures + 1, error = $4,
+       window_start = CASE WHEN $3 THEN NULL ELSE window_start END, window_end = CASE WHEN $3 THEN NULL ELSE window_end END,
+       pick_at = CASE WHEN $3 THEN NULL ELSE pick_at END, explanation_url = CASE WHEN $3 THEN NULL ELSE explanation_url END
+ WHERE cert_id = $1;
+
+-- name: plan_renewal
+UPDATE certificate SET renew_at = $2, renew_reason = $3
+ WHERE id = $1 AND status IN ('issued', 'active') AND (renew_at, renew_reason) IS DISTINCT FROM ($2, $3) RETURNING id;
+
+-- name: wished_renewals
+-- When Certificates of the Secret were renewed because their CA wished it, within $2.
+SELECT r.triggered_at FROM certrotation r JOIN certificate c ON c.id = r.cert_id
+ WHERE r.secret = $1 AND r.reason = 'renewal' AND c.renew_reason LIKE 'ari-%' AND r.triggered_at > certvoy_now() - $2::interval
+ ORDER BY r.triggered_at;
+
 -- name: served
 -- Which Certificate each name's Secret is served with: the highest generation that is not over.
 SELECT s.name, c.id, c.generation
@@ -195,7 +240,7 @@ SELECT w.id, w.generation, w.fingerprint
 -- name: pairs
 -- All that is needed to serve these Certificates: chain and sealed key, or where an Envoy finds it.
 SELECT c.id, c.secret, c.generation, c.status, c.domain, c.san_domains, c.issuer, c.serial_number, c.not_before, c.not_after,
-       c.fingerprint, c.key_ref, c.renew_at, p.chain_pem, s.key_file,
+       c.fingerprint, c.key_ref, c.renew_at, c.renew_reason, p.chain_pem, s.key_file,
        k.id AS key_id, k.purpose, k.spki_sha256, k.suite, k.envelope, k.dek_wrapped, k.kek_uri, k.kek_version
   FROM certificate c
   JOIN secret s ON s.name = c.secret
@@ -236,7 +281,7 @@ SELECT serial_number, generation FROM certificate WHERE secret = $1 ORDER BY gen
 -- name: due_renewals
 -- Nearest expiry first of the $2 that have been due for longest; a Secret that somebody else is at is passed over. One that
 -- lapsed while it was rolled out, by Targets that nobody reaches, is due as well.
-SELECT c.id, c.secret FROM certificate c JOIN secret s ON s.name = c.secret
+SELECT c.id, c.secret, c.renew_reason FROM certificate c JOIN secret s ON s.name = c.secret
  WHERE c.id = ANY (ARRAY(
         (SELECT d.id FROM certificate d JOIN secret o ON o.name = d.secret
           WHERE d.status IN ('issued', 'active') AND d.renew_at <= certvoy_now()

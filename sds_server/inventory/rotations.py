@@ -77,8 +77,10 @@ async def open_for(database: Database, secret: str, *, reason: Reason, actor: st
         return await open_in(tx, secret, reason=reason, actor=actor)
 
 
-async def open_in(tx: Transaction, secret: str, *, reason: Reason, actor: str) -> RotationId:
-    """As `open_for`, in a transaction that holds the Secret's lock.
+async def open_in(
+    tx: Transaction, secret: str, *, reason: Reason, actor: str, why: str | None = None
+) -> RotationId:
+    """As `open_for`, in a transaction that holds the Secret's lock; ``why``: of a renewal, why now.
 
     ``Reason.CHANGED`` and ``UPLOADED`` take the one that waits from its worker, with its order: what comes
     next begins anew.
@@ -121,7 +123,7 @@ async def open_in(tx: Transaction, secret: str, *, reason: Reason, actor: str) -
         actor=actor,
         subject=secret,
         cert_id=cert_id,
-        detail={"rotation": rotation, "reason": reason},
+        detail={"rotation": rotation, "reason": reason} | ({} if why is None else {"why": why}),
     )
     await feed.tell_work(tx)
     return rotation
@@ -134,7 +136,7 @@ async def open_due(database: Database, *, limit: int, actor: str) -> int:
         for row in await tx.rows("due_renewals", limit, limit * LONGEST_DUE):
             # The row was read before its Secret was locked: somebody may have been at it since.
             if await tx.value("still_due", row["id"]):
-                await open_in(tx, row["secret"], reason=Reason.RENEWAL, actor=actor)
+                await open_in(tx, row["secret"], reason=Reason.RENEWAL, actor=actor, why=row["renew_reason"])
                 opened += 1
     return opened
 

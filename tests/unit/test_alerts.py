@@ -86,6 +86,10 @@ CASES = {
     ),
     "CertvoyIssuanceFailing": ({f'{ATTEMPTS}"refused"}}': "0+3x200"}, {"issuer": "le"}),
     "CertvoyIssuerPaused": ({'certvoy_issuer_paused{issuer="le",instance="a"}': "1x200"}, {"issuer": "le"}),
+    "CertvoyRenewalHeldBack": (
+        {'certvoy_renewals_held_back_total{instance="a",issuer="le"}': "0x110 1x90"},
+        {"issuer": "le"},
+    ),
     "CertvoyLoopStalled": ({f'{LOOP}"census"}}': "0x200"}, {"instance": "a", "loop": "census"}),
     "CertvoyKmsFailing": ({f'{KMS}"success"}}': "5x200"}, {"instance": "a", "operation": "unwrap"}),
     "CertvoySlowDelivery": ({f'{BUCKET}"0.1"}}': "0x200"}, {}),
