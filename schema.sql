@@ -270,6 +270,7 @@ CREATE TABLE acme_order (
     account_url     text,
     replaces        uuid REFERENCES certificate
 );
+CREATE INDEX acme_order_url ON acme_order (url) WHERE url IS NOT NULL;
 CREATE INDEX acme_order_replaces ON acme_order (replaces) WHERE replaces IS NOT NULL;
 -- At most one order of a Rotation is under way.
 CREATE UNIQUE INDEX acme_order_one_open ON acme_order (rotation_id) WHERE state NOT IN ('stored', 'abandoned');

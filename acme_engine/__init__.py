@@ -31,6 +31,7 @@ from acme_engine.messages import (
     RevocationReason,
 )
 from acme_engine.names import normalise, normalise_all
+from acme_engine.ordering import Profile, Terms
 from acme_engine.solver import Http01Solver, Solver, TokenReader, TokenStore
 from acme_engine.tls_alpn01 import TlsAlpn01Responder, TlsAlpn01Solver
 
@@ -54,9 +55,11 @@ __all__ = [
     "OrderFailed",
     "PrivateKey",
     "Problem",
+    "Profile",
     "Refused",
     "RevocationReason",
     "Solver",
+    "Terms",
     "TlsAlpn01Responder",
     "TlsAlpn01Solver",
     "TokenReader",

@@ -1,7 +1,7 @@
 """One coroutine for each operation of the protocol (RFC 8555 section 7); the order of them is `issue`'s."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -168,16 +168,15 @@ class Client:
         self.account_url = account.url
         return account
 
-    async def new_order(self, names: Sequence[str]) -> Order:
-        """Ask for a certificate for normalised DNS names (section 7.4).
+    async def new_order(self, names: Sequence[str], more: Mapping[str, object] | None = None) -> Order:
+        """Ask for a certificate for normalised DNS names (section 7.4); ``more``: other fields of the order.
 
         A cut connection leaves open whether an order was made; it is not repeated, for CAs count orders.
         """
         wanted = [Identifier("dns", name) for name in names]
         directory = await self.directory()
-        reply = await self._post(
-            directory.new_order, {"identifiers": [i.to_json() for i in wanted]}, repeat=Repeat.FAILURE
-        )
+        payload = {"identifiers": [i.to_json() for i in wanted], **(more or {})}
+        reply = await self._post(directory.new_order, payload, repeat=Repeat.FAILURE)
         return Order.parse(reply.json(), url=reply.location(), retry_after=reply.retry_after)
 
     async def order(self, url: str) -> Order:
@@ -204,6 +203,11 @@ class Client:
     async def certificate(self, url: str) -> bytes:
         """Download a chain as PEM (section 7.4.2), as the CA sent it: `chain.parse` judges it."""
         return (await self._read(url)).body
+
+    async def certificate_and_alternates(self, url: str) -> tuple[bytes, Sequence[str]]:
+        """Download a chain, and return the URLs of the others that the CA has for the same certificate."""
+        reply = await self._read(url)
+        return reply.body, [link for relation, link in reply.links() if relation == "alternate"]
 
     async def revoke(
         self, der: bytes, *, reason: RevocationReason, certificate_key: PrivateKey | None = None

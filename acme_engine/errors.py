@@ -10,6 +10,7 @@ AcmeError
 │   ├── TermsNotAgreed     the CA has terms of service
 │   ├── BindingRequired    the CA wants an external account binding
 │   ├── Unsupported        the CA's directory lacks what is wanted of it
+│   ├── ProfileUnavailable ... the profile that an order must have
 │   └── AccountUnusable    deactivated or revoked
 ├── CaError                the CA, or the way to it
 │   ├── Unreachable        no connection, no answer in time, a cut answer
@@ -311,6 +312,12 @@ class Unsupported(OperatorError):
     """The CA's directory does not offer what is wanted of it."""
 
     hint = "use another CA for it, or do without"
+
+
+class ProfileUnavailable(Unsupported):
+    """The CA's directory does not list the profile that an order must have."""
+
+    hint = "name a profile that the CA's directory lists, or do not require it"
 
 
 class AccountUnusable(OperatorError):

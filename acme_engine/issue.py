@@ -25,6 +25,7 @@ from cryptography import x509
 from acme_engine import chain as chains
 from acme_engine import keys
 from acme_engine import names as dns_names
+from acme_engine.alternates import download
 from acme_engine.client import Client
 from acme_engine.errors import (
     Action,
@@ -38,6 +39,7 @@ from acme_engine.errors import (
     Unsolvable,
 )
 from acme_engine.messages import Authorization, Challenge, Identifier, Order
+from acme_engine.ordering import NO_TERMS, Terms, place
 from acme_engine.solver import Solver
 
 PARALLEL = 8
@@ -86,12 +88,13 @@ async def obtain(
     order_url: str | None = None,
     deadline_s: float = 300,
     on_step: Step | None = None,
+    terms: Terms = NO_TERMS,
 ) -> chains.Chain:
     """Get a certificate for ``names`` and the key that signed ``csr`` (DER).
 
     ``order_url`` resumes that order, whatever state it is in. ``on_step`` hears of each step by its dotted
-    name. The chain returned passed `chain.check` against key, names and dates; not against roots, which only
-    the caller knows.
+    name. ``terms``: what a new order asks for besides. The chain returned passed `chain.check` against key,
+    names and dates; not against roots, which only the caller knows.
 
     Raises:
         BadIdentifier, Unsolvable: before anything is sent.
@@ -112,6 +115,7 @@ async def obtain(
         journal=journal,
         on_step=on_step or (lambda _name, _fields: None),
         deadline_s=deadline_s,
+        terms=terms,
     )
     try:
         async with asyncio.timeout(deadline_s) as limit:
@@ -144,7 +148,9 @@ class _Issuance:
         journal: Journal,
         on_step: Step,
         deadline_s: float,
+        terms: Terms,
     ) -> None:
+        self._terms = terms
         self._order_url: str | None = None
         self._state = "not yet created"
         self._ends = asyncio.get_running_loop().time() + deadline_s
@@ -188,7 +194,7 @@ class _Issuance:
         )
 
     async def _order(self) -> Order:
-        order = await self._client.new_order(self._names)
+        order = await place(self._client, self._names, self._terms, self._on_step)
         self._order_url = order.url
         await self._journal.ordered(order.url)
         self._on_step("order.created", {"order": order.url})
@@ -220,9 +226,17 @@ class _Issuance:
                 f"the order is for {theirs}, not for {', '.join(sorted(self._names))}", order_url=order.url
             )
 
+    def _check_authorizations(self, order: Order, authorizations: Sequence[Authorization]) -> None:
+        """Prove no name that we did not ask for: it would be a CA's trick to have us answer for it."""
+        ours = {name.removeprefix("*.") for name in self._names}
+        foreign = sorted({a.identifier.value.removeprefix("*.") for a in authorizations} - ours)
+        if foreign:
+            raise OrderFailed(f"the CA wants {', '.join(foreign)} proved, too", order_url=order.url)
+
     async def _prove(self, order: Order) -> bool:
         """Prove every name that is not proved yet; False says that there was none."""
         authorizations = await _together(self._client.authorization, order.authorizations)
+        self._check_authorizations(order, authorizations)
         problems = [_death(a) for a in authorizations if a.status not in {"pending", "valid"}]
         if problems:
             raise OrderFailed("a name could not be proved", order_url=order.url, problems=problems)
@@ -321,7 +335,8 @@ class _Issuance:
         if order.certificate is None:
             raise BadReply(f"the order {order.url} is valid and names no certificate")
         await self._journal.issued(order.certificate)
-        chain = chains.parse(await self._client.certificate(order.certificate))
+        preferred = self._terms.preferred_chain
+        chain = await download(self._client, order.certificate, preferred=preferred, on_step=self._on_step)
         chains.check(
             chain,
             spki_sha256=keys.spki_sha256(x509.load_der_x509_csr(self._csr).public_key()),

@@ -21,7 +21,7 @@ import random
 import re
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -101,6 +101,13 @@ class Reply:
         except (ValueError, RecursionError) as e:  # a megabyte of "[" is a hostile answer too
             raise BadReply(f"{self.url} answered with something else than JSON") from e
         return document
+
+    def links(self) -> Sequence[tuple[str, str]]:
+        """Return (relation, URL) of each Link, absolute."""
+        try:
+            return [(rel, str(URL(self.url).join(URL(to)))) for rel, to in _links(self.headers)]
+        except ValueError as e:
+            raise BadReply(f"{self.url} answered with a Link that is no URL") from e
 
     def location(self) -> str:
         """Return the URL of what was created."""
@@ -348,12 +355,17 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 def _problem(response: aiohttp.ClientResponse, content: bytes, retry_after: timedelta | None) -> Problem:
     """Keep the problem document whole; a body that is none (a proxy's page) is quoted as the detail."""
-    links = tuple((rel, url) for url, rel in _LINK.findall(", ".join(response.headers.getall("Link", []))))
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
         document = {"detail": content[:200].decode("utf-8", "replace").strip() or response.reason}
-    return Problem.of(document, status=response.status, retry_after=retry_after, links=links)
+    return Problem.of(
+        document, status=response.status, retry_after=retry_after, links=_links(response.headers)
+    )
+
+
+def _links(headers: CIMultiDictProxy[str]) -> Sequence[tuple[str, str]]:
+    return tuple((rel, url) for url, rel in _LINK.findall(", ".join(headers.getall("Link", []))))
 
 
 def _reason(error: Exception) -> str:

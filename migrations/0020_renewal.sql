@@ -20,4 +20,5 @@ INSERT INTO renewal_info (cert_id) SELECT id FROM certificate WHERE status IN ('
 -- What an order said besides its names: the account that made it, and the Certificate that it replaces.
 ALTER TABLE acme_order ADD COLUMN account_url text;
 ALTER TABLE acme_order ADD COLUMN replaces uuid REFERENCES certificate;
+CREATE INDEX acme_order_url ON acme_order (url) WHERE url IS NOT NULL;
 CREATE INDEX acme_order_replaces ON acme_order (replaces) WHERE replaces IS NOT NULL;

@@ -57,9 +57,9 @@ One JSON object a line, on standard error. Each has `event`, `level`, `timestamp
 `warning` for one to look at soon. What looks like a key, a token or a password is taken out of every line."""
 
 ABOUT_RENEWALS = """\
-Only a certificate's own dates count, and its CA's wish. It is due when a third of its life is left, or half of
-it where that is under ten days. Certificates that were issued together are not renewed together: each has a
-fraction of its own, the same on every replica, of the spread.
+Only a certificate's own dates count, and its CA's wish. It is due when a third of its life is left, or half
+of it where that is under ten days. Certificates that were issued together are not renewed together: each has
+a fraction of its own, the same on every replica, of the spread.
 
 A CA that offers ARI ([RFC 9773](https://www.rfc-editor.org/rfc/rfc9773)) is asked once a certificate is
 issued, and then when it says (1 min to 24 h, 6 h by default). One moment is drawn in its window and kept,

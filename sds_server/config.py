@@ -69,6 +69,16 @@ class EabConfig(Model):
     """A file that holds the HMAC key in base64url."""
 
 
+class ProfileConfig(Model):
+    """A kind of certificate that the CA's directory lists, such as Let's Encrypt's ``shortlived``."""
+
+    name: str = Field(min_length=1, max_length=100)
+    """Its name in the directory."""
+
+    required: StrictBool = False
+    """Whether nothing is ordered without it; else the CA's own default will do."""
+
+
 class IssuerConfig(Model):
     """An ACME directory and our account there."""
 
@@ -89,6 +99,15 @@ class IssuerConfig(Model):
 
     eab: EabConfig | None = None
     """The account that this one is bound to, where the CA asks for it."""
+
+    profile: ProfileConfig | None = None
+    """The profile that is ordered; the CA's own default by default."""
+
+    lifetime: Duration | None = Field(None, validate_default=True)
+    """How long certificates shall live, where the CA lets an order say so; the CA chooses by default."""
+
+    preferred_chain: str | None = Field(None, min_length=1)
+    """The common name of an issuer of the chain that is taken, its root by habit, or ``smallest``."""
 
 
 class Http01Config(Model):

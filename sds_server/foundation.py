@@ -9,6 +9,7 @@ from typing import Any, Final
 from cryptography import x509
 
 from acme_engine.jws import Eab
+from acme_engine.ordering import Profile, Terms
 from sds_server.clock import Clock
 from sds_server.config import Config, EabConfig, IssuerConfig
 from sds_server.config_values import EMBEDDED
@@ -102,6 +103,13 @@ def _issuer(name: str, issuer: IssuerConfig) -> Issuer:
         contact=issuer.contact,
         terms_agreed=issuer.terms_agreed,
         eab=None if issuer.eab is None else _eab(issuer.eab),
+        terms=Terms(
+            profile=None
+            if issuer.profile is None
+            else Profile(issuer.profile.name, required=issuer.profile.required),
+            lifetime=issuer.lifetime,
+            preferred_chain=issuer.preferred_chain,
+        ),
     )
 
 

@@ -277,8 +277,29 @@ EVENTS: Final = (
     LogEvent(
         "issuer.resumed", "info", "A CA that was left alone answers; its work goes on.", ("issuer", "since")
     ),
+    LogEvent(
+        "chain.unmatched",
+        "info",
+        "None of the CA's chains has the preferred issuer: its own choice is taken.",
+        (*_ORDER, "preferred", "offered"),
+    ),
+    LogEvent(
+        "chain.unusable", "info", "One of the CA's other chains cannot be had.", (*_ORDER, "url", "error")
+    ),
     LogEvent("order.created", "info", "The CA took an order.", (*_ORDER, "order")),
     LogEvent("order.finalizing", "info", "The CA is asked to issue.", (*_ORDER, "order")),
+    LogEvent(
+        "order.profile_refused",
+        "info",
+        "The CA has not, or refuses, the profile that was preferred: the order goes without.",
+        (*_ORDER, "problem"),
+    ),
+    LogEvent(
+        "order.replaces_refused",
+        "info",
+        "The CA does not take the order as a replacement: it goes without saying so.",
+        (*_ORDER, "problem"),
+    ),
     LogEvent("order.resumed", "info", "An order that was left behind goes on.", (*_ORDER, "order", "status")),
     LogEvent(
         "revocation.failed",

@@ -8,7 +8,7 @@ from sds_server.crashpoint import crashpoint
 from sds_server.errors import StaleLease
 from sds_server.inventory import audit, key_requests, rotations, sealed_keys, secrets
 from sds_server.inventory.database import Database, Transaction
-from sds_server.model import Identity, KeyId, Lease, SealedKey, Secret
+from sds_server.model import CertificateId, Identity, KeyId, Lease, SealedKey, Secret
 
 
 class OrderState(StrEnum):
@@ -31,6 +31,27 @@ class Order:
     key_id: KeyId
     url: str | None
     certificate_url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MadeBy:
+    """Which account makes an order, and which Certificate it names as the one that it replaces."""
+
+    account_url: str
+    replaces: CertificateId | None
+
+
+async def replaceable(
+    database: Database, cert_id: CertificateId, *, issuer: str, account_url: str
+) -> bytes | None:
+    """Return the chain of a Certificate that an order of this account may name; None: it may not.
+
+    It must be of the same issuer and account, and no certificate may have come of such an order yet (RFC
+    9773 section 5).
+    """
+    async with database.transaction() as tx:
+        chain: str | None = await tx.value("replaceable", cert_id, issuer, account_url)
+    return None if chain is None else chain.encode()
 
 
 async def plan_for_target(
@@ -125,6 +146,7 @@ async def step(
     *,
     url: str | None = None,
     certificate_url: str | None = None,
+    made_by: MadeBy | None = None,
     actor: str,
 ) -> None:
     """Write how far the order has come.
@@ -135,6 +157,8 @@ async def step(
     async with database.transaction() as tx:
         await rotations.hold(tx, lease)
         await tx.rows("order_step", order.id, state, url, certificate_url)
+        if made_by is not None and state is OrderState.ORDERED:
+            await tx.rows("order_made_by", order.id, made_by.account_url, made_by.replaces)
         await _tell(tx, lease, f"order.{state}", actor, order=order.id, url=url or order.url)
 
 

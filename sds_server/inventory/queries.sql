@@ -768,6 +768,17 @@ UPDATE acme_order SET state = $2, url = coalesce($3, url), certificate_url = coa
        updated_at = certvoy_now()
  WHERE id = $1;
 
+-- name: order_made_by
+UPDATE acme_order SET account_url = $2, replaces = $3 WHERE id = $1;
+
+-- name: replaceable
+-- The chain of Certificate $1, if an order of account $3 at issuer $2 may name it as the one that it replaces. Orders of before
+-- this was noted were the account's.
+SELECT p.chain_pem FROM certificate c JOIN certificate_chain p ON p.cert_id = c.id
+ WHERE c.id = $1 AND c.issuer = $2
+   AND EXISTS (SELECT FROM acme_order o WHERE o.url = c.order_url AND coalesce(o.account_url, $3) = $3)
+   AND NOT EXISTS (SELECT FROM acme_order r WHERE r.replaces = c.id AND r.certificate_url IS NOT NULL);
+
 -- name: orders_stored
 UPDATE acme_order SET state = 'stored', updated_at = certvoy_now()
  WHERE rotation_id = $1 AND state NOT IN ('stored', 'abandoned');

@@ -11,6 +11,7 @@ from cryptography import x509
 from acme_engine import client, keys
 from acme_engine.client import Client
 from acme_engine.jws import Eab
+from acme_engine.ordering import NO_TERMS, Terms
 from sds_server.crashpoint import crashpoint
 from sds_server.inventory import accounts, sealed_keys
 from sds_server.inventory.accounts import StoredAccount
@@ -29,7 +30,10 @@ _log = get("account")
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """An ACME directory and how we are known there; ``roots`` empty: any root will do."""
+    """An ACME directory and how we are known there; ``roots`` empty: any root will do.
+
+    ``terms`` are those of each order, without what it replaces.
+    """
 
     name: str
     directory_url: str
@@ -38,6 +42,7 @@ class Issuer:
     contact: Sequence[str]
     terms_agreed: bool
     eab: Eab | None
+    terms: Terms = NO_TERMS
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,24 @@
 from sds_server.crashpoint import crashpoint
 from sds_server.inventory import orders
 from sds_server.inventory.database import Database
-from sds_server.inventory.orders import Order, OrderState
-from sds_server.model import Lease
+from sds_server.inventory.orders import MadeBy, Order, OrderState
+from sds_server.model import CertificateId, Lease
 
 
 class Journal:
     """Keeps what the engine says of an order; ``url`` is the order's, once there is one."""
 
-    def __init__(self, database: Database, lease: Lease, order: Order, actor: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        lease: Lease,
+        order: Order,
+        actor: str,
+        *,
+        account_url: str,
+        replaces: CertificateId | None,
+    ) -> None:
+        self._made_by = MadeBy(account_url, replaces)
         self._database = database
         self._lease = lease
         self._order = order
@@ -45,5 +55,6 @@ class Journal:
             state,
             url=url,
             certificate_url=certificate_url,
+            made_by=self._made_by,
             actor=self._actor,
         )

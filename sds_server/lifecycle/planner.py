@@ -2,19 +2,22 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import uuid4
 
-from acme_engine import keys
+from acme_engine import ari, keys
+from acme_engine import chain as chains
+from acme_engine.ordering import Terms
 from sds_server.conditions import custody_said
 from sds_server.crashpoint import crashpoint
 from sds_server.errors import KeyAwaited
 from sds_server.inventory import key_requests, orders
 from sds_server.inventory.database import Database
 from sds_server.inventory.orders import Order
+from sds_server.inventory.rotations import Claim
 from sds_server.keys.kms import Sealer
-from sds_server.lifecycle.accounts import Accounts
-from sds_server.model import LEAF_PURPOSE, Identity, KeyHolder, KeyId, Lease, Secret
+from sds_server.lifecycle.accounts import Account, Accounts, Issuer
+from sds_server.model import LEAF_PURPOSE, CertificateId, Identity, KeyHolder, KeyId, Lease, Secret
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -87,6 +90,20 @@ class Planner:
             custody = await key_requests.custody(self._database, secret.name)
             raise KeyAwaited(secret.name, custody_said(custody))
         return order
+
+    async def terms(
+        self, claim: Claim, issuer: Issuer, account: Account
+    ) -> tuple[Terms, CertificateId | None]:
+        """Return what a new order asks for, and the Certificate that it says it replaces."""
+        if claim.replaces is None:
+            return issuer.terms, None
+        chain = await orders.replaceable(
+            self._database, claim.replaces, issuer=claim.issuer, account_url=account.url
+        )
+        identifier = None if chain is None else ari.certificate_id(chains.parse(chain).leaf)
+        if identifier is None:
+            return issuer.terms, None
+        return replace(issuer.terms, replaces=identifier), claim.replaces
 
     async def key(self, order: Order) -> Key:
         """Return the key of an order, opened.

@@ -199,7 +199,10 @@ class Worker:
             # A CA cannot ask for the Lease's number: whoever was frozen must not order beside its successor.
             await rotations.extend(self._database, lease, lease_for=self._lease_for)
         async with self._accounts.client(issuer, account) as client:
-            journal = Journal(self._database, lease, order, self._actor)
+            terms, replaces = await self._planner.terms(claim, issuer, account)
+            journal = Journal(
+                self._database, lease, order, self._actor, account_url=account.url, replaces=replaces
+            )
             try:
                 chain = await obtain(
                     client,
@@ -210,6 +213,7 @@ class Worker:
                     order_url=order.url,
                     deadline_s=ORDER_DEADLINE_S,
                     on_step=lambda name, fields: self._stepped(claim, name, fields),
+                    terms=terms,
                 )
             except Refused as e:
                 if e.problem.rule.action is Action.REREGISTER:

@@ -10,9 +10,10 @@ import pytest
 from cryptography import x509
 from structlog.testing import capture_logs
 
+from acme_engine import ari, keys
 from acme_engine import chain as chains
-from acme_engine import keys
 from acme_engine.errors import OrderFailed, Problem, Refused, Unfinished, Unreachable
+from acme_engine.ordering import Profile, Terms
 from sds_server.clock import SystemClock
 from sds_server.errors import CustodyError, Unavailable
 from sds_server.inventory import accounts as inventory
@@ -83,12 +84,14 @@ class FakeCa:
     def __init__(self, authority):
         self.authority = authority
         self.calls = []
+        self.terms = []
         self.ordered = 0
         self.days = 90
         self.at = {}
         self.issued = {}
 
-    async def obtain(self, client, *, names, csr, journal, order_url, **_rest):
+    async def obtain(self, client, *, names, csr, journal, order_url, terms, **_rest):
+        self.terms.append(terms)
         self.calls.append((order_url, csr))
         await self._at("called")
         url = order_url
@@ -670,6 +673,72 @@ async def test_an_operator_may_go_over_to_shorter_lives(worker, ca, declared, da
     await worker.step()
 
     assert 2 == await issued(sql)
+
+
+async def renew(worker, database):
+    await rotations.open_for(database, "www", reason=Reason.OPERATOR, actor="person:test")
+    await worker.step()
+
+
+async def identifier(sql, generation):
+    """The ARI identifier of a generation's certificate."""
+    pem = await sql.fetchval(
+        "SELECT p.chain_pem FROM certificate_chain p JOIN certificate c ON c.id = p.cert_id"
+        " WHERE c.generation = $1",
+        generation,
+    )
+    return ari.certificate_id(chains.parse(pem.encode()).leaf)
+
+
+async def test_a_renewal_says_which_certificate_it_replaces(worker, ca, declared, database, sql):
+    """RFC 9773 section 5: by that a CA counts no limit against it."""
+    await worker.step()
+    await renew(worker, database)
+
+    assert [None, await identifier(sql, 1)] == [terms.replaces for terms in ca.terms]
+
+
+async def test_a_certificate_is_named_as_replaced_once(worker, ca, declared, database, sql):
+    """What came of the first order was refused by the gate: the CA counts the one before as replaced."""
+    await worker.step()
+    ca.issued["https://ca.example.test/order/2"] = ca.authority.issue(["www.example.test"])
+    await renew(worker, database)
+    await turn_clock(sql, timedelta(hours=1))
+    await worker.step()
+
+    assert [None, await identifier(sql, 1), None] == [terms.replaces for terms in ca.terms]
+    assert 2 == await issued(sql)
+
+
+async def test_an_order_that_failed_has_replaced_nothing(worker, ca, declared, database, sql):
+    await worker.step()
+    ca.at["ordered"] = OrderFailed("it is invalid", order_url="https://ca.example.test/order/2")
+    await renew(worker, database)
+    ca.at.clear()
+    await turn_clock(sql, timedelta(hours=1))
+    await worker.step()
+
+    assert [None, *[await identifier(sql, 1)] * 2] == [terms.replaces for terms in ca.terms]
+
+
+async def test_a_certificate_of_another_account_or_issuer_is_not_named(
+    make, worker, ca, declared, database, sql
+):
+    await worker.step()
+    await sql.execute("UPDATE acme_order SET account_url = 'https://ca.example.test/acct/before'")
+    await renew(worker, database)
+    await sql.execute("UPDATE acme_order SET account_url = NULL")
+    await declarations.put(database, replace(secret(), issuer="public"), actor="person:test")
+    await make(issuers={"internal": ISSUER, "public": ISSUER}).step()
+
+    assert [None, None, None] == [terms.replaces for terms in ca.terms]
+
+
+async def test_an_issuer_s_terms_are_those_of_each_order(make, ca, declared):
+    terms = Terms(profile=Profile("shortlived"), lifetime=timedelta(days=6), preferred_chain="Root")
+    await make(issuers={"internal": replace(ISSUER, terms=terms)}).step()
+
+    assert [terms] == ca.terms
 
 
 async def test_a_failed_renewal_leaves_what_is_served_waiting(worker, ca, declared, database, sql):

@@ -230,7 +230,7 @@ def test_wrong_database_may_hold_a_password_and_is_not_repeated(errors):
         (["issuers", "internal", "roots_file"], "nowhere", "issuers.internal.roots_file: cannot read"),
         (["issuers", "internal", "eab", "kid"], 7, "issuers.internal.eab.kid: must be text, got 7"),
         (["issuers", "internal", "eab", "key"], "x", "issuers.internal.eab.key: unknown key"),
-        (["issuers", "internal", "acme"], "x", "known here: ca_file, contact, directory, eab, roots_file"),
+        (["issuers", "internal", "acme"], "x", "known here: ca_file, contact, directory, eab, lifetime"),
         (["http01"], None, "http01: must hold keys and values, got null"),
         (["http01", "listen"], 8080, "http01.listen: must be host:port, got 8080"),
         (["http01", "listen"], ":8080", "http01.listen: must be host:port"),

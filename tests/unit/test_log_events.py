@@ -81,6 +81,11 @@ def _spoken() -> tuple[dict[str, Logged], list[str]]:
     for path in sorted([*(ROOT / "sds_server").rglob("*.py"), *(ROOT / "acme_engine").rglob("*.py")]):
         tree = ast.parse(path.read_text())
         bound = _bound(tree)
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            if isinstance(call.func, ast.Name) and call.func.id == "on_step":
+                place = f"{path.relative_to(ROOT)}:{call.lineno}"
+                keys = {key.value for key in call.args[1].keys}
+                note(call.args[0].value, "info", keys | STEP_FIELDS, place)
         for owner, method, call in _calls(tree):
             place = f"{path.relative_to(ROOT)}:{call.lineno}"
             first = call.args[0] if call.args else None

@@ -1,0 +1,156 @@
+"""What an order asks for besides its names, and what is done where a CA will not have it."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from acme_engine.errors import OrderFailed, ProfileUnavailable, Refused
+from acme_engine.ordering import Profile, Terms, place
+from tests.support.acme import MemoryJournal, Orderer, Tokens
+from tests.support.fake_ca import problem
+
+NAMES = ["www.example.test"]
+ARI = "AQ.fw"
+
+
+@pytest.fixture
+def steps():
+    return []
+
+
+@pytest.fixture
+def order(client, steps):
+    async def order(**terms):
+        return await place(client, NAMES, Terms(**terms), lambda name, _fields: steps.append(name))
+
+    return order
+
+
+@pytest.fixture
+def new(ca):
+    """A CA of today: it has ARI and profiles."""
+    ca.directory = {
+        "renewalInfo": f"{ca.url}/renewal-info",
+        "meta": {"profiles": {"tlsserver": "45 days", "shortlived": "6 days"}},
+    }
+    return ca
+
+
+def sent(ca):
+    return [
+        {name: value for name, value in request.payload.items() if name != "identifiers"}
+        for request in ca.posts("/new-order")
+    ]
+
+
+async def test_an_order_names_what_it_replaces_and_its_profile(new, order, steps):
+    await order(replaces=ARI, profile=Profile("tlsserver"))
+
+    assert [{"replaces": ARI, "profile": "tlsserver"}] == sent(new)
+    assert [] == steps
+
+
+async def test_nothing_is_replaced_at_a_ca_without_ari(ca, order):
+    await order(replaces=ARI)
+
+    assert [{}] == sent(ca)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (409, "alreadyReplaced"),
+        (400, "malformed"),
+        (403, "unauthorized"),
+        (404, "malformed"),
+        (400, "tomorrow"),
+        (500, "serverInternal"),
+    ],
+)
+async def test_whatever_a_ca_has_against_replaces_it_is_asked_once_more_without(
+    new, order, steps, status, code
+):
+    """certmagic#361: a 409 that was met with the same order again let certificates expire."""
+    for _ in range(7 if code == "serverInternal" else 1):  # a CA that fails is asked in place for a while
+        new.next("/new-order", status, problem(code))
+    await order(replaces=ARI)
+
+    assert {"replaces": ARI} == sent(new)[0]
+    assert {} == sent(new)[-1]
+    assert ["order.replaces_refused"] == steps
+
+
+@pytest.mark.parametrize(("status", "code"), [(429, "rateLimited"), (503, "rateLimited")])
+async def test_a_ca_that_wants_to_be_left_alone_is_not_asked_without_replaces(
+    new, order, steps, status, code
+):
+    for _ in range(3):
+        new.next("/new-order", status, problem(code), Retry_After="7200")
+    with pytest.raises(Refused):
+        await order(replaces=ARI)
+
+    assert [{"replaces": ARI}] == sent(new)
+    assert [] == steps
+
+
+async def test_one_that_is_refused_without_replaces_too_has_failed(new, order):
+    for _ in range(2):
+        new.next("/new-order", 403, problem("rejectedIdentifier"))
+    with pytest.raises(Refused, match="rejectedIdentifier"):
+        await order(replaces=ARI)
+
+    assert 2 == len(sent(new))
+
+
+async def test_a_profile_that_is_preferred_may_be_missing(new, order, steps):
+    await order(profile=Profile("classic"))
+
+    assert ([{}], ["order.profile_refused"]) == (sent(new), steps)
+
+
+async def test_a_profile_that_is_required_may_not_and_nothing_is_asked(new, order):
+    with pytest.raises(ProfileUnavailable, match="it offers tlsserver, shortlived"):
+        await order(profile=Profile("classic", required=True))
+
+    assert [] == sent(new)
+
+
+@pytest.mark.parametrize("code", ["invalidProfile", "unauthorized", "malformed"])
+async def test_a_preferred_profile_that_is_refused_is_left_out(new, order, code):
+    new.next("/new-order", 400, problem(code))
+    await order(profile=Profile("tlsserver"))
+
+    assert [{"profile": "tlsserver"}, {}] == sent(new)
+
+
+async def test_a_required_profile_that_is_refused_has_failed(new, order):
+    new.next("/new-order", 403, problem("unauthorized"))
+    with pytest.raises(Refused):
+        await order(profile=Profile("tlsserver", required=True))
+
+    assert 1 == len(sent(new))
+
+
+async def test_a_refused_profile_leaves_replaces_in_place(new, order):
+    new.next("/new-order", 400, problem("invalidProfile"))
+    await order(profile=Profile("tlsserver"), replaces=ARI)
+
+    assert {"replaces": ARI} == sent(new)[1]
+
+
+async def test_a_lifetime_is_asked_for_as_the_end(ca, client, order):
+    client.clock = lambda: datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
+    await order(lifetime=timedelta(days=7))
+
+    assert [{"notAfter": "2026-12-01T08:00:00Z"}] == sent(ca)
+
+
+async def test_a_name_that_was_not_asked_for_is_not_proved(ca, client):
+    """A CA, or who has taken one over, would have us prove somebody else's."""
+    ca.authorization = {"identifier": {"type": "dns", "value": "bank.example"}}
+    tokens = Tokens()
+    orderer = Orderer(client, NAMES, tokens)
+    with pytest.raises(OrderFailed, match=r"bank\.example"):
+        await orderer.obtain(MemoryJournal())
+
+    assert (0, {}) == (len(ca.posts("/challenge")), tokens)
