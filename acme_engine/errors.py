@@ -11,7 +11,8 @@ AcmeError
 │   ├── BindingRequired    the CA wants an external account binding
 │   ├── Unsupported        the CA's directory lacks what is wanted of it
 │   ├── ProfileUnavailable ... the profile that an order must have
-│   └── AccountUnusable    deactivated or revoked
+│   ├── AccountUnusable    deactivated or revoked
+│   └── DnsProviderError   a provider of DNS did not change a record
 ├── CaError                the CA, or the way to it
 │   ├── Unreachable        no connection, no answer in time, a cut answer
 │   ├── Untrusted          its TLS certificate does not verify
@@ -324,6 +325,28 @@ class AccountUnusable(OperatorError):
     """The account is deactivated or revoked."""
 
     hint = "register a new account key with the CA"
+
+
+class DnsProviderError(OperatorError):
+    """A provider of DNS did not do what was asked: not our zone, not our right, or not now.
+
+    ``retryable``: a later try may succeed although nobody changed anything, after a time-out, a 5xx or a
+    limit; not with a wrong credential, or for a zone that is not there. The message holds the provider's own
+    words, through `acme_engine.dns.provider.scrub`.
+    """
+
+    hint = "check the provider's settings, and that its credential may change TXT records of this zone"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retryable: bool,
+        hint: str | None = None,
+        retry_after: timedelta | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, retry_after=retry_after)
+        self.retryable = retryable
 
 
 class CaError(AcmeError):

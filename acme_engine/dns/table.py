@@ -1,0 +1,84 @@
+"""Every provider of DNS by its name, each imported when it is chosen; what a new one is entered into.
+
+A provider's settings are texts, and known here before it is imported: whoever reads a configuration can say
+what is wrong with it, and which of them are credentials.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from acme_engine.dns.provider import DnsProvider
+from acme_engine.errors import Misconfigured
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One thing that a provider must or may be told."""
+
+    name: str
+    what: str
+    """A sentence for the reference."""
+    required: bool = False
+    credential: bool = False
+    """It is a secret: it comes from a file or the environment, and is in no message, log or `repr`."""
+    default: str | None = None
+    check: Callable[[str], object] | None = None
+    """Raises `ValueError` that says what is wrong; for a credential without its text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A provider: what it takes, and what makes it."""
+
+    what: str
+    """A line for the reference."""
+    settings: tuple[Setting, ...]
+    make: Callable[[Mapping[str, str]], DnsProvider]
+    """Takes what `validated` returned; connects to nobody. It imports the provider's module inside."""
+
+
+PROVIDERS: Final[Mapping[str, Registration]] = {}
+
+
+def problems(name: str, settings: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield (setting, what is wrong with it), for each; a provider of that name must be there."""
+    known = {setting.name: setting for setting in PROVIDERS[name].settings}
+    for extra in settings.keys() - known.keys():
+        yield extra, f"is not a setting of {name}; it has: {', '.join(known)}"
+    for setting in known.values():
+        value = settings.get(setting.name)
+        if value is None:
+            if setting.required:
+                yield setting.name, "is missing"
+        elif setting.check is not None:
+            try:
+                setting.check(value)
+            except ValueError as e:
+                yield setting.name, str(e)
+
+
+def validated(name: str, settings: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the settings with their defaults.
+
+    Raises:
+        Misconfigured: no provider has this name, or a setting is wrong; says all that are.
+    """
+    if name not in PROVIDERS:
+        known = ", ".join(PROVIDERS) or "none"
+        raise Misconfigured(f"no provider of DNS is called {name!r}", hint=f"there are: {known}")
+    wrong = [f"{setting}: {words}" for setting, words in problems(name, settings)]
+    if wrong:
+        raise Misconfigured(f"{name}: {'; '.join(wrong)}", hint="correct the provider's settings")
+    defaults = {s.name: s.default for s in PROVIDERS[name].settings if s.default is not None}
+    return {**defaults, **settings}
+
+
+def provider_of(name: str, settings: Mapping[str, str]) -> DnsProvider:
+    """Make the provider.
+
+    Raises:
+        Misconfigured: as `validated`; or the settings do not go together.
+    """
+    complete = validated(name, settings)
+    return PROVIDERS[name].make(complete)

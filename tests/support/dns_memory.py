@@ -1,0 +1,46 @@
+"""A provider of DNS in memory, and how a provider is put under the suite of tests/conformance."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from acme_engine.dns.provider import DnsProvider
+
+
+class MemoryDns:
+    """A zone that everybody may change, and what was called."""
+
+    def __init__(self) -> None:
+        self.values: defaultdict[str, set[str]] = defaultdict(set)
+        self.calls: list[tuple[str, str, str]] = []
+        self.fails: Exception | None = None
+        self.closed = False
+
+    async def add(self, name: str, value: str) -> None:
+        await self._call("add", name, value)
+        self.values[name].add(value)
+
+    async def remove(self, name: str, value: str) -> None:
+        await self._call("remove", name, value)
+        self.values[name].discard(value)
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def _call(self, what: str, name: str, value: str) -> None:
+        self.calls.append((what, name, value))
+        await asyncio.sleep(0)
+        if self.fails is not None:
+            raise self.fails
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A provider under test, and a look at what its zone holds that does not go through the provider."""
+
+    provider: DnsProvider
+    zone: str
+    """A zone that the provider may change."""
+    look: Callable[[str], Awaitable[set[str]]]
+    """The TXT values of a name, as the zone's own servers answer; an empty set where there are none."""
