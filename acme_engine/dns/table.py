@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from acme_engine.dns import checks
 from acme_engine.dns.provider import DnsProvider
 from acme_engine.errors import Misconfigured
 
@@ -38,7 +39,45 @@ class Registration:
     """Takes what `validated` returned; connects to nobody. It imports the provider's module inside."""
 
 
-PROVIDERS: Final[Mapping[str, Registration]] = {}
+def _rfc2136(settings: Mapping[str, str]) -> DnsProvider:
+    from acme_engine.dns.rfc2136 import Rfc2136  # noqa: PLC0415 - imported when chosen
+
+    return Rfc2136.of(settings)
+
+
+PROVIDERS: Final[Mapping[str, Registration]] = {
+    "rfc2136": Registration(
+        "DNS UPDATE signed by TSIG: BIND, Knot, PowerDNS and other servers of your own.",
+        (
+            Setting(
+                "server",
+                "The zone's primary server: its name or address, with a port if that is not 53.",
+                required=True,
+                check=checks.server,
+            ),
+            Setting("key_name", "The TSIG key's name.", required=True, check=checks.zone),
+            Setting(
+                "key_secret",
+                "The TSIG key's secret in base64.",
+                required=True,
+                credential=True,
+                check=checks.base64_text,
+            ),
+            Setting(
+                "key_algorithm",
+                "The TSIG key's algorithm.",
+                default="hmac-sha256",
+                check=checks.one_of("hmac-sha224", "hmac-sha256", "hmac-sha384", "hmac-sha512"),
+            ),
+            Setting(
+                "zone",
+                "The zone that is updated; found by its SOA where it is not named.",
+                check=checks.zone,
+            ),
+        ),
+        _rfc2136,
+    ),
+}
 
 
 def problems(name: str, settings: Mapping[str, str]) -> Iterator[tuple[str, str]]:

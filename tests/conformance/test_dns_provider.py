@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from acme_engine.dns.table import PROVIDERS
+from acme_engine.dns.table import PROVIDERS, provider_of
+from tests.support.bind import Bind, Zone
 from tests.support.dns_memory import Bench, MemoryDns
 
 LONG = "x" * 43
@@ -23,10 +24,24 @@ async def memory(tmp_path) -> AsyncIterator[Bench]:
     yield Bench(dns, "example.test", look)
 
 
-BENCHES = {"memory": memory}
+@asynccontextmanager
+async def rfc2136(tmp_path) -> AsyncIterator[Bench]:
+    bind = await Bind.start(tmp_path / "bind", [Zone("example.test")])
+    try:
+        yield Bench(provider_of("rfc2136", bind.settings), "example.test", bind.txt)
+    finally:
+        await bind.stop()
 
 
-@pytest.fixture(params=sorted(BENCHES))
+BENCHES = {
+    "memory": memory,
+    "rfc2136": rfc2136,
+}
+
+MARKS = {"rfc2136": pytest.mark.debian}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, ())) for name in sorted(BENCHES)])
 async def bench(request, tmp_path):
     async with BENCHES[request.param](tmp_path) as made:
         yield made

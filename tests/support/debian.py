@@ -10,6 +10,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+BIND = """
+    bind9 bind9-libs libfstrm0 libicu72 libjemalloc2 libjson-c5 liblmdb0 libmaxminddb0 libnghttp2-14
+    libprotobuf-c1 libuv1 libxml2
+"""
+
 CERTBOT = """
     certbot python3-certbot python3-acme python3-certifi python3-cffi-backend python3-chardet
     python3-charset-normalizer python3-configargparse python3-configobj python3-cryptography python3-distro
@@ -19,6 +24,7 @@ CERTBOT = """
 
 PACKAGES = {
     "pebble": ("pebble",),
+    "bind": tuple(BIND.split()),
     "nginx": ("nginx",),
     "haproxy": ("haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"),
     "prometheus": ("prometheus",),
