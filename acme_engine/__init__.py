@@ -11,6 +11,9 @@
 judge what was issued, say when the next one is due, and how long to wait after a failure; `ari` asks the CA
 when it would like that. It knows no database: a `Journal` keeps an order's steps, a `TokenStore` what the
 responders serve.
+
+DNS-01 is in `acme_engine.dns01` and its providers in `acme_engine.dns`, imported by whoever wants them;
+`Solvers` has a Solver for each name.
 """
 
 from acme_engine import ari, backoff, chain, errors, keys, renewal
@@ -32,7 +35,7 @@ from acme_engine.messages import (
 )
 from acme_engine.names import normalise, normalise_all
 from acme_engine.ordering import Profile, Terms
-from acme_engine.solver import Http01Solver, Solver, TokenReader, TokenStore
+from acme_engine.solver import Http01Solver, Solver, Solvers, TokenReader, TokenStore
 from acme_engine.tls_alpn01 import TlsAlpn01Responder, TlsAlpn01Solver
 
 __all__ = [
@@ -59,6 +62,7 @@ __all__ = [
     "Refused",
     "RevocationReason",
     "Solver",
+    "Solvers",
     "Terms",
     "TlsAlpn01Responder",
     "TlsAlpn01Solver",

@@ -12,7 +12,9 @@ AcmeError
 │   ├── Unsupported        the CA's directory lacks what is wanted of it
 │   ├── ProfileUnavailable ... the profile that an order must have
 │   ├── AccountUnusable    deactivated or revoked
-│   └── DnsProviderError   a provider of DNS did not change a record
+│   ├── DnsProviderError   a provider of DNS did not change a record
+│   ├── ZoneNotFound       nobody says where a name's record is
+│   └── NotServed          a record is not at all servers of its zone within the time
 ├── CaError                the CA, or the way to it
 │   ├── Unreachable        no connection, no answer in time, a cut answer
 │   ├── Untrusted          its TLS certificate does not verify
@@ -347,6 +349,20 @@ class DnsProviderError(OperatorError):
     ) -> None:
         super().__init__(message, hint=hint, retry_after=retry_after)
         self.retryable = retryable
+
+
+class ZoneNotFound(OperatorError):
+    """No server says which zone a name is in, or who serves it."""
+
+    hint = "check that the resolver and the zone's servers answer from here; or name them in the settings"
+    retryable = True
+
+
+class NotServed(OperatorError):
+    """A value was added, and not all servers of its zone had it within the time; the message names them."""
+
+    hint = "look whether these servers get the zone's changes: `dig @SERVER NAME TXT`"
+    retryable = True
 
 
 class CaError(AcmeError):

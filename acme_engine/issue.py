@@ -36,11 +36,10 @@ from acme_engine.errors import (
     Refused,
     Unfinished,
     Unreachable,
-    Unsolvable,
 )
-from acme_engine.messages import Authorization, Challenge, Identifier, Order
+from acme_engine.messages import Authorization, Challenge, Order
 from acme_engine.ordering import NO_TERMS, Terms, place
-from acme_engine.solver import Solver
+from acme_engine.solver import Solver, Solvers
 
 PARALLEL = 8
 """Requests of one order in flight: many names must not spend a CA's limit per second."""
@@ -83,7 +82,7 @@ async def obtain(
     *,
     names: Sequence[str],
     csr: bytes,
-    solver: Solver,
+    solver: Solver | Solvers,
     journal: Journal,
     order_url: str | None = None,
     deadline_s: float = 300,
@@ -92,9 +91,10 @@ async def obtain(
 ) -> chains.Chain:
     """Get a certificate for ``names`` and the key that signed ``csr`` (DER).
 
-    ``order_url`` resumes that order, whatever state it is in. ``on_step`` hears of each step by its dotted
-    name. ``terms``: what a new order asks for besides. The chain returned passed `chain.check` against key,
-    names and dates; not against roots, which only the caller knows.
+    ``solver`` proves all names; `Solvers` has one for each. ``order_url`` resumes that order, whatever state
+    it is in. ``on_step`` hears of each step by its dotted name. ``terms``: what a new order asks for besides.
+    The chain returned passed `chain.check` against key, names and dates; not against roots, which only the
+    caller knows.
 
     Raises:
         BadIdentifier, Unsolvable: before anything is sent.
@@ -106,12 +106,13 @@ async def obtain(
     wanted = dns_names.normalise_all(names)
     if not wanted:
         raise BadIdentifier("", "no name was given")
-    _check_solvable(wanted, solver)
+    solvers = solver if isinstance(solver, Solvers) else Solvers([solver])
+    solvers.check(wanted)
     issuance = _Issuance(
         client,
         wanted,
         csr,
-        solver=solver,
+        solvers=solvers,
         journal=journal,
         on_step=on_step or (lambda _name, _fields: None),
         deadline_s=deadline_s,
@@ -131,6 +132,7 @@ class _Proof:
     """A name to be proved, and how."""
 
     authorization: Authorization
+    solver: Solver
     challenge: Challenge
     key_authorization: str
 
@@ -144,7 +146,7 @@ class _Issuance:
         names: Sequence[str],
         csr: bytes,
         *,
-        solver: Solver,
+        solvers: Solvers,
         journal: Journal,
         on_step: Step,
         deadline_s: float,
@@ -157,7 +159,7 @@ class _Issuance:
         self._client = client
         self._names = names
         self._csr = csr
-        self._solver = solver
+        self._solvers = solvers
         self._journal = journal
         self._on_step = on_step
 
@@ -256,41 +258,37 @@ class _Issuance:
         return True
 
     def _choose(self, authorization: Authorization) -> _Proof:
-        challenge = authorization.challenge(self._solver.challenge_type)
-        if challenge is None:
-            offered = ", ".join(c.type for c in authorization.challenges)
-            raise Unsolvable(
-                f"{authorization.identifier.value}: no {self._solver.challenge_type} challenge that can be"
-                f" answered; the CA offers {offered or 'none'}"
-            )
-        return _Proof(authorization, challenge, self._client.key_authorization(challenge))
+        solver, challenge = self._solvers.choose(authorization)
+        return _Proof(authorization, solver, challenge, self._client.key_authorization(challenge))
 
     async def _present(self, proof: _Proof) -> None:
-        identifier = proof.authorization.identifier
-        await self._solver.present(identifier, proof.challenge, proof.key_authorization)
-        self._on_step("challenge.presented", {"identifier": identifier.value, "type": proof.challenge.type})
+        name = proof.authorization.name
+        await proof.solver.present(proof.authorization.identifier, proof.challenge, proof.key_authorization)
+        self._on_step("challenge.presented", {"identifier": name, "type": proof.challenge.type})
 
     async def _ready(self, proof: _Proof) -> None:
-        await self._solver.ready(proof.authorization.identifier, proof.challenge, proof.key_authorization)
+        name = proof.authorization.name
+        await proof.solver.ready(proof.authorization.identifier, proof.challenge, proof.key_authorization)
+        self._on_step("challenge.ready", {"identifier": name, "type": proof.challenge.type})
 
     async def _answer(self, proof: _Proof) -> Problem | None:
         """Have the CA validate one name; return its Problem if it could not."""
-        identifier = proof.authorization.identifier
+        name = proof.authorization.name
         last: Problem | None = None
         for answers in range(1, MAX_ANSWERS + 1):
             await self._client.answer(proof.challenge)
-            self._on_step("challenge.answered", {"identifier": identifier.value, "answers": answers})
+            self._on_step("challenge.answered", {"identifier": name, "answers": answers})
             authorization, last = await self._verdict(proof)
             if authorization.status == "valid":
-                self._on_step("authorization.valid", {"identifier": identifier.value})
+                self._on_step("authorization.valid", {"identifier": name})
                 return None
             if authorization.status != "pending":
                 return _death(authorization)
             # Still pending, with an error: the CA waits to be asked again once the cause is mended.
-            self._on_step("challenge.refused", {"identifier": identifier.value, "problem": str(last)})
+            self._on_step("challenge.refused", {"identifier": name, "problem": str(last)})
             if answers < MAX_ANSWERS:
                 await self._wait(answers, authorization.retry_after)
-        return _naming(identifier, last)
+        return _naming(proof.authorization, last)
 
     async def _verdict(self, proof: _Proof) -> tuple[Authorization, Problem | None]:
         """Wait until the authorization is decided, or its challenge shows an error while it stays pending."""
@@ -313,9 +311,10 @@ class _Issuance:
             identifier = proof.authorization.identifier
             try:
                 async with asyncio.timeout(CLEANUP_TIMEOUT_S):
-                    await self._solver.cleanup(identifier, proof.challenge, proof.key_authorization)
+                    await proof.solver.cleanup(identifier, proof.challenge, proof.key_authorization)
             except Exception as e:  # noqa: BLE001 - a solver may raise anything
-                self._on_step("challenge.left", {"identifier": identifier.value, "error": str(e)})
+                name = proof.authorization.name
+                self._on_step("challenge.left", {"identifier": name, "error": str(e)})
 
         await _together(one, proofs)
 
@@ -367,16 +366,6 @@ class _Issuance:
         self._order_url, self._state = order.url, order.status
 
 
-def _check_solvable(names: Iterable[str], solver: Solver) -> None:
-    """Refuse what no public CA offers: the Baseline Requirements let only DNS prove a wildcard."""
-    for name in names:
-        if name.startswith("*.") and not solver.challenge_type.startswith("dns-"):
-            raise Unsolvable(
-                f"{name}: a wildcard cannot be proved by {solver.challenge_type}",
-                hint="use a DNS-01 solver for it, or name the hosts one by one",
-            )
-
-
 def _undecided(problem: Problem) -> bool:
     busy = problem.status is not None and problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR
     return busy or problem.code == "orderNotReady"
@@ -385,13 +374,11 @@ def _undecided(problem: Problem) -> bool:
 def _death(authorization: Authorization) -> Problem:
     """Say why an authorization is of no use: its challenge's words, else its state."""
     said = next((c.error for c in authorization.challenges if c.error is not None), None)
-    return _naming(
-        authorization.identifier, said or Problem(detail=f"the authorization is {authorization.status}")
-    )
+    return _naming(authorization, said or Problem(detail=f"the authorization is {authorization.status}"))
 
 
-def _naming(identifier: Identifier, problem: Problem | None) -> Problem:
-    return replace(problem or Problem(), identifier=identifier.value)
+def _naming(authorization: Authorization, problem: Problem | None) -> Problem:
+    return replace(problem or Problem(), identifier=authorization.name)
 
 
 async def _together(do: Callable[[S], Awaitable[T]], subjects: Iterable[S]) -> list[T]:

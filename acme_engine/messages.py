@@ -149,13 +149,14 @@ class Challenge:
 
 @dataclass(frozen=True, slots=True)
 class Authorization:
-    """Our right to one name (section 7.1.4)."""
+    """Our right to one name (section 7.1.4); ``wildcard``: to all names one label below it instead."""
 
     url: str
     status: str
     identifier: Identifier
     challenges: tuple[Challenge, ...]
     retry_after: timedelta | None = None
+    wildcard: bool = False
 
     @classmethod
     def parse(cls, document: object, *, url: str, retry_after: timedelta | None = None) -> "Authorization":
@@ -167,7 +168,13 @@ class Authorization:
             identifier=_identifier(fields.get("identifier")),
             challenges=tuple(Challenge.parse(c) for c in fields.array("challenges", MAX_CHALLENGES)),
             retry_after=retry_after,
+            wildcard=fields.get("wildcard") is True,
         )
+
+    @property
+    def name(self) -> str:
+        """The name as it is in the order: of ``*.example.com`` the identifier is ``example.com``."""
+        return f"*.{self.identifier.value}" if self.wildcard else self.identifier.value
 
     def challenge(self, kind: str) -> Challenge | None:
         """Return the usable challenge of a type, if it is offered."""

@@ -258,6 +258,9 @@ EVENTS: Final = (
         "challenge.presented", "info", "A challenge can be answered now.", (*_ORDER, "identifier", "type")
     ),
     LogEvent(
+        "challenge.ready", "info", "The answer is where the CA will look.", (*_ORDER, "identifier", "type")
+    ),
+    LogEvent(
         "challenge.refused",
         "info",
         "The CA could not validate a name, and lets us try again.",

@@ -37,10 +37,14 @@ https://localhost:{port} {{
 	tls internal
 	acme_server {{
 		lifetime {lifetime_s}s
-		challenges http-01
+		challenges http-01{more}
 	}}
 }}
 """
+
+_OVER_DNS = """ dns-01
+		resolvers {resolver}
+		allow_wildcard_names"""
 
 
 class Caddy:
@@ -53,11 +57,13 @@ class Caddy:
         responder: str,
         lifetime: timedelta = timedelta(days=1),
         port: int | None = None,
+        resolver: str | None = None,
     ) -> None:
         """Start it, to keep its state under ``directory``; `ready` says when it answers.
 
         ``responder`` is ``host:port`` of the HTTP-01 responder. Caddy dials port 80 of the name to be proved,
         but honours HTTP_PROXY: every validation arrives at the responder, and no name need resolve.
+        ``resolver``: the DNS server that it asks; with one it offers DNS-01 as well, and issues wildcards.
         """
         if not SHORTEST <= lifetime <= LONGEST:
             raise ConfigError(f"Caddy's certificates live from {SHORTEST} to {LONGEST}, not {lifetime}")
@@ -73,6 +79,7 @@ class Caddy:
                 port=self.port,
                 access_log=self.access_log,
                 lifetime_s=int(lifetime.total_seconds()),
+                more="" if resolver is None else _OVER_DNS.format(resolver=resolver),
             )
         )
         self._child = Child(
@@ -97,9 +104,10 @@ class Caddy:
         responder: str,
         lifetime: timedelta = timedelta(days=1),
         port: int | None = None,
+        resolver: str | None = None,
     ) -> Self:
         """Start it and wait until it answers."""
-        caddy = cls(directory, responder=responder, lifetime=lifetime, port=port)
+        caddy = cls(directory, responder=responder, lifetime=lifetime, port=port, resolver=resolver)
         try:
             await caddy.ready()
         except BaseException:

@@ -55,14 +55,14 @@ class MemoryJournal:
 
 
 class Orderer:
-    """Orders certificates for one list of names with one key, as often as asked."""
+    """Orders certificates for one list of names with one key, as often as asked; over HTTP-01 by default."""
 
     def __init__(
         self, client: Client, names: list[str], tokens: Tokens, *, solver: Solver | None = None
     ) -> None:
         self.names = names
         self.tokens = tokens
-        self.solver = solver or Http01Solver(tokens)
+        self._solver = solver
         self.key = keys.generate(KeyType.ECDSA_P256)
         self.steps: list[tuple[str, dict[str, object]]] = []
         self._client = client
@@ -72,7 +72,7 @@ class Orderer:
             self._client,
             names=self.names,
             csr=keys.csr(self.key, self.names),
-            solver=self.solver,
+            solver=self._solver or Http01Solver(self.tokens),
             journal=journal,
             order_url=order_url,
             deadline_s=deadline_s,

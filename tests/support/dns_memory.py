@@ -35,6 +35,20 @@ class MemoryDns:
             raise self.fails
 
 
+class MemoryLedger:
+    """What may be in DNS, as (name, value)."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, str]] = []
+
+    async def put(self, name: str, value: str) -> None:
+        if (name, value) not in self.rows:
+            self.rows.append((name, value))
+
+    async def delete(self, name: str, value: str) -> None:
+        self.rows.remove((name, value))
+
+
 @dataclass(frozen=True)
 class Bench:
     """A provider under test, and a look at what its zone holds that does not go through the provider."""

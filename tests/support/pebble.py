@@ -8,6 +8,7 @@ import json
 import re
 import ssl
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -28,11 +29,18 @@ class Pebble:
     """A running Pebble and its DNS server, which resolves every name to 127.0.0.1."""
 
     def __init__(
-        self, directory: Path, *, eab: Eab | None = None, http_port: int | None = None, kind: bool = False
+        self,
+        directory: Path,
+        *,
+        eab: Eab | None = None,
+        http_port: int | None = None,
+        kind: bool = False,
+        dns_server: str | None = None,
     ) -> None:
         """Start both; ``http_port`` is where it validates HTTP-01. `ready` says when they answer.
 
-        ``kind``: it refuses no nonce and never sleeps, for many orders.
+        ``kind``: it refuses no nonce and never sleeps, for many orders. ``dns_server``: the host:port that it
+        asks instead of its own DNS server.
         """
         pebble = debian.program("pebble", of="pebble")
         challtestsrv = debian.program("pebble-challtestsrv", of="pebble")
@@ -78,7 +86,7 @@ class Pebble:
         )
         self._child = Child(
             "pebble",
-            [pebble, "-config", config, "-dnsserver", f"127.0.0.1:{dns}", "-strict"],
+            [pebble, "-config", config, "-dnsserver", dns_server or f"127.0.0.1:{dns}", "-strict"],
             log=self._log,
             env={
                 "PEBBLE_WFE_NONCEREJECT": "0" if kind else str(NONCE_REJECT_PERCENT),
@@ -129,12 +137,10 @@ class Pebble:
             return await response.read()
 
 
-def start(
-    directory: Path, *, eab: Eab | None = None, http_port: int | None = None, kind: bool = False
-) -> Pebble:
+def start(directory: Path, **settings: Any) -> Pebble:
     """Start one and wait for it; skips the test, with the reason, where Pebble cannot be had."""
     try:
-        pebble = Pebble(directory, eab=eab, http_port=http_port, kind=kind)
+        pebble = Pebble(directory, **settings)
     except debian.Unavailable as e:
         pytest.skip(str(e))
     asyncio.run(pebble.ready())

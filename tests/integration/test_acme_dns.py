@@ -1,0 +1,149 @@
+"""DNS-01 from the order to the chain: two real CAs that ask a real BIND, which we update.
+
+They ask it by a resolver that never forgets a denial: who looks too early is found out.
+"""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from acme_engine import Client, KeyType, OrderFailed, keys
+from acme_engine.dns.table import provider_of
+from acme_engine.dns.zones import Zones
+from acme_engine.dns01 import Dns01Solver, Mode, Propagation
+from sds_server.programs.caddy import Caddy
+from sds_server.programs.child import free_port
+from tests.support import pebble
+from tests.support.acme import Crash, MemoryJournal, Orderer, Tokens
+from tests.support.bind import Bind, Zone
+from tests.support.dns_memory import MemoryLedger
+from tests.support.dns_server import DnsServer, resolver, serving
+
+pytestmark = pytest.mark.debian
+
+OWNER = "_acme-challenge.example.test"
+
+
+@pytest.fixture(scope="module")
+def bind(tmp_path_factory):
+    zones = [
+        Zone("example.test", ["_acme-challenge.alias CNAME alias.validation.test."]),
+        Zone("validation.test"),
+    ]
+    running = asyncio.run(Bind.start(tmp_path_factory.mktemp("bind"), zones))
+    yield running
+    asyncio.run(running.stop())
+
+
+@pytest.fixture(scope="module")
+def resolver_port():
+    return free_port()
+
+
+@pytest.fixture(autouse=True)
+async def recursive(bind, resolver_port):
+    zones = dict.fromkeys(["example.test", "validation.test"], bind.port)
+    async with serving(DnsServer(resolver(zones)), port=resolver_port) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def pebble_ca(tmp_path_factory, resolver_port):
+    address = f"127.0.0.1:{resolver_port}"
+    running = pebble.start(tmp_path_factory.mktemp("pebble"), kind=True, dns_server=address)
+    yield running
+    asyncio.run(running.stop())
+
+
+@pytest.fixture(scope="module")
+def caddy_ca(tmp_path_factory, resolver_port):
+    # In this thread, not in a loop's: the child dies with the thread that started it.
+    address = f"127.0.0.1:{resolver_port}"
+    running = Caddy(tmp_path_factory.mktemp("caddy"), responder="127.0.0.1:1", resolver=address)
+    asyncio.run(running.ready())
+    yield running
+    asyncio.run(running.stop())
+
+
+@pytest.fixture(params=["pebble_ca", "caddy_ca"])
+def ca(request):
+    return request.getfixturevalue(request.param)
+
+
+@asynccontextmanager
+async def ordering(ca, bind, *names, propagation=None):
+    ledger = MemoryLedger()
+    solver = Dns01Solver(
+        provider_of("rfc2136", bind.settings),
+        ledger,
+        zones=Zones(servers=[bind.address]),
+        propagation=propagation,
+    )
+    key = keys.generate(KeyType.ECDSA_P256)
+    async with Client(ca.directory_url, account_key=key, ca_file=ca.ca_file) as client:
+        await client.register(terms_agreed=True)
+        yield Orderer(client, [*names], Tokens(), solver=solver), ledger
+
+
+async def test_a_name_and_its_wildcard_are_proved_in_one_order(ca, bind):
+    """Two values at one name, both seen before the CA is told to look at either."""
+    async with ordering(ca, bind, "example.test", "*.example.test") as (orderer, ledger):
+        got = await orderer.obtain(MemoryJournal())
+
+    assert {"example.test", "*.example.test"} == set(got.dns_names)
+    assert (set(), []) == (await bind.txt(OWNER), ledger.rows), "nothing is left"
+
+    steps = [name for name, _ in orderer.steps if name.startswith("challenge.")]
+    assert ["challenge.presented"] * 2 + ["challenge.ready"] * 2 == steps[:4]
+
+
+async def test_an_alias_leads_to_another_zone(ca, bind):
+    async with ordering(ca, bind, "*.alias.example.test") as (orderer, ledger):
+        got = await orderer.obtain(MemoryJournal())
+
+    assert ("*.alias.example.test",) == got.dns_names
+    assert (set(), []) == (await bind.txt("alias.validation.test"), ledger.rows)
+
+
+async def test_others_values_at_the_name_are_left_alone(pebble_ca, bind):
+    theirs = provider_of("rfc2136", bind.settings)
+    await theirs.add(OWNER, "theirs")
+    async with ordering(pebble_ca, bind, "*.example.test") as (orderer, _):
+        await orderer.obtain(MemoryJournal())
+
+    assert {"theirs"} == await bind.txt(OWNER)
+
+    await theirs.remove(OWNER, "theirs")
+
+
+async def test_what_a_ca_does_not_find_is_taken_away_all_the_same(pebble_ca, bind):
+    """The mode that asks nobody believes a provider, and this one only says that it has added the value."""
+    async with ordering(pebble_ca, bind, "*.www.example.test", propagation=Propagation(Mode.OFF)) as (
+        orderer,
+        ledger,
+    ):
+
+        async def nothing(_name, _value):
+            """Say yes and do nothing."""
+
+        orderer._solver._provider.add = nothing
+        with pytest.raises(OrderFailed) as failure:
+            await orderer.obtain(MemoryJournal())
+
+    assert "*.www.example.test" == failure.value.problem.identifier
+    assert [] == ledger.rows
+
+
+@pytest.mark.parametrize("step", ["ordered", "finalizing", "issued"])
+async def test_an_order_that_a_crash_left_is_resumed_and_leaves_nothing(pebble_ca, bind, step):
+    issued = pebble_ca.issued()
+    async with ordering(pebble_ca, bind, f"*.{step}.example.test") as (orderer, ledger):
+        crashed = MemoryJournal(crash_after=step)
+        with pytest.raises(Crash):
+            await orderer.obtain(crashed)
+        got = await orderer.obtain(MemoryJournal(), order_url=crashed.order_url)
+
+    assert (f"*.{step}.example.test",) == got.dns_names
+    assert 1 == pebble_ca.issued() - issued
+    assert (set(), []) == (await bind.txt(f"_acme-challenge.{step}.example.test"), ledger.rows)
