@@ -50,6 +50,7 @@ class Directory:
     """Where everything is (section 7.1.1); None: this CA cannot be asked that.
 
     ``profiles`` are those that an order can name (draft-ietf-acme-profiles section 3), each with what it is.
+    ``caa_identities`` are the domains by which CAA records name the CA.
     """
 
     new_nonce: str
@@ -61,6 +62,7 @@ class Directory:
     key_change: str | None = None
     renewal_info: str | None = None
     profiles: tuple[str, ...] = ()
+    caa_identities: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, document: object) -> "Directory":
@@ -77,6 +79,7 @@ class Directory:
             key_change=fields.optional_text("keyChange"),
             renewal_info=fields.optional_text("renewalInfo"),
             profiles=_names(meta.get("profiles")),
+            caa_identities=_names(meta.get("caaIdentities")),
         )
 
 
@@ -217,8 +220,8 @@ class _Fields:
 
 
 def _names(document: object) -> tuple[str, ...]:
-    """Return an object's keys, at most as many as any CA has use for."""
-    return tuple(str(name) for name in list(document)[:MAX_PROFILES]) if isinstance(document, dict) else ()
+    """Return a list's items or an object's keys, at most as many as any CA has use for."""
+    return tuple(map(str, list(document)[:MAX_PROFILES])) if isinstance(document, dict | list) else ()
 
 
 def _identifier(document: object) -> Identifier:

@@ -1,0 +1,252 @@
+"""Before anything is ordered: would a CA find what it looks for? Every finding says how to mend it.
+
+It looks from where it runs. What a CA sees from outside may differ, by a firewall or split DNS: a finding is
+a reason to look, and no proof.
+"""
+
+import asyncio
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Final
+
+import aiohttp
+import dns.exception
+import dns.name
+import dns.rcode
+import dns.rdatatype
+from yarl import URL
+
+from acme_engine import caa
+from acme_engine.dns.servers import Silent, ask
+from acme_engine.dns.zones import Zones
+from acme_engine.errors import ZoneNotFound
+from acme_engine.names import normalise
+from acme_engine.selfcheck import MAX_BODY, REDIRECTS_MAX, TIMEOUT_S
+
+HTTP_PORT: Final = 80
+MAX_ADDRESSES: Final = 8
+SHOWN: Final = 80
+TO_US: Final = "send /.well-known/acme-challenge/ of port 80 to certvoy's http01.listen"
+
+
+class Verdict(StrEnum):
+    """How a check ended."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check saw, and what to do about it; ``fix`` is empty where all is well."""
+
+    check: str
+    verdict: Verdict
+    seen: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An HTTP-01 challenge that somebody answers already: the responder is to be found through the name."""
+
+    token: str
+    key_authorization: str
+    port: int = HTTP_PORT
+
+
+@dataclass(frozen=True, slots=True)
+class Ca:
+    """What the checks must know of a CA; ``public``: it looks from the Internet."""
+
+    name: str
+    identities: tuple[str, ...]
+    public: bool
+
+
+async def examine(
+    name: str, *, ca: Ca, method: str, question: Question | None, zones: Zones
+) -> Sequence[Finding]:
+    """Look as the CA will. ``question`` is asked where the method is HTTP-01.
+
+    Raises:
+        BadIdentifier: it is no name that a certificate can have.
+    """
+    wanted = normalise(name)
+    host = wanted.removeprefix("*.")
+    findings = []
+    if wanted != host and method != "dns-01":
+        findings.append(
+            Finding(
+                "wildcard",
+                Verdict.FAILED,
+                f"{ca.name} is asked by {method}, and only DNS proves {wanted}",
+                f"give issuer {ca.name} a DNS provider",
+            )
+        )
+    authorized, (addresses, found) = await asyncio.gather(
+        _authorization(wanted, ca=ca, method=method, zones=zones), _addresses(host, ca=ca, zones=zones)
+    )
+    findings.append(authorized)
+    if method == "dns-01":
+        return [*findings, await _zone(host, zones)]
+    findings.append(found)
+    if question is not None and method == "http-01":
+        findings += await asyncio.gather(*(_answer(host, address, question) for address in addresses))
+    return findings
+
+
+async def _addresses(host: str, *, ca: Ca, zones: Zones) -> tuple[Sequence[str], Finding]:
+    """Resolve the name as a CA does; IPv6 first, as most ask."""
+    found: list[str] = []
+    words: list[str] = []
+    for kind in ("AAAA", "A"):
+        try:
+            found += await _records(host, kind, zones)
+        except _NotAnswered as e:
+            words.append(str(e))
+    if not found:
+        return (), Finding(
+            "address",
+            Verdict.FAILED,
+            "; ".join(dict.fromkeys(words)) or f"{host} has no address",
+            f"add an A or AAAA record for {host} that leads to your proxy",
+        )
+    seen = f"{host} is {', '.join(found)}"
+    inside = [address for address in found if not ipaddress.ip_address(address).is_global]
+    if ca.public and inside:
+        return found[:MAX_ADDRESSES], Finding(
+            "address",
+            Verdict.FAILED if len(inside) == len(found) else Verdict.WARNING,
+            seen,
+            f"the CA cannot reach {', '.join(inside)}: publish a public address, or use DNS-01",
+        )
+    return found[:MAX_ADDRESSES], Finding("address", Verdict.OK, seen)
+
+
+async def _authorization(wanted: str, *, ca: Ca, method: str, zones: Zones) -> Finding:
+    """Find the CAA records that count (RFC 8659 section 3), and judge them."""
+    name = dns.name.from_text(wanted.removeprefix("*."))
+    while len(name.labels) > 1:
+        at = name.to_text(omit_final_dot=True)
+        try:
+            records = await _caa(at, zones)
+        except _NotAnswered as e:
+            # A CA that gets no answer must not issue, whatever the answer would have been.
+            return Finding(
+                "caa",
+                Verdict.FAILED,
+                f"{at} CAA: {e}",
+                "have the zone's servers answer for CAA, if only empty",
+            )
+        if records:
+            said = caa.judge(
+                records, wildcard=wanted.startswith("*."), identities=ca.identities, method=method
+            )
+            if said.allowed:
+                return Finding("caa", Verdict.OK, f"{at}: {said.reason}")
+            record = f'{at}. CAA 0 issue "{ca.identities[0]}"' if ca.identities else "a record that it knows"
+            private = not ca.public and not ca.identities
+            return Finding(
+                "caa",
+                Verdict.WARNING if private else Verdict.FAILED,
+                f"{at}: {said.reason}",
+                "an internal CA may ignore CAA: ask its operator" if private else f"add {record}",
+            )
+        name = name.parent()
+    return Finding("caa", Verdict.OK, "no CAA record: any CA may issue")
+
+
+async def _answer(host: str, address: str, question: Question) -> Finding:
+    """Ask one address for the token, with the name as Host, as the CA does."""
+    at = f"[{address}]" if ":" in address else address
+    url = URL(f"http://{at}:{question.port}/.well-known/acme-challenge/{question.token}")
+    port = "" if question.port == HTTP_PORT else f":{question.port}"
+    try:
+        async with (
+            aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S), auto_decompress=False
+            ) as session,
+            session.get(
+                url, headers={"Host": f"{host}{port}"}, max_redirects=REDIRECTS_MAX, ssl=False
+            ) as response,
+        ):
+            body = (await response.content.read(MAX_BODY)).decode("ascii", "replace").rstrip()
+            seen = _heard(question, response.status, body, "" if response.url == url else f"{response.url}")
+    except aiohttp.TooManyRedirects:
+        seen = ("redirects that do not end", TO_US)
+    except TimeoutError:
+        seen = (f"no answer in {TIMEOUT_S:g} s", f"let port {question.port} through the firewall")
+    except (aiohttp.ClientError, ValueError) as e:
+        words = e.os_error.strerror if isinstance(e, aiohttp.ClientConnectorError) else str(e)
+        seen = (
+            f"port {question.port}: {words or type(e).__name__}",
+            f"listen on port {question.port} there, or take the address out of DNS",
+        )
+    return Finding(f"http-01 at {address}", Verdict.FAILED if seen[1] else Verdict.OK, *seen)
+
+
+def _heard(question: Question, status: int, body: str, came_to: str) -> tuple[str, str]:
+    """Return what an answer is worth: what was seen, and how to mend it."""
+    redirected = f", after a redirect to {came_to}" if came_to else ""
+    if status != HTTPStatus.OK:
+        return f"status {status}{redirected}", TO_US
+    if body != question.key_authorization:
+        return f"somebody else answers: {body[:SHOWN]!r}{redirected}", TO_US
+    return f"answered{redirected}", ""
+
+
+async def _zone(host: str, zones: Zones) -> Finding:
+    """Find where the TXT record of DNS-01 is to be put."""
+    name = f"_acme-challenge.{host}"
+    try:
+        place = await zones.place(name)
+    except ZoneNotFound as e:
+        return Finding(
+            "dns-01", Verdict.FAILED, str(e), f"delegate the zone of {host} to servers that answer"
+        )
+    alias = "" if place.owner == name else f"{name} is an alias of {place.owner}; "
+    servers = ", ".join(map(str, place.servers))
+    return Finding("dns-01", Verdict.OK, f"{alias}zone {place.zone}, served by {servers}")
+
+
+class _NotAnswered(Exception):
+    """No resolver gave an answer."""
+
+
+async def _records(host: str, kind: str, zones: Zones) -> list[str]:
+    reply = await _resolved(host, kind, zones)
+    wanted = dns.rdatatype.from_text(kind)
+    return [str(record) for rrset in reply.answer if rrset.rdtype == wanted for record in rrset]
+
+
+async def _caa(host: str, zones: Zones) -> list[caa.Caa]:
+    reply = await _resolved(host, "CAA", zones)
+    return [
+        caa.Caa(record.flags, record.tag.decode("ascii"), record.value.decode("ascii", "replace"))
+        for rrset in reply.answer
+        if rrset.rdtype == dns.rdatatype.CAA
+        for record in rrset
+    ]
+
+
+async def _resolved(host: str, kind: str, zones: Zones) -> dns.message.Message:
+    words = []
+    try:
+        resolvers = await zones.resolvers()
+    except ZoneNotFound as e:
+        raise _NotAnswered(str(e)) from e
+    for resolver in resolvers:
+        try:
+            reply = await ask(resolver, dns.name.from_text(host), kind, recurse=True)
+        except Silent as e:
+            words.append(f"{resolver} {e}")
+            continue
+        if reply.rcode() in {dns.rcode.NOERROR, dns.rcode.NXDOMAIN}:
+            return reply
+        words.append(f"{resolver} says {dns.rcode.to_text(reply.rcode())}")
+    raise _NotAnswered("; ".join(words))

@@ -1,0 +1,159 @@
+"""Before anything is ordered: what a real BIND and real listeners show, and what each finding says to do."""
+
+import asyncio
+
+import pytest
+from aiohttp import web
+
+from acme_engine import Http01Responder
+from acme_engine.dns.zones import Zones
+from acme_engine.preflight import Ca, Question, Verdict, examine
+from sds_server.programs.child import free_port
+from tests.support.acme import Tokens
+from tests.support.bind import HOST, Bind, Zone
+
+TOKEN = "t" * 43
+INTERNAL = Ca("internal", identities=("ca.example",), public=False)
+PUBLIC = Ca("le", identities=("ca.example",), public=True)
+
+pytestmark = pytest.mark.debian
+
+
+@pytest.fixture(scope="module")
+def bind(tmp_path_factory):
+    zones = [
+        Zone("open.test"),
+        Zone("ours.test", ['@ IN CAA 0 issue "ca.example"']),
+        Zone("theirs.test", ['@ IN CAA 0 issue "other.example"', 'www IN CAA 0 iodef "mailto:a@b.test"']),
+        Zone("six.test", ["both IN A 127.0.0.1", "both IN AAAA ::1"]),
+        Zone("alias.test", ["_acme-challenge IN CNAME proof.open.test."]),
+    ]
+    bind = asyncio.run(Bind.start(tmp_path_factory.mktemp("bind"), zones))
+    yield bind
+    asyncio.run(bind.stop())
+
+
+@pytest.fixture
+async def question():
+    """A responder that answers, as certvoy's does."""
+    tokens = Tokens()
+    tokens[TOKEN] = f"{TOKEN}.thumbprint"
+    responder = Http01Responder(tokens, host=HOST, port=0)
+    port = await responder.start()
+    yield Question(TOKEN, tokens[TOKEN], port)
+    await responder.stop()
+
+
+@pytest.fixture
+def look(bind):
+    async def look(name, *, ca=INTERNAL, method="http-01", question=None):
+        zones = Zones(resolvers=[bind.address], port=bind.port)
+        found = await examine(name, ca=ca, method=method, question=question, zones=zones)
+        return {finding.check: finding for finding in found}
+
+    return look
+
+
+async def serving(answer):
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, HOST, port).start()
+    return runner, Question(TOKEN, f"{TOKEN}.thumbprint", port)
+
+
+async def test_where_all_is_well_nothing_is_to_be_mended(look, question):
+    found = await look("www.ours.test", question=question)
+
+    assert {"caa", "address", f"http-01 at {HOST}"} == {*found}
+    assert {(Verdict.OK, "")} == {(finding.verdict, finding.fix) for finding in found.values()}
+
+
+async def test_a_caa_record_above_counts_and_the_fix_is_a_record(look):
+    """The nearest ancestor that has any record counts, be it one that says nothing of issuing."""
+    refused = (await look("api.theirs.test"))["caa"]
+    nearer = (await look("deep.www.theirs.test"))["caa"]
+
+    assert Verdict.FAILED is refused.verdict
+    assert 'add theirs.test. CAA 0 issue "ca.example"' == refused.fix
+    assert Verdict.OK is nearer.verdict
+
+
+async def test_a_name_that_is_not_there_has_no_address(look):
+    found = (await look("nowhere.six.test.invalid"))["address"]
+
+    assert Verdict.FAILED is found.verdict
+    assert "add an A or AAAA record for nowhere.six.test.invalid" in found.fix
+
+
+async def test_a_public_ca_cannot_reach_an_inner_address(look):
+    inside = (await look("www.open.test", ca=PUBLIC))["address"]
+    internal = (await look("www.open.test", ca=INTERNAL))["address"]
+
+    assert (Verdict.FAILED, Verdict.OK) == (inside.verdict, internal.verdict)
+    assert "the CA cannot reach 127.0.0.1" in inside.fix
+
+
+async def test_each_address_is_asked_for_itself(look, question):
+    """Most CAs ask IPv6 first, and an AAAA record that leads nowhere is what nobody thinks of."""
+    found = await look("both.six.test", question=question)
+
+    assert Verdict.OK is found["http-01 at 127.0.0.1"].verdict
+    assert Verdict.FAILED is found["http-01 at ::1"].verdict
+    assert "Connect call failed" in found["http-01 at ::1"].seen or "refused" in found["http-01 at ::1"].seen
+    assert "take the address out of DNS" in found["http-01 at ::1"].fix
+
+
+async def test_who_answers_in_our_place_is_shown(look):
+    async def answer(_request):
+        return web.Response(text="welcome to nginx")
+
+    runner, question = await serving(answer)
+    found = (await look("www.open.test", question=question))["http-01 at 127.0.0.1"]
+    await runner.cleanup()
+
+    assert Verdict.FAILED is found.verdict
+    assert "somebody else answers: 'welcome to nginx'" == found.seen
+    assert "/.well-known/acme-challenge/" in found.fix
+
+
+async def test_a_redirect_that_ends_nowhere_is_shown(look):
+    async def answer(request):
+        if "moved" in request.path:
+            raise web.HTTPNotFound
+        raise web.HTTPMovedPermanently("/moved")
+
+    runner, question = await serving(answer)
+    found = (await look("www.open.test", question=question))["http-01 at 127.0.0.1"]
+    await runner.cleanup()
+
+    assert Verdict.FAILED is found.verdict
+    assert found.seen.startswith("status 404, after a redirect to http://127.0.0.1:")
+
+
+async def test_a_wildcard_needs_dns(look):
+    by_http = await look("*.open.test")
+    by_dns = await look("*.open.test", method="dns-01")
+
+    assert Verdict.FAILED is by_http["wildcard"].verdict
+    assert "wildcard" not in by_dns
+    assert Verdict.OK is by_dns["dns-01"].verdict
+
+
+async def test_where_the_txt_record_goes_is_followed_through_its_alias(look):
+    found = (await look("alias.test", method="dns-01"))["dns-01"]
+
+    assert Verdict.OK is found.verdict
+    assert "_acme-challenge.alias.test is an alias of proof.open.test" in found.seen
+
+
+async def test_a_resolver_that_is_silent_is_named():
+    silent = f"{HOST}:{free_port()}"
+    found = await examine(
+        "www.open.test", ca=INTERNAL, method="http-01", question=None, zones=Zones(resolvers=[silent])
+    )
+
+    assert all(finding.verdict is Verdict.FAILED for finding in found)
+    assert all(silent.rpartition(":")[2] in finding.seen for finding in found)
