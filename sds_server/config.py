@@ -19,6 +19,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from sds_server.config_dns import MODELS as DNS_MODELS
+from sds_server.config_dns import AnyKey, ChallengeType, Dns, NameOrSuffix
 from sds_server.config_file import Model, read, with_durations
 from sds_server.config_values import (
     AddressRange,
@@ -41,6 +43,7 @@ from sds_server.config_values import (
     Some,
     TrustDomain,
     Wrong,
+    unprovable,
 )
 from sds_server.model import KeyHolder, KeyType, Kind, Proof, Scope
 from sds_server.yaml_lines import shown
@@ -108,6 +111,23 @@ class IssuerConfig(Model):
 
     preferred_chain: str | None = Field(None, min_length=1)
     """The common name of an issuer of the chain that is taken, its root by habit, or ``smallest``."""
+
+    dns: Dns = None
+    """Where DNS-01 writes, which alone proves wildcards; without it there is HTTP-01 only."""
+
+    challenge: ChallengeType = "http-01"
+    """How names are proved; wildcards always by ``dns-01``."""
+
+    challenges: Mapping[NameOrSuffix, ChallengeType] = {}
+    """The same for some names: a name, or ``*.example.com`` for all below it, and how those are proved."""
+
+    @field_validator("challenge", "challenges")
+    @classmethod
+    def _has_dns(cls, chosen: Any, info: ValidationInfo[File]) -> Any:
+        named = chosen.values() if isinstance(chosen, Mapping) else [chosen]
+        if "dns-01" in named and info.data.get("dns") is None and "dns" in info.data:
+            raise Wrong("dns-01 needs a `dns` section", "say under `dns` who hosts the zones")
+        return chosen
 
 
 class Http01Config(Model):
@@ -352,6 +372,10 @@ class SecretConfig(Model):
         if name is not None and name not in file.issuers:
             declared = ", ".join(file.issuers) or "none"
             raise Wrong(f"no issuer has the name {shown(name)}", f"declared are: {declared}")
+        if name is not None and name not in file.over_dns:
+            wrong = unprovable(info.data.get("domains") or (), name)
+            if wrong is not None:
+                raise wrong
         return name
 
 
@@ -455,7 +479,9 @@ def load(path: Path) -> Config:
 
     def context(raw: Mapping[str, Any]) -> File:
         issuers = raw.get("issuers")
-        return File(path.absolute().parent, [*issuers] if isinstance(issuers, dict) else [])
+        declared = issuers if isinstance(issuers, dict) else {}
+        over_dns = [name for name, issuer in declared.items() if isinstance(issuer, dict) and "dns" in issuer]
+        return File(path.absolute().parent, [*declared], over_dns)
 
     return read(path, Config, context=context, sections=_SECTIONS, begin="database: embedded")
 
@@ -465,7 +491,7 @@ def schema() -> dict[str, Any]:
     described = Config.model_json_schema()
     described["required"] = [key for key in described["required"] if key not in {"state_dir", "kms"}]
     described["$defs"]["KmsConfig"]["required"] = []
-    with_durations(described, RotationConfig, EnrolmentConfig, SdsConfig)
+    with_durations(described, RotationConfig, EnrolmentConfig, SdsConfig, *DNS_MODELS.values())
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "certvoy.yaml"} | described
 
 
@@ -474,6 +500,7 @@ _SECTIONS: Mapping[tuple[str, ...], type[Model]] = {
     ("kms",): KmsConfig,
     ("issuers",): IssuerConfig,  # the name of the issuer is left out
     ("issuers", "eab"): EabConfig,
+    ("issuers", "dns"): AnyKey,
     ("http01",): Http01Config,
     ("sds",): SdsConfig,
     ("sds", "sockets"): SocketConfig,

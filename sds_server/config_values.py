@@ -70,6 +70,8 @@ class File:
 
     directory: Path
     issuers: Sequence[str]
+    over_dns: Sequence[str] = ()
+    """Those of the issuers that can prove names by DNS."""
     listens: list[Listen] = field(default_factory=list)
 
 
@@ -160,16 +162,20 @@ def _mailto(contact: str) -> str:
 
 def _dns_name(text: str) -> str:
     try:
-        name = normalise(text)
+        return normalise(text)
     except BadIdentifier as e:
         raise Wrong(f"{shown(text)} {e.reason}", e.hint) from e
-    if name.startswith("*."):
-        raise Wrong(
-            f"{shown(text)}: a wildcard needs DNS-01 (RFC 8555 section 7.1.3), "
-            "which no configured solver offers",
-            "list the names one by one",
-        )
-    return name
+
+
+def unprovable(names: Sequence[str], issuer: str) -> Wrong | None:
+    """Return why an issuer without DNS cannot prove these names; None: it can."""
+    wildcard = next((name for name in names if name.startswith("*.")), None)
+    if wildcard is None:
+        return None
+    return Wrong(
+        f"{wildcard}: a wildcard is proved by DNS-01 alone, and {issuer} has no `dns`",
+        f"give `issuers.{issuer}` a `dns` section, or list the names one by one",
+    )
 
 
 def secret_name(text: str) -> SecretName:
@@ -246,7 +252,16 @@ def _database_of_file(value: Any, info: ValidationInfo[File]) -> Any:
         return value
     if [*value] != ["file"]:
         raise Wrong("holds other keys than file", "write the URL itself, or below it `file:` with a path")
-    return _readable(_path(value["file"], info)).read_text().strip()
+    return content_of(value["file"], info)
+
+
+def content_of(path: Any, info: ValidationInfo[File]) -> str:
+    """Return what a file holds that the configuration names in place of a secret.
+
+    Raises:
+        Wrong: it cannot be read, or is empty.
+    """
+    return _readable(_path(path, info)).read_text(errors="replace").strip()
 
 
 def _database(text: str) -> str:

@@ -3,15 +3,19 @@
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from cryptography import x509
 
+from acme_engine.dns.table import provider_of
+from acme_engine.errors import Misconfigured
 from acme_engine.jws import Eab
 from acme_engine.ordering import Profile, Terms
 from sds_server.clock import Clock
 from sds_server.config import Config, EabConfig, IssuerConfig
+from sds_server.config_dns import DnsConfig
 from sds_server.config_values import EMBEDDED
 from sds_server.errors import ConfigError
 from sds_server.inventory import deployment
@@ -19,10 +23,14 @@ from sds_server.inventory.database import Database, migrate, open_database
 from sds_server.keys.kms import Kms, Sealer
 from sds_server.keys.providers import PROVIDERS
 from sds_server.lifecycle.accounts import Issuer
+from sds_server.lifecycle.challenges import Challenges, Dns
 from sds_server.log import get
 from sds_server.programs.postgres import EmbeddedPostgres
 
 VERSION_KEY_BYTES: Final = 32
+
+FIXED_WAIT: Final = timedelta(seconds=60)
+"""How long is waited where nobody is asked and no time is given."""
 
 _log = get("app")
 
@@ -73,7 +81,7 @@ def issuers(config: Config) -> Mapping[str, Issuer]:
     """Return the CAs that secrets can name.
 
     Raises:
-        ConfigError: a file that one of them names holds no PEM certificates.
+        ConfigError: a file that one of them names holds no PEM certificates, or its DNS cannot be set up.
     """
     return {name: _issuer(name, issuer) for name, issuer in config.issuers.items()}
 
@@ -103,12 +111,39 @@ def _issuer(name: str, issuer: IssuerConfig) -> Issuer:
         contact=issuer.contact,
         terms_agreed=issuer.terms_agreed,
         eab=None if issuer.eab is None else _eab(issuer.eab),
+        challenges=Challenges(
+            dns=None if issuer.dns is None else _dns(name, issuer.dns),
+            default=issuer.challenge,
+            choices=issuer.challenges,
+        ),
         terms=Terms(
             profile=None
             if issuer.profile is None
             else Profile(issuer.profile.name, required=issuer.profile.required),
             lifetime=issuer.lifetime,
             preferred_chain=issuer.preferred_chain,
+        ),
+    )
+
+
+def _dns(name: str, dns: DnsConfig) -> Dns:
+    from acme_engine.dns.zones import Zones  # noqa: PLC0415
+    from acme_engine.dns01 import Mode, Propagation  # noqa: PLC0415 - imported when chosen
+
+    mode = Mode(dns.propagation)
+    wait = dns.propagation_wait or (FIXED_WAIT if mode is Mode.WAIT else timedelta(0))
+    try:
+        provider = provider_of(dns.provider, dns.settings())
+    except Misconfigured as e:
+        raise ConfigError(f"issuers.{name}.dns: {e.message}", hint=e.hint) from e
+    return Dns(
+        provider=provider,
+        zones=Zones(resolvers=dns.resolvers, servers=dns.nameservers),
+        propagation=Propagation(
+            mode=mode,
+            wait_s=wait.total_seconds(),
+            limit_s=dns.propagation_limit.total_seconds(),
+            follow_aliases=dns.follow_aliases,
         ),
     )
 

@@ -266,6 +266,24 @@ EVENTS: Final = (
         "The CA could not validate a name, and lets us try again.",
         (*_ORDER, "identifier", "problem"),
     ),
+    LogEvent(
+        "value.withdrawn",
+        "info",
+        "What an attempt had left in DNS is removed.",
+        ("name", "issuer"),
+    ),
+    LogEvent(
+        "value.kept",
+        "warning",
+        "What an attempt had left in DNS could not be removed; tried again in ten minutes.",
+        ("name", "issuer", "error"),
+    ),
+    LogEvent(
+        "value.abandoned",
+        "error",
+        "What an attempt had left in DNS could not be removed for a week: remove the TXT record yourself.",
+        ("name", "issuer"),
+    ),
     LogEvent("challenge.unanswered", "debug", "A challenge's token could not be looked up.", ("error",)),
     LogEvent("lease.lost", "warning", "Another worker has the rotation now.", (*_WORK, "error")),
     LogEvent(

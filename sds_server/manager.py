@@ -19,7 +19,7 @@ from sds_server import conditions
 from sds_server.clock import Clock, SystemClock
 from sds_server.conditions import DeliveryState
 from sds_server.config import Config
-from sds_server.config_values import Wrong, secret_name
+from sds_server.config_values import Wrong, secret_name, unprovable
 from sds_server.errors import BadName, CallerError, Conflict, DeliveryRefused, IssuanceFailed, TimedOut
 from sds_server.foundation import connect_arguments, custody, issuers
 from sds_server.inventory import certificates, declarations, progress, rotations
@@ -107,7 +107,12 @@ class CertificateManager:
         database = await open_database(connect_arguments(config))
         try:
             sealer, _ = await custody(config, database, clock)
-            yield cls(database, sealer, issuers(config), clock=clock, name=name)
+            cas = issuers(config)
+            try:
+                yield cls(database, sealer, cas, clock=clock, name=name)
+            finally:
+                for ca in cas.values():
+                    await ca.challenges.close()
         finally:
             await database.close()
 
@@ -128,7 +133,8 @@ class CertificateManager:
 
         Raises:
             BadIdentifier: a name that is none.
-            BadName: there is no such provider, or no domain, or the Secret cannot be called that.
+            BadName: there is no such provider, or no domain, or the Secret cannot be called that; or one is a
+                wildcard, and the provider's configuration has no DNS.
             IssuanceFailed: the CA or the gate said no; the replicas try again by themselves.
             TimedOut: there was no answer within ``within``; it goes on.
         """
@@ -138,6 +144,10 @@ class CertificateManager:
         if acme_provider not in self._issuers:
             known = ", ".join(sorted(self._issuers)) or "none"
             raise BadName(f"acme_provider: there is no {acme_provider}", hint=f"there are: {known}")
+        if self._issuers[acme_provider].challenges.dns is None:
+            wrong = unprovable(names, acme_provider)
+            if wrong is not None:
+                raise BadName(f"domains: {wrong}", hint=wrong.hint)
         secret = Secret(
             name=_name(names[0] if name is None else name),
             kind=Kind.TLS_CERTIFICATE,

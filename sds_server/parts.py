@@ -54,6 +54,7 @@ from sds_server.lifecycle.scheduler import Scheduler
 from sds_server.lifecycle.settler import Settler
 from sds_server.lifecycle.uploads import Uploads
 from sds_server.lifecycle.watcher import Watcher
+from sds_server.lifecycle.withdrawer import Withdrawer
 from sds_server.lifecycle.worker import Worker
 from sds_server.listeners import api, checks, https, transports
 from sds_server.log import get
@@ -70,7 +71,8 @@ WORKERS: Final = 4
 """Orders under way at once: a CA's answer takes seconds, ours microseconds."""
 
 SWEEP: Final = timedelta(seconds=5)
-"""How often the publisher looks at all that is watched; at what it is told of it looks at once."""
+"""How often the publisher looks at all that is watched (at what it is told of it looks at once), and the
+withdrawer at what is left in DNS."""
 
 HEARERS: Final = 4
 """Looks at what Targets said: while one waits for a slow Target, another takes what is said meanwhile."""
@@ -92,6 +94,7 @@ class Parts:
     responder: Http01Responder
     recorder: Recorder
     heartbeat: Heartbeat
+    withdrawer: Withdrawer
     loops: list[Loop]
 
     @classmethod
@@ -124,7 +127,7 @@ class Parts:
             sweep_every=SWEEP,
         )
         accounts = Accounts(database=database, sealer=sealer, actor=actor)
-        cas = issuers(config)
+        cas, withdrawer = _issuers(config, database)
         patience = Patience(database=database, issuers=cas, answers=answers)
         revoker = Revoker(
             database=database,
@@ -217,6 +220,7 @@ class Parts:
                 every=poll,
             ),
             Loop("renewals", _renewals(database, cas, clock, actor, to=metrics).step, every=poll),
+            Loop("withdrawer", withdrawer.step, every=SWEEP),
             revoking,
             pushing,
             Loop("patience", patience.step, every=poll),
@@ -253,6 +257,7 @@ class Parts:
             clock=clock,
             declared=frozenset(config.secrets),
             issuers={name: issuer.directory for name, issuer in config.issuers.items()},
+            over_dns=frozenset(name for name, issuer in config.issuers.items() if issuer.dns is not None),
             checks=partial(checks, loops, patience),
             metrics=metrics.exposition,
             authorize=admission.authorize,
@@ -280,6 +285,7 @@ class Parts:
             ),
             recorder=recorder,
             heartbeat=heartbeat,
+            withdrawer=withdrawer,
             loops=loops,
         )
 
@@ -291,6 +297,13 @@ class Parts:
                 await self.heartbeat.end()
         except Exception as e:  # noqa: BLE001 - stopping goes on, whatever is broken
             _log.warning("deliveries.unwritten", error=str(e))
+
+
+def _issuers(config: Config, database: Database) -> tuple[Mapping[str, Issuer], Withdrawer]:
+    """Build the CAs, and what takes out of their names' DNS what is left there."""
+    cas = issuers(config)
+    over_dns = {name: ca.challenges.dns.provider for name, ca in cas.items() if ca.challenges.dns is not None}
+    return cas, Withdrawer(database=database, providers=over_dns)
 
 
 def _lookouts(

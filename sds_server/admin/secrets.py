@@ -12,7 +12,7 @@ from sds_server.admin import pages, payload_shapes, problem, secret_shapes, shap
 from sds_server.admin.routes import Answer, Call, Route, Shape, Text, etag
 from sds_server.admin.services import Services
 from sds_server.conditions import DeliveryState
-from sds_server.config_values import DnsNames, KeyFile, NameOfSecret, ProofPolicy
+from sds_server.config_values import DnsNames, KeyFile, NameOfSecret, ProofPolicy, unprovable
 from sds_server.errors import BadName, CallerError, Conflict
 from sds_server.inventory import (
     certificates,
@@ -93,6 +93,10 @@ async def put_secret(call: Call) -> Answer:
     if wanted.key_file is not None and wanted.key_holder is not KeyHolder.TARGET:
         hint = "send key_holder target as well, or no key_file"
         raise CallerError("key_file: certvoy makes the keys, and sends them to the proxy", hint=hint)
+    if wanted.issuer not in call.services.over_dns:
+        wrong = unprovable(wanted.domains, wanted.issuer)
+        if wrong is not None:
+            raise BadName(f"domains: {wrong}", hint=wrong.hint)
     status = HTTPStatus.OK
 
     def check(before: model.Secret | None) -> None:

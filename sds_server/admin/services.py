@@ -103,7 +103,7 @@ class Services:
     ``on_said``: told of a Secret that an agent has accepted; ``on_rolled_back``: told why a roll-out was
     taken back; ``seen_for``: how long an agent counts from its report on;
     ``admits``: whether the holder of a client certificate is still believed; ``agents`` calls those that
-    enrolled, whose identities begin with ``reserved``.
+    enrolled, whose identities begin with ``reserved``; ``over_dns``: the issuers that can prove wildcards.
     """
 
     database: Database
@@ -126,3 +126,4 @@ class Services:
     reserved: str
     admits: Callable[[Holder], bool]
     sds_port: Callable[[], int]
+    over_dns: frozenset[str] = frozenset()

@@ -101,7 +101,7 @@ async def remove(database: Database, name: str, *, actor: str, check: Check = wh
         under_way = await tx.row("open_rotation", name)
         if under_way is not None:
             await tx.rows("abandon_orders", under_way["id"])
-            await tx.rows("clear_tokens", under_way["id"])
+            await tx.rows("clear_challenges", under_way["id"])
             await rotations.end(tx, under_way, Outcome.SUPERSEDED, Event.SUPERSEDED, actor=actor, secret=name)
         await tx.rows("supersede_payload", name)
         await tx.rows("forget_ticket_schedule", name)

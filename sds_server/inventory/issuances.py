@@ -74,7 +74,7 @@ async def store_in(
         await tx.rows("insert_renewal_info", certificate.id)
     await tx.rows("rotation_stored", lease.rotation, certificate.id)
     await tx.rows("orders_stored", lease.rotation)
-    await tx.rows("clear_tokens", lease.rotation)
+    await tx.rows("clear_challenges", lease.rotation)
     await audit.append(
         tx,
         action="certificate.issued",

@@ -798,12 +798,46 @@ SELECT key_authorization FROM challenge_token WHERE token = $1 AND expires_at > 
 -- name: delete_token
 DELETE FROM challenge_token WHERE token = $1;
 
--- name: clear_tokens
+-- name: clear_challenges
 -- A Rotation's attempt is over: whatever it asked to be answered is not asked any more.
-DELETE FROM challenge_token WHERE rotation_id = $1;
+WITH tokens AS (DELETE FROM challenge_token WHERE rotation_id = $1)
+UPDATE challenge_value SET due_at = certvoy_now() WHERE rotation_id = $1 AND due_at > certvoy_now();
 
 -- name: sweep_tokens
 DELETE FROM challenge_token WHERE expires_at <= certvoy_now();
+
+-- name: put_value
+-- No row comes back while somebody removes the same value.
+INSERT INTO challenge_value AS known (name, value, issuer, rotation_id, due_at)
+VALUES ($1, $2, $3, $4, certvoy_now() + $5::interval)
+ON CONFLICT (name, value) DO UPDATE
+   SET issuer = excluded.issuer, rotation_id = excluded.rotation_id, due_at = excluded.due_at, held_until = NULL
+ WHERE known.held_until IS NULL OR known.held_until <= certvoy_now()
+RETURNING true;
+
+-- name: delete_value
+DELETE FROM challenge_value WHERE name = $1 AND value = $2;
+
+-- name: take_due_values
+-- $1: the issuers whose provider the asking replica has.
+UPDATE challenge_value SET held_until = certvoy_now() + $2::interval
+ WHERE (name, value) IN (
+       SELECT name, value FROM challenge_value
+        WHERE due_at <= certvoy_now() AND (held_until IS NULL OR held_until <= certvoy_now()) AND issuer = ANY($1)
+        ORDER BY due_at LIMIT $3 FOR UPDATE SKIP LOCKED)
+RETURNING name, value, issuer, held_until;
+
+-- name: delete_held_value
+DELETE FROM challenge_value WHERE name = $1 AND value = $2 AND held_until = $3;
+
+-- name: keep_held_value
+-- It could not be removed: tried again later.
+UPDATE challenge_value SET held_until = NULL, due_at = certvoy_now() + $4::interval
+ WHERE name = $1 AND value = $2 AND held_until = $3;
+
+-- name: give_up_values
+DELETE FROM challenge_value WHERE due_at <= certvoy_now() AND since < certvoy_now() - $1::interval
+RETURNING name, issuer;
 
 -- ---------------------------------------------------------------- targets and deliveries
 

@@ -251,7 +251,7 @@ async def fail(
         await tx.rows("rotation_failed", lease.rotation, dict(error), pause, counted)
         if abandon_order:
             await tx.rows("abandon_orders", lease.rotation)
-        await tx.rows("clear_tokens", lease.rotation)
+        await tx.rows("clear_challenges", lease.rotation)
         if row["cert_id"] is not None:
             await certificates.move(tx, row["cert_id"], Event.FAILED, actor=actor, subject=lease.secret)
         await audit.append(

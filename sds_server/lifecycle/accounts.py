@@ -1,7 +1,7 @@
 """ACME accounts of this deployment: one a directory, its key sealed like any other."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -17,6 +17,7 @@ from sds_server.inventory import accounts, sealed_keys
 from sds_server.inventory.accounts import StoredAccount
 from sds_server.inventory.database import Database
 from sds_server.keys.kms import Sealer
+from sds_server.lifecycle.challenges import Challenges
 from sds_server.log import get
 from sds_server.model import KeyId, SealedKey
 
@@ -43,6 +44,7 @@ class Issuer:
     terms_agreed: bool
     eab: Eab | None
     terms: Terms = NO_TERMS
+    challenges: Challenges = field(default_factory=Challenges)
 
 
 @dataclass(frozen=True, slots=True)

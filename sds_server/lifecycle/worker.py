@@ -18,7 +18,6 @@ from acme_engine.chain import Chain
 from acme_engine.errors import AcmeError, Action, BadIdentifier, OrderFailed, Refused
 from acme_engine.errors import ChainError as BadChain
 from acme_engine.issue import obtain
-from acme_engine.solver import Http01Solver
 from sds_server.clock import Clock
 from sds_server.crashpoint import crashpoint
 from sds_server.errors import (
@@ -35,7 +34,6 @@ from sds_server.inventory import certificates, issuances, rotations, secrets
 from sds_server.inventory.database import Database
 from sds_server.inventory.orders import Order
 from sds_server.inventory.rotations import Claim
-from sds_server.inventory.tokens import RotationTokens
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.accounts import Accounts, Issuer
 from sds_server.lifecycle.failure import Ended, ended
@@ -198,6 +196,7 @@ class Worker:
         if order.url is None:
             # A CA cannot ask for the Lease's number: whoever was frozen must not order beside its successor.
             await rotations.extend(self._database, lease, lease_for=self._lease_for)
+        solvers = issuer.challenges.solvers(self._database, lease.rotation, issuer.name, self._clock)
         async with self._accounts.client(issuer, account) as client:
             terms, replaces = await self._planner.terms(claim, issuer, account)
             journal = Journal(
@@ -208,10 +207,10 @@ class Worker:
                     client,
                     names=secret.domains,
                     csr=order.csr,
-                    solver=Http01Solver(RotationTokens(self._database, lease.rotation)),
+                    solver=solvers,
                     journal=journal,
                     order_url=order.url,
-                    deadline_s=ORDER_DEADLINE_S,
+                    deadline_s=ORDER_DEADLINE_S + solvers.patience_s(secret.domains),
                     on_step=lambda name, fields: self._stepped(claim, name, fields),
                     terms=terms,
                 )

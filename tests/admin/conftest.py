@@ -8,7 +8,8 @@ from tests.support.issuances import Issuances
 
 @pytest.fixture
 async def api(database, tmp_path):
-    async with serving(database, tmp_path, declared=["declared"]) as running:
+    more = {"issuers": ["internal", "wild"], "over_dns": frozenset({"wild"})}
+    async with serving(database, tmp_path, declared=["declared"], **more) as running:
         yield running
 
 

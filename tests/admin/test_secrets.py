@@ -83,7 +83,6 @@ async def test_what_the_configuration_declares_is_changed_there(api):
     [
         ({"issuer": "internal"}, "/domains", "required"),
         (WWW | {"domains": []}, "/domains", "at least one"),
-        (WWW | {"domains": ["*.example.test"]}, "/domains/0", "wildcard needs DNS-01"),
         (WWW | {"domains": ["exa mple.test"]}, "/domains/0", ""),
         (WWW | {"key_type": "dsa"}, "/key_type", "ecdsa-p256"),
         (WWW | {"proof": "100%"}, "/proof", "a share such as 90%"),
@@ -114,7 +113,25 @@ async def test_a_key_file_is_a_target_s_and_declared_with_it(api):
 async def test_an_issuer_that_nobody_declared_is_refused_with_those_that_are(api):
     reply = await api.local("PUT", "/v1/secrets/www", json=WWW | {"issuer": "elsewhere"})
 
-    assert (422, "the configuration declares: internal") == (reply.status, reply.json["hint"])
+    assert (422, "the configuration declares: internal, wild") == (reply.status, reply.json["hint"])
+
+
+async def test_a_wildcard_is_refused_where_nothing_can_prove_it_and_taken_where_dns_can(api):
+    """At once, and not when its order fails."""
+    wanted = WWW | {"domains": ["example.test", "*.example.test"]}
+    refused = await api.local("PUT", "/v1/secrets/www", json=wanted)
+
+    assert 422 == refused.status
+    assert (
+        "*.example.test: a wildcard is proved by DNS-01 alone, and internal has no `dns`"
+        in (refused.json["detail"])
+    )
+    assert "give `issuers.internal` a `dns` section" in refused.json["hint"]
+    assert 404 == (await api.local("GET", "/v1/secrets/www")).status
+
+    taken = await api.local("PUT", "/v1/secrets/www", json=wanted | {"issuer": "wild"})
+
+    assert (201, wanted["domains"]) == (taken.status, taken.json["domains"])
 
 
 @pytest.mark.parametrize("name", ["a%00b", "a%0Ab", "%2A", "x" * 600])
