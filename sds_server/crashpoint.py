@@ -76,6 +76,13 @@ POINTS: Final[Mapping[str, str]] = {
     "certificate.refusing": "the content gate has refused what is in the inventory, in memory only",
     "certificate.rejecting": "the refusal is written and not committed",
     "certificate.rejected": "the refusal is committed",
+    # A name that is proved by DNS
+    "value.saved": "what is published is committed, and the provider knows nothing",
+    "value.added": "the provider has the value, and the zone's servers may not",
+    "challenge.ready": "every server of the zone has the value, and the CA is not told",
+    "value.removing": "the names are proved, and what proved them is still in DNS",
+    "value.withdrawn": "what an attempt left in DNS is removed, and still committed",
+    "value.removed": "what proved a name is removed, and still committed",
     # Audit
     "audit.appended": "an entry is written, and its change is not committed",
 }

@@ -41,15 +41,18 @@ SIGKILLED = -9
 class Ca:
     """A CA and the one responder port that its validator comes to; serves any number of stories in turn."""
 
-    def __init__(self, caddy: Caddy, http01_port: int) -> None:
+    def __init__(self, caddy: Caddy, http01_port: int, dns_port: int) -> None:
         self.caddy = caddy
         self.http01_port = http01_port
+        self.dns_port = dns_port
+        """Where it asks for TXT records: a story that has some starts a server there."""
 
     @classmethod
     async def start(cls, directory: Path) -> "Ca":
         """Start it."""
-        port = free_port()
-        return cls(await Caddy.start(directory, responder=f"{HOST}:{port}"), port)
+        port, dns_port = free_port(), free_port()
+        caddy = await Caddy.start(directory, responder=f"{HOST}:{port}", resolver=f"{HOST}:{dns_port}")
+        return cls(caddy, port, dns_port)
 
     def requests(self) -> list[str]:
         """The paths that were POSTed and answered with success, oldest first."""
@@ -144,6 +147,7 @@ class Story:
         for what, query, expected in (
             ("active", "SELECT count(*) FROM certificate WHERE status = 'active'", len(self._secrets)),
             ("tokens left", "SELECT count(*) FROM challenge_token", 0),
+            ("values left", "SELECT count(*) FROM challenge_value", 0),
             ("accounts", "SELECT count(*) FROM acme_account", 1),
             ("unfinished orders", "SELECT count(*) FROM acme_order WHERE state <> 'stored'", 0),
             (

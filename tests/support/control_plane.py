@@ -1,6 +1,7 @@
 """`certvoy serve` as a process of its own, as an operator runs it, on a test's database and ports."""
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -120,6 +121,10 @@ class ControlPlane:
 
     def log(self) -> str:
         return (self.directory / "certvoy.log").read_text()
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Return the lines of its log, read."""
+        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
 
 
 async def until(holds: Any, *, timeout_s: float = 60) -> None:
