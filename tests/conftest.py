@@ -10,6 +10,7 @@ import structlog
 from sds_server.log import ENGINE
 from sds_server.programs.child import PORTS_FROM, ephemeral_from
 from tests.support.databases import connect, database, postgres, sql
+from tests.support.keyscan_plugin import KeyScan
 from tests.support.promtool import promtool
 
 __all__ = ["connect", "database", "postgres", "promtool", "sql"]
@@ -31,7 +32,8 @@ def _logs_of_its_own() -> Iterator[None]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give each worker of pytest-xdist ports of its own."""
+    """Look for private keys from now on, and give each worker of pytest-xdist ports of its own."""
+    config.pluginmanager.register(KeyScan(config), "keyscan")
     worker = getattr(config, "workerinput", None)
     if worker is not None:
         each = (ephemeral_from() - PORTS_FROM) // worker["workercount"]

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from sds_server.programs.child import Child, free_port
+from tests.support.keyscan_plugin import SCAN, here
 from tests.support.pki import authority
 
 SERVER_NAME = "control-plane.test"
@@ -117,6 +118,7 @@ class ControlPlane:
             await process.wait()
             raise
         assert process.returncode is not None
+        SCAN.look("commands", f"{here()}: certvoy {arguments[0]}", output)
         return process.returncode, output.decode()
 
     def log(self) -> str:

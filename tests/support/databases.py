@@ -15,6 +15,7 @@ import pytest
 
 from sds_server.inventory.database import Database, migrate, open_database
 from sds_server.programs.postgres import EmbeddedPostgres
+from tests.support.keyscan_plugin import SCAN, here
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +48,7 @@ async def empty_database(postgres: dict[str, Any]) -> AsyncIterator[dict[str, An
         await admin.execute(f"CREATE DATABASE {name}")
         yield {**postgres, "database": name}
     finally:
+        await SCAN.look_at_database({**postgres, "database": name}, here())
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
         await admin.close()
 
