@@ -159,6 +159,15 @@ def test_a_delta_response_is_written():
     assert response.control_plane.identifier == "replica-1"
 
 
+def test_a_delta_resource_has_no_alias_and_no_ttl():
+    """Envoy ignores aliases of a Secret; after a TTL it still serves, and says that it has nothing."""
+    data = codec.encode(Response("7", "a", RESOURCE), delta=True, identifier="replica-1")
+    (resource,) = pb.DeltaDiscoveryResponse.FromString(data).resources
+
+    assert [] == list(resource.aliases)
+    assert not resource.HasField("ttl")
+
+
 def test_a_removal_is_written():
     response = DeltaDiscoveryResponse.parse(
         codec.encode(Response("7", "a", None), delta=True, identifier="replica-1")

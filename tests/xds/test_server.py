@@ -19,7 +19,7 @@ from sds_server.xds import session
 from sds_server.xds.caller import Caller
 from sds_server.xds.catalog import ABSENT, PENDING, Resource
 from sds_server.xds.codec import TYPE_URL
-from sds_server.xds.server import ADS, DELTA, SDS
+from sds_server.xds.server import ADS, DELTA, OPTIONS, SDS
 from sds_server.xds.stream import CLOSE_UNANSWERED_S, WARN_UNANSWERED_S
 from tests.support.clocks import TurnedClock
 from tests.support.pki import authority
@@ -30,6 +30,7 @@ DELTA_SECRETS = f"/{SDS}/DeltaSecrets"
 DELTA_ADS = f"/{ADS}/DeltaAggregatedResources"
 METHODS = [f"/{service}/{method}" for service, methods in DELTA.items() for method in methods]
 SETTINGS, GOAWAY = 4, 7  # frame types of HTTP/2, RFC 9113 section 6
+MAX_CONCURRENT_STREAMS = 3  # a setting, section 6.5.2
 PAIR = authority().issue(dns=["a.test"])
 
 
@@ -462,8 +463,8 @@ async def test_a_client_that_does_not_read_is_cut_and_holds_nothing(tmp_path, mo
         await client.leave()
 
 
-async def test_a_client_far_away_has_time_to_open_its_stream(server, tmp_path):
-    """One that waits for our SETTINGS opens its stream a round trip after the handshake."""
+async def connected(server, tmp_path):
+    """A connection that has said nothing but that it speaks HTTP/2."""
     certificate, key = server.clients_ca.issue(uris=[EDGE]).write(tmp_path, "client")
     context = ssl.create_default_context(cadata=server.servers_ca.pem.decode())
     context.load_cert_chain(certificate, key)
@@ -471,7 +472,12 @@ async def test_a_client_far_away_has_time_to_open_its_stream(server, tmp_path):
     reader, writer = await asyncio.open_connection("localhost", server.port, ssl=context)
     empty_settings = b"\0\0\0\x04\0\0\0\0\0"
     writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings)
+    return reader, writer
 
+
+async def test_a_client_far_away_has_time_to_open_its_stream(server, tmp_path):
+    """One that waits for our SETTINGS opens its stream a round trip after the handshake."""
+    reader, writer = await connected(server, tmp_path)
     kinds = set()
     with suppress(TimeoutError):
         async with asyncio.timeout(0.3):  # as long as round trips get
@@ -483,6 +489,56 @@ async def test_a_client_far_away_has_time_to_open_its_stream(server, tmp_path):
 
     assert SETTINGS in kinds
     assert GOAWAY not in kinds
+
+
+async def test_a_connection_may_have_256_streams(server, tmp_path):
+    """Envoy opens another connection for more, and none of them starves the others (RFC 9113, 6.5.2)."""
+    reader, writer = await connected(server, tmp_path)
+    async with asyncio.timeout(TIMEOUT_S):
+        head = await reader.readexactly(9)
+        payload = await reader.readexactly(int.from_bytes(head[:3]))
+    writer.close()
+    settings = {
+        int.from_bytes(payload[at : at + 2]): int.from_bytes(payload[at + 2 : at + 6])
+        for at in range(0, len(payload), 6)
+    }
+
+    assert SETTINGS == head[3]
+    assert 256 == settings[MAX_CONCURRENT_STREAMS]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.server.max_pending_requests", 100_000),
+        ("grpc.server.max_pending_requests_hard_limit", 200_000),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.max_connection_age_grace_ms", 30_000),
+        ("grpc.max_receive_message_length", 2 * 1024 * 1024),
+    ],
+)
+def test_what_is_set_for_every_connection(option, value):
+    """Those that take minutes, or thousands of clients, to be seen at work."""
+    assert value == dict(OPTIONS)[option]
+
+
+async def test_other_types_on_ads_are_told_of_once_each(server):
+    types = [
+        f"type.googleapis.com/envoy.config.{kind}" for kind in ("cluster.v3.Cluster", "listener.v3.Listener")
+    ]
+    with capture_logs() as logs:
+        client = await open_stream(server, DELTA_ADS, type_url=types[0])
+        for type_url in [*types, *types]:
+            await client.send(node="", type_url=type_url)
+        await client.send(node="", names=["a"])
+        await server.witness.until("subscribed", "n", "a")
+        await client.leave()
+
+    assert types == [line["type_url"] for line in logs if line["event"] == "type.ignored"]
 
 
 async def test_stopping_ends_the_streams_so_that_clients_go_elsewhere(server):
