@@ -1229,6 +1229,26 @@ SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, c
    AND (d.proved = c.generation OR NOT EXISTS (
         SELECT FROM certrotation r WHERE r.secret = d.secret AND r.completed_at IS NULL AND r.new_cert_id IS NOT NULL));
 
+-- name: watched_bundles
+-- Those of these that are a trust bundle's, have an admin interface to ask and count, once its roll-out is over; what it should have
+-- loaded, and what it had before.
+SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, certvoy_now() - d.salted_at AS salted_for,
+       coalesce(d.instances, 1) AS instances, d.agreed, certvoy_now() - d.updated_at AS unchanged_for,
+       t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push,
+       p.generation, p.content, b.generation AS before, b.content AS before_content
+  FROM delivery d
+  JOIN target t ON t.id = d.target_id
+  JOIN secret s ON s.name = d.secret AND s.deleted_at IS NULL AND s.kind = 'validation_context'
+  JOIN payload p ON p.secret = d.secret AND p.generation = s.served_generation AND p.completed_at IS NOT NULL
+  LEFT JOIN payload b ON b.secret = d.secret AND b.generation = payload_before(p)
+ WHERE (d.target_id, d.secret) IN (SELECT * FROM unnest($1::bigint[], $2::text[]))
+   AND (d.registered OR d.seen_until > certvoy_now()) AND t.admin IS NOT NULL;
+
+-- name: unproved_bundles_of
+-- Deliveries of a bundle that are not proved to be what it is served with.
+SELECT d.target_id, d.secret FROM delivery d JOIN secret s ON s.name = d.secret AND s.kind = 'validation_context'
+ WHERE d.secret = $1 AND (d.proved IS NULL OR d.proved < s.served_generation) ORDER BY d.target_id LIMIT $2;
+
 -- name: unproved_of
 -- Deliveries of a Secret that are not proved to be what it is served with.
 SELECT d.target_id, d.secret FROM delivery d

@@ -57,11 +57,14 @@ class Watch:
     """One of its instances has not accepted it: a look at any of them proves nothing."""
 
 
-async def claim(database: Database, *, every: timedelta, limit: int) -> tuple[Sequence[Watch], bool]:
-    """Return what this replica looks at now, and whether more may be due."""
+async def claim(database: Database, *, every: timedelta, limit: int) -> tuple[Sequence[Watch], Sequence[Row]]:
+    """Return what this replica looks at now, and all keys that it has claimed: other kinds' as well.
+
+    As many of these as ``limit``: more may be due.
+    """
     async with database.transaction() as tx:
         due = await tx.rows("claim_watches", every, limit)
-        return await _watched(tx, due), len(due) == limit
+        return await _watched(tx, due), due
 
 
 async def unproved(database: Database, secret: str, *, limit: int) -> Sequence[Watch]:

@@ -6,8 +6,10 @@ from typing import Final
 from sds_server.errors import CallerError
 from sds_server.inventory.voices import Look, Wanted
 from sds_server.model import ProvedBy, Target, TargetKind
-from sds_server.targets.certs import loaded_serials
+from sds_server.payloads.trust import serials_of
+from sds_server.targets.certs import loaded_cas, loaded_serials
 from sds_server.targets.probe import ProbeFailed, covered, served_fingerprint
+from sds_server.targets.verdict import Stated, stated
 
 NO_ADDRESS: Final = "no address to probe: `certvoy targets add NAME --probe HOST:PORT`"
 NOT_REPORTED: Final = "its agent has not reported it as proved, and there is no address to probe"
@@ -24,6 +26,15 @@ async def look(target: Target, wanted: Wanted, *, told: Told) -> Look:
         return await _statement(target, target.admin, wanted, told)
     told("unprobed")
     return Look(target.id, error=NO_ADDRESS if target.kind is TargetKind.ENVOY else NOT_REPORTED)
+
+
+async def bundle(address: str, content: str, before: str | None) -> tuple[Stated | None, str | None]:
+    """Ask the Envoy at ``address`` which of two versions of a bundle it has loaded; or say why it is mute."""
+    try:
+        loaded = await loaded_cas(address)
+    except (ProbeFailed, CallerError) as e:
+        return None, str(e)
+    return stated(loaded, wanted=serials_of(content), before=serials_of(before)), None
 
 
 async def _handshakes(target: Target, address: str, wanted: Wanted, told: Told) -> Look:

@@ -116,7 +116,11 @@ class Payloads:
         words = []
         # Whoever came, or refused it, after its roll-out had ended counts as well.
         live = await targets.live_set(self._database, payload.secret)
-        late = [item.target.name for item in live if standing(item, payload.generation) not in TAKEN]
+        late = [
+            item.target.name
+            for item in live
+            if item.stale_since is not None or standing(item, payload.generation) not in TAKEN
+        ]
         if late or payload.completed_at is None:
             who = _named(late) if late else "its roll-out has not ended"
             words.append(f"generation {payload.generation} is not with every proxy yet: {who}")

@@ -20,7 +20,7 @@ from sds_server.lifecycle.prover import ENDED, Prover
 from sds_server.lifecycle.rollout import Action, Decision
 from sds_server.log import get
 from sds_server.model import Kind, Outcome, TargetId
-from sds_server.payloads.trust import TrustBundle
+from sds_server.payloads.trust import serials_of
 from sds_server.targets.certs import loaded_cas
 from sds_server.targets.probe import ProbeFailed
 from sds_server.targets.verdict import Stated, stated
@@ -121,7 +121,7 @@ class Settler:
             return Stated.NOTHING
         if (item.accepted or 0) < generation:
             return None
-        wanted, before = _serials(roll_out.content), _serials(roll_out.before_content)
+        wanted, before = serials_of(roll_out.content), serials_of(roll_out.before_content)
         if wanted == before:
             return Stated.NOTHING
         seen = Stated.NOTHING
@@ -159,9 +159,3 @@ class Settler:
 
 def _that(looks: Mapping[TargetId, Stated | None], what: Stated) -> list[TargetId]:
     return [target for target, seen in looks.items() if seen is what]
-
-
-def _serials(content: str | None) -> frozenset[int]:
-    if content is None:
-        return frozenset()
-    return frozenset(ca.serial_number for ca in TrustBundle.from_text(content).authorities)

@@ -10,11 +10,13 @@ from datetime import timedelta
 from typing import Final
 
 from sds_server.clock import Clock
-from sds_server.inventory import watches
+from sds_server.inventory import bundle_watches, watches
+from sds_server.inventory.bundle_watches import BundleWatch
 from sds_server.inventory.database import Database
 from sds_server.inventory.watches import Seen, Watch
 from sds_server.lifecycle import looks
 from sds_server.log import get
+from sds_server.targets.verdict import Stated
 
 AT_ONCE: Final = 32
 BATCH: Final = 200
@@ -52,10 +54,13 @@ class Watcher:
         late, self._late = self._late, set()
         for secret in sorted(late):
             await self._look(await watches.unproved(self._database, secret, limit=BATCH), soon=True)
+            await self._look_at(await bundle_watches.unproved(self._database, secret, limit=BATCH))
         more = True
         while more:
-            due, more = await watches.claim(self._database, every=self._every, limit=BATCH)
+            due, claimed = await watches.claim(self._database, every=self._every, limit=BATCH)
+            more = len(claimed) == BATCH
             await self._look(due)
+            await self._look_at(await bundle_watches.of_keys(self._database, claimed))
 
     async def _look(self, due: Iterable[Watch], *, soon: bool = False) -> None:
         async with asyncio.TaskGroup() as group:
@@ -69,10 +74,29 @@ class Watcher:
                 await self._clock.sleep(SOON_S)
                 look = await looks.look(watch.target, watch.wanted, told=lambda _result: None)
         seen = await watches.settle(self._database, watch, look, actor=self._actor)
+        self._tell(seen, watch, watch.wanted.generation, look.error)
+
+    async def _look_at(self, due: Iterable[BundleWatch]) -> None:
+        """Ask Envoys of their trust bundles, as of certificates."""
+        async with asyncio.TaskGroup() as group:
+            for watch in due:
+                group.create_task(self._watch_bundle(watch))
+
+    async def _watch_bundle(self, watch: BundleWatch) -> None:
+        assert watch.target.admin is not None  # noqa: S101 - asked for
+        async with self._limit:
+            stated, error = await looks.bundle(watch.target.admin, watch.content, watch.before_content)
+            if stated not in {None, Stated.LOADED}:
+                await self._clock.sleep(SOON_S)
+                stated, error = await looks.bundle(watch.target.admin, watch.content, watch.before_content)
+        seen = await bundle_watches.settle(self._database, watch, stated, error=error, actor=self._actor)
+        self._tell(seen, watch, watch.generation, f"its /certs: {stated}")
+
+    def _tell(self, seen: Seen, watch: Watch | BundleWatch, generation: int, error: str | None) -> None:
         self.on_seen(seen)
-        told = {"secret": watch.secret, "target": watch.target.name, "generation": watch.wanted.generation}
+        told = {"secret": watch.secret, "target": watch.target.name, "generation": generation}
         if seen is Seen.STALE:
-            _log.error("delivery.stale", error=look.error, **told)
+            _log.error("delivery.stale", error=error, **told)
         elif seen is Seen.HEALED:
             assert watch.stale_since is not None  # noqa: S101 - or it was not stale
             seconds = (self._clock.now() - watch.stale_since).total_seconds()

@@ -149,6 +149,13 @@ class TrustBundle:
         return replace(self, cas=kept, crls=crls)
 
 
+def serials_of(text: str | None) -> frozenset[int]:
+    """Return the serial numbers of the CAs of a bundle as the inventory keeps it; none of none."""
+    if text is None:
+        return frozenset()
+    return frozenset(ca.serial_number for ca in TrustBundle.from_text(text).authorities)
+
+
 def fingerprint_of(certificate: x509.Certificate) -> str:
     """Return the lower-case hex SHA-256 of its DER."""
     return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()

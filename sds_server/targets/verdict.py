@@ -28,6 +28,7 @@ class Stated(StrEnum):
 
     LOADED = "loaded"
     BEFORE = "before"  # the one before is loaded still, and this one is not
+    MISSING = "missing"  # neither is loaded
     NOTHING = "nothing"  # it does not tell the two apart
 
 
@@ -41,7 +42,7 @@ def stated(loaded: Collection[frozenset[int]], *, wanted: frozenset[int], before
         return Stated.NOTHING
     if wanted in loaded:
         return Stated.NOTHING if before in loaded else Stated.LOADED
-    return Stated.BEFORE if before in loaded else Stated.NOTHING
+    return Stated.BEFORE if before in loaded else Stated.MISSING
 
 
 def judge(

@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
-from aiohttp import web
 
 from sds_server.clock import SystemClock
 from sds_server.errors import Conflict, GateRefused, NotFound
@@ -187,28 +186,6 @@ async def test_a_word_of_what_is_no_certificate_is_nothing_to_be_alarmed_at_and_
 
 
 # ---------------------------------------------------------------- what Envoys state
-
-
-@pytest.fixture
-async def admin():
-    """An Envoy's admin interface whose /certs says what the test wants."""
-    contexts = []
-
-    async def certs(_request):
-        entries = [
-            {"ca_cert": [{"serial_number": f"{ca.certificate.serial_number:x}"} for ca in context]}
-            for context in contexts
-        ]
-        return web.json_response({"certificates": entries})
-
-    app = web.Application()
-    app.router.add_get("/certs", certs)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    yield "{}:{}".format(*runner.addresses[0][:2]), contexts
-    await runner.cleanup()
 
 
 async def test_where_an_envoy_states_its_cas_that_is_the_proof_and_the_old_ones_are_none(plane, admin):

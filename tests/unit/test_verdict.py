@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sds_server.targets.verdict import Verdict, judge
+from sds_server.targets.verdict import Stated, Verdict, judge, stated
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -38,3 +38,21 @@ def test_another_leaf_is_stale_if_it_was_ours_and_foreign_if_not():
 
     assert Verdict.STALE == judge(current, fingerprint="bb", generation=1, now=START)[0]
     assert Verdict.FOREIGN == judge(current, fingerprint="cc", generation=None, now=START)[0]
+
+
+@pytest.mark.parametrize(
+    ("loaded", "said"),
+    [
+        ([{1, 2}], Stated.LOADED),
+        ([{1, 2}, {9}], Stated.LOADED),
+        ([{1}], Stated.BEFORE),
+        ([{1}, {1, 2}], Stated.NOTHING),
+        ([{9}], Stated.MISSING),
+        ([], Stated.MISSING),
+    ],
+)
+def test_the_cas_of_each_context_say_which_of_two_bundles_is_loaded(loaded, said):
+    contexts = [frozenset(cas) for cas in loaded]
+
+    assert said == stated(contexts, wanted=frozenset({1, 2}), before=frozenset({1}))
+    assert Stated.NOTHING == stated(contexts, wanted=frozenset({1}), before=frozenset({1}))
