@@ -83,6 +83,21 @@ POINTS: Final[Mapping[str, str]] = {
     "value.removing": "the names are proved, and what proved them is still in DNS",
     "value.withdrawn": "what an attempt left in DNS is removed, and still committed",
     "value.removed": "what proved a name is removed, and still committed",
+    # What is no certificate: a version is put, goes to canaries and to all
+    "payload.storing": "a version, and its canaries, are written and not committed",
+    "payload.stored": "a version is committed, and whoever brought it does not know",
+    "payload.published": "a version is in the Catalog of this replica",
+    "payload.asking": "who is offered it first is written and not committed",
+    "payload.fanning_out": "that all are offered it is written and not committed",
+    "payload.ending": "its end is written and not committed",
+    "payload.ended": "its end is committed",
+    # Targets refuse it
+    "payload.rejecting": "that it is taken back is written and not committed",
+    "payload.rolled_back": "that it is taken back is committed",
+    # A session ticket key is due
+    "tickets.made": "the next key is sealed, in memory only, and leased",
+    "tickets.rotating": "the next key is written and not committed",
+    "tickets.rotated": "the next key is committed",
     # Audit
     "audit.appended": "an entry is written, and its change is not committed",
 }

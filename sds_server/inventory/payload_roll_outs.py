@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final
 
+from sds_server.crashpoint import crashpoint
 from sds_server.errors import Conflict
 from sds_server.inventory import audit, feed, freezes, secrets, targets
 from sds_server.inventory.database import Database, Row, Transaction
@@ -170,6 +171,7 @@ async def reject_in(
     detail = {"generation": generation, "rule": error["rule"], "reason": error["what"]}
     await audit.append(tx, action="payload.rejected", actor=actor, subject=secret, detail=detail)
     await feed.tell_secret(tx, secret)
+    crashpoint("payload.rejecting")
     return True
 
 
@@ -195,6 +197,7 @@ async def _ask(
     tx: Transaction, roll_out: PayloadRollOut, chosen: Sequence[TargetId], reason: str, *, actor: str
 ) -> None:
     await tx.rows("add_payload_canaries", roll_out.secret, roll_out.generation, list(chosen))
+    crashpoint("payload.asking")
     names = [item.target.name for item in roll_out.live if item.target.id in chosen][:NAMED_MAX]
     detail = {"generation": roll_out.generation, "reason": reason, "targets": names}
     await audit.append(tx, action="payload.canaries", actor=actor, subject=roll_out.secret, detail=detail)
@@ -203,6 +206,7 @@ async def _ask(
 async def _fan_out(tx: Transaction, roll_out: PayloadRollOut, reason: str, *, actor: str) -> None:
     if await tx.value("payload_to_all", roll_out.secret, roll_out.generation) is None:
         return
+    crashpoint("payload.fanning_out")
     detail = {"generation": roll_out.generation, "reason": reason}
     await audit.append(tx, action="payload.fanned_out", actor=actor, subject=roll_out.secret, detail=detail)
     await feed.tell_secret(tx, roll_out.secret)
@@ -327,6 +331,7 @@ async def _end(tx: Transaction, roll_out: PayloadRollOut, outcome: Outcome, *, a
         "accepted": sum(standing is Standing.ACCEPTED for standing in standings.values()),
     }
     await tx.rows("end_payload", roll_out.secret, roll_out.generation, outcome, evidence, None)
+    crashpoint("payload.ending")
     detail = evidence | {"generation": roll_out.generation, "outcome": outcome}
     await audit.append(tx, action="payload.completed", actor=actor, subject=roll_out.secret, detail=detail)
     await feed.tell_secret(tx, roll_out.secret)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from sds_server.crashpoint import crashpoint
 from sds_server.errors import Conflict, NotFound
 from sds_server.inventory import audit, declarations, feed, freezes, offers, payload_roll_outs, sealed_keys
 from sds_server.inventory.database import Database, Row, Transaction
@@ -89,7 +90,9 @@ async def store(database: Database, new: New, *, actor: str) -> Stored:
         Conflict: the name has another kind for ever, it is frozen, or it was changed since it was read.
     """
     async with database.transaction() as tx:
-        return await store_in(tx, new, actor=actor)
+        stored = await store_in(tx, new, actor=actor)
+    crashpoint("payload.stored")
+    return stored
 
 
 async def store_in(tx: Transaction, new: New, *, actor: str) -> Stored:
@@ -112,8 +115,10 @@ async def store_in(tx: Transaction, new: New, *, actor: str) -> Stored:
     await audit.append(
         tx, action="payload.stored", actor=actor, subject=new.secret, detail=detail | dict(new.detail)
     )
-    await tx.rows("offer_plainly", new.secret)
+    if new.kind is Kind.VALIDATION_CONTEXT:  # of the other kinds there are no other bytes
+        await tx.rows("offer_bundle_anew", new.secret)
     await payload_roll_outs.begin(tx, new.secret, actor=actor)
+    crashpoint("payload.storing")
     await feed.tell_secret(tx, new.secret)
     return Stored(generation, created=created)
 

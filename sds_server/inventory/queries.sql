@@ -1136,6 +1136,12 @@ RETURNING target_id;
 -- A new Certificate has other bytes anyway.
 UPDATE delivery SET salt = 0, salted_at = NULL WHERE secret = $1 AND salt > 0;
 
+-- name: offer_bundle_anew
+-- A new version of a bundle may have bytes that some Target refused once: who ever did gets others, all others get it plainly.
+UPDATE delivery SET salt = CASE WHEN refused IS NULL THEN 0 ELSE salt + 1 END,
+       salted_at = CASE WHEN refused IS NULL THEN NULL ELSE certvoy_now() END
+ WHERE secret = $1 AND (salt > 0 OR refused IS NOT NULL);
+
 -- ---------------------------------------------------------------- pushes
 
 -- name: push_anew

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from sds_server.crashpoint import crashpoint
 from sds_server.errors import Conflict
 from sds_server.inventory import audit, payloads, secrets
 from sds_server.inventory.database import Database
@@ -82,4 +83,5 @@ async def rotated(database: Database, new: New, *, actor: str) -> Stored:
     async with database.transaction() as tx:
         stored = await payloads.store_in(tx, new, actor=actor)
         await tx.rows("ticket_rotated", new.secret, LEASE)
+        crashpoint("tickets.rotating")
     return stored

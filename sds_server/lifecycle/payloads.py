@@ -12,6 +12,7 @@ from uuid import uuid4
 from cryptography import x509
 
 from sds_server.clock import Clock
+from sds_server.crashpoint import crashpoint
 from sds_server.errors import Conflict, CustodyError, GateRefused, NotFound, Unavailable
 from sds_server.inventory import payloads, targets, ticket_schedules
 from sds_server.inventory.database import Database
@@ -179,11 +180,13 @@ class Payloads:
                 Phase.ROTATE,
                 after=None if payload is None else payload.generation,
             )
+            crashpoint("tickets.made")
             try:
                 stored = await ticket_schedules.rotated(self._database, new, actor=self._actor)
             except Conflict as e:
                 _log.info("tickets.kept", secret=name, reason=e.message)
                 continue
+            crashpoint("tickets.rotated")
             _log.info("tickets.rotated", secret=name, generation=stored.generation, keep=keep)
 
     async def _bundle(self, name: SecretName) -> tuple[Payload, TrustBundle]:

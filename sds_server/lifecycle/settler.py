@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Final
 
 from sds_server.clock import Clock
+from sds_server.crashpoint import crashpoint
 from sds_server.errors import CallerError, CertvoyError
 from sds_server.inventory import payload_roll_outs
 from sds_server.inventory.database import Database
@@ -146,9 +147,11 @@ class Settler:
             "reason": decision.reason,
         }
         if (outcome := ENDED.get(decision.action)) is not None:
+            crashpoint("payload.ended")
             self.on_end(roll_out.kind, outcome)
             _log.info("payload.ended", outcome=outcome, **told)
         elif decision.action is Action.ROLL_BACK:
+            crashpoint("payload.rolled_back")
             self.on_roll_back(decision.reason)
             _log.error("payload.rolled_back", targets=decision.targets, **told)
         elif decision.action is Action.FAN_OUT:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from sds_server.clock import Clock
+from sds_server.crashpoint import crashpoint
 from sds_server.errors import CustodyError, GateRefused, Unavailable
 from sds_server.inventory import payload_roll_outs, payloads
 from sds_server.inventory.database import Database
@@ -149,6 +150,7 @@ class Shelf:
             )
         before_it = None if offer.before is None else encoded.get(offer.before)
         self._catalog.offer(name, for_all, exceptions, before=before_it)
+        crashpoint("payload.published")
         self._published[name] = offer
         kept = {offer.generation, offer.before, offer.staged}
         self._encoded[name] = {number: item for number, item in encoded.items() if number in kept}

@@ -163,9 +163,12 @@ class XdsImpostor(Impostor):
         if resource.version == self._good:
             return True  # as Envoy: what it has already changes nothing
         self._good = resource.version
-        pair = Secret.FromString(resource.resource.value).tls_certificate
-        self._take(pair.certificate_chain.inline_bytes, pair.private_key.inline_bytes)
+        self._load(Secret.FromString(resource.resource.value))
         return True
+
+    def _load(self, secret: Secret) -> None:
+        pair = secret.tls_certificate
+        self._take(pair.certificate_chain.inline_bytes, pair.private_key.inline_bytes)
 
 
 class AgentImpostor(Impostor):

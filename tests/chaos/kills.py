@@ -15,6 +15,7 @@ from sds_server.errors import CertvoyError
 from sds_server.programs.postgres import EmbeddedPostgres
 from tests.chaos.dns_story import ByDns
 from tests.chaos.fleet_stories import Outlived, Relapsed, Staged, TakenBack
+from tests.chaos.payload_stories import Rooted, Ticketed, Unrooted
 from tests.chaos.push_story import Pushed
 from tests.chaos.stories import Broken, Ca, Delivered, Refused, Story
 from tests.support.databases import empty_database
@@ -35,6 +36,10 @@ STORIES: Mapping[str, type[Story]] = {
     "key.destroying": Outlived,
     "certificate.refusing": Broken,
     "value.saved": ByDns,
+    "payload.storing": Rooted,
+    "payload.ending": Rooted,
+    "payload.rejecting": Unrooted,
+    "tickets.made": Ticketed,
     "audit.appended": Story,
 }
 """Which story comes by a point, and by those after it up to the next of these."""

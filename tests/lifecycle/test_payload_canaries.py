@@ -193,3 +193,20 @@ async def test_ticket_keys_and_generic_secrets_have_no_other_bytes(issuances, sq
     await plane.turned("token")
 
     assert 0 == await sql.fetchval("SELECT salt FROM delivery")
+
+
+async def test_what_was_refused_and_is_put_again_comes_to_who_refused_it_as_other_bytes(plane):
+    """Else it would wait for ever: the bytes are those that are never sent to it again."""
+    await plane.put(OLD, NEW)
+    _, asked = await canaries(plane)
+    for node in asked:
+        await plane.says(node, refused=2)
+    refused = (await plane.offered_to(asked[0])).version
+    await plane.turned()
+    await plane.put(OLD, NEW)
+    for node in set(FLEET) - {*asked}:
+        await plane.says(node, accepted=3)
+    await plane.turned()
+    offered = {node: (await plane.offered_to(node)).version for node in FLEET}
+
+    assert all(offered[node] != refused for node in asked)
