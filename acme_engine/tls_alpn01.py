@@ -82,6 +82,7 @@ class TlsAlpn01Solver:
     """TLS-ALPN-01: an answer in a store that the responders read."""
 
     challenge_type = "tls-alpn-01"
+    patience_s = 0.0
 
     def __init__(self, store: TokenStore) -> None:
         self._store = store

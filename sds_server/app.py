@@ -27,6 +27,7 @@ class Addresses:
     admin_port: int | None
     probes_port: int | None
     rest_port: int | None = None
+    tls_alpn01_port: int | None = None
 
 
 async def serve(
@@ -89,9 +90,13 @@ async def _running(config: Config, clock: Clock) -> AsyncIterator[tuple[Parts, A
             parts.loops.append(Loop("postgres", postgres.keep, every=config.rotation.poll))
         try:
             http01_port = await parts.responder.start()
+            stack.push_async_callback(parts.responder.stop)
+            tls_alpn01_port = None
+            if parts.tls_responder is not None:
+                tls_alpn01_port = await parts.tls_responder.start()
+                stack.push_async_callback(parts.tls_responder.stop)
         except CannotListen as e:
             raise Unavailable(e.message, hint=e.hint) from e
-        stack.push_async_callback(parts.responder.stop)
         ports = await parts.admin.start()
         stack.push_async_callback(parts.admin.stop)
         rest_port = None
@@ -105,6 +110,7 @@ async def _running(config: Config, clock: Clock) -> AsyncIterator[tuple[Parts, A
             admin_port=ports.api,
             probes_port=ports.probes,
             rest_port=rest_port,
+            tls_alpn01_port=tls_alpn01_port,
         )
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(loop.run(), name=loop.name) for loop in parts.loops]

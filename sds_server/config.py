@@ -137,6 +137,13 @@ class Http01Config(Model):
     """The address of the responder."""
 
 
+class TlsAlpn01Config(Model):
+    """Where TLS-ALPN-01 challenges are answered: what has port 443 sends on what offers ``acme-tls/1``."""
+
+    listen: ListenAddress
+    """The address of the responder, which ends TLS itself."""
+
+
 _Served = TypeVar("_Served", "SdsConfig", "AdminConfig")
 
 
@@ -449,6 +456,7 @@ class Config(Model):
     kms: KmsConfig
     issuers: Some[Mapping[NameOfIssuer, IssuerConfig]]
     http01: Http01Config
+    tls_alpn01: TlsAlpn01Config | None = Field(None, validate_default=True)
     sds: SdsConfig
     admin: AdminConfig = AdminConfig()
     metrics: MetricsConfig = MetricsConfig()
@@ -458,6 +466,23 @@ class Config(Model):
     push: PushConfig = PushConfig()
     rotation: RotationConfig = RotationConfig()
     log: LogConfig = LogConfig()
+
+    @field_validator("tls_alpn01")
+    @classmethod
+    def _is_wanted(
+        cls, section: TlsAlpn01Config | None, info: ValidationInfo[File]
+    ) -> TlsAlpn01Config | None:
+        wanted = [
+            name
+            for name, issuer in info.data.get("issuers", {}).items()
+            if "tls-alpn-01" in {issuer.challenge, *issuer.challenges.values()}
+        ]
+        if section is None and wanted:
+            raise Wrong(
+                f"is missing, and issuer {wanted[0]} has names proved by tls-alpn-01",
+                "say where what has port 443 sends it: `tls_alpn01: {listen: 127.0.0.1:8444}`",
+            )
+        return section
 
     @model_validator(mode="before")
     @classmethod
@@ -502,6 +527,7 @@ _SECTIONS: Mapping[tuple[str, ...], type[Model]] = {
     ("issuers", "eab"): EabConfig,
     ("issuers", "dns"): AnyKey,
     ("http01",): Http01Config,
+    ("tls_alpn01",): TlsAlpn01Config,
     ("sds",): SdsConfig,
     ("sds", "sockets"): SocketConfig,
     ("admin",): AdminConfig,

@@ -83,7 +83,8 @@ def issuers(config: Config) -> Mapping[str, Issuer]:
     Raises:
         ConfigError: a file that one of them names holds no PEM certificates, or its DNS cannot be set up.
     """
-    return {name: _issuer(name, issuer) for name, issuer in config.issuers.items()}
+    alpn = config.tls_alpn01 is not None
+    return {name: _issuer(name, issuer, tls_alpn=alpn) for name, issuer in config.issuers.items()}
 
 
 def connect_arguments(config: Config) -> Mapping[str, Any]:
@@ -102,7 +103,7 @@ def postgres_directory(config: Config) -> Path:
     return config.state_dir / "postgres"
 
 
-def _issuer(name: str, issuer: IssuerConfig) -> Issuer:
+def _issuer(name: str, issuer: IssuerConfig, *, tls_alpn: bool) -> Issuer:
     return Issuer(
         name=name,
         directory_url=issuer.directory,
@@ -113,6 +114,7 @@ def _issuer(name: str, issuer: IssuerConfig) -> Issuer:
         eab=None if issuer.eab is None else _eab(issuer.eab),
         challenges=Challenges(
             dns=None if issuer.dns is None else _dns(name, issuer.dns),
+            tls_alpn=tls_alpn,
             default=issuer.challenge,
             choices=issuer.challenges,
         ),

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+from acme_engine.solver import TokenReader
+from acme_engine.tls_alpn01 import TlsAlpn01Responder
 from sds_server.admin.callers import Callers
 from sds_server.admin.server import AdminServer
 from sds_server.admin.services import Check, Health, Services
@@ -50,6 +52,13 @@ def transports(
     tls = HttpsTls(files, lambda: admission.issued, mutual=True)
     rest = RestServer(fetcher=fetcher, door=door, tls=tls.context, listen=config.sds.rest, max_age=max_age)
     return sds, rest, tls
+
+
+def tls_responder(config: Config, tokens: TokenReader) -> TlsAlpn01Responder | None:
+    """Build what answers TLS-ALPN-01; None: nothing is to."""
+    if config.tls_alpn01 is None:
+        return None
+    return TlsAlpn01Responder(tokens, host=config.tls_alpn01.listen.host, port=config.tls_alpn01.listen.port)
 
 
 def https(config: Config, admission: Admission) -> HttpsTls | None:

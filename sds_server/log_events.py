@@ -485,7 +485,10 @@ EVENTS: Final = (
         "app.ready",
         "info",
         "It serves; with its ports.",
-        ("replica", "sds_port", "http01_port", "admin_port", "probes_port", "rest_port"),
+        (
+            *("replica", "sds_port", "http01_port", "admin_port", "probes_port", "rest_port"),
+            "tls_alpn01_port",
+        ),
     ),
     LogEvent("app.stopped", "info", "It has stopped."),
     LogEvent("app.stopping", "info", "It was told to stop."),

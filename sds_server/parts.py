@@ -12,6 +12,7 @@ from secrets import token_hex
 from typing import Final
 
 from acme_engine.http01 import Http01Responder
+from acme_engine.tls_alpn01 import TlsAlpn01Responder
 from sds_server import authority
 from sds_server.admin.server import AdminServer
 from sds_server.admin.services import Services
@@ -56,7 +57,7 @@ from sds_server.lifecycle.uploads import Uploads
 from sds_server.lifecycle.watcher import Watcher
 from sds_server.lifecycle.withdrawer import Withdrawer
 from sds_server.lifecycle.worker import Worker
-from sds_server.listeners import api, checks, https, transports
+from sds_server.listeners import api, checks, https, tls_responder, transports
 from sds_server.log import get
 from sds_server.metrics import PUSHED, ROLLED_BACK, Metrics
 from sds_server.model import Kind
@@ -92,6 +93,7 @@ class Parts:
     admission: Admission
     admin: AdminServer
     responder: Http01Responder
+    tls_responder: TlsAlpn01Responder | None
     recorder: Recorder
     heartbeat: Heartbeat
     withdrawer: Withdrawer
@@ -283,6 +285,7 @@ class Parts:
             responder=Http01Responder(
                 Tokens(database), host=config.http01.listen.host, port=config.http01.listen.port
             ),
+            tls_responder=tls_responder(config, Tokens(database)),
             recorder=recorder,
             heartbeat=heartbeat,
             withdrawer=withdrawer,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from acme_engine.dns.provider import DnsProvider
 from acme_engine.solver import Http01Solver, Solver, Solvers
+from acme_engine.tls_alpn01 import TlsAlpn01Solver
 from sds_server.clock import Clock
 from sds_server.config_dns import preferred
 from sds_server.crashpoint import crashpoint
@@ -51,9 +52,10 @@ class Dns:
 
 @dataclass(frozen=True, slots=True)
 class Challenges:
-    """How an issuer's names are proved; ``dns`` None: by HTTP-01 only."""
+    """How an issuer's names are proved; ``dns`` None: not by DNS-01; ``tls_alpn``: by TLS-ALPN-01 too."""
 
     dns: Dns | None = None
+    tls_alpn: bool = False
     default: str = "http-01"
     choices: Mapping[str, str] = field(default_factory=dict)
     """A name or ``*.suffix``, and the challenge type that is preferred for it."""
@@ -65,7 +67,10 @@ class Challenges:
 
     def solvers(self, database: Database, rotation: RotationId, issuer: str, clock: Clock) -> Solvers:
         """Return the Solvers of one Rotation."""
-        solvers: list[Solver] = [Http01Solver(RotationTokens(database, rotation))]
+        tokens = RotationTokens(database, rotation)
+        solvers: list[Solver] = [Http01Solver(tokens)]
+        if self.tls_alpn:
+            solvers.append(TlsAlpn01Solver(tokens))
         if self.dns is not None:
             from acme_engine.dns01 import Dns01Solver  # noqa: PLC0415 - imported when chosen
 
