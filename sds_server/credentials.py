@@ -76,7 +76,8 @@ def _configuration(material: _Material) -> grpc.ServerCertificateConfiguration:
 class HttpsTls:
     """What a listener of HTTPS speaks TLS with; a client certificate is asked for, or demanded if ``mutual``.
 
-    `refresh` reads everything again, for the connections that come then.
+    Everything is read again for each connection, as on the streams: what was renewed is shown, and a CA that
+    is trusted no more lets nobody in.
     """
 
     def __init__(
@@ -88,19 +89,41 @@ class HttpsTls:
             OperatorError: a file is missing or not what it should be.
         """
         self._source = _Source(files, issued)
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_3 if mutual else ssl.TLSVersion.TLSv1_2
-        self.context.verify_mode = ssl.CERT_REQUIRED if mutual else ssl.CERT_OPTIONAL
-        self._load(self._source.read())
+        self._mutual = mutual
+        self._current = self._made(self._source.read())
+        self.context = _OfNow(ssl.PROTOCOL_TLS_SERVER)
+        self.context.now = self._now
 
-    def refresh(self) -> None:
-        """Take what has changed. A CA that is trusted no more goes with the next start."""
+    def _now(self) -> ssl.SSLContext:
         if (new := self._source.read_again()) is not None:
-            self._load(new)
+            self._current = self._made(new)
+        return self._current
 
-    def _load(self, material: _Material) -> None:
-        _load_pair(self.context, material.chain, material.key)
-        self.context.load_verify_locations(cadata=material.roots.decode("ascii", "ignore"))
+    def _made(self, material: _Material) -> ssl.SSLContext:
+        """Return a new context: OpenSSL takes in roots, and forgets none."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3 if self._mutual else ssl.TLSVersion.TLSv1_2
+        context.verify_mode = ssl.CERT_REQUIRED if self._mutual else ssl.CERT_OPTIONAL
+        _load_pair(context, material.chain, material.key)
+        context.load_verify_locations(cadata=material.roots.decode("ascii", "ignore"))
+        return context
+
+
+class _OfNow(ssl.SSLContext):
+    """What asyncio gets for a listener: begins each connection with the context of that moment."""
+
+    now: Callable[[], ssl.SSLContext]
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,  # noqa: FBT001, FBT002 - as in ssl
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """Begin a connection."""
+        return self.now().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 
 def caller_context(chain_pem: bytes, key_pem: bytes) -> ssl.SSLContext:

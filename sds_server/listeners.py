@@ -29,10 +29,8 @@ def admin_socket(config: Config) -> Path:
     return config.state_dir / "admin.sock"
 
 
-def transports(
-    config: Config, service: Service, admission: Admission
-) -> tuple[SdsServer, RestServer | None, HttpsTls | None]:
-    """Build what proxies connect to: gRPC over TCP and sockets, and REST where it is wanted, with its TLS."""
+def transports(config: Config, service: Service, admission: Admission) -> tuple[SdsServer, RestServer | None]:
+    """Build what proxies connect to: gRPC over TCP and sockets, and REST where it is wanted."""
     files = Files(config.sds.certificate, config.sds.key, config.sds.client_ca)
     door = Door(admission.holder, admission.admits, admission.denies)
     fetcher = Fetcher(service)
@@ -48,10 +46,10 @@ def transports(
         max_age=max_age,
     )
     if config.sds.rest is None:
-        return sds, None, None
+        return sds, None
     tls = HttpsTls(files, lambda: admission.issued, mutual=True)
     rest = RestServer(fetcher=fetcher, door=door, tls=tls.context, listen=config.sds.rest, max_age=max_age)
-    return sds, rest, tls
+    return sds, rest
 
 
 def tls_responder(config: Config, tokens: TokenReader) -> TlsAlpn01Responder | None:

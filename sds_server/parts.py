@@ -242,18 +242,10 @@ class Parts:
             max_names=admission.max_names,
             refresh_s=config.sds.refresh.total_seconds(),
         )
-        sds, rest, rest_tls = transports(config, service, admission)
+        sds, rest = transports(config, service, admission)
         watch_delivery(publisher, streams, prover, settler, recorder=recorder, sds=sds, to=metrics)
         _watch(metrics, config, clock, loops, feed=feed, worker=worker, census=census, patience=patience)
-        tls = https(config, admission)
-
-        def changed() -> None:
-            sds.recheck()
-            for context in (tls, rest_tls):
-                if context is not None:
-                    context.refresh()
-
-        admission.on_change = changed
+        admission.on_change = sds.recheck
         services = Services(
             database=database,
             clock=clock,
@@ -278,7 +270,7 @@ class Parts:
             seen_for=config.rotation.seen_for,
         )
         return cls(
-            admin=api(config, services, admission, tls),
+            admin=api(config, services, admission, https(config, admission)),
             sds=sds,
             rest=rest,
             admission=admission,

@@ -1,5 +1,6 @@
 """Where the API listens: a Unix socket on the machine itself, TLS for others, plain HTTP for health alone."""
 
+import asyncio
 import os
 import socket
 import ssl
@@ -18,6 +19,7 @@ from sds_server.errors import Unavailable
 
 SHUTDOWN_S: Final = 5.0
 KEEPALIVE_S: Final = 75.0
+HANDSHAKE_S: Final = 10.0  # asyncio would wait for 60 s
 BACKLOG: Final = 128
 
 
@@ -51,6 +53,7 @@ class AdminServer:
         self._tls = tls
         self._probes_listen = probes
         self._runners: list[web.AppRunner] = []
+        self._servers: list[asyncio.Server] = []
 
     async def start(self) -> Ports:
         """Listen, and return the ports.
@@ -62,20 +65,30 @@ class AdminServer:
         await web.SockSite(api, bind(self._socket_path), backlog=BACKLOG).start()
         api_port = None
         if self._listen is not None:
-            api_port = await _site(api, self._listen, self._tls, "admin.listen")
+            api_port = await self._serve(api, self._listen, self._tls, "admin.listen")
         probes_port = None
         if self._probes_listen is not None:
             probes = await self._runner(self._probes)
-            probes_port = await _site(probes, self._probes_listen, None, "metrics.listen")
+            probes_port = await self._serve(probes, self._probes_listen, None, "metrics.listen")
         return Ports(api=api_port, probes=probes_port)
 
     async def stop(self) -> None:
         """Let what is under way end, for a while, and close."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
         for runner in reversed(self._runners):
             await runner.cleanup()
         if self._runners:
             self._socket_path.unlink(missing_ok=True)
         self._runners.clear()
+
+    async def _serve(
+        self, runner: web.AppRunner, listen: Listen, tls: ssl.SSLContext | None, setting: str
+    ) -> int:
+        server = await _site(runner, listen, tls, setting)
+        self._servers.append(server)
+        return int(server.sockets[0].getsockname()[1])
 
     async def _runner(self, app: web.Application) -> web.AppRunner:
         runner = web.AppRunner(
@@ -91,19 +104,26 @@ class AdminServer:
         return runner
 
 
-async def _site(runner: web.AppRunner, listen: Listen, tls: ssl.SSLContext | None, setting: str) -> int:
+async def _site(
+    runner: web.AppRunner, listen: Listen, tls: ssl.SSLContext | None, setting: str
+) -> asyncio.Server:
     channel = socket.socket(socket.AF_INET6 if ":" in listen.host else socket.AF_INET)
     channel.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         channel.bind((listen.host, listen.port))
-        await web.SockSite(runner, channel, ssl_context=tls, backlog=BACKLOG).start()
+        return await asyncio.get_running_loop().create_server(
+            runner.server,  # type: ignore[arg-type]
+            sock=channel,
+            ssl=tls,
+            backlog=BACKLOG,
+            ssl_handshake_timeout=None if tls is None else HANDSHAKE_S,
+        )
     except OSError as e:
         channel.close()
         raise Unavailable(
             f"{setting}: cannot listen on {listen}: {e.strerror}",
             hint="stop what holds the port, or choose another",
         ) from e
-    return int(channel.getsockname()[1])
 
 
 def bind(path: Path) -> socket.socket:

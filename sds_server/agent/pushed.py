@@ -37,6 +37,7 @@ BUSY_S: Final = 20.0
 """How long a push waits for a delivery that is under way, before it is told to come again."""
 
 HANDSHAKE_S: Final = 5.0
+IDLE_S: Final = 10.0  # after the handshake: a push is one request, made at once
 """Whoever connects and says nothing holds a file descriptor for as long, and the agent has few."""
 
 RETRY_AFTER_S: Final = 30
@@ -94,6 +95,7 @@ class Endpoint:
             access_log=None,
             handle_signals=False,
             shutdown_timeout=SHUTDOWN_S,
+            keepalive_timeout=IDLE_S,
             auto_decompress=False,
         )
         await self._runner.setup()

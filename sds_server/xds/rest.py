@@ -26,6 +26,7 @@ ANSWER_S: Final = 0.8  # Envoy's default request_timeout is 1 s
 BODY_S: Final = 5.0
 BODY_BYTES_MAX: Final = 1024 * 1024  # Envoy's is 77 kB
 KEEPALIVE_S: Final = 75.0
+HANDSHAKE_S: Final = 10.0  # asyncio would wait for 60 s
 BACKLOG: Final = 1024
 
 STATUSES: Final = {
@@ -50,6 +51,7 @@ class RestServer:
         self._max_age_s = max_age.total_seconds()
         self._since: WeakKeyDictionary[asyncio.BaseTransport, float] = WeakKeyDictionary()
         self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
 
     async def start(self) -> int:
         """Listen, and return the port.
@@ -72,7 +74,13 @@ class RestServer:
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             channel.bind((self._listen.host, self._listen.port))
-            await web.SockSite(runner, channel, ssl_context=self._tls, backlog=BACKLOG).start()
+            self._server = await asyncio.get_running_loop().create_server(
+                runner.server,  # type: ignore[arg-type]
+                sock=channel,
+                ssl=self._tls,
+                backlog=BACKLOG,
+                ssl_handshake_timeout=HANDSHAKE_S,
+            )
         except OSError as e:
             channel.close()
             await runner.cleanup()
@@ -85,6 +93,8 @@ class RestServer:
 
     async def stop(self) -> None:
         """Let what is under way end, and close."""
+        if self._server is not None:
+            self._server.close()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None

@@ -7,13 +7,15 @@ import json
 import stat
 from datetime import timedelta
 
+import aiohttp
 import pytest
 
+from sds_server.admin import server as servers
 from sds_server.admin.server import bind
 from sds_server.errors import Unavailable
 from sds_server.inventory import api_tokens
 from sds_server.model import Identity, Scope
-from tests.support.admin import serving
+from tests.support.admin import HOST, serving
 from tests.support.clocks import TurnedClock
 from tests.support.pki import authority
 
@@ -150,3 +152,26 @@ async def test_nobody_makes_certvoy_unpack_what_he_sends(api):
     reply = await api.remote("POST", "/v1/enrolments", data=body, headers=headers)
 
     assert 400 == reply.status
+
+
+async def test_a_client_ca_that_is_trusted_no_more_lets_nobody_in(database, tmp_path):
+    async with serving(database, tmp_path, clients={Identity(OPS): frozenset({Scope.READ})}) as api:
+        before = await api.remote("GET", "/v1/whoami", pair=api.clients.issue(uris=[OPS]))
+        other = authority("others")
+        other.write(tmp_path / "client-ca.pem")
+        after = await api.remote("GET", "/v1/whoami", pair=other.issue(uris=[OPS]))
+
+        assert (200, 200) == (before.status, after.status)
+        with pytest.raises(aiohttp.ClientError):
+            await api.remote("GET", "/v1/whoami", pair=api.clients.issue(uris=[OPS]))
+
+
+async def test_who_connects_and_begins_no_handshake_is_hung_up_on(database, tmp_path, monkeypatch):
+    monkeypatch.setattr(servers, "HANDSHAKE_S", 0.1)
+    async with serving(database, tmp_path) as api:
+        reader, writer = await asyncio.open_connection(HOST, api.ports.api)
+        async with asyncio.timeout(20):
+            said = await reader.read()
+        writer.close()
+
+    assert b"" == said

@@ -112,6 +112,22 @@ async def test_who_connects_and_says_nothing_is_hung_up_on(enroller, program, tm
     assert b"" == said
 
 
+async def test_the_control_plane_that_connects_and_asks_nothing_is_hung_up_on(
+    enroller, program, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pushed, "IDLE_S", 0.1)
+    files = await enrolled(enroller, tmp_path, "web-1")
+    context = await control_plane(enroller)
+    async with agent(files, program) as url:
+        host, port = url.removeprefix("https://").split(":")
+        reader, writer = await asyncio.open_connection(host, port, ssl=context)
+        async with asyncio.timeout(20):
+            said = await reader.read()
+        writer.close()
+
+    assert b"" == said
+
+
 async def test_a_certificate_of_a_foreign_ca_does_not_get_in(enroller, program, tmp_path):
     files = await enrolled(enroller, tmp_path, "web-1")
     own = authority.control_plane_identity("certvoy")

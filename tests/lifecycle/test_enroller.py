@@ -106,7 +106,7 @@ async def test_both_listeners_take_what_our_ca_issues(replica, database, clock):
     https = HttpsTls(Files(section="admin"), lambda: admission.issued)
 
     assert server_credentials(Files(), lambda: admission.issued)
-    assert 1 == len(https.context.get_ca_certs())
+    assert 1 == len(https.context.now().get_ca_certs())
 
 
 async def test_a_grant_that_cannot_be_read_takes_no_other_away(replica, database, clock, sql):

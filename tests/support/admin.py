@@ -156,7 +156,6 @@ async def serving(
     await admission.step()
     files = Files(section="admin") if own_ca else Files(certificate, key, directory / "client-ca.pem")
     tls = HttpsTls(files, lambda: admission.issued)
-    admission.on_change = tls.refresh
     feed = asyncio.create_task(_follow(admission, database))
     server = AdminServer(
         ROUTES,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import aiohttp
 import grpc
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from envoy.config.core.v3.base_pb2 import Node
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from envoy.service.discovery.v3 import discovery_pb2 as pb
@@ -525,3 +526,40 @@ async def test_more_names_at_once_than_a_grant_lets_an_identity_want_are_not_the
     assert (OK[form], ["a"]) == (both.status, both.names)
     assert (OK[form], ["b"]) == (again.status, again.names)
     assert [("denied", "n", "b")] == [fact for fact in server.witness.facts if fact[0] == "denied"]
+
+
+async def test_a_client_ca_that_is_trusted_no_more_lets_nobody_in(server):
+    """Without a restart, as on the streams; and one that came does."""
+    server.publish("a", 1, PAIR)
+    before = await ask(server, "rest", "a")
+    other = authority("Others")
+    other.write(server.files["client_ca"])
+    after = await ask(server, "rest", "a", client=other.issue(uris=[EDGE]))
+
+    assert (200, 200) == (before.status, after.status)
+    with pytest.raises(aiohttp.ClientError):
+        await ask(server, "rest", "a")
+
+
+async def test_the_next_connection_is_shown_the_renewed_certificate(server):
+    server.publish("a", 1, PAIR)
+    renewed = server.servers_ca.issue(dns=["localhost"])
+    renewed.write(server.directory, "server")
+    context = ssl.create_default_context(cadata=server.servers_ca.pem.decode())
+    context.load_cert_chain(*server.clients_ca.issue(uris=[EDGE]).write(server.directory, "poller"))
+    _, writer = await asyncio.open_connection("localhost", server.rest_port, ssl=context)
+    shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+
+    assert renewed.certificate.public_bytes(Encoding.DER) == shown
+
+
+async def test_who_connects_and_begins_no_handshake_is_hung_up_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(rest, "HANDSHAKE_S", 0.1)
+    async with deployed(tmp_path) as server:
+        reader, writer = await asyncio.open_connection("localhost", server.rest_port)
+        async with asyncio.timeout(TIMEOUT_S):
+            said = await reader.read()
+        writer.close()
+
+    assert b"" == said
