@@ -462,18 +462,23 @@ CREATE TABLE audit_tally (
 );
 CREATE INDEX audit_tally_began ON audit_tally (began_at);
 
--- Bearer tokens of the admin API: never the token, only its SHA-256.
+-- Bearer tokens: never the token, only its SHA-256. One with scopes is of the admin API. One with an identity may nothing of that:
+-- who shows it over TLS, where sds.tokens takes tokens, is that identity; it ends by itself.
 CREATE TABLE api_token (
     id           bigserial PRIMARY KEY,
     name         text NOT NULL CHECK (octet_length(name) BETWEEN 1 AND 200),
     sha256       bytea NOT NULL UNIQUE CHECK (octet_length(sha256) = 32),
-    scopes       text[] NOT NULL CHECK (cardinality(scopes) > 0),
+    scopes       text[] NOT NULL,
     created_at   timestamptz NOT NULL DEFAULT certvoy_now(),
     created_by   text NOT NULL,
     expires_at   timestamptz,
     revoked_at   timestamptz,
-    last_used_at timestamptz
+    last_used_at timestamptz,
+    identity     text,
+    CONSTRAINT api_token_scopes_check CHECK ((cardinality(scopes) > 0) = (identity IS NULL)),
+    CONSTRAINT api_token_identity_check CHECK (identity IS NULL OR expires_at IS NOT NULL)
 );
+CREATE INDEX api_token_identity ON api_token (identity) WHERE identity IS NOT NULL AND revoked_at IS NULL;
 -- At most one usable token of a name: the audit's actor is one token.
 CREATE UNIQUE INDEX api_token_name ON api_token (name) WHERE revoked_at IS NULL;
 
@@ -581,6 +586,10 @@ BEGIN
 END $$;
 CREATE TRIGGER identity_grant_changed AFTER INSERT OR UPDATE OR DELETE ON identity_grant
     FOR EACH ROW EXECUTE FUNCTION rights_are_changed();
+CREATE TRIGGER api_token_made AFTER INSERT ON api_token
+    FOR EACH ROW WHEN (NEW.identity IS NOT NULL) EXECUTE FUNCTION rights_are_changed();
+CREATE TRIGGER api_token_revoked AFTER UPDATE OF revoked_at ON api_token
+    FOR EACH ROW WHEN (NEW.identity IS NOT NULL) EXECUTE FUNCTION rights_are_changed();
 CREATE TRIGGER proxy_changed AFTER INSERT OR DELETE ON proxy FOR EACH ROW EXECUTE FUNCTION rights_are_changed();
 
 -- Dead entries at the head of a queue's index slow every claim: they go when a hundredth of the table has changed, not a fifth.

@@ -20,3 +20,15 @@ CREATE TABLE audit_tally (
     PRIMARY KEY (identity, action)
 );
 CREATE INDEX audit_tally_began ON audit_tally (began_at);
+
+-- A token of an identity: who shows it over TLS, where sds.tokens takes tokens, is that identity. It may nothing of the admin API,
+-- and ends by itself.
+ALTER TABLE api_token ADD COLUMN identity text;
+ALTER TABLE api_token DROP CONSTRAINT api_token_scopes_check;
+ALTER TABLE api_token ADD CONSTRAINT api_token_scopes_check CHECK ((cardinality(scopes) > 0) = (identity IS NULL));
+ALTER TABLE api_token ADD CONSTRAINT api_token_identity_check CHECK (identity IS NULL OR expires_at IS NOT NULL);
+CREATE INDEX api_token_identity ON api_token (identity) WHERE identity IS NOT NULL AND revoked_at IS NULL;
+CREATE TRIGGER api_token_made AFTER INSERT ON api_token
+    FOR EACH ROW WHEN (NEW.identity IS NOT NULL) EXECUTE FUNCTION rights_are_changed();
+CREATE TRIGGER api_token_revoked AFTER UPDATE OF revoked_at ON api_token
+    FOR EACH ROW WHEN (NEW.identity IS NOT NULL) EXECUTE FUNCTION rights_are_changed();

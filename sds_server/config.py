@@ -194,6 +194,10 @@ class SdsConfig(Model):
     rest: ListenAddress | None = None
     """The address for Envoys whose ``api_type`` is ``REST``, over mutual TLS as well; none by default."""
 
+    tokens: ListenAddress | None = None
+    """The address for proxies without a client certificate: they show a token over TLS, there and at ``rest``
+    (``certvoy token create --identity``); none by default, and then no token is taken."""
+
     sockets: tuple[SocketConfig, ...] = ()
     """Unix sockets for proxies on this machine, each for one identity."""
 

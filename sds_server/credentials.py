@@ -49,8 +49,12 @@ class _Material:
     roots: bytes
 
 
-def server_credentials(files: Files, issued: Callable[[], Issued] = _nothing) -> grpc.ServerCredentials:
+def server_credentials(
+    files: Files, issued: Callable[[], Issued] = _nothing, *, mutual: bool = True
+) -> grpc.ServerCredentials:
     """Return gRPC credentials that demand a client certificate of a CA that is trusted.
+
+    Not ``mutual``: that ask for none. gRPC for Python knows nothing in between.
 
     Everything is read again for each connection, so that it can be renewed in place; while the files are not
     usable, what was read last stays in force.
@@ -63,7 +67,7 @@ def server_credentials(files: Files, issued: Callable[[], Issued] = _nothing) ->
         _configuration(source.read()),
         # gRPC calls this in a thread of its own; None says "unchanged", which the stubs do not know.
         lambda: None if (new := source.read_again()) is None else _configuration(new),  # type: ignore[arg-type,return-value]
-        require_client_authentication=True,
+        require_client_authentication=mutual,
     )
 
 
@@ -81,7 +85,12 @@ class HttpsTls:
     """
 
     def __init__(
-        self, files: Files, issued: Callable[[], Issued] = _nothing, *, mutual: bool = False
+        self,
+        files: Files,
+        issued: Callable[[], Issued] = _nothing,
+        *,
+        mutual: bool = False,
+        oldest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2,
     ) -> None:
         """Read it. ``mutual``: TLS 1.3 as well, as on the streams.
 
@@ -90,6 +99,7 @@ class HttpsTls:
         """
         self._source = _Source(files, issued)
         self._mutual = mutual
+        self._oldest = ssl.TLSVersion.TLSv1_3 if mutual else oldest
         self._current = self._made(self._source.read())
         self.context = _OfNow(ssl.PROTOCOL_TLS_SERVER)
         self.context.now = self._now
@@ -102,7 +112,7 @@ class HttpsTls:
     def _made(self, material: _Material) -> ssl.SSLContext:
         """Return a new context: OpenSSL takes in roots, and forgets none."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3 if self._mutual else ssl.TLSVersion.TLSv1_2
+        context.minimum_version = self._oldest
         context.verify_mode = ssl.CERT_REQUIRED if self._mutual else ssl.CERT_OPTIONAL
         _load_pair(context, material.chain, material.key)
         context.load_verify_locations(cadata=material.roots.decode("ascii", "ignore"))

@@ -6,8 +6,9 @@ may look like a URI; the certificate itself does not.)
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from cryptography import x509
@@ -102,6 +103,15 @@ class Holder:
 
     identity: Identity
     enrolment: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """Who shows a token; ``admitted`` says whether it is good still, but for its end."""
+
+    identity: Identity
+    expires: datetime
+    admitted: Callable[[], bool]
 
 
 class Trust:

@@ -1,5 +1,6 @@
 """What a control plane listens with: SDS over gRPC, sockets and REST, and the API."""
 
+import ssl
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from sds_server.lifecycle.patience import Patience
 from sds_server.xds.caller import Door
 from sds_server.xds.fetch import Fetcher
 from sds_server.xds.rest import RestServer
-from sds_server.xds.server import MAX_AGE, SdsServer
+from sds_server.xds.server import MAX_AGE, SdsServer, TokenListener
 from sds_server.xds.session import Service
 from sds_server.xds.sockets import SdsSocket
 
@@ -32,7 +33,7 @@ def admin_socket(config: Config) -> Path:
 def transports(config: Config, service: Service, admission: Admission) -> tuple[SdsServer, RestServer | None]:
     """Build what proxies connect to: gRPC over TCP and sockets, and REST where it is wanted."""
     files = Files(config.sds.certificate, config.sds.key, config.sds.client_ca)
-    door = Door(admission.holder, admission.admits, admission.denies)
+    door = Door(admission.holder, admission.admits, admission.denies, admission.bearer)
     fetcher = Fetcher(service)
     # A third of a credential's life is left when it is renewed: by then its connection is another.
     max_age = min(MAX_AGE, config.enrolment.lifetime / 4)
@@ -43,12 +44,25 @@ def transports(config: Config, service: Service, admission: Admission) -> tuple[
         host=config.sds.listen.host,
         port=config.sds.listen.port,
         sockets=[SdsSocket(one.path, one.identity) for one in config.sds.sockets],
+        tokens=None
+        if (at := config.sds.tokens) is None
+        else TokenListener(
+            at.host, at.port, server_credentials(files, lambda: admission.issued, mutual=False)
+        ),
         max_age=max_age,
     )
     if config.sds.rest is None:
         return sds, None
-    tls = HttpsTls(files, lambda: admission.issued, mutual=True)
-    rest = RestServer(fetcher=fetcher, door=door, tls=tls.context, listen=config.sds.rest, max_age=max_age)
+    tokens = config.sds.tokens is not None
+    tls = HttpsTls(files, lambda: admission.issued, mutual=not tokens, oldest=ssl.TLSVersion.TLSv1_3)
+    rest = RestServer(
+        fetcher=fetcher,
+        door=door,
+        tls=tls.context,
+        listen=config.sds.rest,
+        max_age=max_age,
+        tokens=tokens,
+    )
     return sds, rest
 
 

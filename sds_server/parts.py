@@ -434,7 +434,7 @@ def _server_names(config: Config) -> Sequence[str]:
     """Return what our own server certificate is for: what is configured, else what is known of us."""
     if config.sds.server_names:
         return config.sds.server_names
-    addresses = (config.sds.listen, config.sds.rest, config.admin.listen)
+    addresses = (config.sds.listen, config.sds.rest, config.sds.tokens, config.admin.listen)
     listens = [listen.host for listen in addresses if listen is not None]
     hosts = [socket.gethostname().lower(), *(host for host in listens if host not in EVERY_HOST)]
     return [*dict.fromkeys(["localhost", *(host for host in hosts if host.isascii())])]

@@ -8,16 +8,23 @@ from pydantic import BaseModel, Field
 
 from sds_server.admin import pages, shapes
 from sds_server.admin.routes import Answer, Call, Route, Shape
-from sds_server.config_values import Duration
+from sds_server.config_values import Duration, IdentityName
+from sds_server.errors import CallerError
 from sds_server.inventory import api_tokens
-from sds_server.model import Scope
+from sds_server.model import Identity, Scope
 
 
 class PostToken(Shape):
-    """A token to be made. ``ttl`` such as ``90d``; null: it does not end by itself."""
+    """A token to be made, with ``scopes`` or with an ``identity``.
+
+    ``ttl`` such as ``90d``; null: it does not end by itself, which one with scopes may.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$")]
-    scopes: Annotated[list[Scope], Field(min_length=1, max_length=len(Scope))]
+    scopes: Annotated[tuple[Scope, ...], Field(max_length=len(Scope))] = ()
+    identity: Annotated[
+        IdentityName | None, Field(description="who whoever shows it over SDS is; it may nothing here")
+    ] = None
     ttl: Annotated[Duration | None, Field(json_schema_extra={"default": "90d"})] = timedelta(days=90)
 
 
@@ -32,6 +39,7 @@ class Token(shapes.Stated):
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
+    identity: str | None
 
 
 class NewToken(Token):
@@ -71,15 +79,35 @@ async def list_tokens(call: Call) -> Answer:
 async def create_token(call: Call) -> Answer:
     """Make one; its text is in this answer and nowhere else."""
     wanted = call.body(PostToken)
+    if bool(wanted.scopes) == (wanted.identity is not None):
+        raise CallerError("a token has scopes, or an identity", hint="write one of `scopes` and `identity`")
+    if wanted.identity is not None:
+        _check_identity(wanted.identity, wanted.ttl, call.services.reserved)
     token, text = await api_tokens.create(
         call.services.database,
         wanted.name,
         scopes=set(wanted.scopes),
+        identity=wanted.identity,
         lasts=wanted.ttl,
         actor=call.caller.actor,
     )
     told = Token.model_validate(token)
     return Answer(NewToken(**told.model_dump(), token=text), status=HTTPStatus.CREATED)
+
+
+def _check_identity(identity: Identity, ttl: timedelta | None, reserved: str) -> None:
+    """Refuse what would be a credential for ever, or one beside those that proxies enrol for.
+
+    Raises:
+        CallerError: it is one.
+    """
+    if ttl is None:
+        raise CallerError("ttl: a token of an identity has an end", hint="write 90d, or less")
+    if identity.startswith(reserved):
+        raise CallerError(
+            f"{identity}: names below {reserved} are for proxies that enrol, which have certificates",
+            hint="`certvoy proxies enroll NAME`, or another trust domain",
+        )
 
 
 async def revoke_token(call: Call) -> Answer:

@@ -1,15 +1,15 @@
-"""`certvoy token`: bearer tokens for those who call the API from elsewhere."""
+"""`certvoy token`: bearer tokens, for callers of the API and for proxies without a certificate."""
 
 import click
 
-from sds_server.cli.api import Api, asks
+from sds_server.cli.api import Api, Json, asks
 from sds_server.cli.output import json_option, moment, note, print_json, table
 from sds_server.errors import NotFound
 
 
 @click.group()
 def token() -> None:
-    """Make and revoke tokens of the admin API."""
+    """Make and revoke tokens: of the admin API, or of an identity for SDS."""
 
 
 @token.command()
@@ -18,19 +18,25 @@ def token() -> None:
     "--scope",
     "scopes",
     multiple=True,
-    required=True,
     help="read, issue, rotate, deliver, revoke, enroll, admin.",
 )
+@click.option("--identity", help="Who shows it to SDS is this identity; it may nothing of the API.")
 @click.option("--ttl", default="90d", show_default=True, help="How long it lasts, such as 12h or 90d.")
 @json_option
 @asks
-def create(name: str, *, scopes: tuple[str, ...], ttl: str, as_json: bool, api: Api) -> None:
+def create(
+    name: str, *, scopes: tuple[str, ...], identity: str | None, ttl: str, as_json: bool, api: Api
+) -> None:
     r"""Make the token NAME, and print it: it is said once and kept nowhere.
 
     \b
     certvoy token create ci --scope read --scope rotate > token
+    certvoy token create edge-1 --identity spiffe://example.com/edge-1 > token
     """
-    made = api.post("v1", "tokens", body={"name": name, "scopes": list(scopes), "ttl": ttl})
+    body: Json = {"name": name, "scopes": list(scopes), "ttl": ttl}
+    if identity is not None:
+        body["identity"] = identity
+    made = api.post("v1", "tokens", body=body)
     if as_json:
         print_json(made)
     else:
@@ -48,12 +54,12 @@ def ls(*, as_json: bool, api: Api) -> None:
         print_json(found)
         return
     table(
-        ("ID", "TOKEN", "SCOPES", "CREATED BY", "ENDS", "USED", "REVOKED"),
+        ("ID", "TOKEN", "MAY, OR IS", "CREATED BY", "ENDS", "USED", "REVOKED"),
         [
             (
                 item["id"],
                 item["name"],
-                ",".join(item["scopes"]),
+                ",".join(item["scopes"]) or item["identity"],
                 item["created_by"],
                 moment(item["expires_at"]),
                 moment(item["last_used_at"]),

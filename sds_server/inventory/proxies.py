@@ -8,7 +8,8 @@ from itertools import groupby
 from typing import Final
 
 from sds_server.errors import NotFound, Unauthenticated
-from sds_server.inventory import audit, control_cas, feed, targets
+from sds_server.inventory import api_tokens, audit, control_cas, feed, targets
+from sds_server.inventory.api_tokens import IdentityToken
 from sds_server.inventory.audit import Deed, Deeds
 from sds_server.inventory.control_cas import ControlCa
 from sds_server.inventory.database import Database, Row, Transaction
@@ -79,6 +80,7 @@ class Rights:
     grants: Mapping[Identity, tuple[GrantedName, ...]]
     enrolled: Mapping[Identity, int]
     authorities: Sequence[ControlCa]
+    tokens: Mapping[Identity, tuple[IdentityToken, ...]] = field(default_factory=dict)
 
 
 async def rights(database: Database, *, since: str | None = None) -> Rights:
@@ -91,6 +93,7 @@ async def rights(database: Database, *, since: str | None = None) -> Rights:
             whose = [row["identity"] for row in await tx.rows("rights_changed", since)]
         granted = await tx.rows("identity_grants", whose) if whose != [] else []
         enrolled = await tx.rows("enrolled", whose) if whose != [] else []
+        tokens = await api_tokens.of_identities(tx, whose) if whose != [] else {}
         authorities = await control_cas.read(tx)
         if whose:
             await tx.rows("forget_rights_changes", CHANGES_LAST)
@@ -103,6 +106,7 @@ async def rights(database: Database, *, since: str | None = None) -> Rights:
         },
         enrolled={Identity(row["identity"]): row["id"] for row in enrolled},
         authorities=authorities,
+        tokens=tokens,
     )
 
 

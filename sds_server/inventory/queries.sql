@@ -1402,13 +1402,14 @@ SELECT pg_notify('certvoy', $1);
 -- ---------------------------------------------------------------- tokens of the API
 
 -- name: insert_api_token
-INSERT INTO api_token (name, sha256, scopes, created_by, expires_at)
-VALUES ($1, $2, $3, $4, certvoy_now() + $5::interval)
-RETURNING id, name, scopes, created_at, created_by, expires_at, revoked_at, last_used_at;
+INSERT INTO api_token (name, sha256, scopes, created_by, expires_at, identity)
+VALUES ($1, $2, $3, $4, certvoy_now() + $5::interval, $6)
+RETURNING id, name, scopes, created_at, created_by, expires_at, revoked_at, last_used_at, identity;
 
 -- name: usable_api_token
-SELECT id, name, scopes, created_at, created_by, expires_at, revoked_at, last_used_at FROM api_token
- WHERE sha256 = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > certvoy_now());
+-- Of the admin API.
+SELECT id, name, scopes, created_at, created_by, expires_at, revoked_at, last_used_at, identity FROM api_token
+ WHERE sha256 = $1 AND identity IS NULL AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > certvoy_now());
 
 -- name: use_api_token
 -- At most one write a minute and token: who used it last is for people, not for accounting.
@@ -1416,11 +1417,17 @@ UPDATE api_token SET last_used_at = certvoy_now()
  WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < certvoy_now() - interval '1 minute');
 
 -- name: api_tokens
-SELECT id, name, scopes, created_at, created_by, expires_at, revoked_at, last_used_at FROM api_token
+SELECT id, name, scopes, created_at, created_by, expires_at, revoked_at, last_used_at, identity FROM api_token
  WHERE id > $1 ORDER BY id LIMIT $2;
 
 -- name: revoke_api_token
 UPDATE api_token SET revoked_at = certvoy_now() WHERE id = $1 AND revoked_at IS NULL RETURNING name;
+
+-- name: identity_tokens
+-- Of these identities; null: of all.
+SELECT id, sha256, identity, expires_at FROM api_token
+ WHERE identity IS NOT NULL AND revoked_at IS NULL AND expires_at > certvoy_now()
+   AND ($1::text[] IS NULL OR identity = ANY ($1)) ORDER BY identity, id;
 
 -- ---------------------------------------------------------------- enrolment
 

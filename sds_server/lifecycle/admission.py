@@ -8,8 +8,8 @@ from sds_server import authority
 from sds_server.clock import Clock
 from sds_server.credentials import Issued
 from sds_server.errors import CertvoyError, ConfigError, CustodyError, Unavailable
-from sds_server.identity import ALL_KINDS, Grant, Grants, Holder, Rule, Trust
-from sds_server.inventory import proxies
+from sds_server.identity import ALL_KINDS, Bearer, Grant, Grants, Holder, Rule, Trust
+from sds_server.inventory import api_tokens, proxies
 from sds_server.inventory.database import Database
 from sds_server.inventory.proxies import GrantedName, Rights
 from sds_server.lifecycle.enroller import Enroller, OwnPair
@@ -54,6 +54,8 @@ class Admission:
         self._read_at = clock.monotonic()
         self._granted: Mapping[Identity, tuple[GrantedName, ...]] = {}
         self._enrolled: Mapping[Identity, int] = {}
+        self._tokens: Mapping[Identity, tuple[api_tokens.IdentityToken, ...]] = {}
+        self._by_digest: Mapping[bytes, api_tokens.IdentityToken] = {}
         self._authorities: Sequence[object] | None = None
         self._pair: OwnPair | None = None
         self._denied = frozenset(denied)
@@ -94,6 +96,22 @@ class Admission:
     def admits(self, holder: Holder) -> bool:
         """Whether the holder is still believed: quick, for streams that are open."""
         return self._trust.admits(holder)
+
+    def bearer(self, text: str) -> Bearer | None:
+        """Return who shows a token of this text; None: nobody knows it, or it was revoked.
+
+        By its hash, so that how long it takes tells nothing of any other token.
+        """
+        if not api_tokens.is_token(text):
+            return None
+        token = self._by_digest.get(api_tokens.digest(text))
+        if token is None:
+            return None
+
+        def admitted() -> bool:
+            return token.sha256 in self._by_digest and not self.denies(token.identity)
+
+        return Bearer(token.identity, token.expires_at, admitted)
 
     def deny(self, identities: Iterable[Identity]) -> None:
         """Refuse these from now on, and no others; open streams are looked at again."""
@@ -154,9 +172,10 @@ class Admission:
         """Remember it, and say whether anything is other than before."""
         changed = rights.changed
         if changed is None:
-            before = (self._granted, self._enrolled, self._authorities)
+            before = (self._granted, self._enrolled, self._tokens, self._authorities)
             self._granted, self._enrolled = dict(rights.grants), dict(rights.enrolled)
-            if before == (self._granted, self._enrolled, rights.authorities):
+            self._tokens = dict(rights.tokens)
+            if before == (self._granted, self._enrolled, self._tokens, rights.authorities):
                 return False
             self._grants = Grants([*self._configured, *_readable(rights)])
         else:
@@ -166,14 +185,22 @@ class Admission:
             # Copies: what streams look into never changes under them.
             self._enrolled = _with(self._enrolled, told, rights.enrolled)
             self._granted = _with(self._granted, told, rights.grants)
+            self._tokens = _with(self._tokens, told, rights.tokens)
             configured = [grant for grant in self._configured if grant.identity in told]
             self._grants = self._grants.changed(told, [*configured, *_readable(rights)])
         self._authorities = rights.authorities
+        self._by_digest = {token.sha256: token for some in self._tokens.values() for token in some}
         return True
 
     def _is_news(self, rights: Rights, identity: Identity) -> bool:
-        before = self._granted.get(identity), self._enrolled.get(identity)
-        return before != (rights.grants.get(identity), rights.enrolled.get(identity))
+        return any(
+            before.get(identity) != now.get(identity)
+            for before, now in (
+                (self._granted, rights.grants),
+                (self._enrolled, rights.enrolled),
+                (self._tokens, rights.tokens),
+            )
+        )
 
     async def _renew_pair(self) -> bool:
         now = self._clock.now()

@@ -11,11 +11,15 @@ from typing import Final
 from cryptography import x509
 
 from sds_server.errors import CallerError
-from sds_server.identity import Holder
+from sds_server.identity import Bearer, Holder
 from sds_server.log import get
 from sds_server.model import Identity
 
 TLS_WANTED: Final = "a client certificate over TLS 1.3 is required"
+BEARER_WANTED: Final = (
+    "a token over TLS 1.3 is required, as `authorization: Bearer`: `certvoy token create NAME --identity ID`"
+)
+BEARER_WORTHLESS: Final = "the token is unknown, revoked or over: `certvoy token create NAME --identity ID`"
 
 _log = get("sds")
 
@@ -48,7 +52,7 @@ class Ended(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is at the other end; ``expires`` is its certificate's notAfter, None where it needs none.
+    """Who is at the other end; ``expires`` is when what it ``shows`` ends, None where it shows nothing.
 
     ``admitted`` says whether the peer is still believed to be who it said.
     """
@@ -56,6 +60,7 @@ class Caller:
     identity: Identity
     expires: datetime | None
     admitted: Callable[[], bool]
+    shows: str = "client certificate"
 
     def left_s(self, now: datetime) -> float:
         """Return for how long it may stay, at most.
@@ -69,7 +74,7 @@ class Caller:
             return inf
         left_s = (self.expires - now).total_seconds()
         if left_s <= 0:
-            raise Ended(Status.UNAUTHENTICATED, "the client certificate has expired")
+            raise Ended(Status.UNAUTHENTICATED, f"the {self.shows} has expired")
         return left_s
 
 
@@ -77,12 +82,14 @@ class Caller:
 class Door:
     """Says who calls. ``identify`` says whose certificate (PEM) it is; ``admits`` if that is believed still.
 
-    ``denies``: who is refused wherever they come from, and by whatever they are known.
+    ``denies``: who is refused wherever they come from, and by whatever they are known. ``bearer`` says
+    whose a token is.
     """
 
     identify: Callable[[bytes], Holder]
     admits: Callable[[Holder], bool]
     denies: Callable[[Identity], bool] = lambda _identity: False
+    bearer: Callable[[str], Bearer | None] = lambda _text: None
 
     def by_certificate(self, pem: bytes) -> Caller:
         """Return the holder of a certificate that TLS has verified.
@@ -101,6 +108,26 @@ class Door:
         """Return what to say to who has shown none, or spoke an older TLS."""
         _log.warning("client.refused", reason=TLS_WANTED)
         return Ended(Status.UNAUTHENTICATED, TLS_WANTED)
+
+    def by_token(self, authorization: str | None, now: datetime) -> Caller:
+        """Return the bearer of the token in an Authorization header (RFC 6750 section 2.1).
+
+        Raises:
+            Ended: there is none, or nothing that is good.
+        """
+        scheme, _, token = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise self.without_token()
+        bearer = self.bearer(token.strip())
+        if bearer is None or bearer.expires <= now:
+            _log.warning("client.refused", reason=BEARER_WORTHLESS)
+            raise Ended(Status.UNAUTHENTICATED, BEARER_WORTHLESS)
+        return self._unless_denied(Caller(bearer.identity, bearer.expires, bearer.admitted, "token"))
+
+    def without_token(self) -> Ended:
+        """Return what to say to who has shown none, or spoke an older TLS."""
+        _log.warning("client.refused", reason=BEARER_WANTED)
+        return Ended(Status.UNAUTHENTICATED, BEARER_WANTED)
 
     def by_socket(self, identity: Identity) -> Caller:
         """Return whom the configuration says to be behind a socket; no certificate, so no end.

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from sds_server.config_values import Listen
 from sds_server.errors import Unavailable
@@ -41,9 +41,20 @@ class RestServer:
     """Answers polls until stopped."""
 
     def __init__(
-        self, *, fetcher: Fetcher, door: Door, tls: ssl.SSLContext, listen: Listen, max_age: timedelta
+        self,
+        *,
+        fetcher: Fetcher,
+        door: Door,
+        tls: ssl.SSLContext,
+        listen: Listen,
+        max_age: timedelta,
+        tokens: bool = False,
     ) -> None:
-        """``max_age``: of a connection; the next one shows who the peer is anew."""
+        """``max_age``: of a connection; the next one shows who the peer is anew.
+
+        ``tokens``: who shows no certificate may show a token, if ``tls`` lets them come so far.
+        """
+        self._tokens = tokens
         self._fetcher = fetcher
         self._door = door
         self._tls = tls
@@ -126,6 +137,10 @@ class RestServer:
     def _caller(self, request: web.Request) -> Caller:
         channel = None if request.transport is None else request.transport.get_extra_info("ssl_object")
         certificate = None if channel is None else channel.getpeercert(binary_form=True)
+        if certificate is None and self._tokens:
+            shown = request.headers.getall(hdrs.AUTHORIZATION, ())
+            one = shown[0] if len(shown) == 1 else None
+            return self._door.by_token(one, self._fetcher.service.clock.now())
         if certificate is None:
             raise self._door.without_certificate()
         return self._door.by_certificate(ssl.DER_cert_to_PEM_cert(certificate).encode())

@@ -1,10 +1,12 @@
 """The transport: gRPC around `Session` and `Fetcher`, for SDS and, with secrets only, ADS.
 
-Mutual TLS 1.3 over TCP; over a Unix socket nothing, as that is one identity's alone.
+Mutual TLS 1.3 over TCP, or, on a port of its own, TLS 1.3 and a token with each call; over a Unix socket
+nothing, as that is one identity's alone.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Final, Never
@@ -62,6 +64,15 @@ _Call = grpc.aio.ServicerContext[bytes, bytes]
 _Who = Callable[[_Call], Caller]
 
 
+@dataclass(frozen=True, slots=True)
+class TokenListener:
+    """Where clients come that show a token and no certificate, which these credentials do not ask for."""
+
+    host: str
+    port: int
+    credentials: grpc.ServerCredentials
+
+
 class SdsServer:
     """Serves the Catalog's entries to the peers that may see them."""
 
@@ -74,6 +85,7 @@ class SdsServer:
         host: str,
         port: int,
         sockets: Sequence[SdsSocket] = (),
+        tokens: TokenListener | None = None,
         max_age: timedelta = MAX_AGE,
     ) -> None:
         self._fetcher = fetcher
@@ -84,6 +96,8 @@ class SdsServer:
         self._host = host
         self._port = port
         self._sockets = sockets
+        self._tokens = tokens
+        self.token_port: int | None = None
         self._bound: list[SdsSocket] = []  # by us: what somebody else listens on stays
         self._sessions: set[Session] = set()
         self._servers: list[grpc.aio.Server] = []
@@ -98,7 +112,10 @@ class SdsServer:
         try:
             for sds_socket in self._sockets:
                 await self._listen_on(sds_socket)
-            self._port = await self._listen()
+            if self._tokens is not None:
+                at, credentials = self._tokens, self._tokens.credentials
+                self.token_port = await self._listen(at.host, at.port, credentials, self._by_token)
+            self._port = await self._listen(self._host, self._port, self._credentials, self._by_certificate)
         except BaseException:
             await self.stop(0)
             raise
@@ -134,12 +151,11 @@ class SdsServer:
         for session in self._sessions:
             session.recheck()
 
-    async def _listen(self) -> int:
-        server = self._server(self._by_certificate)
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        address = f"{host}:{self._port}"
+    async def _listen(self, host: str, port: int, credentials: grpc.ServerCredentials, who: _Who) -> int:
+        server = self._server(who)
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            port = server.add_secure_port(address, self._credentials)
+            port = server.add_secure_port(address, credentials)
         except RuntimeError:
             # No cause: its frames would keep the server, whose end needs the loop, until the loop is gone.
             del server
@@ -229,12 +245,23 @@ class SdsServer:
 
         gRPC has no option for the lowest TLS version, so it is looked at here, before anything is said.
         """
-        properties: dict[str, list[bytes]] = call.auth_context()  # type: ignore[assignment]
-        tls_version = b"".join(properties.get("ssl_tls_version", ()))
-        pem = b"".join(properties.get("x509_pem_cert", ()))
-        if tls_version != b"TLSv1.3" or not pem:
+        pem = _property(call, "x509_pem_cert")
+        if _property(call, "ssl_tls_version") != b"TLSv1.3" or not pem:
             raise self._door.without_certificate()
         return self._door.by_certificate(pem)
+
+    def _by_token(self, call: _Call) -> Caller:
+        """Return whose token the peer shows, with each call."""
+        if _property(call, "ssl_tls_version") != b"TLSv1.3":
+            raise self._door.without_token()
+        shown = [value for key, value in call.invocation_metadata() or () if key == "authorization"]
+        one = str(shown[0]) if len(shown) == 1 else None  # of two, who knows which somebody else has added
+        return self._door.by_token(one, self._service.clock.now())
+
+
+def _property(call: _Call, name: str) -> bytes:
+    properties: dict[str, list[bytes]] = call.auth_context()  # type: ignore[assignment]
+    return b"".join(properties.get(name, ()))
 
 
 async def _end(call: _Call, end: Ended) -> Never:

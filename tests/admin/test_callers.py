@@ -175,3 +175,28 @@ async def test_who_connects_and_begins_no_handshake_is_hung_up_on(database, tmp_
         writer.close()
 
     assert b"" == said
+
+
+async def test_a_token_of_an_identity_is_made_with_an_end_and_may_nothing_here(api):
+    body = {"name": "edge", "identity": "spiffe://td.test/edge", "ttl": "1h"}
+    made = await api.local("POST", "/v1/tokens", json=body)
+    asked = await api.remote("GET", "/v1/whoami", token=made.json["token"])
+
+    assert (201, "spiffe://td.test/edge", []) == (made.status, made.json["identity"], made.json["scopes"])
+    assert 401 == asked.status
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"identity": "spiffe://td.test/edge", "ttl": None}, "has an end"),
+        ({"identity": "spiffe://certvoy/proxy/edge-1"}, "are for proxies that enrol"),
+        ({"identity": "spiffe://td.test/edge", "scopes": ["read"]}, "scopes, or an identity"),
+        ({}, "scopes, or an identity"),
+    ],
+)
+async def test_a_token_that_would_be_a_credential_for_ever_or_nothing_at_all_is_not_made(api, wrong, said):
+    made = await api.local("POST", "/v1/tokens", json={"name": "edge", **wrong})
+
+    assert 400 == made.status
+    assert said in made.json["detail"]

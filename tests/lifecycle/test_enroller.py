@@ -10,13 +10,13 @@ from sds_server import authority
 from sds_server.credentials import Files, HttpsTls, server_credentials
 from sds_server.errors import Unavailable
 from sds_server.identity import Grant
-from sds_server.inventory import deployment, proxies
+from sds_server.inventory import api_tokens, deployment, proxies
 from sds_server.inventory.proxies import GrantedName
 from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms
 from sds_server.lifecycle.admission import Admission
 from sds_server.lifecycle.enroller import SERVER_LIFETIME, Enroller
-from sds_server.model import Identity
+from sds_server.model import Identity, Scope
 from tests.support.clocks import TurnedClock
 from tests.support.databases import turn_clock
 from tests.support.fakes import CuttableDatabase
@@ -209,3 +209,46 @@ async def test_rights_that_are_committed_late_are_read_late(replica, database, c
 async def test_all_rights_are_read_again_of_a_database_that_went_back(database):
     """A backup was restored under a replica that runs."""
     assert (await proxies.rights(database, since=str(2**40))).changed is None
+
+
+async def test_a_token_of_an_identity_is_known_until_it_is_revoked_or_denied(replica, database, clock, sql):
+    """Also on replicas that have read everything else before; the table holds its hash alone."""
+    edge = Identity("spiffe://td.test/edge")
+    admission = admission_of(replica, database, clock)
+    await admission.step()
+    lasts = timedelta(hours=1)
+    token, text = await api_tokens.create(database, "edge", identity=edge, lasts=lasts, actor="person:test")
+    early = admission.bearer(text)
+    await admission.step()
+    bearer = admission.bearer(text)
+    admission.deny([edge])
+    denied = bearer.admitted()
+    admission.deny([])
+    admitted = bearer.admitted()
+    await api_tokens.revoke(database, token.id, actor="person:test")
+    await admission.step()
+
+    assert early is None
+    assert (edge, token.expires_at) == (bearer.identity, bearer.expires)
+    assert [False, True, False] == [denied, admitted, bearer.admitted()]
+    assert admission.bearer(text) is None
+    assert admission.bearer("Bearer") is None
+    assert not [
+        row for row in await sql.fetch("SELECT api_token::text AS t FROM api_token") if text in row["t"]
+    ]
+
+
+async def test_a_token_that_was_made_before_is_known_from_the_start_and_to_the_admin_api_it_is_none(
+    replica, database, clock
+):
+    edge = Identity("spiffe://td.test/edge")
+    lasts = timedelta(hours=1)
+    _, text = await api_tokens.create(database, "edge", identity=edge, lasts=lasts, actor="person:test")
+    _, other = await api_tokens.create(database, "ci", scopes=[Scope.READ], lasts=None, actor="person:test")
+    admission = admission_of(replica, database, clock)
+    await admission.step()
+
+    assert edge == admission.bearer(text).identity
+    assert admission.bearer(other) is None
+    assert await api_tokens.find(database, text) is None
+    assert "ci" == (await api_tokens.find(database, other)).name

@@ -1,6 +1,7 @@
 """A server on a real port with its PKI, for tests of the transport and of real Envoys."""
 
 import asyncio
+import ssl
 from contextlib import asynccontextmanager
 from random import Random
 
@@ -16,7 +17,7 @@ from sds_server.xds.catalog import Catalog, Resource
 from sds_server.xds.fetch import Fetcher
 from sds_server.xds.limits import Limits
 from sds_server.xds.rest import RestServer
-from sds_server.xds.server import MAX_AGE, SdsServer
+from sds_server.xds.server import MAX_AGE, SdsServer, TokenListener
 from sds_server.xds.session import Service
 from sds_server.xds.stream import REFRESH_S
 from tests.support.pki import authority
@@ -74,7 +75,7 @@ class Witness:
 class Deployment:
     """The server, and everything that it and its clients are made of."""
 
-    def __init__(self, directory, *, names=("a", "b"), clock=None):
+    def __init__(self, directory, *, names=("a", "b"), clock=None, tokens=False):
         self.directory = directory
         self.servers_ca, self.clients_ca = authority("Servers"), authority("Clients")
         certificate, key = self.servers_ca.issue(dns=["localhost"]).write(directory, "server")
@@ -88,6 +89,9 @@ class Deployment:
         self.catalog = Catalog()
         self.witness = Witness()
         self.clock = clock or SystemClock()
+        self.tokens = tokens
+        self.bearers = {}
+        self.token_port = 0
         self.limits = None
         self.sockets = ()
         self.max_age = MAX_AGE
@@ -110,21 +114,27 @@ class Deployment:
             refresh_s=self.refresh_s,
         )
         fetcher = Fetcher(service)
-        door = Door(self.identify, self.admits, self.denies)
+        door = Door(self.identify, self.admits, self.denies, self.bearers.get)
+        files = Files(**self.files)
         server = SdsServer(
             fetcher=fetcher,
             door=door,
-            credentials=server_credentials(Files(**self.files)),
+            credentials=server_credentials(files),
+            tokens=TokenListener("127.0.0.1", self.token_port, server_credentials(files, mutual=False))
+            if self.tokens
+            else None,
             host="127.0.0.1",
             port=self.port,
             sockets=self.sockets,
         )
         self.port = await server.start()
+        self.token_port = server.token_port or 0
         self.server = server
         rest = RestServer(
             fetcher=fetcher,
             door=door,
-            tls=HttpsTls(Files(**self.files), mutual=True).context,
+            tls=HttpsTls(files, mutual=not self.tokens, oldest=ssl.TLSVersion.TLSv1_3).context,
+            tokens=self.tokens,
             listen=Listen("127.0.0.1", self.rest_port),
             max_age=self.max_age,
         )
