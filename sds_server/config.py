@@ -204,6 +204,9 @@ class SdsConfig(Model):
     deny: tuple[IdentityName, ...] = ()
     """Identities that are refused whatever certificate they show, here and by the admin API."""
 
+    require_node: StrictBool = True
+    """Whether a proxy must call itself something (``node.id``); one that need not counts as its identity."""
+
     streams_per_identity: int = Field(default=10_000, ge=1)
     """So many streams may one identity have open at a replica; outside of ADS each Secret is one."""
 

@@ -1,9 +1,10 @@
 """What stands between two parts and counts what goes through: streams and their Observer, Sealer and KMS."""
 
 import dataclasses
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from sds_server import metrics
 from sds_server.clock import Clock
@@ -26,6 +27,23 @@ from sds_server.xds.session import Observer, PeerNode
 
 UNKNOWN_ISSUER = "unknown"
 """One that this replica's configuration does not name: no label may hold what anybody can make up."""
+
+
+TYPES: Final = {
+    f"type.googleapis.com/envoy.{name}": name.rpartition(".")[2]
+    for name in (
+        "config.listener.v3.Listener",
+        "config.cluster.v3.Cluster",
+        "config.endpoint.v3.ClusterLoadAssignment",
+        "config.endpoint.v3.LbEndpoint",
+        "config.route.v3.RouteConfiguration",
+        "config.route.v3.ScopedRouteConfiguration",
+        "config.route.v3.VirtualHost",
+        "config.core.v3.TypedExtensionConfig",
+        "service.runtime.v3.Runtime",
+    )
+}
+"""What Envoy asks ADS for besides secrets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +120,11 @@ class MeasuredStreams:
         """The peer wants a name that it may not see."""
         self._metrics.count(metrics.DENIALS)
         self._observer.denied(peer, name, why)
+
+
+def watch_types(to: Metrics) -> Callable[[str], None]:
+    """Return what counts a request for another type than Secret: what clients make up is one label."""
+    return lambda type_url: to.count(metrics.TYPES_IGNORED, TYPES.get(type_url, "other"))
 
 
 class MeasuredKms:

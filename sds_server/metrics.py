@@ -112,6 +112,11 @@ PUSHES: Final = _counter("xds_pushes", "Secrets written to streams, or given to 
 ACKS: Final = _counter("xds_acks", "Secrets that proxies said yes to.")
 NACKS: Final = _counter("xds_nacks", "Secrets that proxies refused.")
 DENIALS: Final = _counter("xds_denials", "Subscriptions to names that the proxy has no grant for.")
+TYPES_IGNORED: Final = _counter(
+    "xds_types_ignored",
+    "Requests on ADS for other types than secrets, by the type: one that Envoy does not have is other.",
+    "type",
+)
 ACCEPTED: Final = _histogram(
     "delivery_accepted",
     "From the moment that this replica could send a version, or the proxy asked for it if later, to its ACK.",

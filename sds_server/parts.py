@@ -29,6 +29,7 @@ from sds_server.instruments import (
     watch_issuers,
     watch_loops,
     watch_renewals,
+    watch_types,
     watch_work,
 )
 from sds_server.inventory.database import Database
@@ -241,6 +242,8 @@ class Parts:
             limits=Limits(clock, streams=config.sds.streams_per_identity),
             max_names=admission.max_names,
             refresh_s=config.sds.refresh.total_seconds(),
+            require_node=config.sds.require_node,
+            on_ignored=watch_types(metrics),
         )
         sds, rest = transports(config, service, admission)
         watch_delivery(publisher, streams, prover, settler, recorder=recorder, sds=sds, to=metrics)

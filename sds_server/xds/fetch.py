@@ -17,7 +17,7 @@ from sds_server.log import get
 from sds_server.xds import codec
 from sds_server.xds.caller import Caller, Denied, Ended, Status
 from sds_server.xds.catalog import ABSENT, Resource
-from sds_server.xds.session import PeerNode, Service, check_node_id
+from sds_server.xds.session import PeerNode, Service, node_of
 from sds_server.xds.stream import MAX_NAMES, is_name
 
 LOAD_S: Final = 5.0
@@ -60,10 +60,10 @@ class Fetcher:
         """
         service = self.service
         caller.left_s(service.clock.now())
-        check_node_id(node_id)
+        name = node_of(node_id, caller.identity, required=service.require_node)
         if type_url not in {"", codec.TYPE_URL}:
             raise Ended(Status.INVALID_ARGUMENT, f"type_url must be {codec.TYPE_URL}")
-        peer = PeerNode(caller.identity, node_id)
+        peer = PeerNode(caller.identity, name)
         asked = [name for name in dict.fromkeys(names) if is_name(name)][:MAX_NAMES]
         with service.limits.stream(caller.identity):
             try:

@@ -115,7 +115,11 @@ class RefusedContent(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What every stream and fetch of a replica shares."""
+    """What every stream and fetch of a replica shares.
+
+    ``require_node``: who does not call itself anything is refused. ``on_ignored`` is told of each request for
+    another type than Secret; quick, and never raises.
+    """
 
     catalog: Catalog
     authorize: Callable[[Identity, str], bool]
@@ -127,18 +131,23 @@ class Service:
     limits: Limits
     max_names: Callable[[Identity], int | None] = lambda _identity: None
     refresh_s: float = REFRESH_S
+    require_node: bool = True
+    on_ignored: Callable[[str], None] = lambda _type_url: None
 
 
-def check_node_id(node_id: str) -> None:
-    """Take only what can name a Target.
+def node_of(node_id: str, identity: Identity, *, required: bool) -> str:
+    """Return what names the Target: what the client calls itself, or, if it need not, its identity.
 
     Raises:
-        Ended: it cannot.
+        Ended: that cannot name one.
     """
+    if not node_id and not required:
+        return identity
     if not node_id:
         raise Ended(Status.INVALID_ARGUMENT, "node.id is required in the first request")
     if len(node_id.encode()) > MAX_NODE_ID_BYTES or not node_id.isprintable():
         raise Ended(Status.INVALID_ARGUMENT, f"node.id: at most {MAX_NODE_ID_BYTES} printable bytes")
+    return node_id
 
 
 class Session:
@@ -228,18 +237,20 @@ class Session:
                 for event in events:
                     self._tell(event)
                 self._wake.set()
-            elif message.type_url not in ignored_types and len(ignored_types) < MAX_IGNORED_TYPES:
-                ignored_types.add(message.type_url)
-                self._log.info("type.ignored", type_url=message.type_url)
+            else:
+                self._service.on_ignored(message.type_url)
+                if message.type_url not in ignored_types and len(ignored_types) < MAX_IGNORED_TYPES:
+                    ignored_types.add(message.type_url)
+                    self._log.info("type.ignored", type_url=message.type_url)
             if (pause_s := self._service.limits.pause_s(self._identity, len(data))) > 0:
                 await self._service.clock.sleep(pause_s)
 
     def _open(self, node_id: str) -> Stream:
         """Start the core at the first message, whose node counts for the whole stream."""
-        check_node_id(node_id)
+        name = node_of(node_id, self._identity, required=self._service.require_node)
         token = token_hex(4)
-        self._node_id, self._peer = node_id, PeerNode(self._identity, node_id, stream=token)
-        self._log = self._log.bind(node=node_id)
+        self._node_id, self._peer = node_id, PeerNode(self._identity, name, stream=token)
+        self._log = self._log.bind(node=name)
         self._stream = Stream(
             delta=self._delta,
             now=self._service.clock.monotonic(),

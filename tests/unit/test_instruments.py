@@ -6,7 +6,7 @@ import pytest
 
 from sds_server import instruments
 from sds_server.errors import CustodyError, Unavailable
-from sds_server.instruments import MeasuredKms, MeasuredStreams
+from sds_server.instruments import MeasuredKms, MeasuredStreams, watch_types
 from sds_server.keys.local import LocalKms
 from sds_server.lifecycle.loop import Loop
 from sds_server.metrics import Metrics
@@ -163,3 +163,14 @@ def test_a_loop_is_told_by_its_failures_and_its_last_success(told, clock):
         found["certvoy_loop_last_success_timestamp_seconds", "feed"],
     )
     assert 0 == loop.failures
+
+
+def test_what_clients_make_up_is_one_label(told):
+    ignored = watch_types(told)
+    for type_url in ("type.googleapis.com/envoy.config.cluster.v3.Cluster", "made/up", "made/up/too", ""):
+        ignored(type_url)
+    found = samples(told.exposition())
+
+    assert {"Cluster": 1, "other": 3} == {
+        key[1]: value for key, value in found.items() if key[0] == "certvoy_xds_types_ignored_total"
+    }

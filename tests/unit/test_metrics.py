@@ -31,6 +31,7 @@ def test_no_metric_is_labelled_by_what_proxies_call_themselves():
         "secret",
         "state",
         "step",
+        "type",
     }
 
     assert ours | {"version"} == {label for metric in METRICS for label in metric.labels}

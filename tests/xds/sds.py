@@ -93,6 +93,8 @@ class Deployment:
         self.bearers = {}
         self.token_port = 0
         self.limits = None
+        self.require_node = True
+        self.ignored = []
         self.sockets = ()
         self.max_age = MAX_AGE
         self.refresh_s = REFRESH_S
@@ -112,6 +114,8 @@ class Deployment:
             limits=self.limits or Limits(self.clock),
             max_names=self.max_names,
             refresh_s=self.refresh_s,
+            require_node=self.require_node,
+            on_ignored=self.ignored.append,
         )
         fetcher = Fetcher(service)
         door = Door(self.identify, self.admits, self.denies, self.bearers.get)

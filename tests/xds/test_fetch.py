@@ -563,3 +563,15 @@ async def test_who_connects_and_begins_no_handshake_is_hung_up_on(tmp_path, monk
         writer.close()
 
     assert b"" == said
+
+
+@both
+async def test_who_need_not_call_itself_anything_counts_as_its_identity(server, form):
+    server.require_node = False
+    await server.stop()
+    await server.start()
+    server.publish("a", 1, PAIR)
+    answer = await ask(server, form, "a", node="")
+
+    assert (OK[form], ["a"]) == (answer.status, answer.names)
+    assert ("sent", EDGE, "a", 1) in server.witness.facts

@@ -607,3 +607,31 @@ async def test_a_ca_that_we_trust_may_not_name_our_proxies(server):
 
     assert grpc.StatusCode.UNAUTHENTICATED == code
     assert "not of the control plane's own CA" in details
+
+
+async def test_who_need_not_call_itself_anything_counts_as_its_identity_and_stays_that(server):
+    server.require_node = False
+    await server.stop()
+    await server.start()
+    server.publish("a", 1, PAIR)
+    client = await open_stream(server, node="", names=["a"])
+    response = await client.receive()
+    await client.send(node="", nonce=response.nonce)
+    await server.witness.until("accepted", EDGE, "a", 1)
+    await client.send(node="somebody-else", names=["b"])
+
+    assert "a" == response.resources[0].name
+    assert (grpc.StatusCode.INVALID_ARGUMENT, "node.id changed within a stream") == await client.status()
+
+
+async def test_each_request_for_another_type_is_counted_and_gets_silence(server):
+    server.publish("a", 1, PAIR)
+    clusters = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+    client = Client(server.channel(), f"/{ADS}/DeltaAggregatedResources")
+    for _ in range(2):
+        await client.send(type_url=clusters, names=["x"])
+    await client.send(names=["a"])
+
+    assert "a" == (await client.receive()).resources[0].name
+    assert [clusters] * 2 == server.ignored
+    await client.leave()
