@@ -2,6 +2,8 @@
 
 import asyncio
 import ssl
+import statistics
+import time
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -635,3 +637,30 @@ async def test_each_request_for_another_type_is_counted_and_gets_silence(server)
     assert "a" == (await client.receive()).resources[0].name
     assert [clusters] * 2 == server.ignored
     await client.leave()
+
+
+async def test_what_may_not_be_seen_takes_as_long_as_what_is_not_there(server):
+    """The time of an answer does not tell whether another tenant has a name.
+
+    The same class, not the same microsecond. Each is asked for in turn, so that what else this machine does
+    is in all three alike.
+    """
+    names = [f"{number}" for number in range(120)]
+    asked = {"theirs": [], "nobody's": [], "ours": []}
+    server.grants = Grants([Grant(EDGE, ("ours/*",))])
+    for name in names:
+        server.publish(f"theirs/{name}", 1, PAIR)
+        server.catalog.publish({f"ours/{name}": ABSENT})
+    client = await open_stream(server, names=["ours/first"], node="n")
+    for name in names:
+        for whose, took in asked.items():
+            started = time.perf_counter()
+            await client.send(node="", names=[f"{whose}/{name}"])
+            answer = await client.receive()
+            took.append(time.perf_counter() - started)
+            assert [f"{whose}/{name}"] == answer.removed_resources
+            assert [] == [*answer.resources]
+    medians = sorted(statistics.median(took) for took in asked.values())
+    await client.leave()
+
+    assert medians[-1] < 3 * medians[0] + 0.002, {whose: statistics.median(t) for whose, t in asked.items()}
