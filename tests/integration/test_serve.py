@@ -1,6 +1,7 @@
 """`certvoy serve` as a process: what an operator sees when all is well, and when it is not."""
 
 import asyncio
+import re
 import signal
 import socket
 import ssl
@@ -18,7 +19,7 @@ from sds_server.inventory.tokens import Tokens
 from sds_server.programs.caddy import Caddy
 from sds_server.programs.child import free_port
 from sds_server.xds.server import SDS
-from tests.support.control_plane import HOST, ControlPlane, dsn, until
+from tests.support.control_plane import HOST, SERVER_NAME, ControlPlane, dsn, until
 
 
 @pytest.fixture
@@ -323,3 +324,43 @@ async def test_who_is_denied_at_a_sighup_is_cut_and_a_wrong_file_changes_nothing
     assert 0 == await control_plane.stop()
     assert f'"identities": ["{edge}"]' in control_plane.log()
     assert not any(path.exists() for path in sockets.values())
+
+
+async def test_a_token_that_is_made_by_hand_opens_its_port_until_it_is_revoked(control_plane):
+    port = free_port()
+    control_plane.settings["sds"]["tokens"] = f"{HOST}:{port}"
+    await control_plane.start()
+    _, said = await control_plane.command("token", "create", "edge-1", "--identity", "spiffe://td.test/edge")
+    (token,) = re.findall(r"certvoy_[A-Za-z0-9_-]{43}", said)
+    request = pb.DeltaDiscoveryRequest(node=Node(id="edge-1"), resource_names_subscribe=["nowhere"])
+    credentials = grpc.ssl_channel_credentials(control_plane.clients.pem)
+    options = [("grpc.ssl_target_name_override", SERVER_NAME)]
+    async with grpc.aio.secure_channel(f"{HOST}:{port}", credentials, options) as channel:
+
+        def opened():
+            call = channel.stream_stream(f"/{SDS}/DeltaSecrets")
+            return call(metadata=(("authorization", f"Bearer {token}"),), timeout=60)
+
+        async def answered():
+            stream = opened()
+            await stream.write(request.SerializeToString())
+            try:
+                answers.append((stream, await stream.read()))
+            except grpc.aio.AioRpcError:  # this replica has not heard of the token yet
+                return False
+            return True
+
+        answers = []
+        await until(answered)
+        stream, data = answers[-1]
+        revoked, _ = await control_plane.command("token", "revoke", "edge-1")
+        code, details = await stream.code(), await stream.details()
+        again = await opened().code()
+    stopped = await control_plane.stop()
+
+    assert ["nowhere"] == pb.DeltaDiscoveryResponse.FromString(data).removed_resources
+    assert (0, grpc.StatusCode.UNAUTHENTICATED) == (revoked, code)
+    assert "the client is not admitted any more" == details
+    assert grpc.StatusCode.UNAUTHENTICATED == again
+    assert 0 == stopped
+    assert token not in control_plane.log()
