@@ -257,10 +257,11 @@ class Grants:
 
         ``kind``: what the name is; None: that is not known, and the name alone decides.
         """
-        return any(
-            (kind is None or kind in rule.kinds) and rule.covers(resource_name)
-            for rule in self._rules.get(identity, ())
-        )
+        # Asked at every look at every name: a generator would cost more than what it looks at.
+        for rule in self._rules.get(identity, ()):
+            if (kind is None or kind in rule.kinds) and rule.covers(resource_name):
+                return True
+        return False
 
     def may_issue(self, identity: Identity, resource_name: str) -> bool:
         """Whether the peer's wish for a name that is not there yet may have a certificate ordered."""
