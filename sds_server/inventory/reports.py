@@ -81,6 +81,7 @@ async def write(database: Database, report: Report, *, seen_for: timedelta, acto
             "prove_deliveries", report.secret, [target["id"]], [ProvedBy.AGENT], generation
         ):
             await certificates.move(tx, current["id"], Event.CONFIRMED, actor=actor, subject=report.secret)
+            contents = await audit.contents_of(tx, [(report.secret, generation)])
             await audit.append(
                 tx,
                 action="delivery.proved",
@@ -92,6 +93,7 @@ async def write(database: Database, report: Report, *, seen_for: timedelta, acto
                     "generation": generation,
                     "by": ProvedBy.AGENT,
                     "address": report.address,
+                    **contents[report.secret, generation].detail,
                 },
             )
         live = await targets.live_in(tx, report.secret)

@@ -180,6 +180,7 @@ async def _write(tx: Transaction, roll_out: RollOut, looks: Sequence[Look], *, a
     if newly:
         crashpoint("delivery.proving")
         await certificates.move(tx, roll_out.new_cert_id, Event.CONFIRMED, actor=actor, subject=secret)
+    contents = await audit.contents_of(tx, [(secret, generation)] if newly else [])
     for delivery in newly:
         await audit.append(
             tx,
@@ -187,7 +188,12 @@ async def _write(tx: Transaction, roll_out: RollOut, looks: Sequence[Look], *, a
             actor=actor,
             subject=secret,
             cert_id=roll_out.new_cert_id,
-            detail={"target": delivery["target_id"], "generation": generation, "by": delivery["proved_by"]},
+            detail={
+                "target": delivery["target_id"],
+                "generation": generation,
+                "by": delivery["proved_by"],
+                **contents[secret, generation].detail,
+            },
         )
 
 

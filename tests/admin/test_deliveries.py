@@ -75,6 +75,7 @@ async def test_a_handshake_of_the_agent_proves_where_we_cannot_look(api, databas
     (told,) = await sql.fetch("SELECT actor, payload FROM certaudit WHERE action = 'delivery.proved'")
     detail = json.loads(told["payload"])
     assert (f"client:{EDGE}", "agent", "127.0.0.1:443") == (told["actor"], detail["by"], detail["address"])
+    assert certificate.serial_number == detail["serial_number"]
 
 
 async def test_an_agent_that_does_not_see_it_any_more_takes_its_word_back(api, database, certificate):

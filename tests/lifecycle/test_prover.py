@@ -1,5 +1,6 @@
 """The prover: complete is what a handshake at every Target of the live set has shown."""
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -72,7 +73,9 @@ async def test_a_target_that_serves_the_new_leaf_is_proved_and_completes(
     assert Outcome.COMPLETED == await outcome(database)
     assert {"edge-1": (1, None)} == await told(database)
     assert "active" == await sql.fetchval("SELECT status FROM certificate")
-    assert 1 == await sql.fetchval("SELECT count(*) FROM certaudit WHERE action = 'delivery.proved'")
+    (payload,) = await sql.fetchrow("SELECT payload FROM certaudit WHERE action = 'delivery.proved'")
+    proof = json.loads(payload)
+    assert (certificate.serial_number, str(certificate.key_id)) == (proof["serial_number"], proof["key_id"])
 
 
 async def test_what_was_seen_is_told_with_the_time_that_it_took(
