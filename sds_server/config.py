@@ -100,6 +100,9 @@ class IssuerConfig(Model):
     terms_agreed: StrictBool = False
     """Whether you agree to the CA's terms of service."""
 
+    staple: Literal["auto", "off"] = "auto"
+    """OCSP staples: ``auto`` fetches them where its certificates name a responder, ``off`` never."""
+
     eab: EabConfig | None = None
     """The account that this one is bound to, where the CA asks for it."""
 

@@ -7,13 +7,14 @@ rules are asked twice, and what breaks one goes nowhere.
 from collections.abc import Sequence
 from datetime import datetime
 
-from cryptography.x509 import Certificate
+from cryptography.x509 import Certificate, load_der_x509_certificate
 
 from acme_engine import chain as chains
 from acme_engine import keys
 from acme_engine.chain import Chain
 from acme_engine.errors import AcmeError, ChainError
 from sds_server.errors import GateRefused
+from sds_server.staples.response import Finding, Staple, judge, must_staple
 
 
 def check_pair(
@@ -50,6 +51,28 @@ def check_pair(
     if key_pkcs8 is not None:
         _check_key(key_pkcs8, spki_sha256)
     return chain
+
+
+def check_staple(
+    leaf: Certificate, *, issuer: bytes | None, staple: Staple | None, now: datetime
+) -> tuple[Staple | None, str | None]:
+    """Return the staple that may go out with the leaf, and if there is one that may not, why.
+
+    ``issuer`` is the DER of who issued the leaf. A certificate that need not be stapled goes without.
+
+    Raises:
+        GateRefused: rule ``staple``: it must be stapled (RFC 7633), and cannot.
+    """
+    why: str | None = None
+    if staple is not None and issuer is not None:
+        judged = judge(staple.response, leaf=leaf, issuer=load_der_x509_certificate(issuer), now=now)
+        if judged.finding is Finding.GOOD:
+            return judged.staple, None
+        why = judged.reason
+    if must_staple(leaf):
+        said = f": {why}" if why is not None else ", and there is none"
+        raise GateRefused("staple", f"the certificate must be stapled{said}")
+    return None, why
 
 
 def _check_key(key_pkcs8: bytes, spki_sha256: bytes) -> None:

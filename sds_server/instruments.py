@@ -116,6 +116,11 @@ class MeasuredStreams:
         self._metrics.count(metrics.NACKS)
         self._observer.refused(peer, name, version, generation, detail, nonce=nonce)
 
+    def unstapled(self, peer: PeerNode, name: str, version: str) -> None:
+        """The peer said no, to a staple perhaps."""
+        self._metrics.count(metrics.NACKS)
+        self._observer.unstapled(peer, name, version)
+
     def denied(self, peer: PeerNode, name: str, why: Denied) -> None:
         """The peer wants a name that it may not see."""
         self._metrics.count(metrics.DENIALS)

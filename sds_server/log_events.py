@@ -20,6 +20,7 @@ class LogEvent:
 
 _ORDER: Final = ("secret", "rotation")
 _REVOCATION: Final = ("secret", "generation", "reason")
+_STAPLE: Final = ("secret", "generation", "url")
 _STREAM: Final = ("identity", "node", "delta", "aggregated")
 _DELIVERY: Final = ("secret", "target", "generation")
 _ROLL_OUT: Final = (*_ORDER, "generation", "reason")
@@ -56,7 +57,8 @@ EVENTS: Final = (
     LogEvent(
         "certificate.held_back",
         "error",
-        "A certificate is outside of its dates by this replica's clock, and is not sent out.",
+        "A certificate is outside of its dates by this replica's clock, or must be stapled and cannot be;"
+        " it is not sent out.",
         ("secret", "error"),
     ),
     LogEvent(
@@ -209,6 +211,55 @@ EVENTS: Final = (
         "warning",
         "An identity has as many streams open as it may; a further one was refused.",
         ("identity", "most"),
+    ),
+    LogEvent(
+        "staple.ended",
+        "warning",
+        "An OCSP staple has ended and no newer one came: the certificate goes out without.",
+        ("secret", "generation"),
+    ),
+    LogEvent(
+        "staple.failed",
+        "warning",
+        "A CA's OCSP responder gave nothing that may be stapled; it is asked again.",
+        (*_STAPLE, "error", "again_s"),
+    ),
+    LogEvent(
+        "staple.fetched",
+        "info",
+        "A CA's OCSP responder says that a certificate is good; its word is stapled.",
+        (*_STAPLE, "next_update", "changed"),
+    ),
+    LogEvent(
+        "staple.overdue",
+        "error",
+        "The staple of a certificate that must have one has ended: proxies keep it, and clients that ask for"
+        " a fresh one refuse it.",
+        ("secret", "generation"),
+    ),
+    LogEvent(
+        "staple.published",
+        "info",
+        "This replica sends another staple with a certificate from now on, or none.",
+        ("secret", "generation", "next_update"),
+    ),
+    LogEvent(
+        "staple.refused",
+        "warning",
+        "A proxy refused a certificate with its OCSP staple; it gets the same without.",
+        (*_STREAM, "secret", "version", "reason"),
+    ),
+    LogEvent(
+        "staple.revoked",
+        "error",
+        "A CA's OCSP responder says that the CA has revoked a certificate which nobody here wanted revoked.",
+        (*_STAPLE, "error"),
+    ),
+    LogEvent(
+        "staple.withheld",
+        "error",
+        "The content gate refused a staple that the inventory holds; the certificate goes out without.",
+        ("secret", "generation", "error"),
     ),
     LogEvent("stream.closed", "info", "A stream ended; it had so many names.", (*_STREAM, "names")),
     LogEvent("stream.opened", "info", "A proxy opened a stream.", _STREAM),

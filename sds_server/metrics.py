@@ -84,6 +84,22 @@ NOT_AFTER: Final = _gauge(
 RENEWAL: Final = _gauge(
     "certificate_renewal_timestamp_seconds", "When the current certificate is to be renewed.", "secret"
 )
+STAPLE_BEGAN: Final = _gauge(
+    "staple_this_update_timestamp_seconds",
+    "When the OCSP staple of the current certificate began; absent where there is none.",
+    "secret",
+)
+STAPLE_ENDS: Final = _gauge(
+    "staple_next_update_timestamp_seconds",
+    "When the OCSP staple of the current certificate ends: after that it is served without.",
+    "secret",
+)
+STAPLE_ANSWERS: Final = _counter(
+    "staple_answers",
+    "Answers of OCSP responders: good, unchanged (the same as before), failed (none, or none that may be"
+    " stapled), revoked.",
+    "result",
+)
 UNLISTED: Final = _gauge(
     "secrets_unlisted", "Secrets without series of their own: those that end last, when there are too many."
 )
@@ -218,6 +234,7 @@ RESULTS: Final[Mapping[Metric, tuple[Labels, ...]]] = {
     PUBLICATIONS: tuple((result,) for result in ("published", "refused", "held_back", "unopened")),
     PROBES: tuple((result,) for result in ("proved", "different", "failed", "unprobed")),
     PUSHED: tuple((result,) for result in ("proved", "accepted", "refused", "failed", "impostor")),
+    STAPLE_ANSWERS: tuple((result,) for result in ("good", "unchanged", "failed", "revoked")),
     ROTATIONS_ENDED: tuple((outcome,) for outcome in ("completed", "completed_unobserved")),
     PAYLOADS_ENDED: tuple(
         (kind, outcome)

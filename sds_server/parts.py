@@ -54,13 +54,14 @@ from sds_server.lifecycle.renewals import Renewals
 from sds_server.lifecycle.revoker import Revoker
 from sds_server.lifecycle.scheduler import Scheduler
 from sds_server.lifecycle.settler import Settler
+from sds_server.lifecycle.stapler import Stapler
 from sds_server.lifecycle.uploads import Uploads
 from sds_server.lifecycle.watcher import Watcher
 from sds_server.lifecycle.withdrawer import Withdrawer
 from sds_server.lifecycle.worker import Worker
 from sds_server.listeners import api, checks, https, tls_responder, transports
 from sds_server.log import get
-from sds_server.metrics import PUSHED, ROLLED_BACK, Metrics
+from sds_server.metrics import PUSHED, ROLLED_BACK, STAPLE_ANSWERS, Metrics
 from sds_server.model import Kind
 from sds_server.targets.calls import Agents, Shown
 from sds_server.xds.catalog import Catalog
@@ -229,6 +230,7 @@ class Parts:
             Loop("patience", patience.step, every=poll),
             Loop("census", census.step, every=EVERY),
             making,
+            Loop("stapler", _stapler(config, database, clock, actor, metrics).step, every=poll),
             *working,
         ]
         service = Service(
@@ -302,6 +304,19 @@ def _issuers(config: Config, database: Database) -> tuple[Mapping[str, Issuer], 
     cas = issuers(config)
     over_dns = {name: ca.challenges.dns.provider for name, ca in cas.items() if ca.challenges.dns is not None}
     return cas, Withdrawer(database=database, providers=over_dns)
+
+
+def _stapler(config: Config, database: Database, clock: Clock, actor: str, metrics: Metrics) -> Stapler:
+    stapler = Stapler(
+        database=database,
+        allowed=config.push.allow,
+        without=[name for name, issuer in config.issuers.items() if issuer.staple == "off"],
+        clock=clock,
+        rng=SystemRandom(),
+        actor=actor,
+    )
+    stapler.on_answer = partial(metrics.count, STAPLE_ANSWERS)
+    return stapler
 
 
 def _lookouts(

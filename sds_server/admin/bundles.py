@@ -92,6 +92,7 @@ async def get_bundle(call: Call) -> Answer:
             raise NotFound(
                 f"secret {name}: nothing is issued yet", hint="ask again with `Prefer: wait=60`, or look why"
             )
+        entry = entry.unstapled  # a new staple alone is no news for who does not staple ours
         headers = {"ETag": _etag(entry, as_pem), "Vary": "Accept", "Cache-Control": "no-store"}
         if wait_s is not None:
             headers["Preference-Applied"] = f"wait={wait_s}"

@@ -115,6 +115,19 @@ class Renewal(BaseModel):
         )
 
 
+class Staple(shapes.Stated):
+    """The OCSP staple of a certificate: which responder is asked for it, until when it lasts, when next.
+
+    ``must``: clients refuse the certificate without. ``error``: why the last answer was none.
+    """
+
+    url: str
+    must: bool
+    next_update: datetime | None
+    next_at: datetime
+    error: dict[str, Any] | None
+
+
 class SecretSummary(Declaration):
     """A secret with what it is served with, and at how many targets of its live set that is proved."""
 
@@ -148,7 +161,8 @@ class SecretSummary(Declaration):
 class Secret(Declaration):
     """A secret with all that hangs on it: what is served, the latest rotation, who serves it.
 
-    ``key_custody`` is there where a target makes its keys.
+    ``key_custody`` is there where a target makes its keys, ``staple`` where the certificate names a
+    responder.
     """
 
     managed_by: str
@@ -157,6 +171,7 @@ class Secret(Declaration):
     frozen: Freeze | None
     certificate: shapes.Certificate | None
     renewal: Renewal | None
+    staple: Staple | None
     payload: payload_shapes.Payload | None
     rotation: shapes.Rotation | None
     revocations: list[shapes.Revocation]

@@ -24,6 +24,7 @@ from sds_server.inventory import (
     renewal_infos,
     revocations,
     secrets,
+    staples,
     targets,
     ticket_schedules,
 )
@@ -169,6 +170,7 @@ async def _with_certificate(
     cert_id = None if served is None else served.cert_id
     pairs = [] if cert_id is None else await certificates.pairs(database, [cert_id])
     certificate = pairs[0].certificate if pairs else None
+    stapling = None if cert_id is None else await staples.of(database, cert_id)
     rotation = await progress.latest(database, name)
     revoked = await revocations.of_secret(database, name)
     by_target = secret.key_holder is KeyHolder.TARGET
@@ -189,6 +191,7 @@ async def _with_certificate(
         key_custody=secret_shapes.KeyCustody.of(custody) if by_target else None,
         certificate=None if certificate is None else shapes.Certificate.model_validate(certificate),
         renewal=None if certificate is None else await _renewal(services, certificate),
+        staple=None if stapling is None else secret_shapes.Staple.model_validate(stapling),
         payload=None,
         rotation=shapes.Rotation.of(rotation),
         revocations=[shapes.Revocation.of(revocation) for revocation in revoked],
@@ -224,6 +227,7 @@ async def _with_payload(
         key_custody=None,
         certificate=None,
         renewal=None,
+        staple=None,
         payload=payload_shapes.Payload.of(
             payload,
             await services.payloads.described(secret.name),

@@ -167,7 +167,7 @@ def _configuration(resources: Sequence[Resource]) -> TraefikConfiguration:
 
 def _etag(resources: Sequence[Resource]) -> str:
     """Return a strong validator, equal on all replicas."""
-    content = "\n".join(f"{resource.name} {resource.version}" for resource in resources)
+    content = "\n".join(f"{resource.name} {resource.unstapled.version}" for resource in resources)
     return f'"{hashlib.sha256(content.encode()).hexdigest()[:32]}"'
 
 

@@ -104,6 +104,8 @@ def _print_secret(secret: Json) -> None:
             | {key: moment(certificate[key]) for key in ("not_before", "not_after", "renew_at")}
             | {"renewed then": f"because {secret['renewal']['message']}"}
         )
+    if secret["staple"] is not None and secret["staple"]["next_update"] is not None:
+        facts({"staple": f"good until {moment(secret['staple']['next_update'])}"})
     for revocation in secret["revocations"]:
         facts(
             {f"revocation of {revocation['generation']}": f"{revocation['state']}: {revocation['message']}"}

@@ -74,6 +74,8 @@ def tree(secret: Json, rotation: Json) -> Branch:
     if secret["frozen"] is not None:
         _frozen(root, secret["name"], secret["frozen"])
     _certificate(root, secret["certificate"], secret["renewal"], uploaded=secret["issuer"] == "upload")
+    if secret["staple"] is not None:
+        _staple(root, secret["staple"])
     if secret["key_custody"] is not None:
         root.add(f"keys: made by its target; {secret['key_custody']['message']}")
     for revocation in secret["revocations"]:
@@ -134,6 +136,18 @@ def _renewal(branch: Branch, renewal: Json) -> None:
         why_then.add(f"its CA explains: {renewal['explanation_url']}")
     if renewal["error"] is not None:
         why_then.add(f"its CA was asked in vain: {renewal['error']}")
+
+
+def _staple(root: Branch, staple: Json) -> None:
+    ends = staple["next_update"]
+    said = "none yet" if ends is None else f"good until {moment(ends)}"
+    branch = root.add(f"{'✗ ' if staple['must'] and ends is None else ''}staple: {said}")
+    if staple["must"]:
+        branch.add("the certificate must be stapled: without, it is sent to nobody")
+    if staple["error"] is not None:
+        branch.add(f"reason: {staple['error']['what']}")
+        branch.add(f"remedy: {staple['error']['hint']}")
+    branch.add(f"{staple['url']} is asked next at {moment(staple['next_at'])}")
 
 
 def _frozen(root: Branch, name: str, frozen: Json) -> None:

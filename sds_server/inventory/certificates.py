@@ -1,7 +1,7 @@
 """Certificates: their one writer of status, and what is served under a name."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -20,6 +20,7 @@ from sds_server.model import (
     SealedKey,
     SecretName,
 )
+from sds_server.staples.response import Staple
 
 SERIALS_MAX: Final = 100
 """Of a Secret's latest generations: what is loaded still of those before is told as never ours."""
@@ -59,12 +60,25 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
+class Stapled:
+    """A staple as the inventory holds it, with its number and who signed it (DER)."""
+
+    number: int
+    staple: Staple
+    issuer: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
-    """A Certificate with its sealed key; ``key_file``: where an Envoy finds one that its Target keeps."""
+    """A Certificate with its sealed key, and its staple, if there is one that has not ended.
+
+    ``key_file``: where an Envoy finds a key that its Target keeps.
+    """
 
     certificate: Certificate
     key: SealedKey
     key_file: str | None = None
+    stapled: Stapled | None = None
 
 
 async def move(
@@ -131,7 +145,12 @@ async def pairs(database: Database, cert_ids: Sequence[CertificateId]) -> Sequen
     async with database.transaction() as tx:
         rows = await tx.rows("pairs", list(cert_ids))
     return [
-        Pair(certificate=_certificate(row), key=sealed_keys.from_row(row), key_file=row["key_file"])
+        Pair(
+            certificate=_certificate(row),
+            key=sealed_keys.from_row(row),
+            key_file=row["key_file"],
+            stapled=_stapled(row),
+        )
         for row in rows
     ]
 
@@ -183,6 +202,13 @@ async def serials(database: Database, secret: str) -> Mapping[int, int]:
     async with database.transaction() as tx:
         rows = await tx.rows("serials", secret, SERIALS_MAX)
     return {int(row["serial_number"], 16): row["generation"] for row in rows}
+
+
+def _stapled(row: Row) -> Stapled | None:
+    if row["response"] is None:
+        return None
+    held = Staple(row["response"], row["this_update"], row["next_update"])
+    return Stapled(row["staple"], held, row["issuer_der"])
 
 
 def _issuance(row: Row) -> Issuance:

@@ -57,6 +57,15 @@ class Frozen:
 
 
 @dataclass(frozen=True, slots=True)
+class StapleDates:
+    """When the staple of what a Secret is served with begins and ends."""
+
+    secret: str
+    this_update: datetime
+    next_update: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Open:
     """Open Rotations of one state."""
 
@@ -80,6 +89,7 @@ class Facts:
     deliveries: Mapping[str, int] | None
     unproved: Mapping[tuple[str, str], int]
     frozen: Sequence[Frozen]
+    staples: Sequence[StapleDates]
     stale: Mapping[str, datetime]
     """Since when some Target serves something else than it was proved to serve, by Secret."""
 
@@ -100,6 +110,7 @@ async def read(database: Database) -> Facts:
         rotations = await tx.rows("count_rotations")
         frozen = await tx.rows("freezes", FROZEN_MAX)
         stale = await tx.rows("stale_since", STALE_MAX)
+        stapled = await tx.rows("staple_dates", DATES_MAX)
         counted = await tx.value("census", DELIVERIES_LAST)
     not_well = secrets["none"] + secrets["expired"]
     return Facts(
@@ -114,6 +125,7 @@ async def read(database: Database) -> Facts:
         deliveries=None if counted is None else counted["states"],
         unproved={} if counted is None else {(name, state): n for name, state, n in counted["unproved"]},
         frozen=[Frozen(row["name"], row["frozen_at"], row["by_person"]) for row in frozen],
+        staples=[StapleDates(row["secret"], row["this_update"], row["next_update"]) for row in stapled],
         stale={row["secret"]: row["since"] for row in stale},
     )
 

@@ -1,10 +1,16 @@
 """Issuances: a Rotation's new Certificate, stored under its Lease; with that its roll-out begins."""
 
+from collections.abc import Sequence
+
+from cryptography import x509
+
+from acme_engine import chain as chains
 from sds_server.crashpoint import crashpoint
 from sds_server.errors import StaleLease
-from sds_server.inventory import audit, feed, roll_outs, rotations, secrets
+from sds_server.inventory import audit, feed, roll_outs, rotations, secrets, staples
 from sds_server.inventory.database import Database, Transaction
 from sds_server.model import UPLOAD, Certificate, Lease
+from sds_server.staples.response import must_staple, responder_of
 
 
 async def store(
@@ -16,10 +22,12 @@ async def store(
     order_url: str | None,
     renew_reason: str,
     actor: str,
+    roots: Sequence[x509.Certificate] = (),
 ) -> int:
     """Store the Rotation's new Certificate in one transaction, and return the generation that it became.
 
-    Its ``generation`` and ``status`` are given by the inventory.
+    Its ``generation`` and ``status`` are given by the inventory. ``roots`` are those of its issuer: who
+    signed it may be one of them, and its responder is asked in that one's name.
 
     Raises:
         StaleLease: another worker has the Rotation; nothing was written.
@@ -33,6 +41,7 @@ async def store(
             order_url=order_url,
             renew_reason=renew_reason,
             actor=actor,
+            roots=roots,
         )
 
 
@@ -45,6 +54,7 @@ async def store_in(
     order_url: str | None,
     renew_reason: str,
     actor: str,
+    roots: Sequence[x509.Certificate] = (),
 ) -> int:
     """As `store`, in a transaction of the caller's."""
     secret = await secrets.lock(tx, lease.secret)
@@ -72,6 +82,9 @@ async def store_in(
     await tx.rows("insert_chain", certificate.id, certificate.chain_pem.decode())
     if certificate.issuer != UPLOAD:
         await tx.rows("insert_renewal_info", certificate.id)
+    chain = chains.parse(certificate.chain_pem)
+    if (responder := responder_of(chain, roots)) is not None:
+        await staples.expect_in(tx, certificate.id, responder, must=must_staple(chain.leaf))
     await tx.rows("rotation_stored", lease.rotation, certificate.id)
     await tx.rows("orders_stored", lease.rotation)
     await tx.rows("clear_challenges", lease.rotation)

@@ -18,7 +18,8 @@ class Offer:
     ``kind`` is the Secret's; what a payload is offered with `payloads` says. ``cert_id`` is its newest
     Certificate; None: nothing is issued yet. ``before`` is the one before while that rolls out, if it may be
     served still: where it is ``staged`` what all get but the ``canaries``, else what is left for who refused
-    the new one. ``salted``: who gets its Certificate as other bytes, and which.
+    the new one. ``salted``: who gets its Certificate as other bytes, and which. ``staple`` and
+    ``before_staple``: which staple goes along with each.
     """
 
     cert_id: CertificateId | None
@@ -27,6 +28,8 @@ class Offer:
     canaries: frozenset[Peer] = frozenset()
     salted: Mapping[Peer, int] = field(default_factory=dict)
     kind: Kind = Kind.TLS_CERTIFICATE
+    staple: int | None = None
+    before_staple: int | None = None
 
 
 async def of(database: Database, names: Iterable[str]) -> Mapping[str, Offer]:
@@ -47,6 +50,8 @@ async def of(database: Database, names: Iterable[str]) -> Mapping[str, Offer]:
             canaries=frozenset(canaries.get(row["rotation"], ())),
             salted=salted.get(row["name"], {}),
             kind=Kind(row["kind"]),
+            staple=row["staple"],
+            before_staple=row["before_staple"],
         )
         for row in rows
     }

@@ -207,7 +207,8 @@ SELECT s.name, c.id, c.generation
 -- name: offered
 -- What each name is offered with: its Certificate, and the one before while that one rolls out, if it may be served still. While
 -- only canaries get the new one, all others get that.
-SELECT s.name, s.kind, c.id, c.generation, r.id AS rotation, r.stage, p.id AS before
+SELECT s.name, s.kind, c.id, c.generation, r.id AS rotation, r.stage, p.id AS before, t.number AS staple,
+       b.number AS before_staple
   FROM secret s
   LEFT JOIN LATERAL (
         SELECT id, generation FROM certificate
@@ -215,6 +216,8 @@ SELECT s.name, s.kind, c.id, c.generation, r.id AS rotation, r.stage, p.id AS be
          ORDER BY generation DESC LIMIT 1) c ON true
   LEFT JOIN certrotation r ON r.secret = s.name AND r.completed_at IS NULL AND r.new_cert_id = c.id
   LEFT JOIN certificate p ON p.id = r.cert_id AND servable(p)
+  LEFT JOIN staple t ON t.cert_id = c.id AND t.next_update > certvoy_now()
+  LEFT JOIN staple b ON b.cert_id = p.id AND b.next_update > certvoy_now()
  WHERE s.name = ANY ($1::text[]) AND s.deleted_at IS NULL;
 
 -- name: canary_peers
@@ -238,14 +241,17 @@ SELECT w.id, w.generation, w.fingerprint
   JOIN certificate w ON w.id = coalesce(p.id, c.id);
 
 -- name: pairs
--- All that is needed to serve these Certificates: chain and sealed key, or where an Envoy finds it.
+-- All that is needed to serve these Certificates: chain and sealed key, or where an Envoy finds it, and the staple, if there is one
+-- that has not ended.
 SELECT c.id, c.secret, c.generation, c.status, c.domain, c.san_domains, c.issuer, c.serial_number, c.not_before, c.not_after,
        c.fingerprint, c.key_ref, c.renew_at, c.renew_reason, p.chain_pem, s.key_file,
-       k.id AS key_id, k.purpose, k.spki_sha256, k.suite, k.envelope, k.dek_wrapped, k.kek_uri, k.kek_version
+       k.id AS key_id, k.purpose, k.spki_sha256, k.suite, k.envelope, k.dek_wrapped, k.kek_uri, k.kek_version,
+       t.response, t.this_update, t.next_update, t.number AS staple, t.issuer_der
   FROM certificate c
   JOIN secret s ON s.name = c.secret
   JOIN certificate_chain p ON p.cert_id = c.id
   JOIN key_material k ON k.id = c.key_id
+  LEFT JOIN staple t ON t.cert_id = c.id AND t.next_update > certvoy_now()
  WHERE c.id = ANY ($1::uuid[]) AND k.destroyed_at IS NULL;
 
 -- name: certificates
@@ -455,6 +461,57 @@ UPDATE ticket_schedule
    SET next_at = CASE WHEN next_at > leased_until - $2::interval THEN next_at ELSE certvoy_now() + rotate_every END,
        leased_until = NULL
  WHERE secret = $1;
+
+-- ---------------------------------------------------------------- staples
+
+-- name: expect_staple
+INSERT INTO staple (cert_id, url, issuer_der, must) VALUES ($1, $2, $3, $4);
+
+-- name: forget_staples
+-- At most $1 of those that are due, of Certificates that are over: nobody staples them.
+DELETE FROM staple WHERE cert_id = ANY (ARRAY(
+        SELECT t.cert_id FROM staple t JOIN certificate c ON c.id = t.cert_id
+         WHERE t.next_at <= certvoy_now() AND c.status IN ('replaced', 'rejected', 'expired', 'revoked')
+         LIMIT $1 FOR UPDATE OF t SKIP LOCKED));
+
+-- name: claim_staples
+-- Those about which a responder is asked now, kept from other replicas for $1; of issuers $3 none.
+UPDATE staple t SET next_at = certvoy_now() + $1::interval
+  FROM certificate c, certificate_chain p
+ WHERE c.id = t.cert_id AND p.cert_id = t.cert_id AND t.cert_id = ANY (ARRAY(
+        SELECT d.cert_id FROM staple d JOIN certificate c ON c.id = d.cert_id
+          JOIN secret s ON s.name = c.secret AND s.deleted_at IS NULL
+         WHERE d.next_at <= certvoy_now() AND d.revoked_at IS NULL AND c.issuer <> ALL ($3::text[])
+           AND c.status IN ('issued', 'active', 'expiring_soon', 'rotating')
+         ORDER BY d.next_at LIMIT $2 FOR UPDATE OF d SKIP LOCKED))
+RETURNING t.cert_id, c.secret, c.generation, c.issuer, p.chain_pem, t.url, t.issuer_der, t.attempts, t.response, t.this_update,
+          t.next_update;
+
+-- name: keep_staple
+-- $5: when the next one is fetched; $6: whether it is another one than before.
+UPDATE staple
+   SET response = $2, this_update = $3, next_update = $4, next_at = certvoy_now() + $5::interval, attempts = 0, error = NULL,
+       number = number + CASE WHEN $6::boolean THEN 1 ELSE 0 END
+ WHERE cert_id = $1 AND revoked_at IS NULL RETURNING number;
+
+-- name: staple_failed
+UPDATE staple SET error = $2, attempts = attempts + 1, next_at = certvoy_now() + $3::interval WHERE cert_id = $1;
+
+-- name: staple_revoked
+-- The CA says that it has revoked it: what it said before is stapled no more.
+UPDATE staple
+   SET revoked_at = certvoy_now(), response = NULL, this_update = NULL, next_update = NULL, error = NULL, next_at = 'infinity'
+ WHERE cert_id = $1 AND revoked_at IS NULL RETURNING cert_id;
+
+-- name: stapling
+SELECT url, must, next_update, next_at, revoked_at, error FROM staple WHERE cert_id = $1;
+
+-- name: staple_dates
+-- Of what is served, those that end first.
+SELECT c.secret, t.this_update, t.next_update
+  FROM staple t JOIN certificate c ON c.id = t.cert_id
+  JOIN secret s ON s.name = c.secret AND s.served_generation = c.generation AND s.deleted_at IS NULL
+ WHERE t.next_update IS NOT NULL ORDER BY t.next_update LIMIT $1;
 
 -- ---------------------------------------------------------------- revocations
 

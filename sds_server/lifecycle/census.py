@@ -14,7 +14,7 @@ from sds_server.conditions import DeliveryState, RotationState
 from sds_server.errors import Unavailable
 from sds_server.inventory import facts
 from sds_server.inventory.database import Database
-from sds_server.inventory.facts import Dates, Facts
+from sds_server.inventory.facts import Dates, Facts, StapleDates
 from sds_server.metrics import Metrics, Values
 
 EVERY: Final = timedelta(seconds=15)
@@ -57,6 +57,8 @@ class Census:
         to.read(metrics.NOT_BEFORE, lambda: {(d.secret,): d.not_before.timestamp() for d in self._dates})
         to.read(metrics.NOT_AFTER, lambda: {(d.secret,): d.not_after.timestamp() for d in self._dates})
         to.read(metrics.RENEWAL, lambda: {(d.secret,): d.renew_at.timestamp() for d in self._dates})
+        to.read(metrics.STAPLE_BEGAN, lambda: {(d.secret,): d.this_update.timestamp() for d in self._staples})
+        to.read(metrics.STAPLE_ENDS, lambda: {(d.secret,): d.next_update.timestamp() for d in self._staples})
         to.read(metrics.SECRETS, lambda: self._counted(lambda now: _keyed(now.secrets)))
         to.read(metrics.UNLISTED, lambda: self._counted(_unlisted))
         to.read(metrics.OVERDUE, lambda: self._counted(lambda now: {(): now.overdue}))
@@ -71,6 +73,10 @@ class Census:
     @property
     def _dates(self) -> Sequence[Dates]:
         return () if self._facts is None else self._facts.dates
+
+    @property
+    def _staples(self) -> Sequence[StapleDates]:
+        return () if self._facts is None else self._facts.staples
 
     def _counted(self, count: Callable[[Facts], Values]) -> Values:
         read_at = self._read_at

@@ -15,15 +15,17 @@ from acme_engine import keys
 from sds_server.clock import Clock
 from sds_server.crashpoint import crashpoint
 from sds_server.errors import CertvoyError, CustodyError, GateRefused, Unavailable
-from sds_server.gate import check_pair
+from sds_server.gate import check_pair, check_staple
 from sds_server.inventory import certificates, offers, roll_outs
 from sds_server.inventory.certificates import Pair
 from sds_server.inventory.database import Database
 from sds_server.inventory.offers import Offer
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.shelf import Shelf
+from sds_server.lifecycle.staple_ends import StapleEnds, strip
 from sds_server.log import get
 from sds_server.model import CertificateId, Kind, key_path
+from sds_server.staples.response import must_staple
 from sds_server.xds import codec
 from sds_server.xds.catalog import ABSENT, PENDING, Catalog, Entry, Resource
 
@@ -31,6 +33,9 @@ FORGET_AFTER: Final = timedelta(minutes=10)
 """How long a name that nobody watches is kept, for a proxy that restarts while the database is down."""
 
 BATCH: Final = 500
+
+_Content = tuple[CertificateId, int | None]
+"""A Certificate with one of its staples, or with none."""
 
 _log = get("publisher")
 
@@ -61,7 +66,8 @@ class Publisher:
         self._actor = actor
         self._wanted: set[str] = set()
         self._published: dict[str, Offer] = {}
-        self._encoded: dict[str, dict[CertificateId, Resource]] = {}  # what is published, and what will be
+        self._encoded: dict[str, dict[_Content, Resource]] = {}  # what is published, and what will be
+        self._staple_ends = StapleEnds()
         self._refused: dict[str, CertificateId] = {}
         self._held_back: dict[str, CertificateId] = {}
         self._shelf = Shelf(
@@ -75,6 +81,9 @@ class Publisher:
         self.on_published: Callable[[Resource], None] = lambda _resource: None
         self.on_declared: Callable[[str], None] = lambda _name: None
         """Told of a name that was nobody's until now."""
+
+        self.on_stapled: Callable[[Resource], None] = lambda _resource: None
+        """Told of another staple of what is published already."""
 
         self.on_withheld: Callable[[str], None] = lambda _why: None
         self.on_roll_back: Callable[[str], None] = lambda _reason: None
@@ -97,6 +106,7 @@ class Publisher:
         Raises:
             Unavailable: database or KMS do not answer; what is in the Catalog stays.
         """
+        self._strip()
         now = self._clock.monotonic()
         sweep = self._swept_at is None or not 0 <= now - self._swept_at < self._sweep_every_s
         known = self._catalog.known
@@ -155,7 +165,7 @@ class Publisher:
             try:
                 resource = await self._encode(pair)
             except GateRefused as e:
-                if e.rule == "dates":
+                if e.rule in {"dates", "staple"}:
                     self._hold_back(pair, e)
                 else:
                     await self._refuse(pair, e)
@@ -170,7 +180,8 @@ class Publisher:
                 # The KMS is away: what opens all the same, by a data key that is in memory, is published.
                 late = e
             else:
-                self._encoded.setdefault(resource.name, {})[pair.certificate.id] = resource
+                number = None if pair.stapled is None else pair.stapled.number
+                self._encoded.setdefault(resource.name, {})[pair.certificate.id, number] = resource
         for name, offer in changed.items():
             self._publish(name, offer)
         if late is not None:
@@ -179,18 +190,17 @@ class Publisher:
     def _missing(self, changed: Mapping[str, Offer]) -> list[CertificateId]:
         """Return the Certificates that are offered and not encoded yet."""
         return [
-            cert_id
+            content[0]
             for name, offer in changed.items()
-            for cert_id in (offer.cert_id, offer.before)
-            if cert_id is not None and cert_id not in self._encoded.get(name, {})
+            for content in _contents(offer)
+            if content not in self._encoded.get(name, {})
         ]
 
     def _publish(self, name: str, offer: Offer) -> None:
         """Put into the Catalog what is offered; what could not be encoded leaves what is there."""
         encoded = self._encoded.get(name, {})
-        wanted = {cert_id for cert_id in (offer.cert_id, offer.before) if cert_id is not None}
-        new = None if offer.cert_id is None else encoded.get(offer.cert_id)
-        before_it = None if offer.before is None else encoded.get(offer.before)
+        new = None if offer.cert_id is None else encoded.get((offer.cert_id, offer.staple))
+        before_it = None if offer.before is None else encoded.get((offer.before, offer.before_staple))
         for_all = before_it if offer.staged else new
         if new is None or for_all is None:
             return
@@ -207,19 +217,35 @@ class Publisher:
                 version=new.version,
                 canaries=len(offer.canaries),
             )
+        elif before.staple != offer.staple:
+            self.on_stapled(new)
+            ends = None if new.staple_ends is None else new.staple_ends.isoformat()
+            _log.info("staple.published", secret=name, generation=new.generation, next_update=ends)
         self._catalog.offer(name, for_all, exceptions, before=before_it)
         crashpoint("certificate.published")
         self._published[name] = offer
-        self._encoded[name] = {cert_id: encoded[cert_id] for cert_id in wanted & encoded.keys()}
+        self._encoded[name] = kept = {
+            content: encoded[content] for content in _contents(offer) if content in encoded
+        }
+        self._staple_ends.note(name, kept.values())
 
     def _salted(self, resource: Resource, salt: int) -> Resource:
         """Return the same Certificate as other bytes."""
         body = codec.salted(resource.body, salt) or resource.body
-        return replace(resource, body=body, version=codec.version(self._version_key, body))
+        bare = None if resource.bare is None else self._salted(resource.bare, salt)
+        return replace(resource, body=body, version=codec.version(self._version_key, body), bare=bare)
+
+    def _strip(self) -> None:
+        """Let go out without its staple what has one that ended, whether the database answers or not."""
+        now = self._clock.now()
+        for name in self._staple_ends.due(now):
+            strip(name, self._encoded[name], now=now)
+            self._publish(name, self._published[name])
 
     def _forget(self, name: str) -> None:
         self._published.pop(name, None)
         self._encoded.pop(name, None)
+        self._staple_ends.note(name, ())
         self._shelf.forget(name)
 
     async def _encode(self, pair: Pair) -> Resource:
@@ -233,17 +259,40 @@ class Publisher:
             names=certificate.domains,
             now=self._clock.now(),
         )
+        staple, why = check_staple(
+            chain.leaf,
+            issuer=None if pair.stapled is None else pair.stapled.issuer,
+            staple=None if pair.stapled is None else pair.stapled.staple,
+            now=self._clock.now(),
+        )
+        if why is not None:
+            _log.error(
+                "staple.withheld", secret=certificate.secret, generation=certificate.generation, error=why
+            )
         crashpoint("pair.checked")
         key_pem = b"" if pkcs8 is None else keys.pem(keys.load_pkcs8(pkcs8))
         path = key_path(pair.key_file, pair.key.spki_sha256) if pkcs8 is None and pair.key_file else None
         body = codec.tls_certificate(certificate.secret, chain.pem, key_pem, key_path=path)
-        return Resource(
+        bare = Resource(
             name=certificate.secret,
             version=codec.version(self._version_key, body),
             generation=certificate.generation,
             body=body,
             keyless=pkcs8 is None,
             by_path=path is not None,
+        )
+        if staple is None:
+            return bare
+        body = codec.tls_certificate(
+            certificate.secret, chain.pem, key_pem, key_path=path, staple=staple.response
+        )
+        return replace(
+            bare,
+            version=codec.version(self._version_key, body),
+            body=body,
+            bare=bare,
+            staple_ends=staple.next_update,
+            must=must_staple(chain.leaf),
         )
 
     def _hold_back(self, pair: Pair, error: GateRefused) -> None:
@@ -286,3 +335,9 @@ class Publisher:
             error=error.message,
             taken_back=taken_back,
         )
+
+
+def _contents(offer: Offer) -> list[_Content]:
+    """Return what an offer is made of: the newest, and the one before."""
+    both = ((offer.cert_id, offer.staple), (offer.before, offer.before_staple))
+    return [(cert_id, number) for cert_id, number in both if cert_id is not None]

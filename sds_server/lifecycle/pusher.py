@@ -240,6 +240,7 @@ class Pusher:
 
 def _bundle(resource: Resource, target: str) -> bytes:
     """Encode what a fetch of the bundle gets, with the name of the target that it is for."""
+    resource = resource.unstapled
     chain, key = codec.chain_and_key(resource.body)
     leaf = chains.parse(chain)
     return json.dumps(

@@ -176,6 +176,12 @@ class Recorder:
             refused_nonce=nonce,
         )
 
+    def unstapled(self, peer: PeerNode, name: str, version: str) -> None:
+        """The peer said no to content with a staple: it is never sent that again, and said nothing else."""
+        self._refused.setdefault(peer, set()).add((name, version))
+        before = self._notes.get((peer, name), _Note()).refused_before
+        self._note(peer, name, refused_before=(*before, version))
+
     def denied(self, peer: PeerNode, name: str, why: Denied) -> None:
         """The peer wants a name that it may not see: no roll-out waits for it any more."""
         if peer.stream is not None and self._left(peer, name):

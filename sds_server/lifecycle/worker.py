@@ -262,6 +262,7 @@ class Worker:
             order_url=order.url,
             renew_reason=decision.reason,
             actor=self._actor,
+            roots=issuer.roots,
         )
         crashpoint("certificate.stored")
         return generation

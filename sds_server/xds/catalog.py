@@ -16,6 +16,7 @@ Secret goes in a response, so no two names ever have to agree.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
 from random import Random
 from typing import Final
@@ -42,6 +43,9 @@ class Resource:
     ``generation`` is the Secret's generation that the content comes from. ``keyless``: a chain alone, for the
     one Target that keeps the key; ``by_path``: with the path at which an Envoy finds it there. ``kind`` is
     the Secret's, for ever.
+
+    One with an OCSP staple has a ``bare`` one beside it: the same without. That is for who does not staple,
+    for who refused it because of its staple, unless it ``must`` have one, and for all once that has ended.
     """
 
     name: str
@@ -51,6 +55,19 @@ class Resource:
     keyless: bool = False
     by_path: bool = False
     kind: Kind = Kind.TLS_CERTIFICATE
+    bare: "Resource | None" = field(default=None, repr=False)
+    staple_ends: datetime | None = None
+    must: bool = False
+
+    @property
+    def unstapled(self) -> "Resource":
+        """The same without its staple, for who asks for chain and key alone."""
+        return self.bare or self
+
+    @property
+    def instead(self) -> "Resource | None":
+        """What is left of it for who refused it, though it may still take the certificate."""
+        return None if self.must else self.bare
 
     @property
     def is_for_envoy(self) -> bool:

@@ -242,11 +242,14 @@ def encode_json(resources: Iterable[Resource], version_of_them: str, *, identifi
     return json.dumps(message).encode()
 
 
-def tls_certificate(name: str, chain_pem: bytes, key_pem: bytes, *, key_path: str | None = None) -> bytes:
+def tls_certificate(
+    name: str, chain_pem: bytes, key_pem: bytes, *, key_path: str | None = None, staple: bytes | None = None
+) -> bytes:
     """Encode the Secret of a chain and its key, inline: a file name makes Envoy read its own disk.
 
     ``key_path``: it shall, as its key never leaves it; then there is no ``key_pem``. Envoy reads the file as
-    it takes the Secret, and refuses what it cannot read or what does not fit the chain.
+    it takes the Secret, and refuses what it cannot read or what does not fit the chain. ``staple`` is an OCSP
+    response (DER), of the same Secret: one that came apart could be another's.
     """
     secret = Secret(name=name)
     secret.tls_certificate.certificate_chain.inline_bytes = chain_pem
@@ -254,6 +257,8 @@ def tls_certificate(name: str, chain_pem: bytes, key_pem: bytes, *, key_path: st
         secret.tls_certificate.private_key.inline_bytes = key_pem
     else:
         secret.tls_certificate.private_key.filename = key_path
+    if staple is not None:
+        secret.tls_certificate.ocsp_staple.inline_bytes = staple
     encoded: bytes = secret.SerializeToString(deterministic=True)
     return encoded
 
@@ -316,6 +321,11 @@ def chain_and_key(body: bytes) -> tuple[bytes, bytes]:
     """Return what `tls_certificate` encoded, as PEM each: for who does not speak Envoy's messages."""
     pair = Secret.FromString(body).tls_certificate
     return pair.certificate_chain.inline_bytes, pair.private_key.inline_bytes
+
+
+def staple_of(body: bytes) -> bytes | None:
+    """Return the staple that `tls_certificate` encoded; None: there is none."""
+    return Secret.FromString(body).tls_certificate.ocsp_staple.inline_bytes or None
 
 
 def version(key: bytes, body: bytes) -> str:

@@ -127,6 +127,8 @@ class Fetcher:
             if not self._may(peer, name):
                 continue
             entry = self.service.catalog.look(name, peer.peer)
+            if isinstance(entry, Resource) and (name, entry.version) in refused and entry.instead is not None:
+                entry = entry.instead
             if isinstance(entry, Resource) and (name, entry.version) in refused:
                 entry = self.service.catalog.before(name)
             if isinstance(entry, Resource) and entry.is_for_envoy and (name, entry.version) not in refused:

@@ -102,6 +102,9 @@ class Observer(Protocol):
     ) -> None:
         """The peer said no; ``detail`` is scrubbed. To be kept: see `RefusedContent`."""
 
+    def unstapled(self, peer: PeerNode, name: str, version: str) -> None:
+        """The peer refused content that it gets without its staple next. To be kept, as any refusal."""
+
     def denied(self, peer: PeerNode, name: str, why: Denied) -> None:
         """The peer wants a name that it may not see; told once for as long as that is so."""
 
@@ -288,6 +291,9 @@ class Session:
             case Accepted(name, version, generation, nonce):
                 observer.accepted(peer, name, version, generation, nonce=nonce)
                 crashpoint("secret.accepted")
+            case Refused(name, version, _, detail, stapled=True):
+                observer.unstapled(peer, name, version)
+                self._log.warning("staple.refused", secret=name, version=version, reason=detail)
             case Refused(name, version, generation, detail, nonce):
                 observer.refused(peer, name, version, generation, detail, nonce=nonce)
                 crashpoint("secret.refused")

@@ -90,13 +90,17 @@ class Unverified:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The client refused the content; ``detail`` is scrubbed."""
+    """The client refused the content; ``detail`` is scrubbed.
+
+    ``stapled``: it gets the same without its staple next, and what it says of that is of the certificate.
+    """
 
     name: str
     version: str
     generation: int
     detail: str
     nonce: str = field(default="", compare=False)
+    stapled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +260,9 @@ class Stream:
             self._refused.add((name, version))
             if subscription is not None and subscription.good == resource:
                 subscription.good = None
-            return [Refused(name, version, generation, scrub(error), response.nonce)]
+            left = resource.instead
+            stapled = left is not None and (name, left.version) not in self._refused
+            return [Refused(name, version, generation, scrub(error), response.nonce, stapled)]
         if subscription is None or ended:
             return []
         if (name, version) in self._refused:
@@ -374,6 +380,8 @@ class Stream:
         entry = view(name)
         if not isinstance(entry, Resource) or (name, entry.version) not in self._refused:
             return entry
+        if entry.instead is not None and (name, entry.instead.version) not in self._refused:
+            return entry.instead  # a staple that it does not take: the certificate may be good all the same
         if subscription.good is not None:
             return subscription.good
         before = self._before(name)  # a proxy that has started anew has nothing at all

@@ -46,6 +46,10 @@ class Issuances:
     database: Database
     sealer: Sealer
     ca: Authority
+    responder: str | None = None
+    """The OCSP responder that leaves name from now on."""
+
+    must_staple: bool = False
 
     @classmethod
     async def open(cls, database: Database, directory: Path) -> "Issuances":
@@ -67,7 +71,9 @@ class Issuances:
         self, claim: Claim, declared: Secret, *, chain_of: Pair | None = None, days: float = 90
     ) -> Certificate:
         """Store a new pair under the claim; ``chain_of``: its chain instead, as a broken restore would."""
-        pair = self.ca.issue(dns=list(declared.domains), days=days)
+        pair = self.ca.issue(
+            dns=list(declared.domains), days=days, responder=self.responder, must_staple=self.must_staple
+        )
         sealed = await self.sealer.seal(
             keys.pkcs8(pair.key),
             key_id=KeyId(uuid4()),
@@ -102,6 +108,7 @@ class Issuances:
             order_url=None,
             renew_reason="test",
             actor="replica:test",
+            roots=[self.ca.certificate],
         )
         return certificate
 

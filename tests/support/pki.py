@@ -10,7 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509 import ocsp
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
@@ -82,10 +83,13 @@ class Authority:
             ExtendedKeyUsageOID.CLIENT_AUTH,
         ),
         ca: bool = False,
+        responder: str | None = None,
+        must_staple: bool = False,
     ) -> Pair:
         """Issue a leaf with an empty subject; ``usages=None`` leaves the extended key usage out.
 
-        ``public_key`` is of a key that somebody else has: the one of the pair is another then.
+        ``responder`` is the URL of an OCSP responder. ``public_key`` is of a key that somebody else has: the
+        one of the pair is another then.
         """
         key = key or new_key()
         begins = not_before or datetime.now(UTC) - BACKDATED
@@ -106,6 +110,14 @@ class Authority:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
         if usages is not None:
             builder = builder.add_extension(x509.ExtendedKeyUsage(list(usages)), critical=False)
+        if responder is not None:
+            ocsp_at = x509.AccessDescription(
+                AuthorityInformationAccessOID.OCSP, x509.UniformResourceIdentifier(responder)
+            )
+            builder = builder.add_extension(x509.AuthorityInformationAccess([ocsp_at]), critical=False)
+        if must_staple:
+            feature = x509.TLSFeature([x509.TLSFeatureType.status_request])
+            builder = builder.add_extension(feature, critical=False)
         leaf = builder.sign(self.key, hashes.SHA256())
         above = () if self.is_root else (self.certificate, *self.parents)
         return Pair(b"".join(map(cert_pem, (leaf, *above))), key_pem(key), leaf, key)
@@ -186,3 +198,35 @@ def crl(
         entry = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
         builder = builder.add_revoked_certificate(entry.revocation_date(begins).build())
     return builder.sign(ca.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def staple(
+    ca: Authority,
+    leaf: x509.Certificate,
+    *,
+    status: ocsp.OCSPCertStatus = ocsp.OCSPCertStatus.GOOD,
+    begins: datetime | None = None,
+    lasts: timedelta | None = timedelta(days=4),
+    signer: "Pair | Authority | None" = None,
+    delegate: x509.Certificate | None = None,
+    issuer: x509.Certificate | None = None,
+    reason: x509.ReasonFlags | None = None,
+) -> bytes:
+    """Return an OCSP response about a leaf (DER), by the CA or by ``signer``, who shows ``delegate``."""
+    begins = begins or datetime.now(UTC) - BACKDATED
+    revoked = status is ocsp.OCSPCertStatus.REVOKED
+    by = signer or ca
+    builder = ocsp.OCSPResponseBuilder().add_response(
+        leaf,
+        issuer or ca.certificate,
+        hashes.SHA1(),
+        status,
+        begins,
+        None if lasts is None else begins + lasts,
+        begins if revoked else None,
+        reason if revoked else None,
+    )
+    builder = builder.responder_id(ocsp.OCSPResponderEncoding.HASH, by.certificate)
+    if delegate is not None:
+        builder = builder.certificates([delegate])
+    return builder.sign(by.key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)

@@ -25,7 +25,16 @@ ROTATION = 'certvoy_rotation_oldest_open_timestamp_seconds{instance="a",state='
 UNPROVED = 'certvoy_secret_unproved_targets{instance="a",secret="www",state='
 ROLLED_BACK = 'certvoy_rotations_rolled_back_total{instance="a",reason='
 FROZEN = 'certvoy_secret_frozen_timestamp_seconds{instance="a",secret="www",by='
+STAPLES = 'certvoy_staple_answers_total{instance="a",result='
 LOOP = 'certvoy_loop_last_success_timestamp_seconds{instance="a",loop='
+
+
+def staple(begun, ends):
+    """The staple of www, in seconds from the beginning of the test."""
+    return {
+        f'certvoy_staple_{name}_timestamp_seconds{{instance="a",secret="www"}}': f"{value}x200"
+        for name, value in {"this_update": begun, "next_update": ends}.items()
+    }
 
 
 def dates(not_before, not_after, renewal):
@@ -42,6 +51,9 @@ WELL = {
     'certvoy_database_up{instance="a"}': "1x200",
     # 6 days of life, to be renewed tomorrow: an alert by fixed days would fire.
     **dates(-3 * DAY, 3 * DAY, DAY),
+    **staple(-2 * DAY, 2 * DAY),
+    f'{STAPLES}"good"}}': "0+1x200",
+    f'{STAPLES}"revoked"}}': "0x200",
     f'{PUBLICATIONS}"published"}}': "0+1x200",
     f'{PUBLICATIONS}"refused"}}': "0x200",
     f'{ROLLED_BACK}"targets-refused"}}': "0x200",
@@ -84,6 +96,8 @@ CASES = {
         {f'{PUBLICATIONS}"refused"}}': "0x110 1x90"},
         {"instance": "a", "result": "refused"},
     ),
+    "CertvoyStapleEnding": (staple(-4 * DAY, DAY), {"secret": "www"}),
+    "CertvoyRevokedElsewhere": ({f'{STAPLES}"revoked"}}': "0+1x200"}, {"instance": "a"}),
     "CertvoyIssuanceFailing": ({f'{ATTEMPTS}"refused"}}': "0+3x200"}, {"issuer": "le"}),
     "CertvoyIssuerPaused": ({'certvoy_issuer_paused{issuer="le",instance="a"}': "1x200"}, {"issuer": "le"}),
     "CertvoyRenewalHeldBack": (

@@ -54,6 +54,9 @@ class Witness:
         self.nonce = nonce
         self._tell("accepted", peer.node_id, name, generation)
 
+    def unstapled(self, peer, name, version):
+        self._tell("unstapled", peer.node_id, name, version)
+
     def refused(self, peer, name, version, generation, detail, *, nonce=None):
         self.detail = detail
         self._tell("refused", peer.node_id, name, generation)

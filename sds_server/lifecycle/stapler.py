@@ -1,0 +1,122 @@
+"""The stapler: keeps a fresh OCSP staple for each certificate whose CA has a responder.
+
+Nothing waits for it. A responder that is away leaves what is stapled until that ends, and then certificates
+go out without, unless they must have one.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from ipaddress import ip_network
+from random import Random
+from typing import Final
+
+from cryptography import x509
+
+from acme_engine import chain as chains
+from acme_engine.chain import Chain
+from sds_server.clock import Clock
+from sds_server.inventory import staples
+from sds_server.inventory.database import Database
+from sds_server.inventory.staples import Due
+from sds_server.log import get
+from sds_server.staples import response
+from sds_server.staples.responder import Unanswered, ask
+from sds_server.staples.response import Finding, Judgement, Responder
+from sds_server.targets.address import Network
+
+AT_ONCE: Final = 32
+BATCH: Final = 200
+
+ANYWHERE: Final = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+"""Where a responder of a configured CA may be: a private CA's has a private address."""
+
+_log = get("stapler")
+
+
+class Stapler:
+    """Any number of replicas may run one: each certificate is asked about by one of them."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        allowed: Sequence[Network],
+        without: Sequence[str],
+        clock: Clock,
+        rng: Random,
+        actor: str,
+    ) -> None:
+        """``allowed``: special addresses at which a responder may be that an uploaded certificate names.
+
+        ``without``: issuers whose certificates are not stapled.
+        """
+        self._database = database
+        self._allowed = tuple(allowed)
+        self._without = list(without)
+        self._clock = clock
+        self._rng = rng
+        self._actor = actor
+        self.on_answer: Callable[[str], None] = lambda _result: None
+
+    async def step(self) -> None:
+        """Ask about all that is due.
+
+        Raises:
+            Unavailable: the database does not answer; what was asked about is asked again after its lease.
+        """
+        while due := await staples.claim(self._database, limit=BATCH, without=self._without):
+            limit = asyncio.Semaphore(AT_ONCE)
+            # Each to its end: a responder that is away keeps no other's answer from being written.
+            for result in await asyncio.gather(
+                *(self._refresh(one, limit) for one in due), return_exceptions=True
+            ):
+                if isinstance(result, BaseException):
+                    raise result
+            if len(due) < BATCH:
+                break
+
+    async def _refresh(self, due: Due, limit: asyncio.Semaphore) -> None:
+        chain = chains.parse(due.chain_pem)
+        allowed = self._allowed if due.uploaded else ANYWHERE
+        log = _log.bind(secret=due.secret, generation=due.generation, url=due.responder.url)
+        async with limit:
+            judged = await asked(chain, due.responder, allowed=allowed, clock=self._clock)
+        match judged.finding:
+            case Finding.GOOD:
+                assert judged.staple is not None  # noqa: S101 - or it is not good
+                again_in = response.refresh_in(
+                    judged.staple, now=self._clock.now(), jitter=self._rng.random()
+                )
+                changed = await staples.good(self._database, due, judged.staple, again_in=again_in)
+                self.on_answer("good" if changed else "unchanged")
+                log.info("staple.fetched", next_update=judged.staple.next_update.isoformat(), changed=changed)
+            case Finding.REVOKED:
+                told = await staples.revoked(
+                    self._database, due, reason=judged.reason, code=judged.code, actor=self._actor
+                )
+                self.on_answer("revoked")
+                if told:
+                    log.error("staple.revoked", error=judged.reason)
+            case Finding.UNUSABLE:
+                again_in = response.retry_in(
+                    attempts=due.attempts + 1,
+                    next_update=None if due.staple is None else due.staple.next_update,
+                    now=self._clock.now(),
+                )
+                error = {
+                    "what": judged.reason,
+                    "hint": "is the CA's responder well? `staple: off` of its issuer asks it no more",
+                }
+                await staples.failed(self._database, due, error=error, again_in=again_in)
+                self.on_answer("failed")
+                log.warning("staple.failed", error=judged.reason, again_s=round(again_in.total_seconds()))
+
+
+async def asked(chain: Chain, responder: Responder, *, allowed: Sequence[Network], clock: Clock) -> Judgement:
+    """Ask the responder about the chain's leaf, and judge its answer."""
+    issuer = x509.load_der_x509_certificate(responder.issuer)
+    try:
+        answer = await ask(responder.url, response.request(chain.leaf, issuer), allowed=allowed)
+    except Unanswered as e:
+        return Judgement(Finding.UNUSABLE, str(e))
+    return response.judge(answer, leaf=chain.leaf, issuer=issuer, now=clock.now())
