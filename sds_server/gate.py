@@ -14,7 +14,7 @@ from acme_engine import keys
 from acme_engine.chain import Chain
 from acme_engine.errors import AcmeError, ChainError
 from sds_server.errors import GateRefused
-from sds_server.staples.response import Finding, Staple, judge, must_staple
+from sds_server.staples.response import Staple, judge, must_staple
 
 
 def check_pair(
@@ -66,8 +66,10 @@ def check_staple(
     why: str | None = None
     if staple is not None and issuer is not None:
         judged = judge(staple.response, leaf=leaf, issuer=load_der_x509_certificate(issuer), now=now)
-        if judged.finding is Finding.GOOD:
+        if judged.staple is not None and (must_staple(leaf) or now < judged.staple.sent_until):
             return judged.staple, None
+        if judged.staple is not None:
+            return None, None  # it is about to end
         why = judged.reason
     if must_staple(leaf):
         said = f": {why}" if why is not None else ", and there is none"

@@ -283,6 +283,7 @@ class Publisher:
         )
         if staple is None:
             return bare
+        must = must_staple(chain.leaf)
         body = codec.tls_certificate(
             certificate.secret, chain.pem, key_pem, key_path=path, staple=staple.response
         )
@@ -291,8 +292,8 @@ class Publisher:
             version=codec.version(self._version_key, body),
             body=body,
             bare=bare,
-            staple_ends=staple.next_update,
-            must=must_staple(chain.leaf),
+            staple_ends=staple.next_update if must else staple.sent_until,
+            must=must,
         )
 
     def _hold_back(self, pair: Pair, error: GateRefused) -> None:

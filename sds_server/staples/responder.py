@@ -8,6 +8,7 @@ import asyncio
 import socket
 from base64 import b64encode
 from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import quote, urljoin, urlsplit
@@ -54,10 +55,10 @@ async def ask(url: str, request: bytes, *, allowed: Sequence[Network]) -> bytes:
         ):
             got = f"{url.rstrip('/')}/{quote(b64encode(request), safe='')}"
             if len(got) <= GET_MAX:
-                try:
-                    return await _exchange(session, "GET", got, None, allowed)
-                except Unanswered:
-                    pass  # some responders know POST alone
+                # Some responders know POST alone, and refuse, or say nothing.
+                with suppress(Unanswered, TimeoutError):
+                    async with asyncio.timeout(DEADLINE_S / 2):
+                        return await _exchange(session, "GET", got, None, allowed)
             return await _exchange(session, "POST", url, request, allowed)
     except TimeoutError:
         raise Unanswered(f"{url} did not answer within {DEADLINE_S:g} s") from None

@@ -26,6 +26,11 @@ RESPONSE_MAX: Final = 20_000
 SKEW: Final = timedelta(minutes=5)
 """By how much a responder's clock may be ahead of ours."""
 
+EARLY: Final = timedelta(minutes=1)
+EARLY_SHARE: Final = 100
+"""A staple is taken off a hundredth of its life before it ends, a minute at most: under `STRICT_STAPLING`
+each handshake between its end and the moment at which a proxy has the next content would fail."""
+
 SOONEST: Final = timedelta(seconds=5)
 SPREAD: Final = 0.1
 """Of a response's life, over which refreshes are spread: what came together is not asked for together."""
@@ -60,6 +65,11 @@ class Staple:
     response: bytes = field(repr=False)
     this_update: datetime
     next_update: datetime
+
+    @property
+    def sent_until(self) -> datetime:
+        """Until when it goes out with a certificate that may go without."""
+        return self.next_update - min(EARLY, (self.next_update - self.this_update) / EARLY_SHARE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,6 +194,14 @@ def test_one_that_came_late_is_refreshed_at_half_of_what_is_left():
     assert timedelta(hours=10) == refresh_in(held, now=NOW, jitter=0)
 
 
+@pytest.mark.parametrize(("hours", "early_s"), [(96, 60), (1, 36)])
+def test_it_is_taken_off_a_little_before_it_ends(hours, early_s):
+    """A proxy that is strict fails handshakes with one that has ended."""
+    held = Staple(b"", NOW, NOW + timedelta(hours=hours))
+
+    assert timedelta(seconds=early_s) == held.next_update - held.sent_until
+
+
 @pytest.mark.parametrize(
     ("attempts", "left", "minutes"),
     [
