@@ -147,10 +147,9 @@ def delivery_state(
     if current is None:
         return DeliveryState.NEVER, "nothing is issued yet"
     if stale_for is not None:
-        leaf = "another leaf" if served is None else f"{served[:LEAF_SHOWN]}..."
-        said = f"for {span(stale_for.total_seconds())} it serves {leaf}, not generation {current}"
-        return DeliveryState.STALE, said
-    if (proved or 0) >= current:
+        loaded = probe_error if by_word else None  # what it has loaded is no leaf
+        return DeliveryState.STALE, _stale(stale_for, loaded, served, current)
+    if (proved or 0) >= current or (waits and by_word and accepted == current):
         if waits:
             return DeliveryState.WAITING, f"it serves generation {current} until the canaries are proved"
         return DeliveryState.PROVED, None
@@ -175,6 +174,14 @@ def delivery_state(
     else:
         state, reason = DeliveryState.NEVER, push_error or probe_error or "it was never seen subscribing"
     return state, reason
+
+
+def _stale(stale_for: timedelta, loaded: str | None, served: str | None, current: int) -> str:
+    since = f"for {span(stale_for.total_seconds())}"
+    if loaded is not None:
+        return f"{since}: {loaded}"
+    leaf = "another leaf" if served is None else f"{served[:LEAF_SHOWN]}..."
+    return f"{since} it serves {leaf}, not generation {current}"
 
 
 def shared(instances: int, node_id: str | None) -> str:
@@ -319,6 +326,8 @@ def _payload_taken(generation: int | None, deliveries: Sequence[DeliveryState]) 
     proved = sum(state is DeliveryState.PROVED for state in deliveries)
     taken = proved + sum(state is DeliveryState.ACCEPTED for state in deliveries)
     said = f"{taken} of {len(deliveries)} targets have taken generation {generation}, {proved} of them proved"
+    if waiting := deliveries.count(DeliveryState.WAITING):
+        said += f", {waiting} wait{'s' * (waiting == 1)} for the canaries"
     whole = taken == len(deliveries)
     return Condition("Served", status=whole, reason="Taken" if whole else "NotTaken", message=said)
 

@@ -75,10 +75,14 @@ class Tickets(BaseModel):
 
 
 class Version(Stated):
-    """One version, and what became of it: ``outcome`` null while it is rolled out."""
+    """One version, and what became of it: ``outcome`` null while it is rolled out.
+
+    ``stage``: who is offered it, or was when it ended, ``canary``: a few first, or ``fleet``: all.
+    """
 
     generation: int
     phase: model.Phase
+    stage: model.Stage
     not_after: datetime | None
     created_at: datetime
     created_by: str

@@ -102,6 +102,8 @@ def payload_tree(secret: Json) -> Branch:
         root.add(f"{key.replace('_', ' ')}: {value}")
     for version in secret["payload"]["versions"][:3]:
         state = (version["outcome"] or "rolling_out").replace("_", " ")
+        if version["outcome"] is None and version["stage"] == "canary":
+            state += ", canaries first"
         branch = root.add(f"generation {version['generation']}: {version['phase']}, {state}")
         branch.add(f"{age(version['created_at'])} ago by {version['created_by']}")
         if version["evidence"]:

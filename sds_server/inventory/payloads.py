@@ -12,7 +12,7 @@ from sds_server.crashpoint import crashpoint
 from sds_server.errors import Conflict, NotFound
 from sds_server.inventory import audit, declarations, feed, freezes, offers, payload_roll_outs, sealed_keys
 from sds_server.inventory.database import Database, Row, Transaction
-from sds_server.model import Kind, Peer, Phase, SealedKey, Secret, SecretName
+from sds_server.model import Kind, Peer, Phase, SealedKey, Secret, SecretName, Stage
 
 HISTORY_MAX: Final = 20
 
@@ -25,6 +25,7 @@ class Payload:
     generation: int
     kind: Kind
     phase: Phase
+    stage: Stage
     content: str | None = field(repr=False)
     key: SealedKey | None
     not_after: datetime | None
@@ -205,6 +206,7 @@ def from_row(row: Row) -> Payload:
         generation=row["generation"],
         kind=Kind(row["kind"]),
         phase=Phase(row["phase"]),
+        stage=Stage(row["stage"]),
         content=row["content"],
         key=None if row["key_id"] is None else sealed_keys.from_row(row),
         not_after=row["not_after"],

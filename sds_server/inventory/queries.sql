@@ -386,23 +386,23 @@ SELECT target_id, certvoy_now() - asked_at AS asked_for FROM payload_canary WHER
 
 -- name: payloads
 -- These versions, with what is needed to open them.
-SELECT p.secret, p.generation, p.kind, p.phase, p.content, p.not_after, p.created_at, p.created_by, p.completed_at, p.outcome,
-       p.evidence, p.error, k.id AS key_id, k.purpose, k.spki_sha256, k.suite, k.envelope, k.dek_wrapped, k.kek_uri, k.kek_version
+SELECT p.secret, p.generation, p.kind, p.phase, p.stage, p.content, p.not_after, p.created_at, p.created_by, p.completed_at,
+       p.outcome, p.evidence, p.error, k.id AS key_id, k.purpose, k.spki_sha256, k.suite, k.envelope, k.dek_wrapped, k.kek_uri, k.kek_version
   FROM payload p LEFT JOIN key_material k ON k.id = p.key_id AND k.destroyed_at IS NULL
  WHERE (p.secret, p.generation) IN (SELECT * FROM unnest($1::text[], $2::int[])) AND (p.key_id IS NULL OR k.id IS NOT NULL);
 
 -- name: served_payload
 -- The one that is offered under the name.
-SELECT p.secret, p.generation, p.kind, p.phase, p.content, p.not_after, p.created_at, p.created_by, p.completed_at, p.outcome,
-       p.evidence, p.error, k.id AS key_id, k.purpose, k.spki_sha256, k.suite, k.envelope, k.dek_wrapped, k.kek_uri, k.kek_version
+SELECT p.secret, p.generation, p.kind, p.phase, p.stage, p.content, p.not_after, p.created_at, p.created_by, p.completed_at,
+       p.outcome, p.evidence, p.error, k.id AS key_id, k.purpose, k.spki_sha256, k.suite, k.envelope, k.dek_wrapped, k.kek_uri, k.kek_version
   FROM secret s JOIN payload p ON p.secret = s.name AND p.generation = s.served_generation
   LEFT JOIN key_material k ON k.id = p.key_id AND k.destroyed_at IS NULL
  WHERE s.name = $1 AND s.deleted_at IS NULL;
 
 -- name: payload_history
 -- The newest $2, without what they hold.
-SELECT secret, generation, kind, phase, NULL AS content, not_after, created_at, created_by, completed_at, outcome, evidence, error,
-       NULL AS key_id
+SELECT secret, generation, kind, phase, stage, NULL AS content, not_after, created_at, created_by, completed_at, outcome, evidence,
+       error, NULL AS key_id
   FROM payload WHERE secret = $1 ORDER BY generation DESC LIMIT $2;
 
 -- name: open_payload
@@ -1394,6 +1394,7 @@ WITH state AS (
                 WHEN d.stale_since IS NOT NULL THEN 'stale'
                 WHEN d.proved >= c.generation THEN CASE WHEN c.waits THEN 'waiting' ELSE 'proved' END
                 WHEN d.refused = c.generation AND d.accepted IS DISTINCT FROM c.generation THEN 'refused'
+                WHEN d.accepted = c.generation AND c.waits AND s.kind <> 'tls_certificate' THEN 'waiting'
                 WHEN d.accepted >= c.generation THEN 'accepted'
                 WHEN d.sent >= c.generation THEN 'sent'
                 WHEN coalesce(d.sent, d.accepted, d.proved) IS NOT NULL THEN 'stale'

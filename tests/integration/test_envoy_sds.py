@@ -11,8 +11,10 @@ from structlog.testing import capture_logs
 
 import tests.xds.quiet  # noqa: F401
 from sds_server.identity import Grants
+from sds_server.model import Kind
+from sds_server.payloads.trust import TrustBundle
 from sds_server.programs import envoy
-from sds_server.targets.certs import loaded_serials
+from sds_server.targets.certs import loaded_cas, loaded_serials
 from sds_server.xds import codec
 from sds_server.xds.bootstrap import Api, TlsListener, bootstrap
 from sds_server.xds.catalog import ABSENT, Resource
@@ -260,3 +262,30 @@ async def test_an_envoy_that_speaks_tls_1_2_is_told_and_gets_nothing(server, api
 
     assert "a client certificate over TLS 1.3 is required" in {line.get("reason") for line in logs}
     assert [] == server.witness.facts
+
+
+async def test_a_bundle_as_other_bytes_is_taken_and_stays_loaded(server, api, tmp_path):
+    """What may differ without a meaning is a line's end behind the last CA: so a bundle is offered again."""
+    root = authority("Clients")
+    bundle = TrustBundle.read(root.pem.decode())
+    body = codec.payload("b", bundle)
+    config = json.loads(configuration(server, api))
+    (listener,) = config["static_resources"]["listeners"]
+    (chain,) = listener["filter_chains"]
+    common = chain["transport_socket"]["typed_config"]["common_tls_context"]
+    (asked,) = common["tls_certificate_sds_secret_configs"]
+    common["validation_context_sds_secret_config"] = asked | {"name": "b"}
+    server.publish("a", 1, site())
+    for generation, said in ((1, body), (2, codec.salted(body, 1))):
+        resource = Resource("b", f"v{generation}", generation, said, kind=Kind.VALIDATION_CONTEXT)
+        server.catalog.publish({"b": resource})
+        if generation == 1:
+            running = await envoy.start(json.dumps(config), tmp_path)
+        await server.witness.until("accepted", NODE, "b", generation)
+    try:
+        wanted = frozenset({root.certificate.serial_number})
+        async with asyncio.timeout(TIMEOUT_S):
+            while wanted not in await loaded_cas(running.admin_address):
+                await asyncio.sleep(0.02)
+    finally:
+        await running.stop()

@@ -146,3 +146,32 @@ def test_a_frozen_secret_is_not_being_issued():
 
     assert (False, "Frozen") == (issuing.status, issuing.reason)
     assert "frozen since 2026-03-01T00:00:00Z by person:alice: a launch" == issuing.message
+
+
+def test_what_is_no_certificate_waits_by_its_word_and_is_not_counted_as_taken():
+    taken = state(accepted=1, by_word=True)[0]
+    waits = state(accepted=1, by_word=True, waits=True)
+    said = conditions.of_payload(
+        generation=2,
+        not_after=None,
+        rolling_out=True,
+        error=None,
+        deliveries=[taken, waits[0]],
+        now=NOW,
+    )
+
+    assert (DeliveryState.WAITING, "it serves generation 1 until the canaries are proved") == waits
+    assert DeliveryState.ACCEPTED is state(accepted=1, waits=True)[0], "of a certificate no word counts"
+    (served,) = [condition for condition in said if condition.type == "Served"]
+    assert (False, "1 of 2 targets have taken generation 2, 0 of them proved, 1 waits for the canaries") == (
+        served.status,
+        served.message,
+    )
+
+
+def test_a_bundle_that_was_lost_is_said_by_what_its_envoy_states_and_not_by_a_leaf():
+    found, reason = state(
+        accepted=1, by_word=True, stale_for=timedelta(minutes=3), probe_error="its /certs: it is not loaded"
+    )
+
+    assert (DeliveryState.STALE, "for 3 min: its /certs: it is not loaded") == (found, reason)

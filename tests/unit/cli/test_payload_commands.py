@@ -131,3 +131,14 @@ async def test_a_bundle_that_goes_out_is_taken_back_by_hand(run, roots):
     assert "took generation 2 back; `certvoy why clients` says what comes next\n" in taken_back
     assert (1, "certvoy: secret clients: nothing is being rolled out") == (again[0], again[2].splitlines()[0])
     assert "generation 2: add, rejected" in why
+
+
+async def test_why_says_that_canaries_are_asked_first(run, roots, database):
+    await run("trust", "put", "clients", roots[0])
+    async with database.transaction() as tx:
+        await tx.rows("payload_to_canaries", "clients", 1)
+    _, why, _ = await run("why", "clients")
+    _, shown, _ = await run("show", "clients", "--json")
+
+    assert "generation 1: put, rolling out, canaries first" in why
+    assert "canary" == json.loads(shown)["payload"]["versions"][0]["stage"]
