@@ -104,7 +104,10 @@ _EXPLAINED = {  # pydantic's words for a reader of its documentation, in those o
 
 
 def _known_keys(place: Place, sections: Sections) -> str:
-    top, *rest = map(str, place[:-1]) if len(place) > 1 else ("",)
-    keys = sorted(sections[top, *rest[1:]].model_fields)
+    top, *rest = place[:-1] if len(place) > 1 else ("",)
+    # Below the first key stands a name of the user's own, or, in a list, a key and a number.
+    keys_below = [str(part) for part in rest if isinstance(part, str)]
+    inner = keys_below[1:] if len(keys_below) == len(rest) else keys_below
+    keys = sorted(sections[str(top), *inner].model_fields)
     close = difflib.get_close_matches(str(place[-1]), keys, n=1)
     return f"did you mean {close[0]}?" if close else f"known here: {', '.join(keys)}"

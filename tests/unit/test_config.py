@@ -208,6 +208,22 @@ def test_unknown_key_names_the_nearest(errors):
     assert error == "sds.cleint_ca: unknown key (line 4); did you mean client_ca?"
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "error"),
+    [
+        (["sds", "sockets"], [{"path": "a", "identity": "dns:a", "pat": 1}], "sds.sockets[0].pat: unknown"),
+        (
+            ["admin"],
+            {"clients": [{"identity": "dns:a", "scopes": ["read"], "scope": 1}]},
+            "did you mean scopes",
+        ),
+        (["grants"], [{"identity": "dns:a", "names": ["a"], "name": 1}], "did you mean names"),
+    ],
+)
+def test_unknown_key_in_a_list_names_the_nearest(with_value, place, value, error):
+    assert error in with_value(place, value)
+
+
 def test_same_key_twice_is_an_error(errors):
     (error,) = errors(SMALL + "database: embedded\n")
 
