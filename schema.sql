@@ -16,7 +16,9 @@ CREATE TABLE deployment (
     singleton           boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     id                  uuid NOT NULL DEFAULT gen_random_uuid(),
     version_key_wrapped bytea,
-    created_at          timestamptz NOT NULL DEFAULT certvoy_now()
+    created_at          timestamptz NOT NULL DEFAULT certvoy_now(),
+    -- Whose KEK wrapped that key; null: the one that was there before this column.
+    version_key_kek     text
 );
 INSERT INTO deployment DEFAULT VALUES;
 
@@ -99,6 +101,8 @@ CREATE TABLE key_material (
     UNIQUE (id, spki_sha256),
     CHECK ((destroyed_at IS NULL) = (dek_wrapped IS NOT NULL))
 );
+-- Which KEKs and versions are in use, by count, without reading an envelope; and what is still to be rewrapped.
+CREATE INDEX key_material_kek ON key_material (kek_uri, kek_version, id) WHERE destroyed_at IS NULL;
 
 -- One immutable issuance for a Secret. The first nine columns are the design document's.
 CREATE TABLE certificate (

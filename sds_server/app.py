@@ -84,7 +84,7 @@ async def _running(config: Config, clock: Clock) -> AsyncIterator[tuple[Parts, A
     async with AsyncExitStack() as stack:
         config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         database, postgres = await open_inventory(config, stack)
-        parts = await Parts.build(config, database, clock)
+        parts = await Parts.build(config, database, clock, stack)
         stack.push_async_callback(parts.withdrawer.close)
         if postgres is not None:
             parts.loops.append(Loop("postgres", postgres.keep, every=config.rotation.poll))

@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 from sds_server.config_dns import MODELS as DNS_MODELS
 from sds_server.config_dns import AnyKey, ChallengeType, Dns, NameOrSuffix
 from sds_server.config_file import Model, read, with_durations
+from sds_server.config_kms import KekConfig, KmsConfig, with_key_file
 from sds_server.config_values import (
     AddressRange,
     Contact,
@@ -50,16 +51,6 @@ from sds_server.yaml_lines import shown
 
 DEFAULT_STATE_DIR = "./certvoy-state"
 REFRESH_MIN = timedelta(seconds=1)
-
-
-class KmsConfig(Model):
-    """Where the KEK is. ``key_file`` is by default ``<state_dir>/kek``, made at the first start."""
-
-    provider: Literal["local"] = "local"
-    """Who wraps the data keys; ``local`` is a key in a file, for trials."""
-
-    key_file: FilePath
-    """Where the KEK of ``local`` lies; every replica needs the same."""
 
 
 class EabConfig(Model):
@@ -501,7 +492,7 @@ class Config(Model):
         state_dir = raw.get("state_dir", DEFAULT_STATE_DIR)
         kms = raw.get("kms", {})
         if isinstance(kms, dict):
-            kms = {"key_file": f"{state_dir}/kek", **kms}
+            kms = with_key_file(kms, state_dir)
         return {**raw, "state_dir": state_dir, "kms": kms}
 
 
@@ -525,7 +516,6 @@ def schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of the file; what it cannot say (that a file exists) `load` says."""
     described = Config.model_json_schema()
     described["required"] = [key for key in described["required"] if key not in {"state_dir", "kms"}]
-    described["$defs"]["KmsConfig"]["required"] = []
     with_durations(described, RotationConfig, EnrolmentConfig, SdsConfig, *DNS_MODELS.values())
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "certvoy.yaml"} | described
 
@@ -533,6 +523,7 @@ def schema() -> dict[str, Any]:
 _SECTIONS: Mapping[tuple[str, ...], type[Model]] = {
     ("",): Config,
     ("kms",): KmsConfig,
+    ("kms", "previous"): KekConfig,
     ("issuers",): IssuerConfig,  # the name of the issuer is left out
     ("issuers", "eab"): EabConfig,
     ("issuers", "dns"): AnyKey,

@@ -72,6 +72,10 @@ POINTS: Final[Mapping[str, str]] = {
     "delivery.staling": "that a Target serves something else is written and not committed",
     "delivery.healing": "that it serves what it should again is written and not committed",
     "key.destroying": "a key's destruction is written and not committed",
+    # Keys go to another KEK
+    "deks.rewrapped": "a batch of data keys is wrapped anew, in memory only",
+    "deks.storing": "it is written and not committed",
+    "deks.stored": "it is committed, and nobody was told how far that is",
     # A pair that must not be served
     "certificate.refusing": "the content gate has refused what is in the inventory, in memory only",
     "certificate.rejecting": "the refusal is written and not committed",

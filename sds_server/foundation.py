@@ -24,6 +24,7 @@ from sds_server.keys.kms import Kms, Sealer
 from sds_server.keys.providers import PROVIDERS
 from sds_server.lifecycle.accounts import Issuer
 from sds_server.lifecycle.challenges import Challenges, Dns
+from sds_server.lifecycle.rewrapper import VERSION_PURPOSE
 from sds_server.log import get
 from sds_server.programs.postgres import EmbeddedPostgres
 
@@ -55,26 +56,34 @@ async def open_inventory(config: Config, stack: AsyncExitStack) -> tuple[Databas
 
 
 async def custody(
-    config: Config, database: Database, clock: Clock, *, around: Callable[[Kms], Kms] = lambda kms: kms
+    config: Config,
+    database: Database,
+    clock: Clock,
+    stack: AsyncExitStack,
+    *,
+    around: Callable[[Kms], Kms] = lambda kms: kms,
 ) -> tuple[Sealer, bytes]:
-    """Return the Sealer of this deployment and the key of its content hashes.
+    """Return the Sealer of this deployment and the key of its content hashes. ``stack`` closes its KMS.
 
     ``around`` may put something between the Sealer and the KMS.
 
     Raises:
-        CustodyError: the KEK is not the one that this deployment's keys are wrapped with.
+        CustodyError: no KEK is the one that this deployment's keys are wrapped with.
+        Unavailable: the KMS does not answer.
     """
     kms = around(PROVIDERS[config.kms.provider](config.kms))
+    previous = [around(PROVIDERS[kek.provider](kek)) for kek in config.kms.previous]
     if kms.insecure:
         _log.warning(
             "kms.insecure", kek_uri=kms.kek_uri, hint="a local KEK is for trials: whoever has the disk has it"
         )
-    identity, wrapped = await deployment.identify(database)
-    sealer = Sealer(kms, deployment=identity, clock=clock)
-    if wrapped is None:
-        fresh = await sealer.wrap_key(os.urandom(VERSION_KEY_BYTES), purpose="version")
-        wrapped = await deployment.keep_version_key(database, fresh)
-    return sealer, await sealer.unwrap_key(wrapped, purpose="version")
+    identity, key = await deployment.identify(database)
+    sealer = Sealer(kms, deployment=identity, clock=clock, previous=previous)
+    stack.push_async_callback(sealer.close)
+    if key is None:
+        fresh = await sealer.wrap_key(os.urandom(VERSION_KEY_BYTES), purpose=VERSION_PURPOSE)
+        key = await deployment.keep_version_key(database, deployment.VersionKey(fresh, sealer.kek_uri))
+    return sealer, await sealer.unwrap_key(key.wrapped, purpose=VERSION_PURPOSE, kek_uri=key.kek_uri)
 
 
 def issuers(config: Config) -> Mapping[str, Issuer]:

@@ -9,7 +9,7 @@ from typing import Final
 from sds_server import metrics
 from sds_server.clock import Clock
 from sds_server.errors import CustodyError
-from sds_server.keys.kms import Kms, WrappedDek
+from sds_server.keys.kms import Kms, Sealer, WrappedDek
 from sds_server.lifecycle.failure import Ended
 from sds_server.lifecycle.loop import Loop
 from sds_server.lifecycle.patience import Patience
@@ -141,7 +141,6 @@ class MeasuredKms:
         self._clock = clock
         self.kek_uri = kms.kek_uri
         self.insecure = kms.insecure
-        to.number(metrics.KMS_INSECURE, lambda: self.insecure)
 
     async def wrap(self, dek: bytes, context: Mapping[str, str]) -> WrappedDek:
         """Encrypt 32 bytes."""
@@ -152,6 +151,15 @@ class MeasuredKms:
         """Undo `wrap`."""
         async with self._measured("unwrap"):
             return await self._kms.unwrap(wrapped, kek_version=kek_version, context=context)
+
+    async def rewrap(self, wrapped: bytes, *, kek_version: int, context: Mapping[str, str]) -> WrappedDek:
+        """Wrap the same DEK anew."""
+        async with self._measured("rewrap"):
+            return await self._kms.rewrap(wrapped, kek_version=kek_version, context=context)
+
+    async def close(self) -> None:
+        """End what is open."""
+        await self._kms.close()
 
     @asynccontextmanager
     async def _measured(self, operation: str) -> AsyncIterator[None]:
@@ -166,6 +174,11 @@ class MeasuredKms:
         finally:
             self._metrics.count(metrics.KMS_OPERATIONS, operation, result)
             self._metrics.observe(metrics.KMS_SECONDS, self._clock.monotonic() - started, operation)
+
+
+def watch_custody(sealer: Sealer, *, to: Metrics) -> None:
+    """Tell whether the KEK that wraps is for trials only; those that only open may be."""
+    to.number(metrics.KMS_INSECURE, lambda: sealer.insecure)
 
 
 def watch_loops(loops: Iterable[Loop], *, to: Metrics, clock: Clock) -> None:

@@ -6,7 +6,7 @@ what a manager issues passes the same gate, and is in the same audit.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import SystemRandom
@@ -104,17 +104,14 @@ class CertificateManager:
             OperatorError: the database or the KMS cannot be reached, or is not this deployment's.
         """
         clock = SystemClock()
-        database = await open_database(connect_arguments(config))
-        try:
-            sealer, _ = await custody(config, database, clock)
+        async with AsyncExitStack() as stack:
+            database = await open_database(connect_arguments(config))
+            stack.push_async_callback(database.close)
+            sealer, _ = await custody(config, database, clock, stack)
             cas = issuers(config)
-            try:
-                yield cls(database, sealer, cas, clock=clock, name=name)
-            finally:
-                for ca in cas.values():
-                    await ca.challenges.close()
-        finally:
-            await database.close()
+            for ca in cas.values():
+                stack.push_async_callback(ca.challenges.close)
+            yield cls(database, sealer, cas, clock=clock, name=name)
 
     async def issue_certificate(
         self,

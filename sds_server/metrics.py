@@ -244,7 +244,7 @@ RESULTS: Final[Mapping[Metric, tuple[Labels, ...]]] = {
     ROLLED_BACK: tuple((reason,) for reason in ("canaries-refused", "targets-refused", "gate", "operator")),
     KMS_OPERATIONS: tuple(
         (operation, result)
-        for operation in ("wrap", "unwrap")
+        for operation in ("wrap", "unwrap", "rewrap")
         for result in ("success", "refused", "unavailable")
     ),
 }

@@ -4,6 +4,7 @@ import asyncio
 import importlib.metadata
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -25,6 +26,7 @@ from sds_server.identity import Grant
 from sds_server.instruments import (
     MeasuredKms,
     MeasuredStreams,
+    watch_custody,
     watch_delivery,
     watch_issuers,
     watch_loops,
@@ -52,6 +54,7 @@ from sds_server.lifecycle.pusher import Pusher
 from sds_server.lifecycle.recorder import Recorder
 from sds_server.lifecycle.renewals import Renewals
 from sds_server.lifecycle.revoker import Revoker
+from sds_server.lifecycle.rewrapper import Rewrapper
 from sds_server.lifecycle.scheduler import Scheduler
 from sds_server.lifecycle.settler import Settler
 from sds_server.lifecycle.stapler import Stapler
@@ -102,8 +105,8 @@ class Parts:
     loops: list[Loop]
 
     @classmethod
-    async def build(cls, config: Config, database: Database, clock: Clock) -> "Parts":
-        """Build them on an open inventory; nothing listens or runs yet.
+    async def build(cls, config: Config, database: Database, clock: Clock, stack: AsyncExitStack) -> "Parts":
+        """Build them on an open inventory; nothing listens or runs yet. ``stack`` closes what is open.
 
         Raises:
             OperatorError: something that we depend on is not there.
@@ -111,8 +114,9 @@ class Parts:
         actor, life = f"replica:{config.replica}", f"{config.replica}/{token_hex(8)}"
         metrics = Metrics(version=importlib.metadata.version("certvoy"))
         sealer, version_key = await custody(
-            config, database, clock, around=partial(MeasuredKms, to=metrics, clock=clock)
+            config, database, clock, stack, around=partial(MeasuredKms, to=metrics, clock=clock)
         )
+        watch_custody(sealer, to=metrics)
         payloads = Payloads(database=database, sealer=sealer, clock=clock, actor=actor)
         await declare(config, database, payloads)
         catalog = Catalog()
@@ -270,6 +274,7 @@ class Parts:
             observer=streams,
             uploads=Uploads(database=database, sealer=sealer, clock=clock, replica=config.replica),
             payloads=payloads,
+            rewrapper=Rewrapper(database=database, sealer=sealer),
             on_said=prover.said,
             on_rolled_back=partial(metrics.count, ROLLED_BACK),
             seen_for=config.rotation.seen_for,

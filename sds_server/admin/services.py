@@ -14,7 +14,8 @@ from sds_server.inventory.database import Database
 from sds_server.inventory.payloads import Stored
 from sds_server.inventory.proxies import GrantedName, Proxy
 from sds_server.inventory.uploads import Uploaded
-from sds_server.model import Identity, Kind, SecretName
+from sds_server.keys.custody import Batch, Custody
+from sds_server.model import Identity, KeyId, Kind, SecretName
 from sds_server.payloads.content import Content, Described
 from sds_server.targets.calls import Agents
 from sds_server.xds.catalog import Catalog
@@ -92,6 +93,18 @@ class Payloads(Protocol):
         ...
 
 
+class Rewrapper(Protocol):
+    """Moves keys from one KEK to another: see `lifecycle.rewrapper`."""
+
+    async def custody(self) -> Custody:
+        """Say which KEKs and versions are in use, by count."""
+        ...
+
+    async def step(self, *, after: KeyId | None, every: bool, actor: str) -> Batch:
+        """Rewrap the next batch behind ``after``; ``every``: also what is wrapped by the newest version."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What a call may need.
@@ -118,6 +131,7 @@ class Services:
     observer: Observer
     uploads: Uploads
     payloads: Payloads
+    rewrapper: Rewrapper
     on_said: Callable[[str], None]
     on_rolled_back: Callable[[str], None]
     seen_for: timedelta

@@ -4,11 +4,15 @@
 -- ---------------------------------------------------------------- deployment and secrets
 
 -- name: deployment
-SELECT id, version_key_wrapped FROM deployment;
+SELECT id, version_key_wrapped, version_key_kek FROM deployment;
 
 -- name: keep_version_key
 -- Whoever comes first gives the deployment its key; the others read it.
-UPDATE deployment SET version_key_wrapped = $1 WHERE version_key_wrapped IS NULL;
+UPDATE deployment SET version_key_wrapped = $1, version_key_kek = $2 WHERE version_key_wrapped IS NULL;
+
+-- name: rewrap_version_key
+-- From one KEK, or version, to another; a second one who does the same finds it done.
+UPDATE deployment SET version_key_wrapped = $2, version_key_kek = $3 WHERE version_key_wrapped = $1 RETURNING id;
 
 -- name: lock_secret
 SELECT name, kind, domains, issuer, key_type, key_holder, key_file, proof FROM secret
@@ -754,6 +758,31 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 -- name: key
 SELECT id AS key_id, purpose, spki_sha256, suite, envelope, dek_wrapped, kek_uri, kek_version
   FROM key_material WHERE id = $1 AND destroyed_at IS NULL;
+
+-- name: keks_in_use
+-- How many keys each version of a KEK has wrapped; one that its Target keeps is wrapped by none.
+SELECT kek_uri, kek_version, count(*) AS keys FROM key_material
+ WHERE destroyed_at IS NULL AND kek_uri <> 'external' GROUP BY kek_uri, kek_version ORDER BY kek_uri, kek_version;
+
+-- name: keks_left
+-- When keys were last moved away from a KEK's version: backups before that need it.
+SELECT subject AS kek_uri, (payload::json ->> 'from_version')::int AS kek_version, max(timestamp) AS left_at FROM certaudit
+ WHERE action = 'keys.rewrapped' GROUP BY 1, 2;
+
+-- name: keys_behind
+-- The next $5 keys behind $1 that version $3 of the KEK $2 has not wrapped; $4: all the others too.
+SELECT id AS key_id, purpose, spki_sha256, suite, envelope, dek_wrapped, kek_uri, kek_version FROM key_material
+ WHERE id > $1 AND destroyed_at IS NULL AND kek_uri <> 'external' AND ($4 OR kek_uri <> $2 OR kek_version <> $3)
+ ORDER BY id LIMIT $5;
+
+-- name: rewrap_keys
+-- The wrapped DEKs of $1 from $2 to $3, wrapped by $4 in the versions $5: what was changed or destroyed meanwhile stays. Locked
+-- in one order, so that two who do this together wait, and do not deadlock.
+WITH wanted AS (SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::bytea[], $5::int[]) AS n (id, old, new, version)),
+     locked AS (SELECT k.id FROM key_material k WHERE k.id = ANY ($1::uuid[]) ORDER BY k.id FOR UPDATE)
+UPDATE key_material k SET dek_wrapped = w.new, kek_uri = $4, kek_version = w.version
+  FROM wanted w JOIN locked l ON l.id = w.id
+ WHERE k.id = w.id AND k.dek_wrapped = w.old AND k.destroyed_at IS NULL RETURNING k.id;
 
 -- name: key_is_used
 SELECT EXISTS (SELECT FROM key_material WHERE spki_sha256 = $1);

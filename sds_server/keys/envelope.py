@@ -33,7 +33,8 @@ DEK_BYTES = 32
 SALT_BYTES = 32
 COMMITMENT_BYTES = 32
 TAG_BYTES = 16
-OVERHEAD = 1 + SALT_BYTES + COMMITMENT_BYTES + TAG_BYTES
+_HEAD = 1 + SALT_BYTES + COMMITMENT_BYTES
+OVERHEAD = _HEAD + TAG_BYTES
 
 NONCE = bytes(12)
 """Fixed, and safe: the salt makes a key of its own for each blob, and it encrypts one message."""
@@ -95,18 +96,22 @@ def unseal(blob: bytes, *, dek: bytes, binding: Binding) -> bytes:
     Raises:
         CustodyError: the first rule that is broken, in this order: suite, commitment, tag, spki.
     """
-    if binding.suite != SUITE or len(blob) < OVERHEAD or blob[0] != SUITE:
-        raise _refused(binding, "suite", f"not an envelope of suite {SUITE}")
-    salt, commitment, sealed = _split(blob)
-    key, expected = _derive(dek, salt=salt, binding=binding)
-    if not hmac.compare_digest(expected, commitment):
-        raise _refused(binding, "commitment", "another DEK, or an envelope of another row")
+    key = _committed(blob, dek=dek, binding=binding)
     try:
-        content = AESGCM(key).decrypt(NONCE, sealed, binding.aad)
+        content = AESGCM(key).decrypt(NONCE, blob[_HEAD:], binding.aad)
     except InvalidTag:
         raise _refused(binding, "tag", "the ciphertext was changed") from None
     _check_spki(content, binding)
     return content
+
+
+def check_dek(blob: bytes, *, dek: bytes, binding: Binding) -> None:
+    """Hold a DEK against the envelope's commitment, without opening it.
+
+    Raises:
+        CustodyError: rule suite or commitment: it is another envelope's.
+    """
+    _committed(blob, dek=dek, binding=binding)
 
 
 def length_prefixed(*parts: bytes) -> bytes:
@@ -114,9 +119,14 @@ def length_prefixed(*parts: bytes) -> bytes:
     return b"".join(len(part).to_bytes(4) + part for part in parts)
 
 
-def _split(blob: bytes) -> tuple[bytes, bytes, bytes]:
-    salt, rest = blob[1 : 1 + SALT_BYTES], blob[1 + SALT_BYTES :]
-    return salt, rest[:COMMITMENT_BYTES], rest[COMMITMENT_BYTES:]
+def _committed(blob: bytes, *, dek: bytes, binding: Binding) -> bytes:
+    """Return the encryption key, which the blob commits to."""
+    if binding.suite != SUITE or len(blob) < OVERHEAD or blob[0] != SUITE:
+        raise _refused(binding, "suite", f"not an envelope of suite {SUITE}")
+    key, expected = _derive(dek, salt=blob[1 : 1 + SALT_BYTES], binding=binding)
+    if not hmac.compare_digest(expected, blob[1 + SALT_BYTES : _HEAD]):
+        raise _refused(binding, "commitment", "another DEK, or an envelope of another row")
+    return key
 
 
 def _derive(dek: bytes, *, salt: bytes, binding: Binding) -> tuple[bytes, bytes]:

@@ -3,9 +3,9 @@
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Protocol
 from uuid import UUID
@@ -16,6 +16,8 @@ from sds_server.keys import envelope
 from sds_server.model import KeyId, SealedKey
 
 KMS_TIMEOUT_S = 5.0
+"""For one call with all its tries; a provider's own deadlines are below."""
+
 PARALLEL_CALLS = 32
 """At once, over all keys: below the quota of every provider, enough to start with thousands of keys."""
 
@@ -44,9 +46,10 @@ class Kms(Protocol):
     """Holds a KEK and never gives it away.
 
     ``context`` is authenticated with the DEK: `unwrap` with any other context is refused. Its keys and values
-    are identifiers; a provider may log them. Both operations may be repeated and cancelled at any time and
-    leave nothing behind. They raise `Unavailable` when asking again may help, and `CustodyError` when it
-    cannot: another KEK, another context, damaged bytes, a withdrawn right.
+    are identifiers; a provider may log them. Every operation may be repeated and cancelled at any time and
+    leaves nothing behind. They raise `Unavailable` when asking again may help, and `CustodyError` when it
+    cannot: another KEK, another context, damaged bytes, a withdrawn right. Nothing is asked before the first
+    of them.
     """
 
     kek_uri: str
@@ -56,16 +59,28 @@ class Kms(Protocol):
     """The KEK lies where the wrapped keys are: good for trials only, and said loudly at start."""
 
     async def wrap(self, dek: bytes, context: Mapping[str, str]) -> WrappedDek:
-        """Encrypt 32 bytes."""
+        """Encrypt 32 bytes, by the newest version of the KEK."""
 
     async def unwrap(self, wrapped: bytes, *, kek_version: int, context: Mapping[str, str]) -> bytes:
         """Undo `wrap`, also by a KEK version that is no longer the newest."""
 
+    async def rewrap(self, wrapped: bytes, *, kek_version: int, context: Mapping[str, str]) -> WrappedDek:
+        """Wrap the same DEK by the newest version of this KEK: inside the KMS, where it can do that."""
+
+    async def close(self) -> None:
+        """End what is open; it may be called twice."""
+
+
+def canonical(context: Mapping[str, str]) -> bytes:
+    """Return a context as bytes, the same for every order of its keys."""
+    return envelope.length_prefixed(*(text.encode() for item in sorted(context.items()) for text in item))
+
 
 @dataclass(slots=True)
 class _CachedDek:
-    """A DEK in clear. ``ask_at`` and ``until`` are on the monotonic clock, in seconds."""
+    """A DEK in clear, as it came of ``wrapped``. The times are on the monotonic clock, in seconds."""
 
+    wrapped: bytes = field(repr=False)
     dek: bytes = field(repr=False)
     ask_at: float
     until: float
@@ -77,15 +92,34 @@ class Sealer:
     DEKs are cached, private keys never. However many ask for one key at once, the KMS is asked once.
     """
 
-    def __init__(self, kms: Kms, *, deployment: UUID, clock: Clock) -> None:
-        self._kms = kms
+    def __init__(self, kms: Kms, *, deployment: UUID, clock: Clock, previous: Sequence[Kms] = ()) -> None:
+        """``kms`` wraps and opens, ``previous`` only open: KEKs that wrapped before."""
         self._deployment = deployment
         self._clock = clock
-        self._calls = asyncio.Semaphore(PARALLEL_CALLS)
-        self._deks: OrderedDict[tuple[KeyId, bytes], _CachedDek] = OrderedDict()
+        self._line = _Line(kms, clock)
+        self._lines = {old.kek_uri: _Line(old, clock) for old in previous} | {kms.kek_uri: self._line}
+        self._deks: OrderedDict[KeyId, _CachedDek] = OrderedDict()
         self._flights: dict[tuple[KeyId, bytes], asyncio.Task[bytes]] = {}
-        self._silent = False
-        self._ask_at = clock.monotonic()
+
+    @property
+    def kek_uri(self) -> str:
+        """The KEK that wraps."""
+        return self._line.kms.kek_uri
+
+    @property
+    def keks(self) -> Sequence[str]:
+        """Every KEK that opens here."""
+        return [*self._lines]
+
+    @property
+    def insecure(self) -> bool:
+        """Whether the KEK that wraps is for trials only."""
+        return self._line.kms.insecure
+
+    async def close(self) -> None:
+        """End what the KMS's clients have open."""
+        for line in self._lines.values():
+            await line.kms.close()
 
     async def ready(self) -> None:
         """Return at once while the KMS answers; where it did not, ask whether it does now.
@@ -93,8 +127,17 @@ class Sealer:
         Raises:
             Unavailable: it does not: nothing can be sealed.
         """
-        if self._silent:
-            await self._wrap(os.urandom(envelope.DEK_BYTES), self._own_context("ready"))
+        if self._line.silent:
+            await self._try()
+
+    async def newest(self) -> int:
+        """Return the version by which the KEK wraps now.
+
+        Raises:
+            CustodyError: the KMS refuses.
+            Unavailable: the KMS does not answer.
+        """
+        return (await self._try()).kek_version
 
     async def seal(self, content: bytes, *, key_id: KeyId, purpose: str, spki_sha256: bytes) -> SealedKey:
         """Seal a private key (PKCS#8 DER), or a payload, under a new DEK.
@@ -106,7 +149,7 @@ class Sealer:
         binding = envelope.Binding(self._deployment, key_id, purpose, spki_sha256)
         dek = os.urandom(envelope.DEK_BYTES)
         blob = envelope.seal(content, dek=dek, binding=binding)
-        wrapped = await self._wrap(dek, binding.context)
+        wrapped = await self._line.wrap(dek, binding.context)
         return SealedKey(
             key_id=key_id,
             purpose=purpose,
@@ -114,7 +157,7 @@ class Sealer:
             suite=binding.suite,
             envelope=blob,
             dek_wrapped=wrapped.ciphertext,
-            kek_uri=self._kms.kek_uri,
+            kek_uri=self.kek_uri,
             kek_version=wrapped.kek_version,
         )
 
@@ -125,63 +168,115 @@ class Sealer:
             CustodyError: the message names the rule: kek, suite, commitment, tag or spki.
             Unavailable: the KMS does not answer and the DEK is not cached, or was for too long.
         """
-        if sealed.is_external:
-            raise CustodyError(
-                f"key {sealed.key_id}: its target keeps it", hint="nothing here can be signed by that key"
-            )
-        if sealed.kek_uri != self._kms.kek_uri:
-            raise CustodyError(
-                f"key {sealed.key_id}: kek: wrapped by {sealed.kek_uri}, but the KMS has {self._kms.kek_uri}"
-            )
-        binding = envelope.Binding(
-            self._deployment, sealed.key_id, sealed.purpose, sealed.spki_sha256, sealed.suite
-        )
-        dek = await self._dek(sealed, binding.context)
+        line, binding = self._line_of(sealed), self._binding(sealed)
+        dek = await self._dek(sealed, line, binding.context)
         return envelope.unseal(sealed.envelope, dek=dek, binding=binding)
+
+    async def rewrap(self, sealed: SealedKey) -> SealedKey:
+        """Return the key with its DEK wrapped by the newest version of our KEK; the key itself stays closed.
+
+        One of the same KEK is rewrapped by the KMS. One of another KEK goes by way of its DEK, which must be
+        the envelope's own: nothing that opens is replaced by what does not.
+
+        Raises:
+            CustodyError: the message names the rule: kek, suite or commitment.
+            Unavailable: a KMS does not answer.
+        """
+        line, binding = self._line_of(sealed), self._binding(sealed)
+        if line is self._line:
+            wrapped = await line.rewrap(sealed.dek_wrapped, sealed.kek_version, binding.context)
+        else:
+            dek = await line.unwrap(sealed.dek_wrapped, sealed.kek_version, binding.context)
+            envelope.check_dek(sealed.envelope, dek=dek, binding=binding)
+            wrapped = await self._line.wrap(dek, binding.context)
+        return replace(
+            sealed, dek_wrapped=wrapped.ciphertext, kek_uri=self.kek_uri, kek_version=wrapped.kek_version
+        )
 
     async def wrap_key(self, key: bytes, *, purpose: str) -> bytes:
         """Wrap 32 bytes of our own, such as the key that versions are hashed with, for storing."""
-        wrapped = await self._wrap(key, self._own_context(purpose))
+        wrapped = await self._line.wrap(key, self._own_context(purpose))
         return wrapped.kek_version.to_bytes(4) + wrapped.ciphertext
 
-    async def unwrap_key(self, wrapped: bytes, *, purpose: str) -> bytes:
-        """Undo `wrap_key`; the errors are those of `open`. Not cached: asked for once, at start."""
+    async def unwrap_key(self, wrapped: bytes, *, purpose: str, kek_uri: str | None = None) -> bytes:
+        """Undo `wrap_key`; the errors are those of `open`. Not cached: asked for once, at start.
+
+        ``kek_uri``: whose it is; None: releases before did not write that down, so that all are tried.
+        """
         version, ciphertext = int.from_bytes(wrapped[:4]), wrapped[4:]
-        return await self._unwrap(ciphertext, version, self._own_context(purpose))
+        context = self._own_context(purpose)
+        if kek_uri is not None:
+            return await self._named(kek_uri, f"{purpose} key").unwrap(ciphertext, version, context)
+        refusals = []
+        for line in (self._line, *self._lines.values()):
+            try:
+                return await line.unwrap(ciphertext, version, context)
+            except CustodyError as e:
+                refusals.append(e)
+        raise refusals[0]
+
+    async def _try(self) -> WrappedDek:
+        return await self._line.wrap(os.urandom(envelope.DEK_BYTES), self._own_context("ready"))
 
     def _own_context(self, purpose: str) -> dict[str, str]:
         return {"deployment": str(self._deployment), "purpose": purpose}
 
-    async def _dek(self, sealed: SealedKey, context: Mapping[str, str]) -> bytes:
-        name = (sealed.key_id, sealed.dek_wrapped)
+    def _binding(self, sealed: SealedKey) -> envelope.Binding:
+        return envelope.Binding(
+            self._deployment, sealed.key_id, sealed.purpose, sealed.spki_sha256, sealed.suite
+        )
+
+    def _line_of(self, sealed: SealedKey) -> "_Line":
+        if sealed.is_external:
+            raise CustodyError(
+                f"key {sealed.key_id}: its target keeps it", hint="nothing here can be signed by that key"
+            )
+        return self._named(sealed.kek_uri, f"key {sealed.key_id}")
+
+    def _named(self, kek_uri: str, what: str) -> "_Line":
+        line = self._lines.get(kek_uri)
+        if line is None:
+            raise CustodyError(
+                f"{what}: kek: wrapped by {kek_uri}, but the KMS has {', '.join(self._lines)}",
+                hint="name the KEK that wrapped it in kms.previous",
+            )
+        return line
+
+    async def _dek(self, sealed: SealedKey, line: "_Line", context: Mapping[str, str]) -> bytes:
         now = self._clock.monotonic()
-        cached = self._deks.get(name)
+        cached = self._deks.get(sealed.key_id)
         if cached and cached.until <= now:
-            del self._deks[name]
+            del self._deks[sealed.key_id]
             cached = None
         # One that was silent about one DEK is not waited for about each of the others.
-        if cached and (now < cached.ask_at or (self._silent and now < self._ask_at)):
-            self._deks.move_to_end(name)
+        same = cached is not None and cached.wrapped == sealed.dek_wrapped
+        if cached and ((same and now < cached.ask_at) or (line.silent and now < line.ask_at)):
+            self._deks.move_to_end(sealed.key_id)
             return cached.dek
         try:
-            dek = await self._fetch(name, sealed.kek_version, context)
+            dek = await self._fetch(sealed, line, context)
         except Unavailable:
             if cached is None:
                 raise
+            # Also where it was wrapped anew since: the envelope's commitment knows its DEK.
             return cached.dek
         except CustodyError:
-            self._deks.pop(name, None)  # a withdrawn right ends here, not at the hard limit
+            self._deks.pop(sealed.key_id, None)  # a withdrawn right ends here, not at the hard limit
             raise
-        self._deks[name] = _CachedDek(
-            dek, ask_at=now + SOFT_TTL.total_seconds(), until=now + HARD_TTL.total_seconds()
+        self._deks[sealed.key_id] = _CachedDek(
+            sealed.dek_wrapped,
+            dek,
+            ask_at=now + SOFT_TTL.total_seconds(),
+            until=now + HARD_TTL.total_seconds(),
         )
-        self._deks.move_to_end(name)
+        self._deks.move_to_end(sealed.key_id)
         if len(self._deks) > CACHED_DEKS:
             self._deks.popitem(last=False)
         return dek
 
-    async def _fetch(self, name: tuple[KeyId, bytes], kek_version: int, context: Mapping[str, str]) -> bytes:
+    async def _fetch(self, sealed: SealedKey, line: "_Line", context: Mapping[str, str]) -> bytes:
         """Join the call that is under way for this DEK, or make it."""
+        name = (sealed.key_id, sealed.dek_wrapped)
 
         def landed(task: asyncio.Task[bytes]) -> None:
             del self._flights[name]
@@ -190,17 +285,34 @@ class Sealer:
 
         flight = self._flights.get(name)
         if flight is None:
-            flight = self._flights[name] = asyncio.create_task(self._unwrap(name[1], kek_version, context))
+            call = line.unwrap(sealed.dek_wrapped, sealed.kek_version, context)
+            flight = self._flights[name] = asyncio.create_task(call)
             flight.add_done_callback(landed)
         return await asyncio.shield(flight)  # one who gives up does not cancel it for the others
 
-    async def _wrap(self, dek: bytes, context: Mapping[str, str]) -> WrappedDek:
-        async with self._call():
-            return await self._kms.wrap(dek, context)
 
-    async def _unwrap(self, wrapped: bytes, kek_version: int, context: Mapping[str, str]) -> bytes:
+class _Line:
+    """A KMS as it is asked: so many calls at once, each with an end, and whether it fell silent."""
+
+    def __init__(self, kms: Kms, clock: Clock) -> None:
+        self.kms = kms
+        self.silent = False
+        self._clock = clock
+        self._calls = asyncio.Semaphore(PARALLEL_CALLS)
+        self.ask_at = clock.monotonic()
+        """Until then one that was silent is left alone."""
+
+    async def wrap(self, dek: bytes, context: Mapping[str, str]) -> WrappedDek:
         async with self._call():
-            return await self._kms.unwrap(wrapped, kek_version=kek_version, context=context)
+            return await self.kms.wrap(dek, context)
+
+    async def unwrap(self, wrapped: bytes, kek_version: int, context: Mapping[str, str]) -> bytes:
+        async with self._call():
+            return await self.kms.unwrap(wrapped, kek_version=kek_version, context=context)
+
+    async def rewrap(self, wrapped: bytes, kek_version: int, context: Mapping[str, str]) -> WrappedDek:
+        async with self._call():
+            return await self.kms.rewrap(wrapped, kek_version=kek_version, context=context)
 
     @asynccontextmanager
     async def _call(self) -> AsyncIterator[None]:
@@ -209,15 +321,15 @@ class Sealer:
                 async with asyncio.timeout(KMS_TIMEOUT_S):
                     yield
             except (TimeoutError, Unavailable) as e:
-                self._silent = True
-                self._ask_at = self._clock.monotonic() + RETRY_AFTER.total_seconds()
+                self.silent = True
+                self.ask_at = self._clock.monotonic() + RETRY_AFTER.total_seconds()
                 if isinstance(e, Unavailable):
                     raise
                 raise Unavailable(
-                    f"the KMS ({self._kms.kek_uri}) did not answer in {KMS_TIMEOUT_S:g} s"
+                    f"the KMS ({self.kms.kek_uri}) did not answer in {KMS_TIMEOUT_S:g} s"
                 ) from e
             except CustodyError:
-                self._silent = False
+                self.silent = False
                 raise
             else:
-                self._silent = False
+                self.silent = False

@@ -14,8 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from sds_server.errors import CustodyError
-from sds_server.keys.envelope import length_prefixed
-from sds_server.keys.kms import WrappedDek
+from sds_server.keys.kms import WrappedDek, canonical
 
 KEK_BYTES = 32
 NONCE_BYTES = 12
@@ -50,22 +49,25 @@ class LocalKms:
     async def wrap(self, dek: bytes, context: Mapping[str, str]) -> WrappedDek:
         """Encrypt 32 bytes."""
         nonce = os.urandom(NONCE_BYTES)
-        return WrappedDek(nonce + self._cipher.encrypt(nonce, dek, _canonical(context)), VERSION)
+        return WrappedDek(nonce + self._cipher.encrypt(nonce, dek, canonical(context)), VERSION)
 
     async def unwrap(self, wrapped: bytes, *, kek_version: int, context: Mapping[str, str]) -> bytes:
         """Undo `wrap`."""
         if kek_version != VERSION:
             raise CustodyError(f"kek: {self.kek_uri} has no version {kek_version}")
         try:
-            return self._cipher.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], _canonical(context))
+            return self._cipher.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], canonical(context))
         except (InvalidTag, ValueError):
             raise CustodyError(
                 f"kek: {self.kek_uri} did not wrap this DEK for {dict(context)}, or its bytes were changed"
             ) from None
 
+    async def rewrap(self, wrapped: bytes, *, kek_version: int, context: Mapping[str, str]) -> WrappedDek:
+        """Wrap the same DEK with another nonce."""
+        return await self.wrap(await self.unwrap(wrapped, kek_version=kek_version, context=context), context)
 
-def _canonical(context: Mapping[str, str]) -> bytes:
-    return length_prefixed(*(text.encode() for item in sorted(context.items()) for text in item))
+    async def close(self) -> None:
+        """Nothing is open."""
 
 
 def _create(path: Path) -> None:

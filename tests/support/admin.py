@@ -31,6 +31,7 @@ from sds_server.lifecycle.admission import Admission
 from sds_server.lifecycle.calling import CallerCredential
 from sds_server.lifecycle.enroller import Enroller
 from sds_server.lifecycle.payloads import Payloads
+from sds_server.lifecycle.rewrapper import Rewrapper
 from sds_server.lifecycle.uploads import Uploads
 from sds_server.metrics import Metrics
 from sds_server.model import Identity, Scope
@@ -174,6 +175,7 @@ async def serving(
             sds_port=lambda: SDS_PORT,
             uploads=await _uploads(database, directory),
             payloads=await _payloads(database, directory),
+            rewrapper=await _rewrapper(database, directory),
             **{
                 "clock": clock or SystemClock(),
                 "catalog": Catalog(),
@@ -261,6 +263,11 @@ async def _uploads(database: Database, directory: Path) -> Uploads:
 async def _payloads(database: Database, directory: Path) -> Payloads:
     issuances = await Issuances.open(database, directory)
     return Payloads(database=database, sealer=issuances.sealer, clock=SystemClock(), actor="replica:test")
+
+
+async def _rewrapper(database: Database, directory: Path) -> Rewrapper:
+    issuances = await Issuances.open(database, directory)
+    return Rewrapper(database=database, sealer=issuances.sealer)
 
 
 async def _ask(connector: aiohttp.BaseConnector, base: str, method: str, path: str, **more: Any) -> Reply:

@@ -240,7 +240,6 @@ def test_wrong_database_may_hold_a_password_and_is_not_repeated(errors):
     ("place", "value", "error"),
     [
         (["replica"], "", "replica: is empty (line 3)"),
-        (["kms", "provider"], "vault", "kms.provider: must be 'local', got \"vault\""),
         (["kms", "key_file"], 5, "kms.key_file: must be a path"),
         (["issuers", "internal", "terms_agreed"], "yes", "terms_agreed: must be true or false"),
         (["issuers", "internal", "directory"], "https:///dir", "directory: must be an https URL"),
@@ -488,3 +487,67 @@ def test_a_key_file_names_each_key_by_its_public_half():
     path = TypeAdapter(KeyFile).validate_python("/var/lib/certvoy-keys/www/{spki}.pem")
 
     assert f"/var/lib/certvoy-keys/www/{'ab' * 32}.pem" == key_path(path, b"\xab" * 32)
+
+
+VAULT = {"provider": "vault", "address": "https://vault:8200", "key": "certvoy", "token_file": "pem"}
+GCP = {"provider": "gcp", "key": "projects/p/locations/l/keyRings/r/cryptoKeys/k"}
+AWS = {"provider": "aws", "key": "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab"}
+
+
+@pytest.mark.parametrize(
+    "kms",
+    [
+        GCP,
+        {**GCP, "credentials_file": "pem", "endpoint": "https://kms.internal"},
+        AWS,
+        VAULT,
+        {**VAULT, "address": "http://127.0.0.1:8100", "namespace": "team/a", "ca_file": "pem", "mount": "t"},
+        {
+            **{key: VAULT[key] for key in ("provider", "address", "key")},
+            "role_id": "x",
+            "secret_id_file": "pem",
+        },
+    ],
+)
+def test_a_kek_of_each_provider(read, kms):
+    found = read(SMALL + yaml.safe_dump({"kms": {**kms, "previous": [{"key_file": "kek"}, GCP]}})).kms
+
+    assert (kms["provider"], kms["key"], None) == (found.provider, found.key, found.key_file)
+    assert ["local", "gcp"] == [kek.provider for kek in found.previous]
+
+
+@pytest.mark.parametrize(
+    ("kms", "error"),
+    [
+        ({"provider": "hsm"}, "kms.provider: must be 'local', 'gcp', 'aws' or 'vault'"),
+        ({"key": "x"}, "kms: a KEK of local has no key"),
+        ({**AWS, "address": "https://x"}, "it has: key, endpoint"),
+        ({"provider": "gcp"}, "kms.key: is missing"),
+        ({**GCP, "key": GCP["key"] + "/cryptoKeyVersions/1"}, "without a version"),
+        ({**AWS, "key": "arn:aws:kms:eu-west-1:123456789012:alias/a"}, "an alias can be moved"),
+        ({**VAULT, "key": "a/b"}, "names no KEK"),
+        ({**VAULT, "address": "http://vault:8200"}, "kms.address: must be https://host:port"),
+        ({**VAULT, "address": "https://vault/ui"}, "kms.address: must be https://host:port"),
+        ({**VAULT, "role_id": "x", "secret_id_file": "pem"}, "needs one way to log in"),
+        ({**VAULT, "role_id": "x"}, "one way to log in"),
+        ({**VAULT, "mount": "../x"}, "kms.mount: must be a path such as transit"),
+        ({"previous": [{"provider": "local"}]}, "kms.previous[0].key_file: is missing"),
+        ({"previous": [{**GCP, "kye": 1}]}, "kms.previous[0].kye: unknown key (line"),
+    ],
+)
+def test_a_kek_that_is_none_is_refused(errors, kms, error):
+    (told,) = errors(SMALL + yaml.safe_dump({"kms": kms}))
+
+    assert error in told
+
+
+def test_a_kek_in_a_file_is_refused_in_production(errors, read, monkeypatch):
+    monkeypatch.setenv("CERTVOY_ENV", "production")
+
+    (told,) = errors(SMALL)
+    assert "a KEK in a file is for trials" in told
+    assert "gcp, aws or vault" in told
+    assert (
+        "vault"
+        == read(SMALL + yaml.safe_dump({"kms": {**VAULT, "previous": [{"key_file": "kek"}]}})).kms.provider
+    )

@@ -1,12 +1,14 @@
 """What counts passes on what it hears, and counts nothing twice."""
 
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 
 from sds_server import instruments
 from sds_server.errors import CustodyError, Unavailable
-from sds_server.instruments import MeasuredKms, MeasuredStreams, watch_types
+from sds_server.instruments import MeasuredKms, MeasuredStreams, watch_custody, watch_types
+from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms
 from sds_server.lifecycle.loop import Loop
 from sds_server.metrics import Metrics
@@ -128,12 +130,21 @@ async def test_the_operations_of_a_kms_are_told_by_their_result(told, clock, tmp
         await kms.unwrap(wrapped.ciphertext, kek_version=wrapped.kek_version, context={"key": "2"})
     found = samples(told.exposition())
 
-    assert [1, 1, 1, 1] == [
+    assert [1, 1, 1] == [
         found["certvoy_kms_operations_total", "wrap", "success"],
         found["certvoy_kms_operations_total", "unwrap", "success"],
         found["certvoy_kms_operations_total", "unwrap", "refused"],
-        found["certvoy_kms_insecure",],
     ]
+
+
+@pytest.mark.parametrize("insecure", [True, False])
+async def test_only_the_kek_that_wraps_is_told_to_be_for_trials(told, clock, tmp_path, insecure):
+    file, other = LocalKms(tmp_path / "kek", create=True), LocalKms(tmp_path / "other", create=True)
+    other.insecure = not insecure
+    file.insecure = insecure
+    watch_custody(Sealer(file, deployment=UUID(int=1), clock=clock, previous=[other]), to=told)
+
+    assert insecure == samples(told.exposition())["certvoy_kms_insecure",]
 
 
 async def test_a_kms_that_is_away_is_told(told, clock):

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sds_server.errors import CustodyError
-from sds_server.keys.envelope import OVERHEAD, Binding, length_prefixed, seal, unseal
+from sds_server.keys.envelope import OVERHEAD, Binding, check_dek, length_prefixed, seal, unseal
 from sds_server.model import KeyId
 from tests.support.pki import new_key
 
@@ -149,3 +149,14 @@ def test_refusal_names_the_key_and_shows_no_bytes():
 
 def test_length_prefix_keeps_neighbours_apart():
     assert length_prefixed(b"ab", b"c") != length_prefixed(b"a", b"bc")
+
+
+def test_dek_is_known_by_the_commitment_and_without_opening():
+    """A key that was cut off behind its commitment opens nowhere, and its DEK is known all the same."""
+    blob = seal(KEY, dek=DEK, binding=BINDING)
+    check_dek(blob[:65] + bytes(len(blob) - 65), dek=DEK, binding=BINDING)
+
+    with pytest.raises(CustodyError, match="commitment"):
+        check_dek(blob, dek=bytes(32), binding=BINDING)
+    with pytest.raises(CustodyError, match="suite"):
+        check_dek(blob[: OVERHEAD - 1], dek=DEK, binding=BINDING)

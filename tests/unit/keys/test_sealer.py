@@ -32,7 +32,7 @@ class TurnedClock(SystemClock):
 class WatchedKms(LocalKms):
     """Counts what it is asked for; can be down, or refuse."""
 
-    unwrapped = 0
+    unwrapped = rewrapped = 0
     error: Exception | None = None
     gate: asyncio.Event | None = None
 
@@ -43,6 +43,11 @@ class WatchedKms(LocalKms):
         if self.error:
             raise self.error
         return await super().unwrap(wrapped, kek_version=kek_version, context=context)
+
+    async def rewrap(self, wrapped, *, kek_version, context):
+        self.rewrapped += 1
+        dek = await LocalKms.unwrap(self, wrapped, kek_version=kek_version, context=context)
+        return await self.wrap(dek, context)
 
 
 @pytest.fixture
@@ -260,3 +265,108 @@ async def test_ready_asks_only_a_kms_that_was_silent(sealer, kms, clock, monkeyp
     await sealer.ready()
     await sealer.ready()
     assert 3 == len(wrapped)
+
+
+@pytest.fixture
+def old(tmp_path):
+    return WatchedKms(tmp_path / "old-kek", create=True)
+
+
+@pytest.fixture
+def before(old, clock):
+    """The Sealer as it was before the KEK was changed."""
+    return Sealer(old, deployment=DEPLOYMENT, clock=clock)
+
+
+@pytest.fixture
+def both(kms, old, clock):
+    return Sealer(kms, deployment=DEPLOYMENT, clock=clock, previous=[old])
+
+
+async def test_what_a_previous_kek_wrapped_opens(before, both, kms, old):
+    assert KEY == await both.open(await sealed_key(before))
+    assert (0, 1) == (kms.unwrapped, old.unwrapped)
+
+
+async def test_a_previous_kek_wraps_nothing(both, kms):
+    assert kms.kek_uri == both.kek_uri == (await sealed_key(both)).kek_uri
+
+
+async def test_a_kek_that_is_not_there_any_more_is_named_with_what_to_do(before, sealer):
+    sealed = await sealed_key(before)
+
+    with pytest.raises(CustodyError) as refused:
+        await sealer.open(sealed)
+    assert sealed.kek_uri in refused.value.message
+    assert "kms.previous" in refused.value.next_step
+
+
+async def test_rewrapped_by_the_same_kek_no_dek_comes_out(sealer, kms):
+    sealed = await sealed_key(sealer)
+    again = await sealer.rewrap(sealed)
+
+    assert (1, 0) == (kms.rewrapped, kms.unwrapped)
+    assert replace(sealed, dek_wrapped=again.dek_wrapped) == again != sealed
+    assert KEY == await sealer.open(again)
+
+
+async def test_rewrapped_from_another_kek_it_opens_without_that(before, both, sealer):
+    again = await both.rewrap(await sealed_key(before))
+
+    assert KEY == await sealer.open(again)
+
+
+async def test_rewrapping_opens_no_private_key(before, both, monkeypatch):
+    sealed = await sealed_key(before)
+
+    def opened(*_, **__):
+        raise AssertionError("a private key was opened")
+
+    monkeypatch.setattr("sds_server.keys.envelope.unseal", opened)
+    await both.rewrap(await both.rewrap(sealed))
+
+
+async def test_dek_of_another_envelope_is_not_rewrapped(before, both):
+    """What opens must not be replaced by what does not, nor the other way round."""
+    one, two = await sealed_key(before), await sealed_key(before)
+
+    with pytest.raises(CustodyError, match="commitment"):
+        await both.rewrap(replace(one, dek_wrapped=two.dek_wrapped))
+
+
+async def test_a_previous_kms_that_is_away_keeps_nobody_from_the_other(before, both, old):
+    sealed = await sealed_key(before)
+    old.error = Unavailable("down")
+    with pytest.raises(Unavailable):
+        await both.open(sealed)
+
+    await both.ready()
+    assert KEY == await both.open(await sealed_key(both, 3))
+
+
+async def test_a_key_that_was_rewrapped_opens_by_the_dek_in_memory_while_the_kms_is_away(sealer, kms):
+    sealed = await sealed_key(sealer)
+    await sealer.open(sealed)
+    again = await sealer.rewrap(sealed)
+    kms.error = Unavailable("down")
+
+    assert KEY == await sealer.open(again)
+    assert kms.unwrapped == 2
+
+
+async def test_a_dek_in_memory_opens_no_other_envelope_while_the_kms_is_away(sealer, kms):
+    sealed, other = await sealed_key(sealer), await sealed_key(sealer)
+    await sealer.open(sealed)
+    kms.error = Unavailable("down")
+
+    with pytest.raises(CustodyError, match="commitment"):
+        await sealer.open(other)
+
+
+async def test_own_key_of_a_previous_kek_comes_back_whether_its_name_is_known_or_not(before, both, old, kms):
+    wrapped = await before.wrap_key(bytes(range(32)), purpose="version")
+
+    for kek_uri in (old.kek_uri, None):
+        assert bytes(range(32)) == await both.unwrap_key(wrapped, purpose="version", kek_uri=kek_uri)
+    with pytest.raises(CustodyError):
+        await both.unwrap_key(wrapped, purpose="version", kek_uri=kms.kek_uri)

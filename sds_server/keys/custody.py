@@ -1,0 +1,82 @@
+"""Which KEKs and versions are in use, and what rewrapping did; values that the API tells."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sds_server.model import KeyId
+
+UNKNOWN: Final = "unknown"
+"""In place of a KEK: a release before did not write whose it is."""
+
+KekVersion = tuple[str, int | None]
+"""A KEK's URI, and one of its versions; None: nobody knows which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kek:
+    """A version of a KEK, and how many keys it has wrapped.
+
+    ``current``: it wraps now; ``opens``: this replica has it. ``left_at``: when the last keys were moved away
+    from it, where there are none any more.
+    """
+
+    kek_uri: str
+    kek_version: int | None
+    keys: int
+    current: bool
+    opens: bool
+    left_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Custody:
+    """Who wraps what. ``newest`` None: the KMS does not say now, for ``error``."""
+
+    kek_uri: str
+    newest: int | None
+    keks: Sequence[Kek]
+    error: str | None = None
+
+    @property
+    def behind(self) -> int:
+        """How many keys another KEK has wrapped, or a version that is not the newest."""
+        return sum(kek.keys for kek in self.keks if not kek.current)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a step did. ``passed_over``: changed or destroyed meanwhile. ``refused``: why, by key.
+
+    ``after``: where the next step begins; None: there is none.
+    """
+
+    rewrapped: int
+    passed_over: int
+    refused: Mapping[KeyId, str]
+    after: KeyId | None
+
+
+def listed(
+    used: Mapping[KekVersion, int],
+    left: Mapping[KekVersion, datetime],
+    *,
+    current: str,
+    newest: int | None,
+    opens: Sequence[str],
+) -> Sequence[Kek]:
+    """Put together what is known of each version of a KEK: used, left, wrapping now, or only configured."""
+    found = {*used, *left} | (set() if newest is None else {(current, newest)})
+    idle = {(uri, None) for uri in opens if uri not in {known for known, _ in found}}
+    return [
+        Kek(
+            uri,
+            version,
+            used.get((uri, version), 0),
+            current=uri == current and newest in {None, version},
+            opens=uri in opens,
+            left_at=None if (uri, version) in used else left.get((uri, version)),
+        )
+        for uri, version in sorted(found | idle, key=lambda kek: (kek[0], kek[1] or 0))
+    ]
