@@ -17,6 +17,7 @@ from tests.chaos.dns_story import ByDns
 from tests.chaos.fleet_stories import Outlived, Relapsed, Staged, TakenBack
 from tests.chaos.payload_stories import Rooted, Ticketed, Unrooted
 from tests.chaos.push_story import Pushed
+from tests.chaos.rewrap_story import Rewrapped
 from tests.chaos.stories import Broken, Ca, Delivered, Refused, Story
 from tests.support.databases import empty_database
 from tests.support.debian import Unavailable as NotHere
@@ -34,6 +35,7 @@ STORIES: Mapping[str, type[Story]] = {
     "rotation.rolling_back": TakenBack,
     "delivery.staling": Relapsed,
     "key.destroying": Outlived,
+    "deks.rewrapped": Rewrapped,
     "certificate.refusing": Broken,
     "value.saved": ByDns,
     "payload.storing": Rooted,
