@@ -84,7 +84,8 @@ class KekConfig(Model):
     """Of ``gcp`` and ``aws``: another address of the service, such as a private one."""
 
     credentials_file: ExistingFile | None = None
-    """Of ``gcp``: a service account's or a workload identity's file; by default what the machine is."""
+    """Of ``gcp``: a service account's key; by default what the machine is, or what
+    ``GOOGLE_APPLICATION_CREDENTIALS`` names."""
 
     address: Address | None = Field(None, validate_default=True)
     """Of ``vault``: where it answers."""
