@@ -17,9 +17,12 @@ from tests.support import pebble as pebbles
 from tests.support.ca_front import CaFront
 from tests.support.control_plane import ControlPlane, dsn, until
 from tests.support.edge import Edge, grants
+from tests.support.openbao import OpenBao
 from tests.support.outage import HEALED_WITHIN_S, LONG, SLOW_MACHINE_S, state, tell, watching
 
 LASTS_S = 30 if LONG else 3
+BACK_WITHIN_S = 30
+"""A real server unseals itself first, and a token may have to be had."""
 
 pytestmark = [pytest.mark.debian, pytest.mark.timeout(300)]
 
@@ -139,6 +142,73 @@ async def test_a_kms_that_is_away(trouble, kms, plane, front, sql, tmp_path):
     assert 0 == meanwhile
     assert resumed_s < HEALED_WITHIN_S + SLOW_MACHINE_S
     assert 1 == claims
+    watch.assert_served()
+    assert "failed" not in watch.states
+
+
+@pytest.fixture
+async def bao(tmp_path):
+    (tmp_path / "bao").mkdir()
+    bao = await OpenBao.start(tmp_path / "bao")
+    await bao.key("certvoy")
+    yield bao
+    await bao.stop()
+
+
+@pytest.fixture
+async def on_vault(bao, pebble, front, connect, tmp_path):
+    """A control plane whose KEK is in a real OpenBao, by AppRole."""
+    role_id, secret_id = await bao.role("certvoy", token_ttl="1h")
+    (tmp_path / "secret-id").write_text(secret_id)
+    plane = ControlPlane(tmp_path, database=dsn(connect), http01_port=pebble.http_port)
+    plane.issuer(front.directory_url, front.ca_file, terms_agreed=True)
+    plane.settings["grants"] = grants("www")
+    plane.settings["kms"] = {
+        "provider": "vault",
+        "address": bao.address,
+        "ca_file": str(bao.ca_file),
+        "key": "certvoy",
+        "role_id": role_id,
+        "secret_id_file": str(tmp_path / "secret-id"),
+    }
+    plane.write()
+    async with app.running(config.load(plane.config)):
+        yield plane
+
+
+async def test_an_openbao_that_is_killed_over_a_rotation(bao, on_vault, front, sql, tmp_path):
+    plane, edge = on_vault, Edge(tmp_path, on_vault)
+
+    async def issued(generation):
+        return generation == await sql.fetchval("SELECT max(generation) FROM certificate")
+
+    async def degraded():
+        return await state(plane) == "degraded"
+
+    await until(lambda: issued(1))
+    await edge.start()
+    try:
+        await until(edge.served)
+        leaf = await edge.served()
+        bao.kill()
+        asked = len(front.visits)
+        async with watching(plane, edge) as watch:
+            await sql.execute("UPDATE certificate SET renew_at = certvoy_now()")
+            await until(degraded)
+            await asyncio.sleep(LASTS_S)
+            meanwhile = len(front.visits) - asked
+            leaves = set(watch.leaves)
+            await bao.launch()
+            healed = time.monotonic()
+            await until(lambda: issued(2))
+            resumed_s = time.monotonic() - healed
+    finally:
+        await edge.stop()
+
+    tell("OpenBao killed", resumed=f"{resumed_s:.1f} s", requests_at_the_ca=meanwhile, **watch.figures())
+    assert 0 == meanwhile
+    assert {leaf} == leaves
+    assert resumed_s < BACK_WITHIN_S
     watch.assert_served()
     assert "failed" not in watch.states
 
