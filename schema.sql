@@ -447,6 +447,9 @@ CREATE TABLE certaudit (
     payload   text NOT NULL
 );
 CREATE INDEX certaudit_subject ON certaudit (subject, id);
+-- Which generations of a Secret there were, without reading what all its Targets said: a row that was put back is found by that.
+CREATE INDEX certaudit_generation ON certaudit (subject, id) WHERE action IN
+    ('certificate.issued', 'certificate.rejected', 'certificate.revoked', 'payload.stored', 'payload.rejected');
 
 CREATE FUNCTION certaudit_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

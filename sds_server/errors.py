@@ -113,9 +113,16 @@ class Unavailable(OperatorError):
 
 
 class CustodyError(OperatorError):
-    """A sealed key cannot be opened: wrong KEK, moved or damaged envelope. Never carries key material."""
+    """A sealed key cannot be opened: wrong KEK, moved or damaged envelope. Never carries key material.
+
+    ``rule`` is what was broken: kek, suite, commitment, tag, spki, or external.
+    """
 
     hint = "restore the KEK that wrapped it; a damaged or moved row is replaced by a rotation"
+
+    def __init__(self, message: str, *, hint: str | None = None, rule: str = "kek") -> None:
+        super().__init__(message, hint=hint)
+        self.rule = rule
 
 
 class GateRefused(CertvoyError):

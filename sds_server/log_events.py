@@ -113,6 +113,12 @@ EVENTS: Final = (
         ("error",),
     ),
     LogEvent("key.unopened", "error", "A sealed key does not open here.", ("secret", "key_ref", "error")),
+    LogEvent(
+        "secret.rolled_back",
+        "error",
+        "The newest generation in the tables is older than the audit's: it does not go out from here.",
+        ("secret", "generation", "audited", "hint"),
+    ),
     LogEvent("names.ignored", "warning", "A proxy subscribed to names that are none.", (*_STREAM, "count")),
     LogEvent("agent.listening", "info", "An agent takes pushed bundles.", ("port", "bundles")),
     LogEvent(

@@ -147,7 +147,8 @@ UNWRITTEN: Final = _gauge("deliveries_unwritten", "What proxies told that is not
 PUBLICATIONS: Final = _counter(
     "publications",
     "Certificates that this replica was to serve, by what came of it: published, refused (by the content"
-    " gate), held_back (outside of its dates), unopened (its key does not open here).",
+    " gate), held_back (outside of its dates), unopened (its key does not open here), rolled_back (the audit"
+    " tells of a newer one).",
     "result",
 )
 PROBES: Final = _counter(
@@ -231,7 +232,9 @@ LOOP_SUCCESS: Final = _gauge(
 METRICS: Final = tuple(found for found in globals().values() if isinstance(found, Metric))
 
 RESULTS: Final[Mapping[Metric, tuple[Labels, ...]]] = {
-    PUBLICATIONS: tuple((result,) for result in ("published", "refused", "held_back", "unopened")),
+    PUBLICATIONS: tuple(
+        (result,) for result in ("published", "refused", "held_back", "unopened", "rolled_back")
+    ),
     PROBES: tuple((result,) for result in ("proved", "different", "failed", "unprobed")),
     PUSHED: tuple((result,) for result in ("proved", "accepted", "refused", "failed", "impostor")),
     STAPLE_ANSWERS: tuple((result,) for result in ("good", "unchanged", "failed", "revoked")),

@@ -244,6 +244,37 @@ SELECT w.id, w.generation, w.fingerprint
   LEFT JOIN certificate p ON p.id = r.cert_id AND k.target_id IS NULL AND servable(p)
   JOIN certificate w ON w.id = coalesce(p.id, c.id);
 
+-- name: rolled_back
+-- Of these Secrets those whose newest Certificate is older than the last one that the audit tells was issued, and neither taken
+-- back nor revoked. In one statement, so that both are of one moment.
+SELECT n.name, served.generation AS served, told.generation AS told
+  FROM unnest($1::text[]) AS n (name)
+ CROSS JOIN LATERAL (
+       SELECT max(c.generation) AS generation FROM certificate c
+        WHERE c.secret = n.name AND c.status NOT IN ('replaced', 'rejected', 'revoked')) served
+ CROSS JOIN LATERAL (
+       SELECT (i.payload::json ->> 'generation')::int AS generation FROM certaudit i
+        WHERE i.subject = n.name AND i.action = 'certificate.issued'
+          AND NOT EXISTS (SELECT FROM certaudit o WHERE o.subject = n.name AND o.cert_id = i.cert_id
+                             AND o.action IN ('certificate.rejected', 'certificate.revoked'))
+        ORDER BY i.id DESC LIMIT 1) told
+ WHERE told.generation > coalesce(served.generation, 0);
+
+-- name: rolled_back_payloads
+-- The same of what is no certificate.
+SELECT n.name, served.generation AS served, told.generation AS told
+  FROM unnest($1::text[]) AS n (name)
+ CROSS JOIN LATERAL (
+       SELECT max(p.generation) AS generation FROM payload p
+        WHERE p.secret = n.name AND p.outcome IS DISTINCT FROM 'rejected') served
+ CROSS JOIN LATERAL (
+       SELECT (i.payload::json ->> 'generation')::int AS generation FROM certaudit i
+        WHERE i.subject = n.name AND i.action = 'payload.stored'
+          AND NOT EXISTS (SELECT FROM certaudit o WHERE o.subject = n.name AND o.action = 'payload.rejected'
+                             AND o.payload::json ->> 'generation' = i.payload::json ->> 'generation')
+        ORDER BY i.id DESC LIMIT 1) told
+ WHERE told.generation > coalesce(served.generation, 0);
+
 -- name: pairs
 -- All that is needed to serve these Certificates: chain and sealed key, or where an Envoy finds it, and the staple, if there is one
 -- that has not ended.

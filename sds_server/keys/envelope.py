@@ -151,4 +151,4 @@ def _check_spki(content: bytes, binding: Binding) -> None:
 
 
 def _refused(binding: Binding, rule: str, found: str) -> CustodyError:
-    return CustodyError(f"key {binding.key_id}: {rule}: {found}")
+    return CustodyError(f"key {binding.key_id}: {rule}: {found}", rule=rule)

@@ -229,7 +229,9 @@ class Sealer:
     def _line_of(self, sealed: SealedKey) -> "_Line":
         if sealed.is_external:
             raise CustodyError(
-                f"key {sealed.key_id}: its target keeps it", hint="nothing here can be signed by that key"
+                f"key {sealed.key_id}: its target keeps it",
+                hint="nothing here can be signed by that key",
+                rule="external",
             )
         return self._named(sealed.kek_uri, f"key {sealed.key_id}")
 

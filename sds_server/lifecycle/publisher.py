@@ -6,7 +6,7 @@ reason. While a new one is for canaries only, all others are offered the one bef
 the `Shelf`'s.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
@@ -23,6 +23,7 @@ from sds_server.inventory.offers import Offer
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.shelf import Shelf
 from sds_server.lifecycle.staple_ends import StapleEnds, strip
+from sds_server.lifecycle.suspicions import Suspicions
 from sds_server.log import get
 from sds_server.model import CertificateId, Kind, key_path
 from sds_server.staples.response import must_staple
@@ -70,6 +71,7 @@ class Publisher:
         self._staple_ends = StapleEnds()
         self._refused: dict[str, CertificateId] = {}
         self._held_back: dict[str, CertificateId] = {}
+        self._suspicions = Suspicions(database=database, actor=actor)
         self._shelf = Shelf(
             database=database,
             sealer=sealer,
@@ -77,6 +79,7 @@ class Publisher:
             version_key=version_key,
             clock=clock,
             actor=actor,
+            suspicions=self._suspicions,
         )
         self.on_published: Callable[[Resource], None] = lambda _resource: None
         self.on_declared: Callable[[str], None] = lambda _name: None
@@ -158,6 +161,9 @@ class Publisher:
             await self._load(changed)
 
     async def _load(self, changed: Mapping[str, Offer]) -> None:
+        put_back = await self._suspicions.rolled_back(certificates=[*changed])
+        changed = {name: offer for name, offer in changed.items() if name not in put_back}
+        self._keep_waiting(put_back)
         missing = self._missing(changed)
         late: Unavailable | None = None
         for pair in await certificates.pairs(self._database, missing) if missing else ():
@@ -172,10 +178,7 @@ class Publisher:
             except CustodyError as e:
                 # Not the Certificate's fault: a replica with the wrong KEK must not reject what all others
                 # serve.
-                self.on_withheld("unopened")
-                _log.error(
-                    "key.unopened", secret=pair.certificate.secret, key_ref=pair.key.key_ref, error=str(e)
-                )
+                await self._leave(pair, e)
             except Unavailable as e:
                 # The KMS is away: what opens all the same, by a data key that is in memory, is published.
                 late = e
@@ -186,6 +189,21 @@ class Publisher:
             self._publish(name, offer)
         if late is not None:
             raise late
+
+    def _keep_waiting(self, put_back: Collection[str]) -> None:
+        """Of what was rolled back nothing goes out: who has nothing yet waits, who has something keeps it."""
+        for name in put_back:
+            self.on_withheld("rolled_back")  # each time: for as long as it is so, somebody is to be told
+            if self._catalog.look(name) is None:
+                self._catalog.publish({name: PENDING})
+
+    async def _leave(self, pair: Pair, error: CustodyError) -> None:
+        certificate = pair.certificate
+        self.on_withheld("unopened")
+        if await self._suspicions.unopened(certificate.secret, pair.key, error, cert_id=certificate.id):
+            _log.error(
+                "key.unopened", secret=certificate.secret, key_ref=pair.key.key_ref, error=error.message
+            )
 
     def _missing(self, changed: Mapping[str, Offer]) -> list[CertificateId]:
         """Return the Certificates that are offered and not encoded yet."""
@@ -223,6 +241,7 @@ class Publisher:
             _log.info("staple.published", secret=name, generation=new.generation, next_update=ends)
         self._catalog.offer(name, for_all, exceptions, before=before_it)
         crashpoint("certificate.published")
+        self._suspicions.forget(name)
         self._published[name] = offer
         self._encoded[name] = kept = {
             content: encoded[content] for content in _contents(offer) if content in encoded
@@ -247,6 +266,7 @@ class Publisher:
         self._encoded.pop(name, None)
         self._staple_ends.note(name, ())
         self._shelf.forget(name)
+        self._suspicions.forget(name)
 
     async def _encode(self, pair: Pair) -> Resource:
         certificate = pair.certificate

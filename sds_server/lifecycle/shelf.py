@@ -14,6 +14,7 @@ from sds_server.inventory import payload_roll_outs, payloads
 from sds_server.inventory.database import Database
 from sds_server.inventory.payloads import Offered, Payload
 from sds_server.keys.kms import Sealer
+from sds_server.lifecycle.suspicions import Suspicions
 from sds_server.log import get
 from sds_server.payloads import content as contents
 from sds_server.payloads.content import Content
@@ -49,7 +50,9 @@ class Shelf:
         version_key: bytes,
         clock: Clock,
         actor: str,
+        suspicions: Suspicions,
     ) -> None:
+        self._suspicions = suspicions
         self._database = database
         self._sealer = sealer
         self._catalog = catalog
@@ -70,6 +73,12 @@ class Shelf:
         """
         offered = await payloads.offered(self._database, names)
         changed = {name: offer for name, offer in offered.items() if self._is_news(name, offer)}
+        put_back = await self._suspicions.rolled_back(payloads=[*changed]) if changed else ()
+        for name in put_back:
+            del changed[name]
+            self.on_withheld("rolled_back")
+            if self._catalog.look(name) is None:
+                self._catalog.publish({name: PENDING})
         late = await self._load(changed)
         for name, offer in changed.items():
             self._publish(name, offer)
@@ -101,6 +110,8 @@ class Shelf:
                 else:
                     await self._refuse(payload, e)
             except CustodyError as e:
+                if payload.key is not None:
+                    await self._suspicions.unopened(payload.secret, payload.key, e)
                 self._withhold(payload, "unopened", str(e))
             except Unavailable as e:
                 late = e

@@ -18,10 +18,8 @@ issuers: {internal: {directory: https://ca.example.test/dir}}
 http01: {listen: "127.0.0.1:8080"}
 sds: {listen: "127.0.0.1:8443"}
 """
-EXAMPLES = [
-    textwrap.dedent(text)
-    for text in re.findall(r"^ *```yaml\n(.*?)^ *```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-]
+YAML = re.compile(r"^ *```yaml\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+EXAMPLES = [textwrap.dedent(text) for text in YAML.findall(PAGE.read_text())]
 
 
 @pytest.fixture
