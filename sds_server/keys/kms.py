@@ -1,6 +1,7 @@
 """What a KMS does for us (wrap, unwrap), and the Sealer that stands on one."""
 
 import asyncio
+import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -84,6 +85,8 @@ class _CachedDek:
     dek: bytes = field(repr=False)
     ask_at: float
     until: float
+    opened: bytes | None = None
+    """A hash of the envelope that it has opened, with the public half that was in it."""
 
 
 class Sealer:
@@ -169,8 +172,14 @@ class Sealer:
             Unavailable: the KMS does not answer and the DEK is not cached, or was for too long.
         """
         line, binding = self._line_of(sealed), self._binding(sealed)
-        dek = await self._dek(sealed, line, binding.context)
-        return envelope.unseal(sealed.envelope, dek=dek, binding=binding)
+        cached = await self._dek(sealed, line, binding)
+        # The public half of one and the same blob is looked at once for each time that the KMS is asked.
+        digest = hashlib.sha256(sealed.spki_sha256 + sealed.envelope).digest()
+        content = envelope.unseal(
+            sealed.envelope, dek=cached.dek, binding=binding, spki_known=digest == cached.opened
+        )
+        cached.opened = digest
+        return content
 
     async def rewrap(self, sealed: SealedKey) -> SealedKey:
         """Return the key with its DEK wrapped by the newest version of our KEK; the key itself stays closed.
@@ -244,7 +253,7 @@ class Sealer:
             )
         return line
 
-    async def _dek(self, sealed: SealedKey, line: "_Line", context: Mapping[str, str]) -> bytes:
+    async def _dek(self, sealed: SealedKey, line: "_Line", binding: envelope.Binding) -> _CachedDek:
         now = self._clock.monotonic()
         cached = self._deks.get(sealed.key_id)
         if cached and cached.until <= now:
@@ -254,18 +263,18 @@ class Sealer:
         same = cached is not None and cached.wrapped == sealed.dek_wrapped
         if cached and ((same and now < cached.ask_at) or (line.silent and now < line.ask_at)):
             self._deks.move_to_end(sealed.key_id)
-            return cached.dek
+            return cached
         try:
-            dek = await self._fetch(sealed, line, context)
+            dek = await self._fetch(sealed, line, binding.context)
         except Unavailable:
             if cached is None:
                 raise
             # Also where it was wrapped anew since: the envelope's commitment knows its DEK.
-            return cached.dek
+            return cached
         except CustodyError:
             self._deks.pop(sealed.key_id, None)  # a withdrawn right ends here, not at the hard limit
             raise
-        self._deks[sealed.key_id] = _CachedDek(
+        cached = self._deks[sealed.key_id] = _CachedDek(
             sealed.dek_wrapped,
             dek,
             ask_at=now + SOFT_TTL.total_seconds(),
@@ -274,7 +283,7 @@ class Sealer:
         self._deks.move_to_end(sealed.key_id)
         if len(self._deks) > CACHED_DEKS:
             self._deks.popitem(last=False)
-        return dek
+        return cached
 
     async def _fetch(self, sealed: SealedKey, line: "_Line", context: Mapping[str, str]) -> bytes:
         """Join the call that is under way for this DEK, or make it."""

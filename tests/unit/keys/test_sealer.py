@@ -9,11 +9,12 @@ import pytest
 
 from sds_server.clock import SystemClock
 from sds_server.errors import CustodyError, Unavailable
+from sds_server.keys import envelope
 from sds_server.keys import kms as kms_module
 from sds_server.keys.kms import HARD_TTL, RETRY_AFTER, SOFT_TTL, Sealer
 from sds_server.keys.local import LocalKms
 from sds_server.model import KeyId
-from tests.unit.keys.test_envelope import KEY, SPKI
+from tests.unit.keys.test_envelope import KEY, SPKI, private_key
 
 DEPLOYMENT = UUID(int=1)
 SECOND = timedelta(seconds=1)
@@ -370,3 +371,31 @@ async def test_own_key_of_a_previous_kek_comes_back_whether_its_name_is_known_or
         assert bytes(range(32)) == await both.unwrap_key(wrapped, purpose="version", kek_uri=kek_uri)
     with pytest.raises(CustodyError):
         await both.unwrap_key(wrapped, purpose="version", kek_uri=kms.kek_uri)
+
+
+async def test_the_public_half_of_one_envelope_is_looked_at_once_for_each_asking(sealer, clock, monkeypatch):
+    sealed, looked = await sealed_key(sealer), []
+    check = envelope._check_spki
+    monkeypatch.setattr(envelope, "_check_spki", lambda *args: (looked.append(args), check(*args)))
+    for _ in range(3):
+        await sealer.open(sealed)
+    assert 1 == len(looked)
+
+    clock.turn(SOFT_TTL)
+    await sealer.open(sealed)
+    assert 2 == len(looked)
+
+
+async def test_another_envelope_under_the_same_dek_is_looked_at(sealer, monkeypatch):
+    """Whoever knows a DEK can seal anything by it."""
+    sealed = await sealed_key(sealer)
+    await sealer.open(sealed)
+    (cached,) = sealer._deks.values()
+    binding = envelope.Binding(DEPLOYMENT, sealed.key_id, sealed.purpose, sealed.spki_sha256)
+    with monkeypatch.context() as patch:
+        patch.setattr(envelope, "_check_spki", lambda *_: None)
+        forged = envelope.seal(private_key()[0], dek=cached.dek, binding=binding)
+
+    for _ in range(2):
+        with pytest.raises(CustodyError, match="spki"):
+            await sealer.open(replace(sealed, envelope=forged))
