@@ -297,7 +297,8 @@ CREATE TABLE key_request (
 CREATE TABLE challenge_token (
     token             text PRIMARY KEY,
     key_authorization text NOT NULL,
-    rotation_id       bigint NOT NULL REFERENCES certrotation,
+    -- Null: it proves nothing, and somebody looks whether the way to it leads here.
+    rotation_id       bigint REFERENCES certrotation,
     expires_at        timestamptz NOT NULL
 );
 CREATE INDEX challenge_token_rotation ON challenge_token (rotation_id);

@@ -38,8 +38,8 @@ USER_AGENT = "certvoy/0.1 (acme_engine)"
 
 async def answers(
     directory_url: str, *, ca_file: Path | None = None, within_s: float = 5.0, allow_http: bool = False
-) -> None:
-    """Read a CA's directory once, to see whether the CA is there; returns when it is.
+) -> Directory:
+    """Read a CA's directory once, to see whether the CA is there; returns it when it is.
 
     Raises:
         Unreachable, Untrusted, BadReply, Refused: it is not, and why.
@@ -51,7 +51,7 @@ async def answers(
                 directory_url, user_agent=USER_AGENT, ca_file=ca_file, allow_http=allow_http, patience_s=0.0
             ) as exchange,
         ):
-            Directory.parse((await exchange.get(directory_url)).json())
+            return Directory.parse((await exchange.get(directory_url)).json())
     except TimeoutError as e:
         if not limit.expired():
             raise

@@ -196,7 +196,9 @@ def _heard(question: Question, status: int, body: str, came_to: str) -> tuple[st
     if status != HTTPStatus.OK:
         return f"status {status}{redirected}", TO_US
     if body != question.key_authorization:
-        return f"somebody else answers: {body[:SHOWN]!r}{redirected}", TO_US
+        # What a redirect leads to may be within our own walls: it is not for whoever asked to read.
+        what = "" if came_to else f": {body[:SHOWN]!r}"
+        return f"somebody else answers{what}{redirected}", TO_US
     return f"answered{redirected}", ""
 
 

@@ -48,6 +48,7 @@ from sds_server.lifecycle.heartbeat import Heartbeat
 from sds_server.lifecycle.loop import Loop
 from sds_server.lifecycle.patience import Patience
 from sds_server.lifecycle.payloads import Payloads
+from sds_server.lifecycle.preflights import Preflights
 from sds_server.lifecycle.prover import Prover
 from sds_server.lifecycle.publisher import Publisher
 from sds_server.lifecycle.pusher import Pusher
@@ -274,6 +275,7 @@ class Parts:
             observer=streams,
             uploads=Uploads(database=database, sealer=sealer, clock=clock, replica=config.replica),
             payloads=payloads,
+            preflights=Preflights(database=database, issuers=cas),
             rewrapper=Rewrapper(database=database, sealer=sealer),
             on_said=prover.said,
             on_rolled_back=partial(metrics.count, ROLLED_BACK),

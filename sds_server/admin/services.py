@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from acme_engine.preflight import Finding
 from sds_server.authority import Credential
 from sds_server.clock import Clock
 from sds_server.identity import Holder, Rule
@@ -105,6 +106,14 @@ class Rewrapper(Protocol):
         ...
 
 
+class Preflights(Protocol):
+    """Looks as a CA will: see `lifecycle.preflights`."""
+
+    async def look(self, name: str, *, issuer: str | None, port: int) -> Sequence[Finding]:
+        """Return what each check shows, or raise NotFound or CallerError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What a call may need.
@@ -131,6 +140,7 @@ class Services:
     observer: Observer
     uploads: Uploads
     payloads: Payloads
+    preflights: Preflights
     rewrapper: Rewrapper
     on_said: Callable[[str], None]
     on_rolled_back: Callable[[str], None]

@@ -25,6 +25,20 @@ class Tokens:
             await tx.rows("sweep_tokens")
 
 
+class PreflightTokens(Tokens):
+    """Tokens that prove nothing: somebody looks whether the way to them leads here."""
+
+    async def put(self, token: str, answer: str, *, lasts: timedelta) -> None:
+        """Have all replicas answer a token for a while."""
+        async with self._database.transaction() as tx:
+            await tx.rows("put_token", token, answer, None, lasts)
+
+    async def delete(self, token: str) -> None:
+        """Forget a token."""
+        async with self._database.transaction() as tx:
+            await tx.rows("delete_token", token)
+
+
 class RotationTokens(Tokens):
     """The TokenStore of one Rotation: what it leaves behind when killed is found by its id."""
 

@@ -11,6 +11,7 @@ from cryptography import x509
 from acme_engine import client, keys
 from acme_engine.client import Client
 from acme_engine.jws import Eab
+from acme_engine.messages import Directory
 from acme_engine.ordering import NO_TERMS, Terms
 from sds_server.crashpoint import crashpoint
 from sds_server.inventory import accounts, sealed_keys
@@ -128,10 +129,10 @@ class Accounts:
         )
 
 
-async def answers(issuer: Issuer) -> None:
-    """Ask the CA for its directory; returns when it answers.
+async def answers(issuer: Issuer) -> Directory:
+    """Ask the CA for its directory; returns it when it answers.
 
     Raises:
         AcmeError: it does not, and why.
     """
-    await client.answers(issuer.directory_url, ca_file=issuer.ca_file)
+    return await client.answers(issuer.directory_url, ca_file=issuer.ca_file)

@@ -55,7 +55,7 @@ class Patience:
         *,
         database: Database,
         issuers: Mapping[str, Issuer],
-        answers: Callable[[Issuer], Awaitable[None]],
+        answers: Callable[[Issuer], Awaitable[object]],
     ) -> None:
         self._database = database
         self._issuers = issuers

@@ -133,6 +133,22 @@ async def test_a_redirect_that_ends_nowhere_is_shown(look):
     assert found.seen.startswith("status 404, after a redirect to http://127.0.0.1:")
 
 
+async def test_what_a_redirect_leads_to_is_not_shown(look):
+    """The name's owner chooses where; it may be something that only this host can read."""
+
+    async def answer(request):
+        if "secret" in request.path:
+            return web.Response(text="only for those inside")
+        raise web.HTTPMovedPermanently("/secret")
+
+    runner, question = await serving(answer)
+    found = (await look("www.open.test", question=question))["http-01 at 127.0.0.1"]
+    await runner.cleanup()
+
+    assert Verdict.FAILED is found.verdict
+    assert "inside" not in found.seen
+
+
 async def test_a_wildcard_needs_dns(look):
     by_http = await look("*.open.test")
     by_dns = await look("*.open.test", method="dns-01")

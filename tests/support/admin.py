@@ -31,6 +31,7 @@ from sds_server.lifecycle.admission import Admission
 from sds_server.lifecycle.calling import CallerCredential
 from sds_server.lifecycle.enroller import Enroller
 from sds_server.lifecycle.payloads import Payloads
+from sds_server.lifecycle.preflights import Preflights
 from sds_server.lifecycle.rewrapper import Rewrapper
 from sds_server.lifecycle.uploads import Uploads
 from sds_server.metrics import Metrics
@@ -180,6 +181,7 @@ async def serving(
                 "clock": clock or SystemClock(),
                 "catalog": Catalog(),
                 "observer": Witness(),
+                "preflights": Preflights(database=database, issuers={}),
                 "on_said": lambda _name: None,
                 "on_rolled_back": lambda _reason: None,
                 "seen_for": timedelta(minutes=10),
