@@ -207,7 +207,7 @@ async def test_one_of_two_proved_keeps_it_open_and_only_the_other_is_probed_agai
     assert (1, None) == known["edge-1"]
     assert known["edge-2"][0] is None
     assert second.address in known["edge-2"][1]
-    assert (1, 2) == (len(listener.names), len(second.names))
+    assert 1 == len(listener.names) < len(second.names)
 
 
 async def test_every_domain_is_probed(issuances, prover, listener, database):
