@@ -67,7 +67,12 @@ MountPath = Annotated[str, AfterValidator(_path_part)]
 
 
 class KekConfig(Model):
-    """A KEK, and who holds it. Each provider has keys of its own: docs/how-to/kms.md shows them."""
+    """A KEK, and who holds it. Each provider has keys of its own: docs/how-to/kms.md shows them.
+
+    In ``certvoy kms status``, the audit and a ``key_ref`` a KEK is called ``<provider>:<kek>``:
+    ``vault:<namespace>/<mount>/<key>``, ``gcp:projects/.../cryptoKeys/<key>``, ``aws:arn:aws:kms:...``, and
+    ``local:`` with the beginning of a hash of the file's key.
+    """
 
     provider: Literal["local", "gcp", "aws", "vault"] = "local"
     """Who wraps the data keys: Google Cloud KMS, AWS KMS, Vault or OpenBao; ``local`` is a key in a file, for

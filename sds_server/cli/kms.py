@@ -59,12 +59,18 @@ def rewrap(*, every: bool, as_json: bool, api: Api) -> None:
     else:
         click.echo(f"{done['rewrapped']} keys rewrapped; `certvoy kms status` says which KEKs are in use")
         for refusal in done["refused"]:
-            note(f"not rewrapped: {refusal['why']}")
+            note(f"not rewrapped: {_named(refusal)}")
     if done["refused"]:
         raise CustodyError(
             f"{len(done['refused'])} keys could not be rewrapped, and stay as they are",
             hint="restore the KEK that wrapped them under kms.previous, or rotate what they are of",
         )
+
+
+def _named(refusal: dict[str, Any]) -> str:
+    """Return why, with the key: a KMS does not know whose data key it refuses."""
+    key = f"key {refusal['key_id']}: "
+    return key + str(refusal["why"]).removeprefix(key)
 
 
 def _meaning(item: dict[str, Any]) -> str:

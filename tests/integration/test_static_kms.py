@@ -176,7 +176,8 @@ async def on_vault(bao, pebble, front, connect, tmp_path):
         yield plane
 
 
-async def test_an_openbao_that_is_killed_over_a_rotation(bao, on_vault, front, sql, tmp_path):
+@pytest.mark.parametrize("trouble", ["killed", "frozen"])
+async def test_an_openbao_in_trouble_over_a_rotation(trouble, bao, on_vault, front, sql, tmp_path):
     plane, edge = on_vault, Edge(tmp_path, on_vault)
 
     async def issued(generation):
@@ -190,7 +191,7 @@ async def test_an_openbao_that_is_killed_over_a_rotation(bao, on_vault, front, s
     try:
         await until(edge.served)
         leaf = await edge.served()
-        bao.kill()
+        (bao.kill if trouble == "killed" else bao.freeze)()
         asked = len(front.visits)
         async with watching(plane, edge) as watch:
             await sql.execute("UPDATE certificate SET renew_at = certvoy_now()")
@@ -198,14 +199,17 @@ async def test_an_openbao_that_is_killed_over_a_rotation(bao, on_vault, front, s
             await asyncio.sleep(LASTS_S)
             meanwhile = len(front.visits) - asked
             leaves = set(watch.leaves)
-            await bao.launch()
             healed = time.monotonic()
+            if trouble == "killed":
+                await bao.launch()
+            else:
+                bao.thaw()
             await until(lambda: issued(2))
             resumed_s = time.monotonic() - healed
     finally:
         await edge.stop()
 
-    tell("OpenBao killed", resumed=f"{resumed_s:.1f} s", requests_at_the_ca=meanwhile, **watch.figures())
+    tell(f"OpenBao {trouble}", resumed=f"{resumed_s:.1f} s", requests_at_the_ca=meanwhile, **watch.figures())
     assert 0 == meanwhile
     assert {leaf} == leaves
     assert resumed_s < BACK_WITHIN_S

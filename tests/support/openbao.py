@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import ssl
 from pathlib import Path
 
@@ -93,7 +94,15 @@ class OpenBao:
         """End it as by `kill -9`."""
         self._child.kill()
 
+    def freeze(self) -> None:
+        """Let it hang; `thaw` ends that."""
+        self._child.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._child.send_signal(signal.SIGCONT)
+
     async def stop(self) -> None:
+        self.thaw()
         await self._child.stop()
 
     async def key(self, name: str, *, derived: bool = True) -> None:

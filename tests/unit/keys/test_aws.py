@@ -1,12 +1,14 @@
 """AWS KMS when something is wrong, by a server that says what AWS says."""
 
+import importlib
 import json
+import sys
 
 import pytest
 from aiobotocore.session import get_session
 from aiohttp import web
 
-from sds_server.errors import CustodyError, Unavailable
+from sds_server.errors import ConfigError, CustodyError, Unavailable
 from sds_server.keys import aws
 from sds_server.keys.aws import AwsKms
 from sds_server.keys.kms import KMS_TIMEOUT_S
@@ -54,6 +56,15 @@ async def kms(service):
     kms = AwsKms(key=KEY, endpoint=service.endpoint)
     yield kms
     await kms.close()
+
+
+def test_without_its_extra_it_says_which_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "aiobotocore.config", None)
+    monkeypatch.delitem(sys.modules, "sds_server.keys.aws")
+
+    with pytest.raises(ConfigError) as refused:
+        importlib.import_module("sds_server.keys.aws")
+    assert "certvoy[aws]" in refused.value.next_step
 
 
 def test_two_tries_end_before_the_sealer_gives_up():
