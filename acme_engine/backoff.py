@@ -12,6 +12,9 @@ DAILY = timedelta(hours=24)
 REMAINING_SHARE = 8
 """An interval is at most this part of what is left: eight tries and more before the certificate ends."""
 
+GIVES_UP = timedelta(days=30)
+"""So long after the certificate's end nobody waits for the next one by itself any more."""
+
 SHORTEST = timedelta(seconds=10)
 SPREAD = (0.8, 1.2)
 
@@ -34,12 +37,14 @@ def next_attempt(
     not_after: datetime | None,
     retry_after: timedelta | None,
     rng: Rng,
-) -> datetime:
-    """Say when to try again after ``attempts`` failures in a row (at least one).
+) -> datetime | None:
+    """Say when to try again after ``attempts`` failures in a row (at least one); None: a person must ask.
 
     ``not_after`` is the end of the certificate now served, if there is one: a short-lived certificate is
     retried sooner. What the CA asked for by Retry-After is never undercut.
     """
+    if not_after is not None and now >= not_after + GIVES_UP:
+        return None
     interval = ATTEMPTS[attempts - 1] if attempts <= len(ATTEMPTS) else DAILY
     if not_after is not None and not_after > now:
         interval = min(interval, max((not_after - now) / REMAINING_SHARE, SHORTEST))

@@ -25,6 +25,7 @@ AcmeError
 └── ChainError             what the CA issued must not be used
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -35,6 +36,8 @@ PREFIX = "urn:ietf:params:acme:error:"
 
 MAX_DETAIL = 2000
 """Characters of a CA's text that we keep: it ends in logs and tables."""
+
+_UNPAUSE = re.compile(r"https://[^\s\"'<>]+/unpause\b[^\s\"'<>]*")
 
 MAX_SUBPROBLEMS = 100
 """The most identifiers that any known CA takes in one order."""
@@ -192,10 +195,21 @@ class Problem:
         if self.code == "compound":
             held = (sub.rule for sub in self.subproblems if sub.rule.action is Action.HOLD)
             return next(held, RULES["compound"])
+        if self.code == "rateLimited" and self.unpause_url is not None:
+            return Rule(Action.HOLD, Actor.OWNER, f"visit {self.unpause_url}: the CA has paused the name")
         if self.code is not None and self.code in RULES:
             return RULES[self.code]
         busy = self.status is not None and (self.status == 429 or self.status >= 500)  # noqa: PLR2004
         return _BUSY if busy else _UNKNOWN
+
+    @property
+    def unpause_url(self) -> str | None:
+        """The page on which a name is let go on that the CA has paused after a thousand failures.
+
+        Let's Encrypt says it so, in the detail of a "rateLimited" alone (boulder, ``sfe/v1/unpause``).
+        """
+        found = _UNPAUSE.search(self.detail or "")
+        return found[0] if found else None
 
     def __str__(self) -> str:
         words = self.detail or self.title or f"HTTP status {self.status}"

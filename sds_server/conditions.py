@@ -33,6 +33,7 @@ class RotationState(StrEnum):
     """How far a Rotation is."""
 
     WAITING = "waiting"
+    HELD = "held"  # not tried again before a person has acted
     ISSUING = "issuing"
     ROLLING_OUT = "rolling_out"
     COMPLETED = "completed"
@@ -94,7 +95,9 @@ def rotation_state(rotation: Rotation) -> RotationState:
         return _ENDED[rotation.outcome]
     if rotation.new_cert_id is not None:
         return RotationState.ROLLING_OUT
-    return RotationState.ISSUING if rotation.leased else RotationState.WAITING
+    if rotation.leased:
+        return RotationState.ISSUING
+    return RotationState.WAITING if rotation.next_attempt_at is not None else RotationState.HELD
 
 
 def rotation_progress(rotation: Rotation) -> str:

@@ -347,6 +347,12 @@ EVENTS: Final = (
         "lease.unextended", "warning", "A lease could not be extended; tried again.", ("secret", "error")
     ),
     LogEvent(
+        "issuer.held",
+        "error",
+        "A CA takes no orders of our account before a person has visited its page.",
+        ("issuer", "error", "hint"),
+    ),
+    LogEvent(
         "issuer.paused",
         "warning",
         "A CA is away, or wants to be left alone: no replica asks it until it answers again.",

@@ -310,7 +310,9 @@ class Rotation:
     triggered_at: datetime
     completed_at: datetime | None
     outcome: Outcome | None
-    next_attempt_at: datetime
+    next_attempt_at: datetime | None
+    """None: it is held until a person acts."""
+
     last_error: dict[str, Any] | None
     leased: bool
     """A worker is at it."""

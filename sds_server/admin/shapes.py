@@ -101,8 +101,8 @@ class Issuances(BaseModel):
 class Rotation(Stated):
     """A piece of work: to give a secret its next certificate.
 
-    ``stage``: who is offered that, the ``canaries`` or the whole fleet. ``evidence``: what its completion
-    rests on.
+    ``next_attempt_at`` null: it is held until a person acts and calls for it. ``stage``: who is offered that,
+    the ``canaries`` or the whole fleet. ``evidence``: what its completion rests on.
     """
 
     id: int
@@ -114,7 +114,7 @@ class Rotation(Stated):
     attempts: int
     triggered_at: datetime
     completed_at: datetime | None
-    next_attempt_at: datetime
+    next_attempt_at: datetime | None
     last_error: dict[str, Any] | None
     stage: model.Stage
     canaries: list[str]

@@ -64,7 +64,7 @@ def issue(
     }
     secret = api.put("v1", "secrets", name, body=body)
     rotation = secret["rotation"]
-    if rotation["state"] == "waiting" and rotation["last_error"] is not None:
+    if rotation["state"] in {"waiting", "held"} and rotation["last_error"] is not None:
         # Who says it again, by hand, has mended something and does not want to wait for the next attempt.
         rotation = api.post("v1", "secrets", name, "rotations", repeat=True)
     tell(

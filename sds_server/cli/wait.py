@@ -106,7 +106,7 @@ class _Told:
             if error is not None:
                 self._reasons.add(error["what"])
         self.steps = len(seen["steps"])
-        waits = seen["last_error"] if seen["state"] == "waiting" and taken_back is None else None
+        waits = seen["last_error"] if seen["state"] in {"waiting", "held"} and taken_back is None else None
         if waits is not None and not any(reason in waits["what"] for reason in self._reasons):
             # Not a step of this rotation: its CA is left alone, for all.
             self._reasons.add(waits["what"])

@@ -185,6 +185,8 @@ def _rotation(root: Branch, rotation: Json, issuer: str) -> None:
         branch.add(f"waits for another pair: `certvoy upload {rotation['secret']}`")
     elif rotation["state"] == "waiting":
         branch.add(f"next try: {moment(rotation['next_attempt_at'])}")
+    elif rotation["state"] == "held":
+        branch.add(f"not tried again by itself: `certvoy rotate {rotation['secret']}` does")
 
 
 def _evidence(branch: Branch, evidence: Json | None) -> None:

@@ -5,25 +5,31 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sds_server.inventory import feed
+from sds_server.inventory import audit, feed
 from sds_server.inventory.database import Database
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """An issuer that nobody asks; ``over``: its time has passed, so that one may ask whether it answers."""
+    """An issuer that nobody asks; ``over``: its time has passed, so that one may ask whether it answers.
+
+    ``until`` None: a person must act first.
+    """
 
     issuer: str
     since: datetime
-    until: datetime
+    until: datetime | None
     error: Mapping[str, Any]
     over: bool
 
 
 async def begin(
-    database: Database, issuers: Collection[str], *, lasts: timedelta, error: Mapping[str, Any]
+    database: Database, issuers: Collection[str], *, lasts: timedelta | None, error: Mapping[str, Any]
 ) -> None:
-    """Leave these issuers alone for so long; one that is paused already stays so at least as long."""
+    """Leave these issuers alone for so long, None: until a person acts.
+
+    One that is paused already stays so at least as long.
+    """
     async with database.transaction() as tx:
         await tx.rows("pause_issuers", sorted(issuers), lasts, dict(error))
 
@@ -32,6 +38,15 @@ async def of(database: Database, issuers: Collection[str]) -> Sequence[Pause]:
     """Return the pauses of these issuers."""
     async with database.transaction() as tx:
         return [Pause(**dict(row)) for row in await tx.rows("issuer_pauses", list(issuers))]
+
+
+async def hasten(database: Database, issuers: Collection[str], *, actor: str) -> Sequence[str]:
+    """Let these be asked at once whether they answer, after which work goes on; returns which were paused."""
+    async with database.transaction() as tx:
+        hastened = [str(row["issuer"]) for row in await tx.rows("hasten_issuer_pause", sorted(issuers))]
+        for issuer in hastened:
+            await audit.append(tx, action="issuer.resumed", actor=actor, subject=issuer)
+    return sorted(hastened)
 
 
 async def take(database: Database, issuer: str, *, hold_for: timedelta) -> datetime | None:

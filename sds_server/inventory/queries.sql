@@ -670,9 +670,9 @@ UPDATE certrotation SET new_cert_id = $2, leased_until = NULL, last_error = NULL
  WHERE id = $1;
 
 -- name: rotation_failed
--- Back into the queue with the reason, due again after $3. An attempt that could not succeed, whatever was tried, does not
+-- Back into the queue with the reason, due again after $3; null: held, until a person hastens it. An attempt that could not succeed, whatever was tried, does not
 -- count ($4).
-UPDATE certrotation SET leased_until = NULL, next_attempt_at = certvoy_now() + $3::interval, last_error = $2,
+UPDATE certrotation SET leased_until = NULL, next_attempt_at = coalesce(certvoy_now() + $3::interval, 'infinity'), last_error = $2,
        attempts = CASE WHEN $4 THEN attempts ELSE greatest(attempts - 1, 0) END
  WHERE id = $1;
 
@@ -709,7 +709,7 @@ SELECT target_id, certvoy_now() - asked_at AS asked_for FROM canary WHERE rotati
 -- name: rotation
 -- One whose CA is left alone waits for that, and for that reason.
 SELECT r.id, r.secret, r.reason, r.cert_id, r.new_cert_id, r.attempts, r.triggered_at, r.completed_at, r.outcome,
-       greatest(r.next_attempt_at, p.until) AS next_attempt_at, coalesce(p.error, r.last_error) AS last_error,
+       nullif(greatest(r.next_attempt_at, p.until), 'infinity') AS next_attempt_at, coalesce(p.error, r.last_error) AS last_error,
        r.completed_at IS NULL AND r.new_cert_id IS NULL AND coalesce(r.leased_until > certvoy_now(), false) AS leased, r.stage, r.evidence,
        ARRAY(SELECT t.name FROM canary k JOIN target t ON t.id = k.target_id WHERE k.rotation_id = r.id ORDER BY t.name)
            AS canaries
@@ -721,7 +721,7 @@ SELECT r.id, r.secret, r.reason, r.cert_id, r.new_cert_id, r.attempts, r.trigger
 -- name: rotations
 -- Newest first, those before $3; what is null is not asked.
 SELECT r.id, r.secret, r.reason, r.cert_id, r.new_cert_id, r.attempts, r.triggered_at, r.completed_at, r.outcome,
-       greatest(r.next_attempt_at, p.until) AS next_attempt_at, coalesce(p.error, r.last_error) AS last_error,
+       nullif(greatest(r.next_attempt_at, p.until), 'infinity') AS next_attempt_at, coalesce(p.error, r.last_error) AS last_error,
        r.completed_at IS NULL AND r.new_cert_id IS NULL AND coalesce(r.leased_until > certvoy_now(), false) AS leased, r.stage, r.evidence,
        ARRAY(SELECT t.name FROM canary k JOIN target t ON t.id = k.target_id WHERE k.rotation_id = r.id ORDER BY t.name)
            AS canaries
@@ -759,12 +759,12 @@ RETURNING r.secret;
 -- ---------------------------------------------------------------- issuers that are left alone
 
 -- name: pause_issuers
--- A pause is made longer, never shorter, and has the newest reason.
-INSERT INTO issuer_pause AS p (issuer, until, error) SELECT name, certvoy_now() + $2::interval, $3 FROM unnest($1::text[]) AS name
+-- A pause is made longer, never shorter, and has the newest reason. $2 null: until a person ends it.
+INSERT INTO issuer_pause AS p (issuer, until, error) SELECT name, coalesce(certvoy_now() + $2::interval, 'infinity'), $3 FROM unnest($1::text[]) AS name
 ON CONFLICT (issuer) DO UPDATE SET until = greatest(p.until, excluded.until), error = excluded.error;
 
 -- name: issuer_pauses
-SELECT issuer, since, until, error, until <= certvoy_now() AS over FROM issuer_pause WHERE issuer = ANY ($1::text[]) ORDER BY issuer;
+SELECT issuer, since, nullif(until, 'infinity') AS until, error, until <= certvoy_now() AS over FROM issuer_pause WHERE issuer = ANY ($1::text[]) ORDER BY issuer;
 
 -- name: take_issuer_pause
 -- One whose time has passed is this replica's to ask about, for $2; the others leave it alone meanwhile.
@@ -773,6 +773,10 @@ UPDATE issuer_pause SET until = certvoy_now() + $2::interval WHERE issuer = $1 A
 -- name: prolong_issuer_pause
 -- It does not answer; nothing changes where somebody was told of a longer pause since we took it.
 UPDATE issuer_pause SET until = certvoy_now() + $3::interval, error = $4 WHERE issuer = $1 AND until = $2;
+
+-- name: hasten_issuer_pause
+-- A person has acted: it is asked at once whether it answers, and then work goes on.
+UPDATE issuer_pause SET until = certvoy_now() WHERE issuer = ANY ($1::text[]) RETURNING issuer;
 
 -- name: end_issuer_pause
 DELETE FROM issuer_pause WHERE issuer = $1 AND until = $2 RETURNING since;
@@ -1426,6 +1430,7 @@ SELECT d.secret, min(d.stale_since) AS since FROM delivery d JOIN secret s ON s.
 -- Open Rotations by how far they are (conditions.rotation_state), when the oldest began, and how many failed last.
 SELECT CASE WHEN new_cert_id IS NOT NULL THEN 'rolling_out'
             WHEN leased_until > certvoy_now() THEN 'issuing'
+            WHEN next_attempt_at = 'infinity' THEN 'held'
             ELSE 'waiting' END AS state,
        count(*) AS open, min(triggered_at) AS oldest, count(*) FILTER (WHERE last_error IS NOT NULL) AS failing
   FROM certrotation r JOIN secret s ON s.name = r.secret

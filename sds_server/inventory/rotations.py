@@ -233,15 +233,16 @@ async def fail(
     lease: Lease,
     *,
     error: Mapping[str, Any],
-    pause: timedelta,
+    pause: timedelta | None,
     abandon_order: bool = False,
     counted: bool = True,
     actor: str,
 ) -> None:
     """Put the Rotation back with its reason.
 
-    The next attempt comes after ``pause``. ``abandon_order``: it will begin with a new order and a new key.
-    ``counted``: the pauses after the next failures are longer; not where nothing could have succeeded.
+    The next attempt comes after ``pause``; None: when a person asks for it. ``abandon_order``: it will begin
+    with a new order and a new key. ``counted``: the pauses after the next failures are longer; not where
+    nothing could have succeeded.
 
     Raises:
         StaleLease: another worker has the Rotation; nothing was written.

@@ -23,7 +23,7 @@ EVERY: Final = timedelta(seconds=15)
 COUNTS_LAST: Final = timedelta(minutes=5)
 """Then counts are told no more, as nobody knows them; dates stay, as they do not change by themselves."""
 
-OPEN: Final = (RotationState.WAITING, RotationState.ISSUING, RotationState.ROLLING_OUT)
+OPEN: Final = (RotationState.WAITING, RotationState.HELD, RotationState.ISSUING, RotationState.ROLLING_OUT)
 
 
 class Census:

@@ -11,7 +11,7 @@ from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any, Final
 
-from acme_engine.errors import AcmeError, BadReply, Refused, Unreachable, Untrusted
+from acme_engine.errors import AcmeError, Action, BadReply, Refused, Unreachable, Untrusted
 from sds_server.inventory import pauses
 from sds_server.inventory.database import Database
 from sds_server.lifecycle.accounts import Issuer
@@ -72,8 +72,9 @@ class Patience:
         issuer = self._issuers.get(issuer_name)
         if issuer is None or not isinstance(error, AcmeError):
             return Verdict.ORDERS
-        if (limit := _limit(error)) is not None:
-            await self._pause(issuer, min(limit, LONGEST_LIMIT), error)
+        limit = _limit(error)
+        if limit is not None or _wants_a_person(error):
+            await self._pause(issuer, None if limit is None else min(limit, LONGEST_LIMIT), error)
             return Verdict.LIMIT
         if not _suspicious(error):
             return Verdict.ORDERS
@@ -112,10 +113,18 @@ class Patience:
             if since is not None:
                 _log.info("issuer.resumed", issuer=issuer.name, since=since.isoformat())
 
-    async def _pause(self, issuer: Issuer, lasts: timedelta, error: AcmeError) -> None:
+    async def _pause(self, issuer: Issuer, lasts: timedelta | None, error: AcmeError) -> None:
         same = [name for name, other in self._issuers.items() if other.directory_url == issuer.directory_url]
         await pauses.begin(self._database, same, lasts=lasts, error=_why(issuer, error))
-        _log.warning("issuer.paused", issuer=issuer.name, seconds=lasts.total_seconds(), error=str(error))
+        if lasts is None:
+            _log.error("issuer.held", issuer=issuer.name, error=str(error), hint=_why(issuer, error)["hint"])
+        else:
+            _log.warning("issuer.paused", issuer=issuer.name, seconds=lasts.total_seconds(), error=str(error))
+
+
+def _wants_a_person(error: AcmeError) -> bool:
+    """Whether the account is on hold until somebody has visited the CA's page: no order of it can succeed."""
+    return isinstance(error, Refused) and error.problem.code == "userActionRequired"
 
 
 def _limit(error: AcmeError) -> timedelta | None:
@@ -123,6 +132,8 @@ def _limit(error: AcmeError) -> timedelta | None:
     problem = error.problem
     if not isinstance(error, Refused) or problem is None or problem.status not in _NOT_NOW:
         return None
+    if problem.rule.action is Action.HOLD:
+        return None  # a name that is paused, in the words of a limit: the others go on
     return problem.retry_after
 
 
@@ -136,4 +147,8 @@ def _suspicious(error: AcmeError) -> bool:
 
 def _why(issuer: Issuer, error: AcmeError) -> dict[str, Any]:
     words = told(error)
-    return {**words, "what": f"the CA of {issuer.name} is left alone: {words['what']}"}
+    hint = words["hint"]
+    if _wants_a_person(error):
+        visited = error.problem.instance if error.problem is not None else None
+        hint = f"visit {visited or 'the page that the CA names'}, then `certvoy issuers resume {issuer.name}`"
+    return {**words, "hint": hint, "what": f"the CA of {issuer.name} is left alone: {words['what']}"}

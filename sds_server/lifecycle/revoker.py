@@ -82,7 +82,8 @@ class Revoker:
                 retry_after=getattr(e, "retry_after", None),
                 rng=self._rng,
             )
-            pause = timedelta(0) if away else at - now
+            # What is to be revoked has not ended: nobody gives up on that.
+            pause = timedelta(0) if away or at is None else at - now
             await revocations.failed(
                 self._database, claim.cert_id, error=words, pause=pause, actor=self._actor
             )

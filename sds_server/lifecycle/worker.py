@@ -13,10 +13,9 @@ from random import Random
 from typing import Any, Final, NoReturn, TypeVar
 from uuid import uuid4
 
-from acme_engine import backoff, renewal
+from acme_engine import renewal
 from acme_engine.chain import Chain
-from acme_engine.errors import AcmeError, Action, BadIdentifier, OrderFailed, Refused
-from acme_engine.errors import ChainError as BadChain
+from acme_engine.errors import AcmeError, Action, Refused
 from acme_engine.issue import obtain
 from sds_server.clock import Clock
 from sds_server.crashpoint import crashpoint
@@ -24,7 +23,6 @@ from sds_server.errors import (
     CertvoyError,
     CustodyError,
     GateRefused,
-    KeyAwaited,
     NotFound,
     StaleLease,
     Unavailable,
@@ -35,10 +33,11 @@ from sds_server.inventory.database import Database
 from sds_server.inventory.orders import Order
 from sds_server.inventory.rotations import Claim
 from sds_server.keys.kms import Sealer
+from sds_server.lifecycle import retry
 from sds_server.lifecycle.accounts import Accounts, Issuer
 from sds_server.lifecycle.failure import Ended, ended
 from sds_server.lifecycle.journal import Journal
-from sds_server.lifecycle.patience import Patience, Verdict
+from sds_server.lifecycle.patience import Patience
 from sds_server.lifecycle.planner import Planner
 from sds_server.lifecycle.told import told
 from sds_server.log import get
@@ -58,9 +57,6 @@ ORDER_DEADLINE_S: Final = 300.0
 
 EXTENSIONS: Final = 3
 """How often a Lease is extended within its life, so that one lost write does not end it."""
-
-KEY_AWAITED: Final = timedelta(minutes=1)
-"""How often it is looked whether a Target has brought its request, should nobody have been told."""
 
 T = TypeVar("T")
 
@@ -279,48 +275,27 @@ class Worker:
         secret = await secrets.get(self._database, claim.lease.secret)
         try:
             verdict = await self._while_leased(claim.lease, self._patience.judge(claim.issuer, error))
-            away = verdict is Verdict.AWAY
-            pause = timedelta(0) if away else await self._pause(claim, secret, error, verdict)
+            previous = await self._previous(claim.replaces, secret)
+            next_one = retry.after(
+                error,
+                attempts=claim.attempts,
+                verdict=verdict,
+                not_after=None if previous is None else previous.not_after,
+                now=self._clock.now(),
+                rng=self._rng,
+            )
             await rotations.fail(
                 self._database,
                 claim.lease,
-                error=words,
+                error=words if next_one.pause is not None else _held(words, secret.name),
                 # The pause, and not the moment: replicas' clocks may differ from the database's.
-                pause=pause,
-                abandon_order=isinstance(error, OrderFailed | BadChain | GateRefused | BadIdentifier)
-                or _unsignable(error),
-                # A request that is not brought yet is nobody's failure.
-                counted=not away and not isinstance(error, KeyAwaited),
+                pause=next_one.pause,
+                abandon_order=next_one.abandon_order,
+                counted=next_one.counted,
                 actor=self._actor,
             )
         except StaleLease as e:
             _log.warning("lease.lost", secret=claim.lease.secret, error=e.message)
-
-    async def _pause(self, claim: Claim, secret: Secret, error: Exception, verdict: Verdict) -> timedelta:
-        """Return how long the Rotation waits.
-
-        All that wait for one CA's limit go on together, the most urgent first; one that is told of a limit
-        again lets the others go first, more of them each time: the limit may be that of its names.
-        """
-        if isinstance(error, KeyAwaited):
-            return KEY_AWAITED  # it goes on at once when the request is brought
-        retry_after = getattr(error, "retry_after", None)
-        limited = verdict is Verdict.LIMIT
-        forgotten = isinstance(error, Refused) and error.problem.rule.action is Action.REREGISTER
-        if forgotten and claim.attempts == 1:
-            return timedelta(0)  # with the account registered anew there is nothing to wait for
-        if limited and claim.attempts == 1:
-            return retry_after or timedelta(0)
-        previous = await self._previous(claim.replaces, secret)
-        now = self._clock.now()
-        at = backoff.next_attempt(
-            attempts=claim.attempts - 1 if limited else claim.attempts,
-            now=now,
-            not_after=None if previous is None else previous.not_after,
-            retry_after=None if limited else retry_after,
-            rng=self._rng,
-        )
-        return at - now + (retry_after if limited and retry_after else timedelta(0))
 
     async def _give_back(self, lease: Lease, error: Unavailable) -> None:
         """Free what could not be worked on, at once or, while the database is away, before the next claim."""
@@ -366,6 +341,5 @@ class Worker:
         crashpoint(name)
 
 
-def _unsignable(error: Exception) -> bool:
-    """Whether the CA will not sign this request: its order lives on, and would be tried with the same."""
-    return isinstance(error, Refused) and error.problem.code in {"badCSR", "badPublicKey"}
+def _held(words: Mapping[str, Any], secret: str) -> Mapping[str, Any]:
+    return {**words, "hint": f"{words['hint']}; then `certvoy rotate {secret}`: it is not tried before"}

@@ -12,12 +12,21 @@ from structlog.testing import capture_logs
 
 from acme_engine import ari, keys
 from acme_engine import chain as chains
-from acme_engine.errors import OrderFailed, Problem, Refused, Unfinished, Unreachable
+from acme_engine.errors import PREFIX, OrderFailed, Problem, Refused, Unfinished, Unreachable
 from acme_engine.ordering import Profile, Terms
 from sds_server.clock import SystemClock
+from sds_server.conditions import RotationState, rotation_state
 from sds_server.errors import CustodyError, Unavailable
 from sds_server.inventory import accounts as inventory
-from sds_server.inventory import declarations, deployment, key_requests, progress, rotations, sealed_keys
+from sds_server.inventory import (
+    declarations,
+    deployment,
+    key_requests,
+    pauses,
+    progress,
+    rotations,
+    sealed_keys,
+)
 from sds_server.inventory.key_requests import KeyRequest
 from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms
@@ -1018,3 +1027,46 @@ async def test_an_order_that_is_planned_waits_for_the_kms_too(
         await make(sealer=Sealer(kms, deployment=identity, clock=clock)).step()
 
     assert [] == ca.calls
+
+
+async def test_what_needs_a_person_is_held_until_one_asks(worker, ca, declared, database, sql):
+    """Not by any passing of time: who knows better says `certvoy rotate`."""
+    ca.at["called"] = Refused("newOrder", Problem.of({"type": f"{PREFIX}rejectedIdentifier"}, status=400))
+    await worker.step()
+    held = await latest(database)
+    await turn_clock(sql, timedelta(days=365))
+    await worker.step()
+    asked = len(ca.calls)
+    ca.at.clear()
+    await rotations.open_for(database, "www", reason=Reason.OPERATOR, actor="person:test")
+    await worker.step()
+
+    assert (RotationState.HELD, None) == (rotation_state(held), held.next_attempt_at)
+    assert "then `certvoy rotate www`" in held.last_error["hint"]
+    assert (1, 1) == (asked, await issued(sql))
+
+
+async def test_an_account_on_hold_holds_every_order_with_the_page_to_visit(
+    worker, ca, declared, issuances, patience, database, sql
+):
+    """RFC 8555 section 7.3.3: new terms, say; each of its certificates says why."""
+    await issuances.declare("s1", ["s1.example.test"])
+    problem = Problem.of(
+        {"type": f"{PREFIX}userActionRequired", "instance": "https://ca.example.test/terms/2"}, status=403
+    )
+    ca.at["called"] = Refused("newOrder", problem)
+    with capture_logs() as logs:
+        await worker.step()
+    await look(patience, sql, 365 * 86_400)
+    await worker.step()
+    asked = len(ca.calls)
+    told = [(await progress.latest(database, name)).last_error["hint"] for name in ("www", "s1")]
+    ca.at.clear()
+    hastened = await pauses.hasten(database, ["internal"], actor="person:test")
+    await patience.step()
+    await worker.step()
+
+    assert (1, ["internal"]) == (asked, hastened)
+    assert ["visit https://ca.example.test/terms/2, then `certvoy issuers resume internal`"] * 2 == told
+    assert ["error"] == [line["log_level"] for line in logs if line["event"] == "issuer.held"]
+    assert 2 == await issued(sql)
