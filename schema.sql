@@ -251,6 +251,8 @@ CREATE TABLE acme_account (
     account_url   text,
     status        text NOT NULL DEFAULT 'valid' CHECK (status IN ('valid', 'deactivated')),
     created_at    timestamptz NOT NULL DEFAULT certvoy_now(),
+    -- A key that is about to take the place of the account's: the CA may have it already, and nobody has heard.
+    next_key_id   uuid REFERENCES key_material,
     PRIMARY KEY (directory_url, key_id)
 );
 -- At most one usable account a directory.

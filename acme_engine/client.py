@@ -19,6 +19,7 @@ from acme_engine.errors import (
     Refused,
     TermsNotAgreed,
     Unreachable,
+    Unsupported,
 )
 from acme_engine.jws import Eab, Signer
 from acme_engine.keys import PrivateKey
@@ -150,6 +151,37 @@ class Client:
         """
         return await self._new_account(await self.directory(), {"onlyReturnExisting": True})
 
+    async def change_key(self, key: PrivateKey) -> None:
+        """Give the account another key (section 7.3.5); from then on the client signs with it.
+
+        Keep both until this has returned: where it is cut off, `find_account` with the new key says whether
+        it was done.
+
+        Raises:
+            Unsupported: the directory has no ``keyChange``.
+            Refused: as `register`; also where another account has the key.
+        """
+        directory, account_url = await self.directory(), self._account()
+        if directory.key_change is None:
+            raise Unsupported(f"{self._directory_url} has no keyChange")
+        signer = Signer(key)
+        document = signer.vouch(self._signer, account_url=account_url, url=directory.key_change)
+        await self._post(directory.key_change, document, repeat=Repeat.NOTHING)
+        self._signer = signer
+
+    async def update_contact(self, contact: Sequence[str]) -> Account:
+        """Tell the CA to whom it may write (section 7.3.2); none: nobody."""
+        return await self._update({"contact": list(contact)})
+
+    async def deactivate(self) -> Account:
+        """End the account (section 7.3.6): no later request of it is taken. It cannot be undone."""
+        return await self._update({"status": "deactivated"})
+
+    async def _update(self, changes: dict[str, object]) -> Account:
+        account_url = self._account()
+        reply = await self._post(account_url, changes, repeat=Repeat.SILENCE)
+        return Account.parse(reply.json(), url=account_url, created=False)
+
     async def _new_account(self, directory: Directory, payload: dict[str, object]) -> Account:
         # Two newAccount requests for one key are one account: it may be sent again.
         reply = await self._transport.post(
@@ -253,15 +285,18 @@ class Client:
     async def _read(self, url: str) -> transport.Reply:
         return await self._post(url, None, repeat=Repeat.SILENCE)
 
-    async def _post(self, url: str, payload: dict[str, object] | None, *, repeat: Repeat) -> transport.Reply:
+    def _account(self) -> str:
         if self.account_url is None:
             raise Misconfigured("no account is known", hint="register first, or give the account's URL")
-        directory = await self.directory()
+        return self.account_url
+
+    async def _post(self, url: str, payload: dict[str, object] | None, *, repeat: Repeat) -> transport.Reply:
+        account_url, directory = self._account(), await self.directory()
         return await self._transport.post(
             url,
             payload,
             signer=self._signer,
-            account_url=self.account_url,
+            account_url=account_url,
             new_nonce_url=directory.new_nonce,
             repeat=repeat,
         )

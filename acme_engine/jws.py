@@ -53,7 +53,7 @@ class Signer:
         """
         header: dict[str, object] = {"alg": self._algorithm.name, "nonce": nonce, "url": url}
         if account_url is None:
-            header["jwk"] = self._jwk.public_key().to_json()
+            header["jwk"] = self.public_jwk
         else:
             header["kid"] = account_url
         protected = b64.b64encode(json.dumps(header).encode())
@@ -66,6 +66,28 @@ class Signer:
                 "signature": signature.decode("ascii"),
             }
         ).encode()
+
+    @property
+    def public_jwk(self) -> dict[str, object]:
+        """The public half of our key, as JSON."""
+        shown: dict[str, object] = self._jwk.public_key().to_json()
+        return shown
+
+    def vouch(self, old: "Signer", *, account_url: str, url: str) -> dict[str, object]:
+        """Return what our key says when it takes the place of an account's old one (section 7.3.5).
+
+        The inner JWS: signed by the new key, which it shows, and without a nonce.
+        """
+        content = json.dumps({"account": account_url, "oldKey": old.public_jwk}).encode()
+        header = {"alg": self._algorithm.name, "jwk": self.public_jwk, "url": url}
+        protected = b64.b64encode(json.dumps(header).encode())
+        payload = b64.b64encode(content)
+        signature = b64.b64encode(self._algorithm.sign(self._jwk.key, protected + b"." + payload))
+        return {
+            "protected": protected.decode("ascii"),
+            "payload": payload.decode("ascii"),
+            "signature": signature.decode("ascii"),
+        }
 
     def bind(self, eab: Eab, *, url: str) -> dict[str, object]:
         """Return ``externalAccountBinding``: our public key, signed HS256 with the CA's MAC key."""

@@ -281,6 +281,13 @@ EVENTS: Final = (
     LogEvent("enrolment.done", "info", "A proxy used its token and has a credential.", ("proxy", "identity")),
     # Issuing
     LogEvent(
+        "account.deactivated",
+        "warning",
+        "An account was ended at its CA; the next order begins another.",
+        ("issuer", "account"),
+    ),
+    LogEvent("account.key_changed", "info", "An account has another key.", ("issuer", "account")),
+    LogEvent(
         "account.forgotten", "warning", "The CA does not know our account any more.", ("issuer", "account")
     ),
     LogEvent("account.registered", "info", "An account was made at the CA.", ("issuer", "account")),

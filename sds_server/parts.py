@@ -45,6 +45,7 @@ from sds_server.lifecycle.census import EVERY, Census
 from sds_server.lifecycle.enroller import Enroller
 from sds_server.lifecycle.heartbeat import EVERY as BEAT
 from sds_server.lifecycle.heartbeat import Heartbeat
+from sds_server.lifecycle.issuer_desk import IssuerDesk
 from sds_server.lifecycle.loop import Loop
 from sds_server.lifecycle.patience import Patience
 from sds_server.lifecycle.payloads import Payloads
@@ -277,6 +278,7 @@ class Parts:
             payloads=payloads,
             preflights=Preflights(database=database, issuers=cas),
             rewrapper=Rewrapper(database=database, sealer=sealer),
+            desk=IssuerDesk(database=database, accounts=accounts, issuers=cas),
             on_said=prover.said,
             on_rolled_back=partial(metrics.count, ROLLED_BACK),
             seen_for=config.rotation.seen_for,

@@ -14,6 +14,7 @@ from sds_server.errors import (
     Conflict,
     Forbidden,
     GateRefused,
+    IssuanceFailed,
     NotFound,
     PreconditionFailed,
     Unauthenticated,
@@ -55,6 +56,7 @@ TITLES: Final[Mapping[str, tuple[HTTPStatus, str]]] = {
     "validation-failed": (HTTPStatus.UNPROCESSABLE_ENTITY, "Parts of the request are wrong"),
     "gate-refused": (HTTPStatus.UNPROCESSABLE_ENTITY, "The content gate refused the pair"),
     "internal": (HTTPStatus.INTERNAL_SERVER_ERROR, "Something is broken in certvoy"),
+    "ca-refused": (HTTPStatus.BAD_GATEWAY, "The CA said no, or nothing"),
     "unavailable": (HTTPStatus.SERVICE_UNAVAILABLE, "Something that certvoy needs does not answer"),
 }
 """slug -> status, title; a client that branches does so on the slug."""
@@ -70,6 +72,7 @@ _SLUGS: Final[Sequence[tuple[type[CertvoyError], str]]] = (
     (CallerError, "bad-request"),
     (GateRefused, "gate-refused"),
     (Unavailable, "unavailable"),
+    (IssuanceFailed, "ca-refused"),
     (CertvoyError, "internal"),
 )
 
@@ -77,7 +80,10 @@ _SLUGS: Final[Sequence[tuple[type[CertvoyError], str]]] = (
 def of(error: CertvoyError) -> Problem:
     """Return the document for one of our errors."""
     slug = next(slug for kind, slug in _SLUGS if isinstance(error, kind))
-    return make(slug, error.message, hint=error.next_step)
+    document = make(slug, error.message, hint=error.next_step)
+    if isinstance(error, IssuanceFailed):
+        document.ca_problems = list(error.told.get("problems", ()))
+    return document
 
 
 def invalid(error: ValidationError, *, where: str = "") -> Problem:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from acme_engine.preflight import Finding
 from sds_server.authority import Credential
@@ -114,6 +114,44 @@ class Preflights(Protocol):
         ...
 
 
+class Pause(Protocol):
+    """Since when and why nobody asks a CA."""
+
+    @property
+    def since(self) -> datetime:
+        """Since when."""
+
+    @property
+    def until(self) -> datetime | None:
+        """Until when; None: until a person acts."""
+
+    @property
+    def error(self) -> Mapping[str, Any]:
+        """Why."""
+
+
+class Desk(Protocol):
+    """What people ask of a CA: see `lifecycle.issuer_desk`. Each raises NotFound for an unknown issuer."""
+
+    async def account_url(self, name: str) -> str | None:
+        """Return the URL of the issuer's account."""
+
+    async def pause(self, name: str) -> Pause | None:
+        """Return why nobody asks the issuer, if so."""
+
+    async def change_key(self, name: str, *, actor: str) -> None:
+        """Give the account another key, or raise IssuanceFailed."""
+
+    async def tell_contact(self, name: str, *, actor: str) -> None:
+        """Tell the CA the contacts of the configuration, or raise IssuanceFailed."""
+
+    async def deactivate(self, name: str, *, actor: str) -> None:
+        """End the account, or raise IssuanceFailed."""
+
+    async def resume(self, name: str, *, actor: str) -> None:
+        """Let work go on at the issuer's CA."""
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What a call may need.
@@ -142,6 +180,7 @@ class Services:
     payloads: Payloads
     preflights: Preflights
     rewrapper: Rewrapper
+    desk: Desk
     on_said: Callable[[str], None]
     on_rolled_back: Callable[[str], None]
     seen_for: timedelta

@@ -22,6 +22,7 @@ COMMANDS = {
     "freeze": ("sds_server.cli.freeze:freeze", "Hold a secret as it is."),
     "generic": ("sds_server.cli.generic:generic", "Put a generic secret for a filter of Envoy's."),
     "issue": ("sds_server.cli.issue:issue", "Declare a secret and get its certificate."),
+    "issuers": ("sds_server.cli.issuers:issuers", "List the CAs, and keep our accounts there."),
     "kms": ("sds_server.cli.kms:kms", "Say which KEKs are in use, and bring keys to the newest."),
     "ls": ("sds_server.cli.ls:ls", "List secrets or certificates."),
     "probe": ("sds_server.cli.probe:probe", "Look at what is served, now."),

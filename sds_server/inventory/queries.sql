@@ -864,10 +864,22 @@ RETURNING secret;
 DELETE FROM key_request WHERE identity = $1 RETURNING secret;
 
 -- name: account
-SELECT key_id, account_url FROM acme_account WHERE directory_url = $1 AND status = 'valid';
+SELECT key_id, account_url, next_key_id FROM acme_account WHERE directory_url = $1 AND status = 'valid';
 
 -- name: insert_account
 INSERT INTO acme_account (directory_url, key_id) VALUES ($1, $2);
+
+-- name: plan_account_key
+-- Whoever plans first decides which key comes next.
+UPDATE acme_account SET next_key_id = $3 WHERE directory_url = $1 AND key_id = $2 AND status = 'valid' AND next_key_id IS NULL
+RETURNING next_key_id;
+
+-- name: account_key_changed
+UPDATE acme_account SET key_id = next_key_id, next_key_id = NULL
+ WHERE directory_url = $1 AND next_key_id = $2 AND status = 'valid' RETURNING key_id;
+
+-- name: account_deactivated
+UPDATE acme_account SET status = 'deactivated' WHERE directory_url = $1 AND account_url = $2 AND status = 'valid' RETURNING key_id;
 
 -- name: account_registered
 UPDATE acme_account SET account_url = $3 WHERE directory_url = $1 AND key_id = $2;

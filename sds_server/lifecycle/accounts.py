@@ -1,7 +1,7 @@
 """ACME accounts of this deployment: one a directory, its key sealed like any other."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -10,6 +10,7 @@ from cryptography import x509
 
 from acme_engine import client, keys
 from acme_engine.client import Client
+from acme_engine.errors import Refused
 from acme_engine.jws import Eab
 from acme_engine.messages import Directory
 from acme_engine.ordering import NO_TERMS, Terms
@@ -54,6 +55,7 @@ class Account:
 
     url: str
     key: keys.PrivateKey
+    key_id: KeyId | None = None
 
 
 class Accounts:
@@ -73,11 +75,17 @@ class Accounts:
         Raises:
             AcmeError: the CA cannot be reached, or refuses the account.
         """
-        ready = self._ready.get(issuer.directory_url)
-        if ready is not None:
-            return ready
         stored = await accounts.get(self._database, issuer.directory_url) or await self._begin(issuer)
-        key = keys.load_pkcs8(await self._sealer.open(await self.sealed(stored.key_id)))
+        ready = self._ready.get(issuer.directory_url)
+        # Another replica may have changed the key, or ended the account: what is stored decides.
+        if ready is not None and (ready.key_id, ready.url, None) == (
+            stored.key_id,
+            stored.url,
+            stored.next_key_id,
+        ):
+            return ready
+        stored = await self._settle_key(issuer, stored)
+        key = await self._key(stored.key_id)
         url = stored.url
         if url is None:
             crashpoint("account.begun")
@@ -91,7 +99,70 @@ class Accounts:
                 self._database, issuer.directory_url, stored, url=url, actor=self._actor
             )
             _log.info("account.registered", issuer=issuer.name, account=url)
-        account = self._ready[issuer.directory_url] = Account(url=url, key=key)
+        account = self._ready[issuer.directory_url] = Account(url=url, key=key, key_id=stored.key_id)
+        return account
+
+    async def _settle_key(self, issuer: Issuer, stored: StoredAccount) -> StoredAccount:
+        """Find out which key the account has, where a change of it was cut off."""
+        if stored.next_key_id is None or stored.url is None:
+            return stored
+        async with self._open(issuer, await self._key(stored.next_key_id), None) as client:
+            try:
+                found = await client.find_account()
+            except Refused:
+                return stored  # the CA does not know the new key: the old one is the account's still
+        if found.url != stored.url:
+            return stored
+        await accounts.key_changed(
+            self._database, issuer.directory_url, stored.next_key_id, actor=self._actor
+        )
+        return replace(stored, key_id=stored.next_key_id, next_key_id=None)
+
+    async def change_key(self, issuer: Issuer, *, actor: str) -> Account:
+        """Give the account another key; the old one stays the account's until the CA has said yes.
+
+        Raises:
+            AcmeError: the CA cannot be reached, or refuses; asked again, it goes on where it was.
+        """
+        account = await self.ensure(issuer)
+        stored = await accounts.get(self._database, issuer.directory_url)
+        assert stored is not None  # noqa: S101 - it is registered
+        if stored.next_key_id is None:
+            sealed = await self._seal()
+            await accounts.plan_key(self._database, issuer.directory_url, stored, sealed, actor=actor)
+            stored = await accounts.get(self._database, issuer.directory_url) or stored
+        if stored.next_key_id is None:
+            return await self.ensure(issuer)  # another replica has changed it meanwhile
+        async with self.client(issuer, account) as client:
+            await client.change_key(await self._key(stored.next_key_id))
+        await accounts.key_changed(self._database, issuer.directory_url, stored.next_key_id, actor=actor)
+        _log.info("account.key_changed", issuer=issuer.name, account=account.url)
+        return await self.ensure(issuer)
+
+    async def tell_contact(self, issuer: Issuer, *, actor: str) -> Account:
+        """Tell the CA to whom it may write, as the configuration says.
+
+        Raises:
+            AcmeError: the CA cannot be reached, or refuses.
+        """
+        account = await self.ensure(issuer)
+        async with self.client(issuer, account) as client:
+            await client.update_contact(issuer.contact)
+        await accounts.contact_told(self._database, issuer.directory_url, contact=issuer.contact, actor=actor)
+        return account
+
+    async def deactivate(self, issuer: Issuer, *, actor: str) -> Account:
+        """End the account at the CA; the next order begins another, with another key.
+
+        Raises:
+            AcmeError: the CA cannot be reached, or refuses.
+        """
+        account = await self.ensure(issuer)
+        async with self.client(issuer, account) as client:
+            await client.deactivate()
+        self._ready.pop(issuer.directory_url, None)
+        await accounts.deactivated(self._database, issuer.directory_url, url=account.url, actor=actor)
+        _log.warning("account.deactivated", issuer=issuer.name, account=account.url)
         return account
 
     async def forget(self, issuer: Issuer, account: Account) -> None:
@@ -109,14 +180,20 @@ class Accounts:
         return await sealed_keys.get(self._database, key_id)
 
     async def _begin(self, issuer: Issuer) -> StoredAccount:
+        sealed = await self._seal()
+        return await accounts.begin(self._database, issuer.directory_url, sealed, actor=self._actor)
+
+    async def _seal(self) -> SealedKey:
         key = keys.generate(keys.KeyType.ECDSA_P256)
-        sealed = await self._sealer.seal(
+        return await self._sealer.seal(
             keys.pkcs8(key),
             key_id=KeyId(uuid4()),
             purpose=ACCOUNT_PURPOSE,
             spki_sha256=keys.spki_sha256(key.public_key()),
         )
-        return await accounts.begin(self._database, issuer.directory_url, sealed, actor=self._actor)
+
+    async def _key(self, key_id: KeyId) -> keys.PrivateKey:
+        return keys.load_pkcs8(await self._sealer.open(await self.sealed(key_id)))
 
     def _open(self, issuer: Issuer, key: keys.PrivateKey, url: str | None) -> Client:
         return Client(

@@ -27,9 +27,11 @@ from sds_server.inventory.database import Database
 from sds_server.inventory.feed import Feed
 from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms
+from sds_server.lifecycle.accounts import Accounts, Issuer
 from sds_server.lifecycle.admission import Admission
 from sds_server.lifecycle.calling import CallerCredential
 from sds_server.lifecycle.enroller import Enroller
+from sds_server.lifecycle.issuer_desk import IssuerDesk
 from sds_server.lifecycle.payloads import Payloads
 from sds_server.lifecycle.preflights import Preflights
 from sds_server.lifecycle.rewrapper import Rewrapper
@@ -177,6 +179,7 @@ async def serving(
             uploads=await _uploads(database, directory),
             payloads=await _payloads(database, directory),
             rewrapper=await _rewrapper(database, directory),
+            desk=await _desk(database, directory, issuers),
             **{
                 "clock": clock or SystemClock(),
                 "catalog": Catalog(),
@@ -260,6 +263,25 @@ async def _follow(admission: Admission, database: Database) -> None:
 async def _uploads(database: Database, directory: Path) -> Uploads:
     issuances = await Issuances.open(database, directory)
     return Uploads(database=database, sealer=issuances.sealer, clock=SystemClock(), replica="test")
+
+
+async def _desk(database: Database, directory: Path, issuers: Sequence[str]) -> IssuerDesk:
+    identity, _ = await deployment.identify(database)
+    sealer = Sealer(LocalKms(directory / "kek", create=True), deployment=identity, clock=SystemClock())
+    accounts = Accounts(database=database, sealer=sealer, actor="replica:test")
+    cas = {
+        name: Issuer(
+            name=name,
+            directory_url="https://127.0.0.1:1/directory",  # where nobody is
+            ca_file=None,
+            roots=(),
+            contact=(),
+            terms_agreed=True,
+            eab=None,
+        )
+        for name in issuers
+    }
+    return IssuerDesk(database=database, accounts=accounts, issuers=cas)
 
 
 async def _payloads(database: Database, directory: Path) -> Payloads:

@@ -84,7 +84,7 @@ class Pebble:
             ],
             log=directory / "challtestsrv.log",
         )
-        self._child = Child(
+        self._start = lambda: Child(
             "pebble",
             [pebble, "-config", config, "-dnsserver", dns_server or f"127.0.0.1:{dns}", "-strict"],
             log=self._log,
@@ -92,12 +92,20 @@ class Pebble:
                 "PEBBLE_WFE_NONCEREJECT": "0" if kind else str(NONCE_REJECT_PERCENT),
                 **({"PEBBLE_VA_NOSLEEP": "1"} if kind else {"PEBBLE_VA_SLEEPTIME": str(VALIDATION_SLEEP_S)}),
                 "PEBBLE_AUTHZREUSE": "0",
+                "PEBBLE_ALTERNATE_ROOTS": "1",
             },
         )
+        self._child = self._start()
 
     async def ready(self) -> None:
         """Wait until it hands out its directory."""
         await self._child.ready(self._answers)
+
+    async def restart(self) -> None:
+        """Let it forget all that it knew: accounts, orders, its own CA."""
+        await self._child.stop()
+        self._child = self._start()
+        await self.ready()
 
     async def stop(self) -> None:
         """Stop both."""
