@@ -1,4 +1,7 @@
-"""A door before a CA: it can be shut, say that it is too much, and it knows who came when and for what."""
+"""A door before a CA: it can be shut, say that it is too much, answer in its place, and change what it says.
+
+It knows who came when and for what.
+"""
 
 import asyncio
 import json
@@ -6,9 +9,10 @@ import ssl
 import time
 from base64 import urlsafe_b64decode
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -27,6 +31,8 @@ class Visit:
     method: str
     path: str
     names: Sequence[str] = ()
+    order: Mapping[str, Any] = field(default_factory=dict)
+    """What the newOrder asked for."""
 
 
 class CaFront:
@@ -47,6 +53,9 @@ class CaFront:
         self._upstream_tls = ssl.create_default_context(cafile=upstream_ca)
         self._limit: tuple[int, int] | None = None
         self._limited_until = 0.0
+        self._answers: list[tuple[str, web.StreamResponse]] = []
+        self._changes: dict[str, Callable[[Any], Any]] = {}
+        self._bodies: dict[str, bytes] = {}
         self._held: tuple[str, asyncio.Event, asyncio.Event] | None = None
         self._runner: web.AppRunner | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -64,6 +73,20 @@ class CaFront:
         """Refuse everything, with Retry-After, from the next request on for so long."""
         self._limit = (seconds, status)
         self._limited_until = 0.0
+
+    def answer(self, path: str, status: int, body: str | bytes = "", **headers: str) -> None:
+        """Answer the next request for a path that begins so, and keep it from the CA."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        content = body.encode() if isinstance(body, str) else body
+        self._answers.append((path, web.Response(status=status, body=content, headers=named)))
+
+    def change(self, path: str, change: Callable[[Any], Any]) -> None:
+        """Pass each JSON document of a path that begins so through ``change``, from now on."""
+        self._changes[path] = change
+
+    def replace(self, path: str, body: bytes) -> None:
+        """Put this in place of what the CA says on a path that begins so."""
+        self._bodies[path] = body
 
     def hold(self, path: str | None, held: asyncio.Event | None = None) -> Callable[[], None]:
         """Hold what comes for a path that begins so, and tell of the first; what is returned lets go."""
@@ -92,7 +115,13 @@ class CaFront:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        self.visits.append(Visit(time.monotonic(), request.method, request.path, _names(request.path, body)))
+        order = _order(request.path, body)
+        names = [identifier["value"] for identifier in order.get("identifiers", ())]
+        self.visits.append(Visit(time.monotonic(), request.method, request.path, names, order))
+        for answer in self._answers:
+            if request.path.startswith(answer[0]):
+                self._answers.remove(answer)
+                return answer[1]
         if (refusal := self._refusal()) is not None:
             return refusal
         if self._held is not None and request.path.startswith(self._held[0]):
@@ -131,17 +160,26 @@ class CaFront:
         async with self._session.request(
             request.method, self._upstream + request.path_qs, data=body or None, headers=headers
         ) as answer:
-            content = await answer.read()
+            content = self._changed(request.path, await answer.read())
             kept = [(n, v) for n, v in answer.headers.items() if n.lower() not in HOP_BY_HOP]
             return web.Response(status=answer.status, body=content, headers=kept)
 
+    def _changed(self, path: str, content: bytes) -> bytes:
+        for begins, body in self._bodies.items():
+            if path.startswith(begins):
+                return body
+        for begins, change in self._changes.items():
+            if path.startswith(begins):
+                return json.dumps(change(json.loads(content))).encode()
+        return content
 
-def _names(path: str, body: bytes) -> Sequence[str]:
+
+def _order(path: str, body: bytes) -> Mapping[str, Any]:
     if "order-plz" not in path and "new-order" not in path:
-        return ()
+        return {}
     payload = json.loads(body)["payload"]
-    document = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    return [identifier["value"] for identifier in document["identifiers"]]
+    document: dict[str, Any] = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return document
 
 
 async def until_quiet(front: CaFront, *, for_s: float) -> None:

@@ -112,9 +112,9 @@ class Pebble:
         await self._child.stop()
         await self._dns.stop()
 
-    async def root(self) -> x509.Certificate:
-        """Return the root of what it issues, made anew at each start."""
-        return x509.load_pem_x509_certificate(await self._get(f"{self._management_url}/roots/0"))
+    async def root(self, number: int = 0) -> x509.Certificate:
+        """Return a root of what it issues, made anew at each start; there are two."""
+        return x509.load_pem_x509_certificate(await self._get(f"{self._management_url}/roots/{number}"))
 
     async def revocation(self, serial_number: str) -> tuple[str, int | None]:
         """Return the status of a certificate that it issued, and the reason if it is revoked."""
