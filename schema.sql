@@ -295,6 +295,16 @@ CREATE TABLE key_request (
     CHECK (num_nonnulls(csr, spki_sha256, domains, key_type) IN (0, 4))
 );
 
+-- Names whose validation a CA saw fail in the last day: it counts them, over all Secrets, and so do we.
+CREATE TABLE validation_failure (
+    issuer     text NOT NULL,
+    identifier text NOT NULL,
+    type       text NOT NULL,
+    failed_at  timestamptz NOT NULL DEFAULT certvoy_now()
+);
+CREATE INDEX validation_failure_identifier ON validation_failure (identifier, failed_at);
+CREATE INDEX validation_failure_failed_at ON validation_failure (failed_at);
+
 -- HTTP-01: any replica answers for any other. What a killed worker left behind goes when its Rotation's attempt ends.
 CREATE TABLE challenge_token (
     token             text PRIMARY KEY,

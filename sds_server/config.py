@@ -73,6 +73,25 @@ class ProfileConfig(Model):
     """Whether nothing is ordered without it; else the CA's own default will do."""
 
 
+class SpacingConfig(Model):
+    """How often the same names may be ordered, so that the CA counts nothing against them.
+
+    ``certvoy rotate`` does not wait for it.
+    """
+
+    least: Duration = timedelta(hours=1)
+    """Between two certificates for the same names."""
+
+    certificates: int = Field(4, ge=1)
+    """So many for the same names at most, within ``per``."""
+
+    per: Duration = timedelta(days=7)
+    """In which those are counted."""
+
+    failures_per_hour: int = Field(4, ge=1)
+    """So many failed validations of one name at most."""
+
+
 class IssuerConfig(Model):
     """An ACME directory and our account there."""
 
@@ -102,6 +121,9 @@ class IssuerConfig(Model):
 
     lifetime: Duration | None = Field(None, validate_default=True)
     """How long certificates shall live, where the CA lets an order say so; the CA chooses by default."""
+
+    spacing: SpacingConfig | None = None
+    """What the CA counts; what is known of it by default: of public CAs, and nothing of internal ones."""
 
     preferred_chain: str | None = Field(None, min_length=1)
     """The common name of an issuer of the chain that is taken, its root by habit, or ``smallest``."""

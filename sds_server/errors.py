@@ -15,7 +15,8 @@ CertvoyError
 │   ├── Unavailable
 │   └── CustodyError
 ├── GateRefused          what a CA or a person gave us must not leave
-│   └── KeyAwaited       nothing was given yet
+│   ├── KeyAwaited       nothing was given yet
+│   └── OrderedTooOften  a CA would count one more against us
 ├── IssuanceFailed       a CA said no; it is tried again by itself
 ├── DeliveryRefused      a Target said no; it keeps what it had
 ├── StaleLease           another worker has the Rotation now: stop
@@ -23,6 +24,7 @@ CertvoyError
 """
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, ClassVar
 
 
@@ -144,6 +146,18 @@ class KeyAwaited(GateRefused):
             f"secret {secret}: its target has not brought a signing request: {custody}",
             hint="run `certvoy agent` there with `key: local`; it is ordered as soon as one comes",
         )
+
+
+class OrderedTooOften(GateRefused):
+    """A CA would count one more order of these names against us; ``wait`` says when it may go."""
+
+    def __init__(self, secret: str, reason: str, *, wait: timedelta) -> None:
+        super().__init__(
+            "spacing",
+            f"secret {secret}: {reason}",
+            hint=f"it goes on by itself in time; `certvoy rotate {secret}` does not wait",
+        )
+        self.wait = wait
 
 
 class IssuanceFailed(CertvoyError):

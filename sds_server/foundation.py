@@ -13,6 +13,7 @@ from acme_engine.dns.table import provider_of
 from acme_engine.errors import Misconfigured
 from acme_engine.jws import Eab
 from acme_engine.ordering import Profile, Terms
+from sds_server import spacing
 from sds_server.clock import Clock
 from sds_server.config import Config, EabConfig, IssuerConfig
 from sds_server.config_dns import DnsConfig
@@ -27,6 +28,7 @@ from sds_server.lifecycle.challenges import Challenges, Dns
 from sds_server.lifecycle.rewrapper import VERSION_PURPOSE
 from sds_server.log import get
 from sds_server.programs.postgres import EmbeddedPostgres
+from sds_server.spacing import Spacing
 
 VERSION_KEY_BYTES: Final = 32
 
@@ -133,6 +135,14 @@ def _issuer(name: str, issuer: IssuerConfig, *, tls_alpn: bool) -> Issuer:
             else Profile(issuer.profile.name, required=issuer.profile.required),
             lifetime=issuer.lifetime,
             preferred_chain=issuer.preferred_chain,
+        ),
+        spacing=spacing.preset(issuer.directory)
+        if issuer.spacing is None
+        else Spacing(
+            least=issuer.spacing.least,
+            certificates=issuer.spacing.certificates,
+            per=issuer.spacing.per,
+            failures=issuer.spacing.failures_per_hour,
         ),
     )
 

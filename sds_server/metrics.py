@@ -183,6 +183,13 @@ HELD_BACK: Final = _counter(
     "Renewals of young certificates that an issuer wanted again and again, and that were made to wait.",
     "issuer",
 )
+IDENTIFIER_FAILURES: Final = _gauge(
+    "identifier_failures",
+    "Validations of a name that failed in the last hour, for the hundred names that failed most; absent where"
+    " none did.",
+    "issuer",
+    "identifier",
+)
 ATTEMPTS: Final = _counter(
     "attempts", "Attempts to get a certificate, by how they ended.", "issuer", "outcome"
 )

@@ -43,6 +43,9 @@ class Dates:
 FROZEN_MAX: Final = 1_000
 """Frozen Secrets with a series of their own."""
 
+GUILTY_MAX: Final = 100
+"""Names that failed with a series of their own."""
+
 STALE_MAX: Final = 1_000
 """Secrets with stale Targets that have a series of their own."""
 
@@ -93,6 +96,9 @@ class Facts:
     stale: Mapping[str, datetime]
     """Since when some Target serves something else than it was proved to serve, by Secret."""
 
+    guilty: Mapping[tuple[str, ...], int]
+    """How often a name (issuer, name) could not be validated in the last hour."""
+
 
 async def read(database: Database) -> Facts:
     """Count; what grows with the inventory is not read, and Deliveries are counted by one replica for all.
@@ -111,6 +117,7 @@ async def read(database: Database) -> Facts:
         frozen = await tx.rows("freezes", FROZEN_MAX)
         stale = await tx.rows("stale_since", STALE_MAX)
         stapled = await tx.rows("staple_dates", DATES_MAX)
+        guilty = await tx.rows("guilty", GUILTY_MAX)
         counted = await tx.value("census", DELIVERIES_LAST)
     not_well = secrets["none"] + secrets["expired"]
     return Facts(
@@ -127,6 +134,7 @@ async def read(database: Database) -> Facts:
         frozen=[Frozen(row["name"], row["frozen_at"], row["by_person"]) for row in frozen],
         staples=[StapleDates(row["secret"], row["this_update"], row["next_update"]) for row in stapled],
         stale={row["secret"]: row["since"] for row in stale},
+        guilty={(row["issuer"], row["identifier"]): row["failures"] for row in guilty},
     )
 
 

@@ -936,6 +936,26 @@ DELETE FROM challenge_token WHERE token = $1;
 WITH tokens AS (DELETE FROM challenge_token WHERE rotation_id = $1)
 UPDATE challenge_value SET due_at = certvoy_now() WHERE rotation_id = $1 AND due_at > certvoy_now();
 
+-- name: note_failures
+INSERT INTO validation_failure (issuer, identifier, type) SELECT $1, * FROM unnest($2::text[], $3::text[]);
+
+-- name: failures_of
+SELECT identifier, certvoy_now() - failed_at AS age FROM validation_failure
+ WHERE issuer = ANY ($1::text[]) AND identifier = ANY ($2::text[]) AND failed_at > certvoy_now() - $3::interval;
+
+-- name: issued_lately
+-- Certificates of these issuers that have one of the names as their first; which have all of them is looked at afterwards.
+SELECT domain, san_domains, certvoy_now() - issued_at AS age FROM certificate
+ WHERE domain = ANY ($2::text[]) AND issuer = ANY ($1::text[]) AND issued_at > certvoy_now() - $3::interval;
+
+-- name: guilty
+-- Names that failed in the last hour, those that failed most first, $1 of them.
+SELECT issuer, identifier, count(*) AS failures FROM validation_failure WHERE failed_at > certvoy_now() - interval '1 hour'
+ GROUP BY issuer, identifier ORDER BY failures DESC, identifier LIMIT $1;
+
+-- name: sweep_failures
+DELETE FROM validation_failure WHERE failed_at <= certvoy_now() - interval '1 day';
+
 -- name: sweep_tokens
 DELETE FROM challenge_token WHERE expires_at <= certvoy_now();
 

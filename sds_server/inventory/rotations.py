@@ -4,7 +4,7 @@ Every transaction locks the Secret's row first. Every write of a worker quotes i
 `StaleLease`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -12,6 +12,7 @@ from typing import Any, Final
 from sds_server.crashpoint import crashpoint
 from sds_server.errors import Conflict, StaleLease
 from sds_server.inventory import audit, certificates, feed, freezes, secrets, voices
+from sds_server.inventory import guilty as failed_names
 from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.lifecycle import rollout
 from sds_server.lifecycle.rollout import WayBack
@@ -236,13 +237,16 @@ async def fail(
     pause: timedelta | None,
     abandon_order: bool = False,
     counted: bool = True,
+    guilty: Collection[tuple[str, str]] = (),
+    issuer: str = "",
     actor: str,
 ) -> None:
     """Put the Rotation back with its reason.
 
     The next attempt comes after ``pause``; None: when a person asks for it. ``abandon_order``: it will begin
     with a new order and a new key. ``counted``: the pauses after the next failures are longer; not where
-    nothing could have succeeded.
+    nothing could have succeeded. ``guilty``: names that ``issuer`` could not validate, each with the type of
+    its problem.
 
     Raises:
         StaleLease: another worker has the Rotation; nothing was written.
@@ -253,6 +257,7 @@ async def fail(
         if abandon_order:
             await tx.rows("abandon_orders", lease.rotation)
         await tx.rows("clear_challenges", lease.rotation)
+        await failed_names.note(tx, issuer, guilty)
         if row["cert_id"] is not None:
             await certificates.move(tx, row["cert_id"], Event.FAILED, actor=actor, subject=lease.secret)
         await audit.append(

@@ -20,9 +20,10 @@ class Tokens:
         return answer
 
     async def sweep(self) -> None:
-        """Forget the tokens that crashed orders left behind."""
+        """Forget the tokens that crashed orders left behind, and names that failed a day ago."""
         async with self._database.transaction() as tx:
             await tx.rows("sweep_tokens")
+            await tx.rows("sweep_failures")
 
 
 class PreflightTokens(Tokens):

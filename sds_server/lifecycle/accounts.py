@@ -22,6 +22,7 @@ from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.challenges import Challenges
 from sds_server.log import get
 from sds_server.model import KeyId, SealedKey
+from sds_server.spacing import Spacing
 
 ACCOUNT_PURPOSE: Final = "account"
 
@@ -35,7 +36,7 @@ _log = get("account")
 class Issuer:
     """An ACME directory and how we are known there; ``roots`` empty: any root will do.
 
-    ``terms`` are those of each order, without what it replaces.
+    ``terms`` are those of each order, without what it replaces; ``spacing``: what the CA counts.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Issuer:
     eab: Eab | None
     terms: Terms = NO_TERMS
     challenges: Challenges = field(default_factory=Challenges)
+    spacing: Spacing | None = None
 
 
 @dataclass(frozen=True, slots=True)

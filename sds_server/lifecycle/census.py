@@ -67,6 +67,7 @@ class Census:
         to.read(metrics.ROTATIONS_FAILING, lambda: self._counted(_failing))
         to.read(metrics.DELIVERIES, lambda: self._counted(_deliveries))
         to.read(metrics.FROZEN, lambda: self._counted(_frozen))
+        to.read(metrics.IDENTIFIER_FAILURES, lambda: self._counted(lambda now: now.guilty))
         to.read(metrics.STALE, lambda: self._counted(_stale))
         to.read(metrics.UNPROVED, lambda: self._counted(_unproved))
 

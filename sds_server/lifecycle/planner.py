@@ -8,10 +8,11 @@ from uuid import uuid4
 from acme_engine import ari, keys
 from acme_engine import chain as chains
 from acme_engine.ordering import Terms
+from sds_server import spacing
 from sds_server.conditions import custody_said
 from sds_server.crashpoint import crashpoint
-from sds_server.errors import KeyAwaited
-from sds_server.inventory import key_requests, orders
+from sds_server.errors import KeyAwaited, OrderedTooOften
+from sds_server.inventory import guilty, key_requests, orders
 from sds_server.inventory.database import Database
 from sds_server.inventory.orders import Order
 from sds_server.inventory.rotations import Claim
@@ -90,6 +91,25 @@ class Planner:
             custody = await key_requests.custody(self._database, secret.name)
             raise KeyAwaited(secret.name, custody_said(custody))
         return order
+
+    async def check_spacing(self, secret: Secret, issuer: Issuer) -> None:
+        """Hold an order back that its CA would count against us: its limits are of names, for days.
+
+        Raises:
+            OrderedTooOften: and for how long.
+        """
+        if issuer.spacing is None:
+            return
+        lasts = max(issuer.spacing.per, issuer.spacing.least)
+        found = spacing.wait(
+            issuer.spacing,
+            issued=await guilty.issued(self._database, [issuer.name], secret.domains, within=lasts),
+            failed=await guilty.failed(
+                self._database, [issuer.name], secret.domains, within=spacing.FAILURES_PER
+            ),
+        )
+        if found is not None:
+            raise OrderedTooOften(secret.name, found.reason, wait=found.lasts)
 
     async def terms(
         self, claim: Claim, issuer: Issuer, account: Account

@@ -14,6 +14,7 @@
 | anything else                          | by the back-off                                                   |
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -21,7 +22,7 @@ from typing import Final
 from acme_engine import backoff
 from acme_engine.errors import RULES, AcmeError, Action, BadIdentifier, OrderFailed, Problem, Refused
 from acme_engine.errors import ChainError as BadChain
-from sds_server.errors import GateRefused, KeyAwaited
+from sds_server.errors import GateRefused, KeyAwaited, OrderedTooOften
 from sds_server.lifecycle.patience import Verdict
 
 KEY_AWAITED: Final = timedelta(minutes=1)
@@ -60,11 +61,16 @@ def after(
     return Retry(
         pause=timedelta(0)
         if away
+        else error.wait
+        if isinstance(error, OrderedTooOften)
         else _pause(error, attempts, limited=verdict is Verdict.LIMIT, not_after=not_after, now=now, rng=rng),
-        abandon_order=isinstance(error, OrderFailed | BadChain | GateRefused | BadIdentifier)
-        or _unsignable(error),
-        # A request that is not brought yet is nobody's failure.
-        counted=not away and not isinstance(error, KeyAwaited),
+        abandon_order=_unsignable(error)
+        or (
+            isinstance(error, OrderFailed | BadChain | GateRefused | BadIdentifier)
+            and not isinstance(error, OrderedTooOften)
+        ),
+        # A request that is not brought yet is nobody's failure, nor is an order that was not made.
+        counted=not away and not isinstance(error, KeyAwaited | OrderedTooOften),
     )
 
 
@@ -111,6 +117,27 @@ def problems(error: Exception) -> tuple[Problem, ...]:
         return error.problems
     problem = error.problem if isinstance(error, AcmeError) else None
     return () if problem is None else (problem,)
+
+
+def guilty(error: Exception, names: Collection[str]) -> set[tuple[str, str]]:
+    """Return which of these names the CA could not validate, each with the type of its problem.
+
+    What else the CA names is left out: it ends in a metric's label.
+
+    An order as a whole is refused for names as well; what a CA counts are validations that failed.
+    """
+    if not isinstance(error, OrderFailed):
+        return set()
+    found = [(problem.identifier, problem.code or "unknown") for problem in error.problems]
+    found += [
+        (sub.identifier, sub.code or "unknown") for problem in error.problems for sub in problem.subproblems
+    ]
+    ours = {name.removeprefix("*.") for name in names}
+    return {
+        (name, code if code in RULES else "unknown")
+        for name, code in found
+        if name is not None and name.removeprefix("*.") in ours
+    }
 
 
 def _forgotten(error: Exception) -> bool:

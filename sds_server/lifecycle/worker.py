@@ -58,6 +58,9 @@ ORDER_DEADLINE_S: Final = 300.0
 EXTENSIONS: Final = 3
 """How often a Lease is extended within its life, so that one lost write does not end it."""
 
+URGENT: Final = frozenset({Reason.OPERATOR, Reason.REVOKED})
+"""What does not wait for a CA's count: a person wants it, or what is served must not be."""
+
 T = TypeVar("T")
 
 _log = get("worker")
@@ -183,6 +186,8 @@ class Worker:
                 hint="declare it under `issuers:`",
             )
         order = await self._planner.order(lease, secret)
+        if order.url is None and claim.reason not in URGENT:
+            await self._planner.check_spacing(secret, issuer)
         if order.url is None:
             # The key must open before the CA is asked for anything: a KMS that is away, or another KEK, shows
             # here, and not when there is a certificate that nobody can use.
@@ -292,6 +297,8 @@ class Worker:
                 pause=next_one.pause,
                 abandon_order=next_one.abandon_order,
                 counted=next_one.counted,
+                guilty=retry.guilty(error, secret.domains),
+                issuer=claim.issuer,
                 actor=self._actor,
             )
         except StaleLease as e:

@@ -143,3 +143,25 @@ def test_after_the_end_it_is_tried_daily_for_a_month_and_then_a_person_is_waited
 
 def test_a_first_issuance_is_tried_for_ever():
     assert DAY == after(refused("dns"), attempts=99, left=None).pause
+
+
+def test_the_guilty_are_names_of_ours_alone_with_a_type_that_is_known():
+    """What a CA makes up must not become a label of a metric."""
+    error = OrderFailed(
+        "dead",
+        order_url="u",
+        problems=[
+            of("dns", identifier={"value": "a.example"}),
+            of("tomorrow", identifier={"value": "b.example"}),
+            of(
+                "compound",
+                subproblems=[{"type": errors.PREFIX + "caa", "identifier": {"value": "c.example"}}],
+            ),
+            of("dns", identifier={"value": "bank.example"}),
+        ],
+    )
+
+    assert {("a.example", "dns"), ("b.example", "unknown"), ("c.example", "caa")} == retry.guilty(
+        error, ["a.example", "*.b.example", "c.example"]
+    )
+    assert set() == retry.guilty(refused("rejectedIdentifier"), ["a.example"])

@@ -21,6 +21,7 @@ from sds_server.inventory import accounts as inventory
 from sds_server.inventory import (
     declarations,
     deployment,
+    facts,
     key_requests,
     pauses,
     progress,
@@ -35,6 +36,7 @@ from sds_server.lifecycle.accounts import Account, Accounts, Issuer
 from sds_server.lifecycle.patience import AWAY_PAUSE, LONGEST_LIMIT, Patience
 from sds_server.lifecycle.worker import EXTENSIONS, Worker
 from sds_server.model import Identity, KeyHolder, KeyType, Peer, Reason
+from sds_server.spacing import Spacing
 from tests.support.clocks import TurnedClock
 from tests.support.databases import turn_clock
 from tests.support.fakes import CuttableDatabase
@@ -1070,3 +1072,52 @@ async def test_an_account_on_hold_holds_every_order_with_the_page_to_visit(
     assert ["visit https://ca.example.test/terms/2, then `certvoy issuers resume internal`"] * 2 == told
     assert ["error"] == [line["log_level"] for line in logs if line["event"] == "issuer.held"]
     assert 2 == await issued(sql)
+
+
+CAREFUL = replace(ISSUER, spacing=Spacing(timedelta(hours=1), 4, timedelta(days=7), 4))
+
+
+async def test_a_ca_that_counts_is_not_asked_too_often_for_the_same_names(make, ca, declared, database, sql):
+    """cert-manager#2741: a Secret that is deleted and declared again buys the same certificate each time."""
+    worker = make(issuers={"internal": CAREFUL})
+    await worker.step()
+    await declarations.remove(database, "www", actor="person:test")
+    await declarations.put(database, secret(), actor="person:test")
+    await worker.step()
+    waits = await latest(database)
+    pause = await sql.fetchval(
+        "SELECT next_attempt_at - certvoy_now() FROM certrotation WHERE completed_at IS NULL"
+    )
+    asked = len(ca.calls)
+    await turn_clock(sql, timedelta(minutes=61))
+    await worker.step()
+
+    assert (1, 0, 2) == (asked, waits.attempts, len(ca.calls))
+    assert "was issued within 1 h" in waits.last_error["what"]
+    assert timedelta(minutes=59) < pause <= timedelta(hours=1)
+
+
+async def test_a_person_does_not_wait_for_a_ca_s_count(make, ca, declared, database, sql):
+    worker = make(issuers={"internal": CAREFUL})
+    await worker.step()
+    await rotations.open_for(database, "www", reason=Reason.OPERATOR, actor="person:test")
+    await worker.step()
+
+    assert 2 == await issued(sql)
+
+
+async def test_a_name_that_fails_is_noted_and_not_tried_a_fifth_time_in_an_hour(
+    make, ca, declared, issuances, database, sql
+):
+    """However many Secrets it stands in; metrics name it."""
+    worker = make(issuers={"internal": CAREFUL})
+    failed = replace(DNS_PROBLEM, identifier="www.example.test", subproblems=(), retry_after=None)
+    ca.at["called"] = OrderFailed("no", order_url="u", problems=[failed])
+    for n in range(4):
+        await issuances.declare(f"s{n}", ["www.example.test", f"s{n}.example.test"])
+    await worker.step()
+    waits = [(await progress.latest(database, f"s{n}")).last_error["what"] for n in range(4)]
+    found = (await facts.read(database)).guilty
+
+    assert (4, {("internal", "www.example.test"): 4}) == (len(ca.calls), found)
+    assert 1 == sum("4 validations of it failed within an hour" in what for what in waits)
