@@ -71,8 +71,9 @@ async def upload(plane, directory, name, pair, *more):
 async def shown(port, *kinds):
     reader, writer = await asyncio.open_connection(HOST, port)
     try:
-        return (await handshake.shake(reader, writer, NAME, kinds)).leaf
-    except (HandshakeFailed, ConnectionError):
+        async with asyncio.timeout(5):
+            return (await handshake.shake(reader, writer, NAME, kinds)).leaf
+    except (HandshakeFailed, ConnectionError, TimeoutError):
         return None
     finally:
         writer.close()
