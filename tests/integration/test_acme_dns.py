@@ -4,7 +4,9 @@ They ask it by a resolver that never forgets a denial: who looks too early is fo
 """
 
 import asyncio
+import sys
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -16,13 +18,14 @@ from sds_server.programs.caddy import Caddy
 from sds_server.programs.child import free_port
 from tests.support import pebble
 from tests.support.acme import Crash, MemoryJournal, Orderer, Tokens
-from tests.support.bind import Bind, Zone
+from tests.support.bind import KEY_NAME, KEY_SECRET, Bind, Zone
 from tests.support.dns_memory import MemoryLedger
 from tests.support.dns_server import DnsServer, resolver, serving
 
 pytestmark = pytest.mark.debian
 
 OWNER = "_acme-challenge.example.test"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "dns01.py"
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +150,23 @@ async def test_an_order_that_a_crash_left_is_resumed_and_leaves_nothing(pebble_c
     assert (f"*.{step}.example.test",) == got.dns_names
     assert 1 == pebble_ca.issued() - issued
     assert (set(), []) == (await bind.txt(f"_acme-challenge.{step}.example.test"), ledger.rows)
+
+
+async def test_the_example_of_the_library_runs(pebble_ca, bind, tmp_path):
+    (tmp_path / "key").write_text(KEY_SECRET)
+    arguments = [pebble_ca.directory_url, pebble_ca.ca_file, "example.test", bind.address, KEY_NAME]
+    process = await asyncio.create_subprocess_exec(
+        *map(str, [sys.executable, EXAMPLE, *arguments, tmp_path / "key"]),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=EXAMPLE.parents[1],
+        env={"PYTHONPATH": str(EXAMPLE.parents[1])},
+    )
+    printed = (await process.communicate())[0].decode()
+
+    assert 0 == process.returncode, printed
+    assert (
+        "example.test, *.example.test: until " in printed or "*.example.test, example.test: until " in printed
+    )
+    assert 2 == printed.count("publishing  _acme-challenge.example.test TXT ")
+    assert 2 == printed.count("removed     _acme-challenge.example.test TXT ")

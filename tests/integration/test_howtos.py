@@ -15,11 +15,13 @@ import yaml
 from sds_server.programs.caddy import Caddy
 from sds_server.programs.child import free_port
 from tests.support import pebble
+from tests.support.bind import KEY_SECRET, Bind, Zone
 from tests.support.envoy_files import FILES, validated
 from tests.support.pages import DOCS, Shell, blocks, declared, section, steps
 from tests.support.pki import authority, cert_pem
 
 EDGE = DOCS / "how-to" / "edge-envoy-lets-encrypt.md"
+WILDCARDS = DOCS / "how-to" / "wildcards.md"
 SIDECAR = DOCS / "how-to" / "mesh-sidecar-internal-ca.md"
 PROGRAMS = Path(sys.executable).parent
 HOST = "127.0.0.1"
@@ -191,3 +193,40 @@ def test_envoy_takes_what_the_page_says_of_spire(directory):
     path.write_text(yaml.safe_dump(bootstrap))
 
     assert "" == validated(path)
+
+
+@pytest.fixture
+def zone(tmp_path):
+    """The zone of the page with the policy of the page, at a real BIND that the CA asks too."""
+    granted = re.findall(r"grant certvoy (name _acme-challenge\S+ TXT);", WILDCARDS.read_text())
+    policy = "; grant certvoy ".join(granted).replace("example.com", "example.test")
+    bind = asyncio.run(Bind.start(tmp_path / "bind", [Zone("example.test", policy=policy)]))
+    yield bind
+    asyncio.run(bind.stop())
+
+
+@pytest.mark.debian
+def test_a_wildcard_is_proved_by_dns_and_leaves_nothing_there(zone, directory, tmp_path):
+    (tmp_path / "pebble").mkdir()
+    ca = pebble.start(tmp_path / "pebble", dns_server=zone.address)
+    (directory / "tsig.key").write_text(KEY_SECRET)
+    shell = Shell(directory, path=[PROGRAMS], env={"SSL_CERT_FILE": str(ca.ca_file)})
+    try:
+        follow(
+            WILDCARDS,
+            shell,
+            {
+                "DOMAIN": "example.test",
+                "DIRECTORY": ca.directory_url,
+                "PRIMARY": zone.address,
+                "NAMESERVERS": f"'[\"{zone.address}\"]'",
+                "RESPONDER": address(),
+                "SDS": address(),
+            },
+        )
+        left = asyncio.run(zone.txt("_acme-challenge.example.test"))
+    finally:
+        shell.end()
+        asyncio.run(ca.stop())
+
+    assert (1, set()) == (ca.issued(), left)
