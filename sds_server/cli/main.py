@@ -18,6 +18,10 @@ COMMANDS = {
     "config": ("sds_server.cli.config:config", "Check the configuration, or print its schema."),
     "delete": ("sds_server.cli.issue:delete", "Take a secret out of the inventory."),
     "demo": ("sds_server.cli.demo:demo", "Show everything at work, on this machine, for a while."),
+    "dns-records": (
+        "sds_server.cli.dns_records:dns_records",
+        "Print a zone's standing records for our account.",
+    ),
     "doctor": ("sds_server.cli.doctor:doctor", "Look for what would go wrong, before it does."),
     "freeze": ("sds_server.cli.freeze:freeze", "Hold a secret as it is."),
     "generic": ("sds_server.cli.generic:generic", "Put a generic secret for a filter of Envoy's."),
