@@ -90,6 +90,11 @@ class Rule:
         return self.action not in {Action.HOLD, Action.DONE}
 
 
+_UNPROVED = (
+    "HTTP-01: route /.well-known/acme-challenge/ of the name to the responder;"
+    " DNS-01: look whether its TXT record is seen from outside"
+)
+
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         # RFC 8555 section 6.7: what happened to the request
@@ -101,13 +106,9 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "caa": Rule(Action.RETRY, Actor.OWNER, "let the name's CAA record allow this CA"),
         "connection": Rule(Action.RETRY, Actor.OWNER, "let the CA reach port 80 of the name"),
         "dns": Rule(Action.RETRY, Actor.OWNER, "make the name resolve for the CA"),
-        "incorrectResponse": Rule(
-            Action.RETRY, Actor.OWNER, "route /.well-known/acme-challenge/ of the name to the responder"
-        ),
+        "incorrectResponse": Rule(Action.RETRY, Actor.OWNER, _UNPROVED),
         "tls": Rule(Action.RETRY, Actor.OWNER, "mend the TLS listener of the name"),
-        "unauthorized": Rule(
-            Action.RETRY, Actor.OWNER, "route /.well-known/acme-challenge/ of the name to the responder"
-        ),
+        "unauthorized": Rule(Action.RETRY, Actor.OWNER, _UNPROVED),
         "compound": Rule(Action.RETRY, Actor.OWNER, "mend what the subproblems name"),
         # ... to the names
         "rejectedIdentifier": Rule(Action.HOLD, Actor.CALLER, "this CA does not certify the name: drop it"),

@@ -128,6 +128,14 @@ async def test_a_provider_that_is_not_declared_is_named_with_those_that_are(mana
     assert "there are: internal" == caught.value.next_step
 
 
+async def test_a_wildcard_that_the_provider_cannot_prove_is_not_declared(manager, sql):
+    with pytest.raises(BadName, match=r"\*\.example\.test: a wildcard is proved by DNS-01 alone") as caught:
+        await manager.issue_certificate(["*.example.test"], acme_provider="internal")
+
+    assert "give `issuers.internal` a `dns` section" in caught.value.next_step
+    assert 0 == await sql.fetchval("SELECT count(*) FROM secret")
+
+
 @pytest.mark.parametrize("name", ["", "*", "a\nb", "x" * 513])
 async def test_a_secret_that_cannot_be_called_that_is_not_declared(manager, name):
     with pytest.raises(BadName, match="name: "):

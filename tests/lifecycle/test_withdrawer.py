@@ -157,3 +157,9 @@ async def test_a_remover_that_died_holds_nobody_up_for_ever(published, database,
     await challenge_values.removed(database, due)
 
     assert [(NAME, "value")] == await left(sql), "its word counts no more"
+
+
+async def test_it_gives_the_providers_connections_back(withdrawer, dns):
+    await withdrawer.close()
+
+    assert dns.closed
