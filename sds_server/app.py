@@ -97,6 +97,7 @@ async def _running(config: Config, clock: Clock) -> AsyncIterator[tuple[Parts, A
                 stack.push_async_callback(parts.tls_responder.stop)
         except CannotListen as e:
             raise Unavailable(e.message, hint=e.hint) from e
+        stack.push_async_callback(parts.asker.close)
         ports = await parts.admin.start()
         stack.push_async_callback(parts.admin.stop)
         rest_port = None

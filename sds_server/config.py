@@ -25,10 +25,12 @@ from sds_server.config_file import Model, read, with_durations
 from sds_server.config_kms import KekConfig, KmsConfig, with_key_file
 from sds_server.config_values import (
     AddressRange,
+    AskUrl,
     Contact,
     DatabaseUrl,
     DirectoryUrl,
     DnsNames,
+    DnsSuffix,
     Duration,
     ExistingFile,
     File,
@@ -398,11 +400,10 @@ class SecretConfig(Model):
     @field_validator("issuer")
     @classmethod
     def _exists(cls, name: str | None, info: ValidationInfo[File]) -> str | None:
-        file = info.context
-        if name is not None and name not in file.issuers:
-            declared = ", ".join(file.issuers) or "none"
-            raise Wrong(f"no issuer has the name {shown(name)}", f"declared are: {declared}")
-        if name is not None and name not in file.over_dns:
+        if name is None:
+            return None
+        _issuer_exists(name, info)
+        if name not in info.context.over_dns:
             wrong = unprovable(info.data.get("domains") or (), name)
             if wrong is not None:
                 raise wrong
@@ -426,6 +427,76 @@ class GrantConfig(Model):
 
     max_names: int | None = Field(default=None, ge=1)
     """So many names may the identity want at once, at a replica; of several limits the lowest counts."""
+
+
+class OnDemandConfig(Model):
+    """Names that become secrets by being asked for at a first TLS handshake, over delta SDS.
+
+    Which names: ``names``, or ``suffix``, or ``ask`` alone; ``suffix`` and ``ask`` together are both needed.
+    For whom: an identity whose grant covers the name and says ``issue: true``. The first rule that a name
+    is of decides. Whoever can open a connection chooses the name: a suffix alone lets anybody spend its
+    limits, where DNS has a wildcard.
+    """
+
+    name: str = Field(min_length=1, max_length=200)
+    """What it is called in lists and the audit; unique. Another name is another rule, without these names."""
+
+    names: DnsNames | None = None
+    """These DNS names."""
+
+    suffix: DnsSuffix | None = None
+    """Names below this one, such as ``*.shops.example.com``."""
+
+    depth: int = Field(default=1, ge=1, le=10)
+    """So many labels may stand before the suffix."""
+
+    ask: AskUrl | None = None
+    """A URL that is asked of each new name, ``?domain=NAME``: 200 within 2 s is a yes, all else a no."""
+
+    issuer: str
+    """The CA: one of ``issuers``."""
+
+    key_type: KeyType = KeyType.ECDSA_P256
+    """The kind of key pair."""
+
+    proof: ProofPolicy = Proof()
+    """What completes a rotation, as of a secret."""
+
+    names_per_identity: int = Field(default=20, ge=1)
+    """New names an hour of one identity."""
+
+    names_per_domain: int = Field(default=50, ge=1)
+    """New names within ``window`` below the suffix or, without one, of one domain of two labels."""
+
+    window: Duration = timedelta(days=7)
+    """The time in which those are counted."""
+
+    max_names: int = Field(default=10_000, ge=1, le=1_000_000)
+    """Names in all; each replica keeps them in memory."""
+
+    keep: Duration = timedelta(days=30)
+    """A name that no proxy has subscribed to for so long is renewed no more, and removed."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "OnDemandConfig":
+        ways = [key for key in ("names", "suffix", "ask") if getattr(self, key) is not None]
+        if ways not in (["names"], ["suffix"], ["ask"], ["suffix", "ask"]):
+            said = " and ".join(ways) or "none of names, suffix and ask"
+            raise Wrong(f"has {said}", "write names, or suffix, or ask, or suffix and ask")
+        return self
+
+    @field_validator("issuer")
+    @classmethod
+    def _exists(cls, name: str, info: ValidationInfo[File]) -> str:
+        return _issuer_exists(name, info)
+
+
+def _issuer_exists(name: str, info: ValidationInfo[File]) -> str:
+    file = info.context
+    if name not in file.issuers:
+        declared = ", ".join(file.issuers) or "none"
+        raise Wrong(f"no issuer has the name {shown(name)}", f"declared are: {declared}")
+    return name
 
 
 class PushConfig(Model):
@@ -485,6 +556,7 @@ class Config(Model):
     metrics: MetricsConfig = MetricsConfig()
     secrets: Mapping[NameOfSecret, SecretConfig] = {}
     grants: tuple[GrantConfig, ...] = ()
+    on_demand: tuple[OnDemandConfig, ...] = ()
     enrolment: EnrolmentConfig = EnrolmentConfig()
     push: PushConfig = PushConfig()
     rotation: RotationConfig = RotationConfig()
@@ -506,6 +578,15 @@ class Config(Model):
                 "say where what has port 443 sends it: `tls_alpn01: {listen: 127.0.0.1:8444}`",
             )
         return section
+
+    @field_validator("on_demand")
+    @classmethod
+    def _called_apart(cls, rules: tuple[OnDemandConfig, ...]) -> tuple[OnDemandConfig, ...]:
+        names = [rule.name for rule in rules]
+        for name in names:
+            if names.count(name) > 1:
+                raise Wrong(f"two rules are called {shown(name)}", "call each otherwise")
+        return rules
 
     @model_validator(mode="before")
     @classmethod
@@ -538,7 +619,9 @@ def schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of the file; what it cannot say (that a file exists) `load` says."""
     described = Config.model_json_schema()
     described["required"] = [key for key in described["required"] if key not in {"state_dir", "kms"}]
-    with_durations(described, RotationConfig, EnrolmentConfig, SdsConfig, *DNS_MODELS.values())
+    with_durations(
+        described, RotationConfig, EnrolmentConfig, SdsConfig, OnDemandConfig, *DNS_MODELS.values()
+    )
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "certvoy.yaml"} | described
 
 
@@ -558,6 +641,7 @@ _SECTIONS: Mapping[tuple[str, ...], type[Model]] = {
     ("metrics",): MetricsConfig,
     ("secrets",): SecretConfig,
     ("grants",): GrantConfig,
+    ("on_demand",): OnDemandConfig,
     ("enrolment",): EnrolmentConfig,
     ("push",): PushConfig,
     ("rotation",): RotationConfig,

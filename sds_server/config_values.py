@@ -295,6 +295,32 @@ def http_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def ask_url(text: str) -> str:
+    """Read the URL that is asked about names on demand; ``?domain=NAME`` is put behind it.
+
+    Raises:
+        Wrong: it is none.
+    """
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.fragment or parts.username:
+        raise Wrong(
+            f"must be an http or https URL, got {shown(text)}", "write http://127.0.0.1:9123/may-issue"
+        )
+    return text
+
+
+def _dns_suffix(text: str) -> str:
+    try:
+        name = normalise(text)
+    except BadIdentifier as e:
+        raise Wrong(f"{shown(text)} {e.reason}", e.hint) from e
+    if not name.startswith("*."):
+        raise Wrong(
+            f"must begin with *., got {shown(text)}", "write *.shops.example.com; one name goes to names"
+        )
+    return name
+
+
 def _some(values: _Values) -> _Values:
     # Not pydantic's min_length, which counts only those that are right and so tells of each error twice.
     if not values:
@@ -357,6 +383,8 @@ HttpUrl = Annotated[str, AfterValidator(http_url)]
 ExistingFile = Annotated[Path, AfterValidator(_readable), BeforeValidator(_path), _PATH]
 Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(spelt), _SPAN]
 ListenAddress = Annotated[Listen, BeforeValidator(_listen), _ADDRESS]
+AskUrl = Annotated[str, AfterValidator(ask_url)]
+DnsSuffix = Annotated[str, AfterValidator(_dns_suffix)]
 DirectoryUrl = Annotated[str, AfterValidator(_https)]
 Contact = Annotated[str, AfterValidator(_mailto)]
 DatabaseUrl = Annotated[str, AfterValidator(_database), BeforeValidator(_database_of_file), _URL]

@@ -12,6 +12,7 @@ from sds_server.errors import CustodyError
 from sds_server.keys.kms import Kms, Sealer, WrappedDek
 from sds_server.lifecycle.failure import Ended
 from sds_server.lifecycle.loop import Loop
+from sds_server.lifecycle.on_demand import OnDemand
 from sds_server.lifecycle.patience import Patience
 from sds_server.lifecycle.prover import Prover
 from sds_server.lifecycle.publisher import Publisher
@@ -20,6 +21,7 @@ from sds_server.lifecycle.renewals import Answer, Renewals
 from sds_server.lifecycle.settler import Settler
 from sds_server.lifecycle.worker import Worker
 from sds_server.metrics import Metrics
+from sds_server.on_demand.rules import Result
 from sds_server.xds.caller import Denied
 from sds_server.xds.catalog import Resource
 from sds_server.xds.server import SdsServer
@@ -240,6 +242,13 @@ def watch_renewals(renewals: Renewals, *, issuers: Iterable[str], clock: Clock, 
     renewals.on_answer = note
     renewals.on_held_back = lambda issuer: to.count(metrics.HELD_BACK, issuer)
     to.read(metrics.RENEWAL_INFO_AT, lambda: dict(answered))
+
+
+def watch_on_demand(on_demand: OnDemand, *, to: Metrics) -> None:
+    """Count what becomes of names that are asked for, and tell how many there are."""
+    to.prepare(metrics.ON_DEMAND, ((result,) for result in Result))
+    to.number(metrics.ON_DEMAND_NAMES, lambda: on_demand.names.known)
+    on_demand.on_result = lambda result: to.count(metrics.ON_DEMAND, result)
 
 
 def watch_delivery(

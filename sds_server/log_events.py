@@ -55,6 +55,30 @@ EVENTS: Final = (
         ("secret", "identity", "target", "version"),
     ),
     LogEvent(
+        "name.created",
+        "info",
+        "A name that was asked for at a handshake has become a secret, and a certificate is ordered.",
+        ("secret", "rule", "identity"),
+    ),
+    LogEvent(
+        "name.denied",
+        "warning",
+        "A name that was asked for became no secret; told once an hour for an identity, rule and reason.",
+        ("secret", "rule", "identity", "reason"),
+    ),
+    LogEvent(
+        "name.removed",
+        "info",
+        "A secret that was made on demand is gone: nobody wants it any more, or its rule is gone.",
+        ("secret", "reason"),
+    ),
+    LogEvent(
+        "name.undecided",
+        "warning",
+        "The database is away: whoever asked for a new name is told that it is absent.",
+        ("secret", "identity", "error"),
+    ),
+    LogEvent(
         "certificate.held_back",
         "error",
         "A certificate is outside of its dates by this replica's clock, or must be stapled and cannot be;"

@@ -151,6 +151,16 @@ PUBLICATIONS: Final = _counter(
     " tells of a newer one).",
     "result",
 )
+ON_DEMAND: Final = _counter(
+    "on_demand_decisions",
+    "Names that were asked for and were no secret, by what came of it: created, exists (another replica was"
+    " quicker); absent for want of a grant (no_grant), by the rule (too_deep, refused or unanswered by its"
+    " URL), by a limit (identity_limit, domain_limit, full, busy), or as the database is away (unavailable).",
+    "result",
+)
+ON_DEMAND_NAMES: Final = _gauge(
+    "on_demand_names", "Secrets under names that rules of `on_demand` govern, as this replica knows them."
+)
 PROBES: Final = _counter(
     "probes",
     "Targets looked at: proved, different (another leaf), failed (no handshake), unprobed.",

@@ -18,7 +18,7 @@ from sds_server import authority
 from sds_server.admin.server import AdminServer
 from sds_server.admin.services import Services
 from sds_server.clock import Clock
-from sds_server.config import Config
+from sds_server.config import Config, OnDemandConfig
 from sds_server.config_values import EVERY_HOST
 from sds_server.declared import declare
 from sds_server.foundation import custody, issuers
@@ -30,6 +30,7 @@ from sds_server.instruments import (
     watch_delivery,
     watch_issuers,
     watch_loops,
+    watch_on_demand,
     watch_renewals,
     watch_types,
     watch_work,
@@ -47,6 +48,7 @@ from sds_server.lifecycle.heartbeat import EVERY as BEAT
 from sds_server.lifecycle.heartbeat import Heartbeat
 from sds_server.lifecycle.issuer_desk import IssuerDesk
 from sds_server.lifecycle.loop import Loop
+from sds_server.lifecycle.on_demand import OnDemand
 from sds_server.lifecycle.patience import Patience
 from sds_server.lifecycle.payloads import Payloads
 from sds_server.lifecycle.preflights import Preflights
@@ -68,6 +70,9 @@ from sds_server.listeners import api, checks, https, tls_responder, transports
 from sds_server.log import get
 from sds_server.metrics import PUSHED, ROLLED_BACK, STAPLE_ANSWERS, Metrics
 from sds_server.model import Kind
+from sds_server.on_demand.ask import Asker
+from sds_server.on_demand.names import Names
+from sds_server.on_demand.rules import Rule
 from sds_server.targets.calls import Agents, Shown
 from sds_server.xds.catalog import Catalog
 from sds_server.xds.limits import Limits
@@ -84,6 +89,9 @@ withdrawer at what is left in DNS."""
 
 HEARERS: Final = 4
 """Looks at what Targets said: while one waits for a slow Target, another takes what is said meanwhile."""
+
+DECIDERS: Final = 8
+"""Wishes for names that are found out at once: a question takes as long as the operator's URL does."""
 
 STREAM_GRACE_S: Final = 5.0
 RECORD_EVERY: Final = timedelta(milliseconds=200)
@@ -104,6 +112,7 @@ class Parts:
     recorder: Recorder
     heartbeat: Heartbeat
     withdrawer: Withdrawer
+    asker: Asker
     loops: list[Loop]
 
     @classmethod
@@ -162,8 +171,10 @@ class Parts:
             authorize=partial(admission.authorize, kind=Kind.TLS_CERTIFICATE),
         )
         publishing = Loop("publisher", publisher.step, every=poll)
-        working = [Loop(f"worker-{number}", worker.step, every=poll) for number in range(WORKERS)]
-        revoking = Loop("revoker", revoker.step, every=poll)
+        working = [
+            Loop("revoker", revoker.step, every=poll),
+            *(Loop(f"worker-{number}", worker.step, every=poll) for number in range(WORKERS)),
+        ]
         recorder = Recorder(
             database=database,
             authorize=admission.authorize,
@@ -186,8 +197,10 @@ class Parts:
         admitting = Loop("admission", admission.step, every=RELOAD)
         recording = Loop("recorder", recorder.step, every=RECORD_EVERY)
         await recorder.load()
-        streams = MeasuredStreams(recorder, to=metrics, clock=clock)
-        census = Census(database=database, clock=clock)
+        streams, census = (
+            MeasuredStreams(recorder, to=metrics, clock=clock),
+            Census(database=database, clock=clock),
+        )
         agents = _agents(config, enroller, admission, clock)
         pusher = Pusher(
             database=database,
@@ -201,6 +214,8 @@ class Parts:
         )
         pusher.on_said, pusher.on_pushed = prover.said, partial(metrics.count, PUSHED)
         pushing = Loop("pusher", pusher.step, every=poll)
+        on_demand, demanding = _on_demand(config, database, admission, clock, actor)
+        await on_demand.step()
 
         def want(name: str) -> None:
             publisher.want(name)
@@ -213,9 +228,11 @@ class Parts:
             publisher=publisher,
             publishing=publishing,
             admitting=admitting,
-            working=[*working, revoking, making],
+            working=[*working, making],
             proving=lookouts[0],
             pushing=pushing,
+            on_demand=on_demand,
+            demanding=demanding[0],
         )
         loops = [
             Loop("feed", feed.step, every=poll),
@@ -231,12 +248,12 @@ class Parts:
             ),
             Loop("renewals", _renewals(database, cas, clock, actor, to=metrics).step, every=poll),
             Loop("withdrawer", withdrawer.step, every=SWEEP),
-            revoking,
             pushing,
             Loop("patience", patience.step, every=poll),
             Loop("census", census.step, every=EVERY),
             making,
             Loop("stapler", _stapler(config, database, clock, actor, metrics).step, every=poll),
+            *demanding,
             *working,
         ]
         service = Service(
@@ -252,9 +269,11 @@ class Parts:
             refresh_s=config.sds.refresh.total_seconds(),
             require_node=config.sds.require_node,
             on_ignored=watch_types(metrics),
+            names=on_demand.names,
         )
         sds, rest = transports(config, service, admission)
         watch_delivery(publisher, streams, prover, settler, recorder=recorder, sds=sds, to=metrics)
+        watch_on_demand(on_demand, to=metrics)
         _watch(metrics, config, clock, loops, feed=feed, worker=worker, census=census, patience=patience)
         admission.on_change = sds.recheck
         services = Services(
@@ -295,6 +314,7 @@ class Parts:
             recorder=recorder,
             heartbeat=heartbeat,
             withdrawer=withdrawer,
+            asker=on_demand.asker,
             loops=loops,
         )
 
@@ -373,6 +393,8 @@ def _feed(
     working: Sequence[Loop],
     proving: Loop,
     pushing: Loop,
+    on_demand: OnDemand,
+    demanding: Loop,
 ) -> Feed:
     """Build what hears of changes, and wakes whom they concern."""
 
@@ -380,6 +402,8 @@ def _feed(
         publisher.told(name)
         publishing.wake()
         pushing.wake()
+        on_demand.told(name)
+        demanding.wake()
 
     def wake_workers() -> None:
         for loop in working:
@@ -387,7 +411,8 @@ def _feed(
 
     def wake_all() -> None:
         publisher.missed()
-        for loop in (publishing, proving, pushing, admitting, *working):
+        on_demand.missed()
+        for loop in (publishing, proving, pushing, admitting, demanding, *working):
             loop.wake()
 
     return Feed(
@@ -444,6 +469,46 @@ def _enrolment(
         denied=config.sds.deny,
     )
     return enroller, admission
+
+
+def _on_demand(
+    config: Config, database: Database, admission: Admission, clock: Clock, actor: str
+) -> tuple[OnDemand, Sequence[Loop]]:
+    """Build what makes Secrets of names that are asked for: its loop, and those that hear of wishes."""
+    rules = [_rule(rule) for rule in config.on_demand]
+    names = Names(rules, clock=clock, may_issue=admission.may_issue)
+    on_demand = OnDemand(database=database, names=names, asker=Asker(), clock=clock, actor=actor)
+    poll = config.rotation.poll
+    deciding = [
+        Loop(f"on-demand-{number}", on_demand.decide, every=poll)
+        for number in range(DECIDERS if rules else 0)
+    ]
+
+    def wake() -> None:
+        for loop in deciding:
+            loop.wake()
+
+    names.on_wish = wake
+    # Without a rule too: names of rules that are gone are to be removed.
+    return on_demand, [Loop("on-demand", on_demand.step, every=poll), *deciding]
+
+
+def _rule(rule: OnDemandConfig) -> Rule:
+    return Rule(
+        name=rule.name,
+        issuer=rule.issuer,
+        names=frozenset(rule.names or ()),
+        suffix=None if rule.suffix is None else rule.suffix.removeprefix("*"),
+        depth=rule.depth,
+        ask=rule.ask,
+        key_type=rule.key_type,
+        proof=rule.proof,
+        per_identity=rule.names_per_identity,
+        per_domain=rule.names_per_domain,
+        window=rule.window,
+        max_names=rule.max_names,
+        keep=rule.keep,
+    )
 
 
 def _agents(config: Config, enroller: Enroller, admission: Admission, clock: Clock) -> Agents:

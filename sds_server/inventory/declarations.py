@@ -28,6 +28,7 @@ async def put(database: Database, secret: Secret, *, actor: str, check: Check = 
     """
     async with database.transaction() as tx:
         reason = await put_in(tx, secret, actor=actor, check=check)
+        await tx.rows("forget_on_demand_name", secret.name)  # from now on somebody answers for it
         if reason is not None:
             await rotations.open_in(tx, secret.name, reason=reason, actor=actor)
             await feed.tell_secret(tx, secret.name)
@@ -98,15 +99,21 @@ async def remove(database: Database, name: str, *, actor: str, check: Check = wh
     """
     async with database.transaction() as tx:
         check(await secrets.lock(tx, name))
-        under_way = await tx.row("open_rotation", name)
-        if under_way is not None:
-            await tx.rows("abandon_orders", under_way["id"])
-            await tx.rows("clear_challenges", under_way["id"])
-            await rotations.end(tx, under_way, Outcome.SUPERSEDED, Event.SUPERSEDED, actor=actor, secret=name)
-        await tx.rows("supersede_payload", name)
-        await tx.rows("forget_ticket_schedule", name)
-        await tx.rows("forget_deliveries", name)
-        await tx.rows("forget_key_request", name)
-        await tx.rows("delete_secret", name)
-        await audit.append(tx, action="secret.deleted", actor=actor, subject=name)
-        await feed.tell_secret(tx, name)
+        await remove_in(tx, name, actor=actor)
+
+
+async def remove_in(tx: Transaction, name: str, *, actor: str) -> None:
+    """As `remove`, in a transaction that holds the Secret's lock."""
+    under_way = await tx.row("open_rotation", name)
+    if under_way is not None:
+        await tx.rows("abandon_orders", under_way["id"])
+        await tx.rows("clear_challenges", under_way["id"])
+        await rotations.end(tx, under_way, Outcome.SUPERSEDED, Event.SUPERSEDED, actor=actor, secret=name)
+    await tx.rows("supersede_payload", name)
+    await tx.rows("forget_ticket_schedule", name)
+    await tx.rows("forget_deliveries", name)
+    await tx.rows("forget_key_request", name)
+    await tx.rows("forget_on_demand_name", name)
+    await tx.rows("delete_secret", name)
+    await audit.append(tx, action="secret.deleted", actor=actor, subject=name)
+    await feed.tell_secret(tx, name)

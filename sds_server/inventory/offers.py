@@ -19,7 +19,8 @@ class Offer:
     Certificate; None: nothing is issued yet. ``before`` is the one before while that rolls out, if it may be
     served still: where it is ``staged`` what all get but the ``canaries``, else what is left for who refused
     the new one. ``salted``: who gets its Certificate as other bytes, and which. ``staple`` and
-    ``before_staple``: which staple goes along with each.
+    ``before_staple``: which staple goes along with each. ``hopeless``: it was asked for on demand, and its
+    first order has failed: whoever waits for it now would wait in vain.
     """
 
     cert_id: CertificateId | None
@@ -30,6 +31,7 @@ class Offer:
     kind: Kind = Kind.TLS_CERTIFICATE
     staple: int | None = None
     before_staple: int | None = None
+    hopeless: bool = False
 
 
 async def of(database: Database, names: Iterable[str]) -> Mapping[str, Offer]:
@@ -52,6 +54,7 @@ async def of(database: Database, names: Iterable[str]) -> Mapping[str, Offer]:
             kind=Kind(row["kind"]),
             staple=row["staple"],
             before_staple=row["before_staple"],
+            hopeless=row["hopeless"],
         )
         for row in rows
     }

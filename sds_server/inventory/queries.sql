@@ -42,7 +42,8 @@ SELECT frozen_at, frozen_by, frozen_reason FROM secret WHERE name = $1 AND froze
 SELECT s.name, s.kind, s.domains, s.issuer, s.key_type, s.key_holder, s.key_file, s.proof, c.status,
        coalesce(c.generation, p.generation) AS generation,
        coalesce(c.not_after, p.not_after) AS not_after, c.renew_at, d.targets, d.proved, d.accepted,
-       coalesce(r.last_error, p.error) AS last_error, s.frozen_at, s.frozen_by, s.frozen_reason
+       coalesce(r.last_error, p.error) AS last_error, s.frozen_at, s.frozen_by, s.frozen_reason,
+       (SELECT rule FROM on_demand_name WHERE secret = s.name) AS on_demand
   FROM (SELECT name, kind, domains, issuer, key_type, key_holder, key_file, proof, frozen_at, frozen_by, frozen_reason, served_generation
           FROM secret
          WHERE deleted_at IS NULL AND name > $1 AND ($2::text IS NULL OR issuer = $2)
@@ -210,9 +211,12 @@ SELECT s.name, c.id, c.generation
 
 -- name: offered
 -- What each name is offered with: its Certificate, and the one before while that one rolls out, if it may be served still. While
--- only canaries get the new one, all others get that.
+-- only canaries get the new one, all others get that. Hopeless: asked for on demand, and its first order has failed for now.
 SELECT s.name, s.kind, c.id, c.generation, r.id AS rotation, r.stage, p.id AS before, t.number AS staple,
-       b.number AS before_staple
+       b.number AS before_staple,
+       c.id IS NULL AND EXISTS (
+           SELECT FROM on_demand_name o JOIN certrotation w ON w.secret = o.secret
+            WHERE o.secret = s.name AND w.completed_at IS NULL AND w.new_cert_id IS NULL AND w.last_error IS NOT NULL) AS hopeless
   FROM secret s
   LEFT JOIN LATERAL (
         SELECT id, generation FROM certificate
@@ -756,6 +760,72 @@ UPDATE certrotation r SET look_at = certvoy_now() + greatest($1::interval, least
                  ORDER BY look_at LIMIT $2 FOR UPDATE SKIP LOCKED)
 RETURNING r.secret;
 
+-- ---------------------------------------------------------------- names on demand
+
+-- name: hold_on_demand_rules
+-- Rules that this replica has, for $2 more.
+INSERT INTO on_demand_rule AS r (name, held_until) SELECT name, certvoy_now() + $2::interval FROM unnest($1::text[]) AS name ORDER BY 1
+ON CONFLICT (name) DO UPDATE SET held_until = greatest(r.held_until, excluded.held_until);
+
+-- name: lock_on_demand_rule
+-- Whoever makes a name holds it, so that what is counted is all that there is.
+SELECT name FROM on_demand_rule WHERE name = $1 FOR UPDATE;
+
+-- name: governed_secrets
+-- Secrets whose names are these, or end so, or ($3) have a dot at all; behind $4, by name.
+SELECT name, domains FROM secret
+ WHERE deleted_at IS NULL AND kind = 'tls_certificate' AND name > $4
+   AND (name = ANY ($1::text[]) OR EXISTS (SELECT FROM unnest($2::text[]) AS s WHERE right(name, length(s)) = s)
+        OR ($3 AND strpos(name, '.') > 0))
+ ORDER BY name LIMIT $5;
+
+-- name: wildcard_secrets
+SELECT name, domains FROM secret WHERE deleted_at IS NULL AND has_wildcard(domains) AND kind = 'tls_certificate' ORDER BY name LIMIT $1;
+
+-- name: secrets_named
+SELECT name, domains FROM secret WHERE deleted_at IS NULL AND kind = 'tls_certificate' AND name = ANY ($1::text[]);
+
+-- name: on_demand_budget
+-- What is spent of rule $1: its names, those new of identity $2 within $4, those new of domain $3 within $5; and when there is
+-- room again for the last two.
+SELECT (SELECT count(*) FROM on_demand_name WHERE rule = $1) AS names, i.spent AS of_identity, i.oldest + $4::interval AS identity_again,
+       d.spent AS of_domain, d.oldest + $5::interval AS domain_again, certvoy_now() AS now
+  FROM (SELECT count(*) AS spent, min(created_at) AS oldest FROM on_demand_name
+         WHERE rule = $1 AND identity = $2 AND created_at > certvoy_now() - $4::interval) i,
+       (SELECT count(*) AS spent, min(created_at) AS oldest FROM on_demand_name
+         WHERE rule = $1 AND domain = $3 AND created_at > certvoy_now() - $5::interval) d;
+
+-- name: insert_on_demand_name
+INSERT INTO on_demand_name (secret, rule, identity, domain, keep, look_at) VALUES ($1, $2, $3, $4, $5, certvoy_now() + least($5, $6::interval));
+
+-- name: forget_on_demand_name
+DELETE FROM on_demand_name WHERE secret = $1;
+
+-- name: on_demand_name
+SELECT secret, rule, identity, created_at, wanted_at, keep FROM on_demand_name WHERE secret = $1;
+
+-- name: idle_on_demand_names
+-- At most $1 at which it is time to look, locked: until when somebody subscribes as far as is known, and whether any replica has
+-- their rule still.
+SELECT o.secret, o.rule, o.wanted_at, o.keep, r.name IS NULL OR r.held_until <= certvoy_now() AS orphaned, certvoy_now() AS now,
+       greatest(o.wanted_at, (SELECT max(CASE WHEN d.registered THEN certvoy_now() ELSE d.seen_until END)
+                                FROM delivery d WHERE d.secret = o.secret)) AS wanted_until
+  FROM on_demand_name o JOIN secret s ON s.name = o.secret LEFT JOIN on_demand_rule r ON r.name = o.rule
+ WHERE o.look_at <= certvoy_now() ORDER BY o.look_at LIMIT $1 FOR UPDATE OF s SKIP LOCKED;
+
+-- name: hasten_orphans
+-- Of rules that no replica has any more.
+UPDATE on_demand_name SET look_at = certvoy_now()
+ WHERE look_at > certvoy_now() AND rule IN (SELECT name FROM on_demand_rule WHERE held_until <= certvoy_now());
+
+-- name: forget_on_demand_rules
+-- Those that nobody has, and of which there are no names.
+DELETE FROM on_demand_rule r WHERE held_until <= certvoy_now() AND NOT EXISTS (SELECT FROM on_demand_name o WHERE o.rule = r.name);
+
+-- name: keep_on_demand_name
+-- Somebody subscribes: looked at again after $3, or when it may be removed.
+UPDATE on_demand_name SET wanted_at = $2, look_at = least($2::timestamptz + keep, certvoy_now() + $3::interval) WHERE secret = $1;
+
 -- ---------------------------------------------------------------- issuers that are left alone
 
 -- name: pause_issuers
@@ -1239,7 +1309,7 @@ SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.register
 -- name: roll_out
 -- The open Rotation of a Secret and the Certificate that its Targets must be proved to serve.
 SELECT r.id, r.cert_id, r.stage, r.overruled, r.attempts, c.id AS new_cert_id, c.generation, c.fingerprint, c.serial_number,
-       s.name AS secret, s.domains, s.proof, s.frozen_at IS NOT NULL AS frozen, certvoy_now() - c.issued_at AS age,
+       EXISTS (SELECT FROM on_demand_name WHERE secret = s.name) AS on_demand, s.name AS secret, s.domains, s.proof, s.frozen_at IS NOT NULL AS frozen, certvoy_now() - c.issued_at AS age,
        p.generation AS before_generation, p.fingerprint AS before_fingerprint, p.serial_number AS before_serial_number,
        p.status AS before_status, p.not_before AS before_not_before, p.not_after AS before_not_after,
        EXISTS (SELECT FROM revocation v WHERE v.cert_id = p.id
@@ -1367,15 +1437,17 @@ RETURNING d.target_id, d.secret;
 
 -- name: watched
 -- Those of these that can be looked at: they count, have an address, and are not the prover's, who looks at those that a
--- roll-out has not proved yet.
+-- roll-out has not proved yet. Of names on demand only with a living stream: a handshake for one that its Envoy has let go would
+-- have it asked for again, for ever.
 SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, certvoy_now() - d.salted_at AS salted_for,
        coalesce(d.instances, 1) AS instances, d.agreed,
        certvoy_now() - d.updated_at AS unchanged_for, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched,
-       t.push, s.domains, c.id AS cert_id, c.generation, c.fingerprint, c.serial_number,
+       t.push, s.domains, o.secret IS NOT NULL AS on_demand, c.id AS cert_id, c.generation, c.fingerprint, c.serial_number,
        b.generation AS before_generation, b.fingerprint AS before_fingerprint, b.serial_number AS before_serial_number
   FROM delivery d
   JOIN target t ON t.id = d.target_id
   JOIN secret s ON s.name = d.secret AND s.deleted_at IS NULL
+  LEFT JOIN on_demand_name o ON o.secret = d.secret
  CROSS JOIN LATERAL (
         SELECT id, generation, fingerprint, serial_number FROM certificate
          WHERE secret = d.secret AND status NOT IN ('replaced', 'rejected', 'revoked')
@@ -1385,6 +1457,7 @@ SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, c
          WHERE secret = d.secret AND generation < c.generation ORDER BY generation DESC LIMIT 1) b ON true
  WHERE (d.target_id, d.secret) IN (SELECT * FROM unnest($1::bigint[], $2::text[]))
    AND (d.registered OR d.seen_until > certvoy_now()) AND coalesce(t.probe, t.admin) IS NOT NULL
+   AND (o.secret IS NULL OR d.registered OR d.replica IS NOT NULL)
    AND (d.proved = c.generation OR NOT EXISTS (
         SELECT FROM certrotation r WHERE r.secret = d.secret AND r.completed_at IS NULL AND r.new_cert_id IS NOT NULL));
 

@@ -300,6 +300,7 @@ async def _roll_out(tx: Transaction, secret: SecretName, row: Row, grace: timede
         stage=Stage(row["stage"]),
         age=row["age"],
         domains=tuple(row["domains"]),
+        on_demand=row["on_demand"],
         asked={TargetId(item["target_id"]): item["asked_for"] for item in asked},
         live=await targets.live_in(tx, secret, grace=grace),
     )

@@ -24,6 +24,8 @@ class Listed:
     accepted: int
     last_error: dict[str, Any] | None
     frozen: Freeze | None
+    on_demand: str | None
+    """The rule by which it came of being asked for; None: it did not."""
 
 
 async def get(database: Database, name: str) -> Secret:
@@ -115,4 +117,5 @@ def _listed(row: Row) -> Listed:
         accepted=row["accepted"],
         last_error=row["last_error"],
         frozen=freeze_of(row),
+        on_demand=row["on_demand"],
     )

@@ -49,6 +49,8 @@ class Wanted:
     fingerprint: str
     serial_number: str
     before: Before | None
+    on_demand: bool = False
+    """An Envoy chooses it by SNI, and does not list it in /certs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +82,21 @@ class RollOut:
     """How long ago the new Certificate was stored, when this was read."""
 
     domains: tuple[str, ...]
+    on_demand: bool
     asked: Mapping[TargetId, timedelta]
     live: Sequence[Live]
 
     @property
     def wanted(self) -> Wanted:
         """What its Targets must be seen to serve."""
-        return Wanted(self.domains, self.generation, self.fingerprint, self.serial_number, self.before)
+        return Wanted(
+            self.domains,
+            self.generation,
+            self.fingerprint,
+            self.serial_number,
+            self.before,
+            on_demand=self.on_demand,
+        )
 
     @property
     def unproved(self) -> Sequence[Live]:

@@ -180,6 +180,7 @@ def _watch(row: Row) -> Watch:
             before=None
             if before is None
             else Before(before, row["before_fingerprint"], row["before_serial_number"]),
+            on_demand=row["on_demand"],
         ),
         accepted=row["accepted"],
         refused=row["refused"],

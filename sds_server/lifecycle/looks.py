@@ -12,6 +12,9 @@ from sds_server.targets.probe import ProbeFailed, covered, served_fingerprint
 from sds_server.targets.verdict import Stated, stated
 
 NO_ADDRESS: Final = "no address to probe: `certvoy targets add NAME --probe HOST:PORT`"
+UNLISTED: Final = (
+    "what an Envoy chose on demand is not in its /certs: `certvoy targets add NAME --probe HOST:PORT`"
+)
 NOT_REPORTED: Final = "its agent has not reported it as proved, and there is no address to probe"
 
 Told = Callable[[str], None]
@@ -22,6 +25,9 @@ async def look(target: Target, wanted: Wanted, *, told: Told) -> Look:
     """Look once. A handshake where there is a listener to reach, else Envoy's own statement."""
     if target.probe is not None:
         return await _handshakes(target, target.probe, wanted, told)
+    if target.admin is not None and wanted.on_demand:
+        told("unprobed")
+        return Look(target.id, error=UNLISTED)
     if target.admin is not None:
         return await _statement(target, target.admin, wanted, told)
     told("unprobed")

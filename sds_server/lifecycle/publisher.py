@@ -140,7 +140,7 @@ class Publisher:
         payloads = [name for name, offer in offered.items() if offer.kind is not Kind.TLS_CERTIFICATE]
         for name in names:
             offer = offered.get(name)
-            if offer is not None and self._catalog.look(name) is ABSENT:
+            if offer is not None and not offer.hopeless and self._catalog.look(name) is ABSENT:
                 self.on_declared(name)
             if offer is not None and offer.kind is not Kind.TLS_CERTIFICATE:
                 continue
@@ -148,7 +148,8 @@ class Publisher:
                 entries[name] = ABSENT
                 self._forget(name)
             elif offer.cert_id is None:
-                entries[name] = PENDING
+                # A client in its first handshake does not outlast the pause after a failure.
+                entries[name] = ABSENT if offer.hopeless else PENDING
                 self._forget(name)
             elif offer != self._published.get(name) and offer.cert_id != self._refused.get(name):
                 changed[name] = offer

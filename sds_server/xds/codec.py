@@ -7,7 +7,7 @@ bytes.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Final, assert_never
 
@@ -261,6 +261,13 @@ def tls_certificate(
         secret.tls_certificate.ocsp_staple.inline_bytes = staple
     encoded: bytes = secret.SerializeToString(deterministic=True)
     return encoded
+
+
+def renamed(resource: Resource) -> Resource:
+    """Return a Resource whose Secret is called as the Resource is: Envoy takes none of another name."""
+    secret = Secret.FromString(resource.body)
+    secret.name = resource.name
+    return replace(resource, body=secret.SerializeToString(deterministic=True))
 
 
 def payload(name: str, content: Content) -> bytes:

@@ -11,7 +11,7 @@ Knows no gRPC: it takes an iterator of requests and a function that writes.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from random import Random
 from secrets import token_hex
@@ -21,9 +21,11 @@ from sds_server.clock import Clock
 from sds_server.crashpoint import crashpoint
 from sds_server.log import Logger, get
 from sds_server.model import Identity, Peer, TargetKind
+from sds_server.on_demand.names import Names, Standing
 from sds_server.xds import codec
+from sds_server.xds.answers import Answers
 from sds_server.xds.caller import Caller, Denied, Ended, Status
-from sds_server.xds.catalog import ABSENT, Catalog, Entry, Resource
+from sds_server.xds.catalog import ABSENT, PENDING, Catalog, Entry, Resource
 from sds_server.xds.limits import HOLD_S, Limits, Room
 from sds_server.xds.stream import (
     CLOSE_UNANSWERED_S,
@@ -136,6 +138,8 @@ class Service:
     refresh_s: float = REFRESH_S
     require_node: bool = True
     on_ignored: Callable[[str], None] = lambda _type_url: None
+    names: Names | None = None
+    """What may be asked for on demand, over delta alone: nothing else can say that a name is absent."""
 
 
 def node_of(node_id: str, identity: Identity, *, required: bool) -> str:
@@ -174,10 +178,14 @@ class Session:
         self._node_id = ""
         self._peer = PeerNode(self._identity, "")
         self._stream: Stream | None = None
-        self._watched: set[str] = set()
+        self._answers = Answers(
+            service.names if delta and service.names is not None else Names(clock=service.clock),
+            self._look_again,
+        )
+        self._watched: dict[str, set[str]] = {}  # Secret -> the names as asked that it answers for
         self._denied: set[str] = set()
         self._keyless: set[str] = set()
-        self._room = Room(service.limits, self._identity, self._changed)
+        self._room = Room(service.limits, self._identity, self._look_again)
         self._looked_up: set[str] = set()  # not known yet whether they exist
         self._held: dict[str, float] = {}  # not looked up before this moment
         self._warned = False
@@ -218,9 +226,10 @@ class Session:
         """Leave nothing behind: no watcher, no subscription."""
         self._room.close()
         self._service.catalog.unwatch(self._watched, self._changed, now=self._service.clock.monotonic())
+        self._answers.close()
+        for asked, secret in self._answers.heard():
+            self._service.observer.disconnected(self._peer_for(asked, secret), secret)
         if self._stream is not None:
-            for name in self._stream.wanted:
-                self._service.observer.disconnected(self._peer, name)
             self._log.info("stream.closed", names=len(self._stream.wanted))
 
     # The reader
@@ -259,7 +268,7 @@ class Session:
             now=self._service.clock.monotonic(),
             rng=self._service.rng,
             refused=self._service.refused.of(self._peer),
-            before=self._service.catalog.before,
+            before=self._before,
             nonce_prefix=f"{token}-",  # a nonce left over from another stream matches nothing here
             refresh_s=self._service.refresh_s,
         )
@@ -278,28 +287,35 @@ class Session:
         return False
 
     def _tell(self, event: Event) -> None:
-        peer, observer = self._peer, self._service.observer
+        observer = self._service.observer
         match event:
             case Subscribed(name):
-                observer.subscribed(peer, name)
+                if not self._answers.subscribe(name):
+                    self._hear(name, name)
             case Unsubscribed(name):
                 self._unwatch(name)
                 self._room.leave(name)
                 self._denied.discard(name)
                 self._keyless.discard(name)
-                observer.unsubscribed(peer, name)
+                self._answers.unsubscribe(name)
+                self._unhear(name)
             case Accepted(name, version, generation, nonce):
-                observer.accepted(peer, name, version, generation, nonce=nonce)
+                secret = self._secret(name)
+                observer.accepted(self._peer_for(name, secret), secret, version, generation, nonce=nonce)
                 crashpoint("secret.accepted")
             case Refused(name, version, _, detail, stapled=True):
-                observer.unstapled(peer, name, version)
-                self._log.warning("staple.refused", secret=name, version=version, reason=detail)
+                secret = self._secret(name)
+                observer.unstapled(self._peer_for(name, secret), secret, version)
+                self._log.warning("staple.refused", secret=secret, version=version, reason=detail)
             case Refused(name, version, generation, detail, nonce):
-                observer.refused(peer, name, version, generation, detail, nonce=nonce)
+                secret = self._secret(name)
+                observer.refused(
+                    self._peer_for(name, secret), secret, version, generation, detail, nonce=nonce
+                )
                 crashpoint("secret.refused")
-                self._log.warning("secret.refused", secret=name, version=version, reason=detail)
+                self._log.warning("secret.refused", secret=secret, version=version, reason=detail)
             case Unverified(name, version):
-                self._log.warning("acceptance.disbelieved", secret=name, version=version)
+                self._log.warning("acceptance.disbelieved", secret=self._secret(name), version=version)
             case Ignored(count):
                 self._log.warning("names.ignored", count=count)
             case _:
@@ -334,8 +350,14 @@ class Session:
 
     async def _send(self, response: Response) -> None:
         """Write one response. The observer hears of it first, as the answer may come before we go on."""
-        if response.resource is not None:
-            self._service.observer.sent(self._peer, response.resource)
+        if (resource := response.resource) is not None:
+            secret = self._secret(response.name)
+            self._service.observer.sent(
+                self._peer_for(response.name, secret),
+                resource if secret == response.name else replace(resource, name=secret),
+            )
+            if secret != response.name:
+                response = replace(response, resource=codec.renamed(resource))
         data = codec.encode(response, delta=self._delta, identifier=self._service.identifier)
         crashpoint("secret.sending")
         try:
@@ -354,51 +376,72 @@ class Session:
             self._warned = True
             self._log.warning("answer.overdue", unanswered_s=round(unanswered_s))
 
-    def _look(self, name: str) -> Entry | None:
-        """Return what the peer may see of the name now: this is the core's View."""
-        if (why := self._why_not(name)) is not None:
-            self._unwatch(name)
-            if name not in self._denied:
-                self._denied.add(name)
+    def _look(self, asked: str) -> Entry | None:
+        """Return what the peer may see of the name now: this is the core's View.
+
+        The right is that to the Secret: whoever may see one name below a wildcard may not see its key.
+        """
+        secret = self._answers.secret(asked)
+        if (why := self._why_not(asked, secret)) is not None:
+            self._unwatch(asked)
+            if asked not in self._denied:
+                self._denied.add(asked)
                 if self._service.limits.may_tell(self._identity):
-                    self._log.warning("secret.denied", secret=name, reason=why)
-                self._service.observer.denied(self._peer, name, why)
+                    self._log.warning("secret.denied", secret=secret, reason=why)
+                self._service.observer.denied(self._peer_for(asked, secret), secret, why)
             return ABSENT
-        self._denied.discard(name)
-        entry = self._entry(name)
-        if not isinstance(entry, Resource) or entry.is_for_envoy:
+        self._denied.discard(asked)
+        standing = self._answers.standing(self._identity, self._peer.node_id, asked)
+        if standing is not Standing.SECRET:
+            self._unwatch(asked)
+            if standing is Standing.WISHED:
+                return PENDING
+            self._room.leave(asked)
+            return ABSENT
+        self._hear(asked, secret)
+        entry = self._entry(asked, secret)
+        if not isinstance(entry, Resource):
             return entry
-        if name not in self._keyless:
-            self._keyless.add(name)
-            self._log.warning("secret.keyless", secret=name)
+        if entry.is_for_envoy:
+            return entry if asked == secret else replace(entry, name=asked)
+        if asked not in self._keyless:
+            self._keyless.add(asked)
+            self._log.warning("secret.keyless", secret=secret)
         return ABSENT
 
-    def _why_not(self, name: str) -> Denied | None:
+    def _why_not(self, asked: str, secret: str) -> Denied | None:
         """Ask the one decision about grants, and count the name; None: the peer may see it."""
-        if not self._service.authorize(self._identity, name):
-            self._room.leave(name)
+        if not self._service.authorize(self._identity, secret):
+            self._room.leave(asked)
             return Denied.UNGRANTED
-        return None if self._room.take(name, self._service.max_names(self._identity)) else Denied.CROWDED
+        return None if self._room.take(asked, self._service.max_names(self._identity)) else Denied.CROWDED
 
-    def _entry(self, name: str) -> Entry | None:
-        """Watch the name and return what the Catalog has; None too where it is not looked up yet."""
+    def _entry(self, asked: str, secret: str) -> Entry | None:
+        """Watch the Secret and return what the Catalog has; None too where it is not looked up yet."""
         catalog, limits = self._service.catalog, self._service.limits
-        entry = catalog.look(name, self._peer.peer)
-        if name not in self._watched:
-            if entry is None:
+        entry = catalog.look(secret, self._peer.peer)
+        if asked not in self._watched.get(secret, ()):
+            if entry is None and not self._answers.governs(asked):
                 if not limits.may_look_up(self._identity):
                     pause_s = HOLD_S * self._service.rng.uniform(1, 2)
-                    self._held[name] = self._service.clock.monotonic() + pause_s
+                    self._held[asked] = self._service.clock.monotonic() + pause_s
                     return None
-                self._looked_up.add(name)
-            self._watched.add(name)
-            catalog.watch([name], self._changed)
-            entry = catalog.look(name, self._peer.peer)
-        if entry is not None and name in self._looked_up:
-            self._looked_up.discard(name)
+                self._looked_up.add(asked)
+            if secret not in self._watched:
+                self._watched[secret] = set()
+                catalog.watch([secret], self._changed)
+            self._watched[secret].add(asked)
+            entry = catalog.look(secret, self._peer.peer)
+        if entry is not None and asked in self._looked_up:
+            self._looked_up.discard(asked)
             if entry is not ABSENT:
                 limits.exists(self._identity)
         return entry
+
+    def _before(self, asked: str) -> Resource | None:
+        """Return what is left for the peer where it refused what it is offered."""
+        resource = self._service.catalog.before(self._secret(asked))
+        return None if resource is None else replace(resource, name=asked)
 
     def _release(self, stream: Stream, now: float) -> float | None:
         """Let the names be looked at whose time has come; return when the next one's does."""
@@ -410,15 +453,51 @@ class Session:
             stream.changed(name)
         return None
 
-    def _unwatch(self, name: str) -> None:
-        self._held.pop(name, None)
-        self._looked_up.discard(name)
-        if name in self._watched:
-            self._watched.discard(name)
-            self._service.catalog.unwatch([name], self._changed, now=self._service.clock.monotonic())
+    def _unwatch(self, asked: str) -> None:
+        self._held.pop(asked, None)
+        self._looked_up.discard(asked)
+        for secret in {asked, self._secret(asked)}:
+            if asked in self._watched.get(secret, ()):
+                self._watched[secret].discard(asked)
+                if not self._watched[secret]:
+                    del self._watched[secret]
+                    now = self._service.clock.monotonic()
+                    self._service.catalog.unwatch([secret], self._changed, now=now)
 
-    def _changed(self, name: str) -> None:
+    def _changed(self, secret: str) -> None:
         """Called by the Catalog."""
+        for asked in tuple(self._watched.get(secret, ())):
+            self._look_again(asked)
+
+    def _look_again(self, asked: str) -> None:
         if self._stream is not None:
-            self._stream.changed(name)
+            self._stream.changed(asked)
             self._wake.set()
+
+    # Who is told of what
+
+    def _secret(self, asked: str) -> str:
+        """Return the name of the Secret by which the observer knows the subscription."""
+        return self._answers.heard_as(asked) or asked
+
+    def _peer_for(self, asked: str, secret: str) -> PeerNode:
+        """Return the peer; each further name of a Secret is as a stream of its own: it has its own ACK."""
+        return self._peer if asked == secret else replace(self._peer, stream=f"{self._peer.stream}/{asked}")
+
+    def _hear(self, asked: str, secret: str) -> None:
+        """Tell that the peer wants the Secret, once."""
+        if self._answers.heard_as(asked) == secret:
+            return
+        if self._answers.heard_as(asked) is not None:  # another Secret answers from now on
+            self._unwatch(asked)
+            self._unhear(asked)
+        self._answers.hear(asked, secret)
+        if asked != secret and self._stream is not None:
+            refused = self._service.refused.of(self._peer)
+            self._stream.refused_before(asked, (version for name, version in refused if name == secret))
+        self._service.observer.subscribed(self._peer_for(asked, secret), secret)
+
+    def _unhear(self, asked: str) -> None:
+        secret = self._answers.unhear(asked)
+        if secret is not None:
+            self._service.observer.unsubscribed(self._peer_for(asked, secret), secret)

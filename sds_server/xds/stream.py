@@ -205,6 +205,10 @@ class Stream:
         if name in self._wanted or name in self._claimed:
             self._due[name] = None
 
+    def refused_before(self, name: str, versions: Iterable[str]) -> None:
+        """Take in what this client refused on earlier streams under a name that means the same."""
+        self._refused.update((name, version) for version in versions)
+
     def recheck(self) -> None:
         """Look at every name again: the client's rights may have changed."""
         self._due.update(dict.fromkeys([*self._wanted, *self._claimed]))

@@ -551,3 +551,50 @@ def test_a_kek_in_a_file_is_refused_in_production(errors, read, monkeypatch):
         "vault"
         == read(SMALL + yaml.safe_dump({"kms": {**VAULT, "previous": [{"key_file": "kek"}]}})).kms.provider
     )
+
+
+ON_DEMAND = """\
+on_demand:
+- {name: shops, suffix: "*.Shops.example.com", issuer: internal, ask: "http://127.0.0.1:9000/ask", keep: 10d}
+"""
+
+
+def test_a_rule_of_names_on_demand_is_read(read):
+    (rule,) = read(SMALL + ON_DEMAND).on_demand
+
+    assert ("*.shops.example.com", 1, "http://127.0.0.1:9000/ask") == (rule.suffix, rule.depth, rule.ask)
+    assert (20, 50, timedelta(days=7)) == (rule.names_per_identity, rule.names_per_domain, rule.window)
+    assert timedelta(days=10) == rule.keep
+
+
+def test_every_error_of_rules_at_once(errors):
+    text = """\
+on_demand:
+- {name: a, issuer: internal}
+- {name: b, issuer: internal, names: [a.test], ask: "http://a/"}
+- {name: c, issuer: other, suffix: shops.test}
+- {name: d, issuer: internal, ask: "ftp://a/", max_names: 0}
+- {name: e, issuer: internal, names: ["*.test"], suffixes: x}
+"""
+    begins = [
+        "on_demand[0]: has none of names, suffix and ask",
+        "on_demand[1]: has names and ask",
+        'on_demand[2].issuer: no issuer has the name "other"',
+        "on_demand[2].suffix: must begin with *.",
+        "on_demand[3].ask: must be an http or https URL",
+        "on_demand[3].max_names: ",
+        "on_demand[4].names[0]: ",
+        "on_demand[4].suffixes: unknown key",
+    ]
+    said = errors(SMALL + text)
+
+    assert sorted(begins) == sorted(begin for begin in begins for error in said if error.startswith(begin)), (
+        said
+    )
+    assert 8 == len(said)
+
+
+def test_two_rules_of_one_name_are_refused(errors):
+    (error,) = errors(SMALL + ON_DEMAND + ON_DEMAND.partition("\n")[2])
+
+    assert error.startswith('on_demand: two rules are called "shops"')

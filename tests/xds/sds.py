@@ -95,7 +95,7 @@ class Deployment:
         self.tokens = tokens
         self.bearers = {}
         self.token_port = 0
-        self.limits = None
+        self.limits = self.names = None
         self.require_node = True
         self.ignored = []
         self.sockets = ()
@@ -119,6 +119,7 @@ class Deployment:
             refresh_s=self.refresh_s,
             require_node=self.require_node,
             on_ignored=self.ignored.append,
+            names=self.names,
         )
         fetcher = Fetcher(service)
         door = Door(self.identify, self.admits, self.denies, self.bearers.get)

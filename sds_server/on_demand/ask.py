@@ -1,0 +1,66 @@
+"""Asks a URL of the operator's whether a name may have a certificate: 200 is a yes, and all else a no.
+
+The URL is configuration, so that it may lead anywhere; what a handshake said is only its ``domain``. No
+redirect is followed, no more of an answer is read than its status, and it has an end.
+"""
+
+import asyncio
+from typing import Final
+
+import aiohttp
+from aiohttp import hdrs
+
+from sds_server.on_demand.rules import Result
+
+ASK_S: Final = 2.0
+"""A handshake waits for it, and a client for the handshake."""
+
+AT_ONCE: Final = 16
+"""Questions that are under way; what is asked beyond waits, within `ASK_S`."""
+
+YES: Final = 200
+
+
+class Asker:
+    """Asks. Close it in the end."""
+
+    def __init__(self, *, within_s: float = ASK_S) -> None:
+        self._within_s = within_s
+        self._free = asyncio.Semaphore(AT_ONCE)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def ask(self, url: str, name: str) -> Result | None:
+        """Return why not; None: it says yes.
+
+        `Result.REFUSED`: it answered otherwise; `Result.UNANSWERED`: it did not answer in time.
+        """
+        try:
+            async with (
+                asyncio.timeout(self._within_s),
+                self._free,
+                self._opened().get(
+                    url,
+                    params={"domain": name},
+                    allow_redirects=False,
+                    headers={hdrs.ACCEPT_ENCODING: "identity"},
+                ) as answer,
+            ):
+                # What follows the status is not read: the connection ends with it.
+                answer.close()
+                return None if answer.status == YES else Result.REFUSED
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
+            return Result.UNANSWERED
+
+    async def close(self) -> None:
+        """Let the connections go."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            connector = aiohttp.TCPConnector(limit=AT_ONCE, force_close=True)
+            # Neither cookies nor the environment's proxy or credentials: a question is the same each time.
+            self._session = aiohttp.ClientSession(
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+            )
+        return self._session
