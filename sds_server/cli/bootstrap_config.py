@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from sds_server.errors import ConfigError
-from sds_server.xds.bootstrap import Api, TlsListener, bootstrap
+from sds_server.xds.bootstrap import Api, OnDemandListener, TlsListener, bootstrap
 from sds_server.xds.cluster import Anywhere, EnrolledControlPlane, LocalControlPlane
 
 
@@ -37,6 +37,13 @@ from sds_server.xds.cluster import Anywhere, EnrolledControlPlane, LocalControlP
     help="A TLS listener that answers 200, to begin with; with a second secret of the same names, whose key "
     "is of another type, each client is shown the one that it can take.",
 )
+@click.option(
+    "--on-demand",
+    "on_demand",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="The same, with the certificate of whatever name a client asks for: Envoy 1.37, delta alone.",
+)
 def bootstrap_config(
     name: str,
     *,
@@ -46,6 +53,7 @@ def bootstrap_config(
     socket: Path | None,
     api: str,
     listeners: tuple[str, ...],
+    on_demand: tuple[str, ...],
 ) -> None:
     r"""Print a bootstrap for the Envoy NAME, in JSON, for secrets only: delta ADS over mutual TLS.
 
@@ -63,7 +71,10 @@ def bootstrap_config(
             cluster=name,
             api=Api(api),
             control_plane=_control_plane(Api(api), server, server_name, credentials, socket),
-            listeners=[_listener(text) for text in listeners],
+            listeners=[
+                *(_listener(text) for text in listeners),
+                *(_on_demand(text, Api(api)) for text in on_demand),
+            ],
         )
     )
 
@@ -95,6 +106,16 @@ def _listener(text: str) -> TlsListener:
         raise ConfigError(f"--listener: must be SECRET=HOST:PORT, got {text!r}", hint="www=0.0.0.0:443")
     host, port = _address("--listener", address)
     return TlsListener(name=f"{secret}-{port}", secret=secret, host=host, port=port, beside=tuple(beside))
+
+
+def _on_demand(text: str, api: Api) -> OnDemandListener:
+    if api not in {Api.ADS, Api.DELTA}:
+        raise ConfigError(
+            f"--on-demand: over --api {api} Envoy is never told that a name is absent, and its clients wait",
+            hint="--api ads or --api delta",
+        )
+    host, port = _address("--on-demand", text)
+    return OnDemandListener(name=f"on-demand-{port}", host=host, port=port)
 
 
 def _address(option: str, text: str) -> tuple[str, int]:

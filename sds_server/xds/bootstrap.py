@@ -31,8 +31,9 @@ from envoy_data_plane.envoy.config.core.v3 import (
     GrpcServiceEnvoyGrpc,
     Node,
     RetryPolicy,
+    TypedExtensionConfig,
 )
-from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
+from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener, ListenerFilter
 from envoy_data_plane.envoy.config.route.v3 import (
     DirectResponseAction,
     Route,
@@ -41,9 +42,14 @@ from envoy_data_plane.envoy.config.route.v3 import (
     VirtualHost,
 )
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector.v3 import TlsInspector
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
     HttpFilter,
+)
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.cert_mappers.sni.v3 import Sni
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.cert_selectors.on_demand_secret.v3 import (
+    Config as OnDemandSecret,
 )
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     CommonTlsContext,
@@ -57,6 +63,12 @@ from sds_server.xds.cluster import CLUSTER, Anywhere, address, certvoy_cluster, 
 FETCH_TIMEOUT: Final = timedelta(seconds=15)  # Envoy's default, said: a listener waits so long for its secret
 REFRESH: Final = timedelta(seconds=10)
 REQUEST_TIMEOUT: Final = timedelta(seconds=1)  # Envoy's default, said: by then we have answered
+HANDSHAKE_TIMEOUT: Final = timedelta(seconds=15)
+"""On demand: longer than we say nothing of a name that is being issued, and not for ever."""
+
+NO_SNI: Final = "default"
+"""What is asked for where a client names nothing: a Secret of that name, if there is one."""
+
 RETRY_FIRST: Final = timedelta(milliseconds=100)
 RETRY_LAST: Final = timedelta(seconds=1)
 
@@ -103,12 +115,21 @@ class TlsListener:
     beside: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class OnDemandListener:
+    """The same, under the certificate of whatever name a client asks for (SNI). Envoy 1.37 and newer."""
+
+    name: str
+    port: int = 0
+    host: str = "127.0.0.1"
+
+
 def bootstrap(
     *,
     node_id: str,
     cluster: str,
     control_plane: Anywhere,
-    listeners: Sequence[TlsListener],
+    listeners: Sequence[TlsListener | OnDemandListener],
     api: Api = Api.ADS,
     fetch_timeout: timedelta = FETCH_TIMEOUT,
     refresh: timedelta = REFRESH,
@@ -162,15 +183,8 @@ def _rest_source(refresh: timedelta) -> ApiConfigSource:
     )
 
 
-def _listener(listener: TlsListener, source: ConfigSource) -> Listener:
-    context = DownstreamTlsContext(
-        common_tls_context=CommonTlsContext(
-            tls_certificate_sds_secret_configs=[
-                SdsSecretConfig(name=secret, sds_config=source)
-                for secret in (listener.secret, *listener.beside)
-            ]
-        )
-    )
+def _listener(listener: TlsListener | OnDemandListener, source: ConfigSource) -> Listener:
+    on_demand = isinstance(listener, OnDemandListener)
     answer = Route(match=RouteMatch(prefix="/"), direct_response=DirectResponseAction(status=200))
     http = HttpConnectionManager(
         stat_prefix=listener.name,
@@ -187,7 +201,38 @@ def _listener(listener: TlsListener, source: ConfigSource) -> Listener:
                 filters=[
                     Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(http))
                 ],
-                transport_socket=tls(context),
+                transport_socket=tls(_context(listener, source)),
+                transport_socket_connect_timeout=HANDSHAKE_TIMEOUT if on_demand else None,
             )
         ],
+        listener_filters=[_INSPECTOR] if on_demand else [],
+    )
+
+
+_INSPECTOR: Final = ListenerFilter(
+    name="envoy.filters.listener.tls_inspector", typed_config=Any.pack(TlsInspector())
+)
+
+
+def _context(listener: TlsListener | OnDemandListener, source: ConfigSource) -> DownstreamTlsContext:
+    if isinstance(listener, TlsListener):
+        return DownstreamTlsContext(
+            common_tls_context=CommonTlsContext(
+                tls_certificate_sds_secret_configs=[
+                    SdsSecretConfig(name=secret, sds_config=source)
+                    for secret in (listener.secret, *listener.beside)
+                ]
+            )
+        )
+    mapper = TypedExtensionConfig(name="sni", typed_config=Any.pack(Sni(default_value=NO_SNI)))
+    selector = OnDemandSecret(config_source=source, certificate_mapper=mapper)
+    return DownstreamTlsContext(
+        # Envoy refuses the selector with either of them: a resumed session has no certificate to choose.
+        disable_stateless_session_resumption=True,
+        disable_stateful_session_resumption=True,
+        common_tls_context=CommonTlsContext(
+            custom_tls_certificate_selector=TypedExtensionConfig(
+                name="on_demand", typed_config=Any.pack(selector)
+            )
+        ),
     )
