@@ -3,11 +3,11 @@
 Whoever asks (commands, API, metrics) gets the same answer to "is it served?".
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from acme_engine import renewal
 from sds_server.model import (
@@ -245,6 +245,14 @@ _RENEWALS: Final = {
 def renewal_said(reason: str | None) -> str:
     """Say why a Certificate is renewed when it is."""
     return _RENEWALS.get(reason or "", reason or "nothing is planned")
+
+
+def on_demand(asked: Mapping[str, Any]) -> str:
+    """Say how a Secret came of a handshake, and when it goes; ``asked`` is as the API says it."""
+    said = f"by the rule {asked['rule']}, first for {asked['identity']}"
+    if not asked["governed"]:
+        return f"{said}; this replica has no such rule: where none has it for an hour, it is removed"
+    return f"{said}; removed once nobody has subscribed to it for {span(asked['keep'])}"
 
 
 def of_secret(

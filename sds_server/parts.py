@@ -280,6 +280,7 @@ class Parts:
             database=database,
             clock=clock,
             declared=frozenset(config.secrets),
+            rules=frozenset(rule.name for rule in config.on_demand),
             issuers={name: issuer.directory for name, issuer in config.issuers.items()},
             over_dns=frozenset(name for name, issuer in config.issuers.items() if issuer.dns is not None),
             checks=partial(checks, loops, patience),

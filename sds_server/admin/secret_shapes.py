@@ -1,5 +1,6 @@
 """What several routes of the API say of Secrets."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -7,6 +8,7 @@ from pydantic import BaseModel
 
 from sds_server import conditions, model
 from sds_server.admin import payload_shapes, shapes, target_shapes
+from sds_server.inventory.on_demand import Asked
 from sds_server.inventory.renewal_infos import Known
 from sds_server.inventory.secrets import Listed
 
@@ -128,8 +130,38 @@ class Staple(shapes.Stated):
     error: dict[str, Any] | None
 
 
+class OnDemand(BaseModel):
+    """How a secret came of a handshake: by which rule, and the identity of the first proxy that asked.
+
+    ``wanted_at``: when a proxy was last known to subscribe, looked at twice a day; ``keep`` seconds after
+    that it is removed. ``governed``: this replica's configuration has the rule.
+    """
+
+    rule: str
+    identity: str
+    wanted_at: datetime
+    keep: float
+    governed: bool
+
+    @classmethod
+    def maybe(cls, asked: Asked | None, rules: Collection[str]) -> "OnDemand | None":
+        """Say it of a Secret that was asked for, and nothing of another."""
+        if asked is None:
+            return None
+        return cls(
+            rule=asked.rule,
+            identity=asked.identity,
+            wanted_at=asked.wanted_at,
+            keep=asked.keep.total_seconds(),
+            governed=asked.rule in rules,
+        )
+
+
 class SecretSummary(Declaration):
-    """A secret with what it is served with, and at how many targets of its live set that is proved."""
+    """A secret with what it is served with, and at how many targets of its live set that is proved.
+
+    ``on_demand``: the rule by which it came of a handshake.
+    """
 
     status: model.CertificateStatus | None
     generation: int | None
@@ -140,6 +172,7 @@ class SecretSummary(Declaration):
     accepted: int
     last_error: dict[str, Any] | None
     frozen: Freeze | None
+    on_demand: str | None
 
     @classmethod
     def listed(cls, listed: Listed) -> "SecretSummary":
@@ -155,6 +188,7 @@ class SecretSummary(Declaration):
             accepted=listed.accepted,
             last_error=listed.last_error,
             frozen=Freeze.maybe(listed.frozen),
+            on_demand=listed.on_demand,
         )
 
 
@@ -166,6 +200,7 @@ class Secret(Declaration):
     """
 
     managed_by: str
+    on_demand: OnDemand | None
     key_custody: KeyCustody | None
     created_at: datetime
     frozen: Freeze | None

@@ -19,6 +19,7 @@ from sds_server.inventory import (
     declarations,
     freezes,
     key_requests,
+    on_demand,
     payloads,
     progress,
     renewal_infos,
@@ -143,9 +144,12 @@ async def described(services: Services, name: str, *, status: HTTPStatus = HTTPS
     deliveries = [
         target_shapes.Delivery.of(live, secret=name) for live in await targets.live_set(database, name)
     ]
+    asked = await on_demand.asked(database, name)
+    by_api = "api" if asked is None else "on_demand"
     whole = {
         **secret_shapes.Declaration.of(secret).model_dump(),
-        "managed_by": "config" if name in services.declared else "api",
+        "managed_by": "config" if name in services.declared else by_api,
+        "on_demand": secret_shapes.OnDemand.maybe(asked, services.rules),
         "created_at": await secrets.created_at(database, name),
         "frozen": secret_shapes.Freeze.maybe(frozen),
         "deliveries": deliveries,

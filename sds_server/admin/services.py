@@ -156,7 +156,8 @@ class Desk(Protocol):
 class Services:
     """What a call may need.
 
-    ``declared``: the Secrets that this replica's configuration declares; ``issuers``: the directory's URL by
+    ``declared``: the Secrets that this replica's configuration declares; ``rules``: those of names on
+    demand; ``issuers``: the directory's URL by
     the issuer's name; ``authorize``: whether an identity may see a Secret of that name; ``granted``: all that
     it may see; ``catalog`` and
     ``observer``: what this replica serves, and who is told of it, the same as on the streams;
@@ -169,6 +170,7 @@ class Services:
     database: Database
     clock: Clock
     declared: frozenset[str]
+    rules: frozenset[str]
     issuers: Mapping[str, str]
     checks: Callable[[], Sequence[Check]]
     metrics: Callable[[], bytes]

@@ -77,7 +77,7 @@ def ls(
                 moment(item["renew_at"]),
                 _proved(item),
                 item["issuer"],
-                ", ".join(item["domains"]) or item["kind"],
+                _what(item),
             )
             for item in found
         ]
@@ -85,6 +85,12 @@ def ls(
         print_json(found)
     else:
         table(columns, rows)
+
+
+def _what(secret: Json) -> str:
+    """Say what it is for, and whether it came of a handshake."""
+    what = ", ".join(secret["domains"]) or str(secret["kind"])
+    return what if secret["on_demand"] is None else f"{what} (on demand: {secret['on_demand']})"
 
 
 def _status(secret: Json) -> str | None:

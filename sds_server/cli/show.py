@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from sds_server.cli.api import Api, Json, asks
 from sds_server.cli.output import facts, json_option, moment, print_json
 from sds_server.cli.payload import payload_facts
+from sds_server.conditions import on_demand
 from sds_server.errors import CallerError
 from sds_server.targets.probe import ProbeFailed, served_leaf, split
 
@@ -90,6 +91,8 @@ def _print_secret(secret: Json) -> None:
     else:
         keys, more = ("name", "kind", "managed_by"), payload_facts(secret["payload"])
     facts({key: secret[key] for key in keys} | more | {"created_at": moment(secret["created_at"])})
+    if secret["on_demand"] is not None:
+        facts({"on_demand": on_demand(secret["on_demand"])})
     if secret["key_custody"] is not None:
         facts({"keys": secret["key_custody"]["message"]})
     if secret["frozen"] is not None:

@@ -9,7 +9,7 @@ from sds_server.cli.api import Api, Json, asks
 from sds_server.cli.output import age, json_option, moment, print_json
 from sds_server.cli.payload import payload_facts, taken
 from sds_server.cli.wait import canaries
-from sds_server.conditions import shared
+from sds_server.conditions import on_demand, shared
 
 
 @dataclass
@@ -76,6 +76,8 @@ def tree(secret: Json, rotation: Json) -> Branch:
     _certificate(root, secret["certificate"], secret["renewal"], uploaded=secret["issuer"] == "upload")
     if secret["staple"] is not None:
         _staple(root, secret["staple"])
+    if secret["on_demand"] is not None:
+        root.add(f"on demand: {on_demand(secret['on_demand'])}")
     if secret["key_custody"] is not None:
         root.add(f"keys: made by its target; {secret['key_custody']['message']}")
     for revocation in secret["revocations"]:

@@ -166,6 +166,7 @@ async def serving(
         Services(
             database=database,
             declared=frozenset(declared),
+            rules=frozenset({"shops"}),
             issuers={name: f"https://{name}.example.test/directory" for name in issuers},
             checks=lambda: checks,
             metrics=Metrics(version="0").exposition,
