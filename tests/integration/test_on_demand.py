@@ -166,7 +166,7 @@ async def test_a_certificate_is_issued_in_the_first_handshake_renewed_proved_and
 
     # Removed it is served no more; asked for again it is made again.
     site.allowed.discard("a.shops.test")
-    await site.tells("delete", "a.shops.test", "--yes")
+    await site.tells("delete", "a.shops.test")
 
     async def gone():
         return await site.served("a.shops.test") is None
