@@ -15,8 +15,8 @@ import tests.xds.quiet  # noqa: F401
 from sds_server.programs import envoy
 from sds_server.programs.caddy import Caddy
 from sds_server.programs.child import free_port
-from sds_server.targets.probe import served_fingerprint
-from sds_server.xds.bootstrap import FETCH_TIMEOUT, Api, TlsListener, bootstrap
+from sds_server.targets.probe import ProbeFailed, served_fingerprint
+from sds_server.xds.bootstrap import FETCH_TIMEOUT, Api, OnDemandListener, TlsListener, bootstrap
 from sds_server.xds.cluster import CLUSTER, LocalControlPlane
 from sds_server.xds.cluster import ControlPlane as Where
 from tests.support.control_plane import HOST, ControlPlane, dsn, until
@@ -38,6 +38,8 @@ INBOUND = {"sidecar-sds", "downstream-mtls"}
 
 EDGE_FETCH_TIMEOUT = timedelta(seconds=3)
 
+ON_DEMAND = "on-demand"
+
 by_name = pytest.mark.parametrize("file", BOOTSTRAPS, ids=lambda file: file.stem)
 
 
@@ -57,6 +59,8 @@ def sds_source(config):
     """Where the file's first listener has its certificate from."""
     first = config["static_resources"]["listeners"][0]
     tls = first["filter_chains"][0]["transport_socket"]["typed_config"]["common_tls_context"]
+    if (selector := tls.get("custom_tls_certificate_selector")) is not None:
+        return selector["typed_config"]["config_source"]
     (secret,) = tls["tls_certificate_sds_secret_configs"]
     return secret["sds_config"]
 
@@ -119,7 +123,7 @@ def generated(file, fetch_timeout):
             node_id="edge-1",
             cluster="edge",
             control_plane=where,
-            listeners=[TlsListener("https", "www")],
+            listeners=[OnDemandListener("https") if file.stem == ON_DEMAND else TlsListener("https", "www")],
             api=form(file),
             fetch_timeout=fetch_timeout,
         )
@@ -151,6 +155,13 @@ def plain(value):
 
 
 # ---------------------------------------------------------------- at work
+
+
+def secret_of(file):
+    """What the file's Envoy asks for: on demand, what its client names."""
+    if file.stem == ON_DEMAND:
+        return DOMAIN
+    return "orders" if file.stem in INBOUND else "www"
 
 
 class Site:
@@ -205,7 +216,8 @@ class Site:
         return path
 
     async def start(self, file):
-        name, secret = ("orders-1", "orders") if file.stem in INBOUND else ("edge-1", "www")
+        name = "orders-1" if file.stem in INBOUND else "edge-1"
+        secret = secret_of(file)
         self.credential(name)
         # The CA asks at the edge's port 80, and no other way leads to certvoy; a sidecar has none.
         self.asked = self.plane.http01_port if file.stem in INBOUND else self.http
@@ -214,6 +226,10 @@ class Site:
         self.plane.settings["secrets"] = {secret: {"domains": [DOMAIN], "issuer": "internal"}}
         names = [secret, f"{secret}-callers"]
         self.plane.settings["grants"] = [{"identity": f"spiffe://example.com/{name}", "names": names}]
+        if file.stem == ON_DEMAND:
+            self.plane.settings["secrets"] = {}
+            self.plane.settings["grants"][0]["issue"] = True
+            self.plane.settings["on_demand"] = [{"name": "sites", "names": [DOMAIN], "issuer": "internal"}]
         if file.stem == "downstream-mtls":
             callers = {"kind": "validation_context", "ca_file": str(self.credentials / "mesh.crt")}
             self.plane.settings["secrets"][names[1]] = callers
@@ -221,11 +237,21 @@ class Site:
         self.envoy = await envoy.start(self.written(file).read_text(), self.directory, form="yaml")
         await until(self.answers)
         await self.plane.start()
+        counts = () if file.stem == ON_DEMAND else ("--secret", secret)
         code, said = await self.plane.command(
             *("targets", "add", name, "--probe", f"{HOST}:{self.https}"),
-            *("--identity", f"spiffe://example.com/{name}", "--secret", secret),
+            *("--identity", f"spiffe://example.com/{name}", *counts),
         )
         assert code == 0, said
+        if file.stem == ON_DEMAND:
+            await until(self.asked_for)
+
+    async def asked_for(self):
+        """Whether a client that asks for the domain is served: the first one has it issued."""
+        try:
+            return await served_fingerprint(f"{HOST}:{self.https}", DOMAIN)
+        except ProbeFailed:
+            return None
 
     async def answers(self):
         """Whether the CA would be heard: an edge opens port 80 when it has waited for its Secret."""
@@ -313,7 +339,7 @@ async def test_what_was_issued_is_served_rotated_and_proved(file, site, sql):
     await site.start(file)
     await until(proved_everywhere(sql, 1), timeout_s=ANSWER_S)
     first = await served_fingerprint(f"{HOST}:{site.https}", DOMAIN)
-    code, said = await site.plane.command("rotate", "orders" if file.stem in INBOUND else "www")
+    code, said = await site.plane.command("rotate", secret_of(file))
     await until(proved_everywhere(sql, 2), timeout_s=ANSWER_S)
     second = await served_fingerprint(f"{HOST}:{site.https}", DOMAIN)
 
@@ -323,7 +349,7 @@ async def test_what_was_issued_is_served_rotated_and_proved(file, site, sql):
     assert await site.envoy.live()
 
 
-@pytest.mark.parametrize("file", [f for f in BOOTSTRAPS if f.stem.startswith("edge")], ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", [f for f in BOOTSTRAPS if f.stem not in INBOUND], ids=lambda f: f.stem)
 async def test_an_edge_serves_the_application_sends_http_to_https_and_the_ca_to_certvoy(
     file, site, application, sql
 ):

@@ -22,6 +22,7 @@ from tests.support.pki import authority, cert_pem
 
 EDGE = DOCS / "how-to" / "edge-envoy-lets-encrypt.md"
 WILDCARDS = DOCS / "how-to" / "wildcards.md"
+ON_DEMAND = DOCS / "how-to" / "on-demand.md"
 SIDECAR = DOCS / "how-to" / "mesh-sidecar-internal-ca.md"
 PROGRAMS = Path(sys.executable).parent
 HOST = "127.0.0.1"
@@ -175,6 +176,30 @@ def test_a_sidecar_of_a_mesh_gets_its_certificate_from_an_internal_ca(step_ca, a
         assert 0.5 <= (renewed - begins) / (ends - begins) <= 0.53
     assert re.search(r"^listener\.\S+no_cert: [1-9]", refusals, re.MULTILINE), refusals
     assert "000\n" == before
+
+
+@pytest.mark.timeout(300)
+def test_a_certificate_is_issued_for_what_a_client_asks_for(step_ca, directory):
+    """The CA asks at Envoy's port 80, and nothing else leads from there to the responder."""
+    shell = Shell(directory, path=[PROGRAMS])
+    try:
+        follow(
+            ON_DEMAND,
+            shell,
+            {
+                "CA": step_ca.directory_url,
+                "CA_ROOT": step_ca.ca_file,
+                "LISTEN": HOST,
+                "HTTP": step_ca.http_port,
+                "HTTPS": free_port(),
+                "RESPONDER": address(),
+                "SDS": address(),
+                "API": address(),
+                "MAY": address(),
+            },
+        )
+    finally:
+        shell.end()
 
 
 def test_envoy_takes_what_the_page_says_of_spire(directory):
