@@ -438,7 +438,7 @@ class OnDemandConfig(Model):
     limits, where DNS has a wildcard.
     """
 
-    name: str = Field(min_length=1, max_length=200)
+    name: str = Field(min_length=1, max_length=50)
     """What it is called in lists and the audit; unique. Another name is another rule, without these names."""
 
     names: DnsNames | None = None

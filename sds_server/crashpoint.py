@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 POINTS: Final[Mapping[str, str]] = {
+    # A name is asked for
+    "name.creating": "Secret and Rotation of a name on demand are written and not committed",
+    "name.created": "they are committed, and nobody who asked knows",
     # A Rotation begins
     "rotation.opening": "the Rotation is written and not committed",
     "rotation.claiming": "the Lease is written and not committed",

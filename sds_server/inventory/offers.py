@@ -20,7 +20,7 @@ class Offer:
     served still: where it is ``staged`` what all get but the ``canaries``, else what is left for who refused
     the new one. ``salted``: who gets its Certificate as other bytes, and which. ``staple`` and
     ``before_staple``: which staple goes along with each. ``hopeless``: it was asked for on demand, and its
-    first order has failed: whoever waits for it now would wait in vain.
+    first order has failed, or its CA is left alone: whoever waits now waits in vain.
     """
 
     cert_id: CertificateId | None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from sds_server.crashpoint import crashpoint
 from sds_server.errors import Conflict
 from sds_server.inventory import audit, declarations, feed, rotations
 from sds_server.inventory.database import Database, Transaction
@@ -110,6 +111,8 @@ async def create(
         if reason is not None:
             await rotations.open_in(tx, name, reason=reason, actor=actor)
         await feed.tell_secret(tx, name)
+        crashpoint("name.creating")
+    crashpoint("name.created")
     return verdict
 
 

@@ -211,12 +211,14 @@ SELECT s.name, c.id, c.generation
 
 -- name: offered
 -- What each name is offered with: its Certificate, and the one before while that one rolls out, if it may be served still. While
--- only canaries get the new one, all others get that. Hopeless: asked for on demand, and its first order has failed for now.
+-- only canaries get the new one, all others get that. Hopeless: asked for on demand, and its first order has failed
+-- for now, or its CA is left alone.
 SELECT s.name, s.kind, c.id, c.generation, r.id AS rotation, r.stage, p.id AS before, t.number AS staple,
        b.number AS before_staple,
        c.id IS NULL AND EXISTS (
            SELECT FROM on_demand_name o JOIN certrotation w ON w.secret = o.secret
-            WHERE o.secret = s.name AND w.completed_at IS NULL AND w.new_cert_id IS NULL AND w.last_error IS NOT NULL) AS hopeless
+            WHERE o.secret = s.name AND w.completed_at IS NULL AND w.new_cert_id IS NULL
+              AND (w.last_error IS NOT NULL OR EXISTS (SELECT FROM issuer_pause i WHERE i.issuer = s.issuer))) AS hopeless
   FROM secret s
   LEFT JOIN LATERAL (
         SELECT id, generation FROM certificate

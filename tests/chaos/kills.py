@@ -13,6 +13,7 @@ from typing import Any
 from sds_server.crashpoint import POINTS
 from sds_server.errors import CertvoyError
 from sds_server.programs.postgres import EmbeddedPostgres
+from tests.chaos.demand_story import AskedFor
 from tests.chaos.dns_story import ByDns
 from tests.chaos.fleet_stories import Outlived, Relapsed, Staged, TakenBack
 from tests.chaos.payload_stories import Rooted, Ticketed, Unrooted
@@ -25,6 +26,7 @@ from tests.support.debian import Unavailable as NotHere
 NAMES = list(POINTS)
 
 STORIES: Mapping[str, type[Story]] = {
+    "name.creating": AskedFor,
     "rotation.opening": Story,
     "pair.loaded": Delivered,
     "secret.refused": Refused,
