@@ -1,7 +1,7 @@
 """Asks a URL of the operator's whether a name may have a certificate: 200 is a yes, and all else a no.
 
 The URL is configuration, so that it may lead anywhere; what a handshake said is only its ``domain``. No
-redirect is followed, no more of an answer is read than its status, and it has an end.
+redirect is followed, an answer is its status alone, and it has an end.
 """
 
 import asyncio
@@ -17,6 +17,9 @@ ASK_S: Final = 2.0
 
 AT_ONCE: Final = 16
 """Questions that are under way; what is asked beyond waits, within `ASK_S`."""
+
+BODY_MAX: Final = 4096
+"""Of an answer, which says nothing more: read only so that its connection can be used again."""
 
 YES: Final = 200
 
@@ -45,8 +48,9 @@ class Asker:
                     headers={hdrs.ACCEPT_ENCODING: "identity"},
                 ) as answer,
             ):
-                # What follows the status is not read: the connection ends with it.
-                answer.close()
+                await answer.content.read(BODY_MAX)
+                if not answer.content.at_eof():
+                    answer.close()  # what is left of a long one is not waited for
                 return None if answer.status == YES else Result.REFUSED
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
             return Result.UNANSWERED
@@ -58,7 +62,7 @@ class Asker:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
-            connector = aiohttp.TCPConnector(limit=AT_ONCE, force_close=True)
+            connector = aiohttp.TCPConnector(limit=AT_ONCE)
             # Neither cookies nor the environment's proxy or credentials: a question is the same each time.
             self._session = aiohttp.ClientSession(
                 connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False

@@ -9,12 +9,13 @@ from structlog.testing import capture_logs
 from acme_engine import keys
 from sds_server.clock import SystemClock
 from sds_server.errors import Unavailable
-from sds_server.inventory import deployment, progress, rotations
+from sds_server.inventory import deployment, on_demand, pauses, progress, rotations
 from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms
 from sds_server.lifecycle import publisher as publishers
 from sds_server.lifecycle.publisher import FORGET_AFTER, Publisher
 from sds_server.model import Reason
+from sds_server.on_demand.rules import Rule
 from sds_server.xds.catalog import ABSENT, PENDING, Catalog
 from tests.support.clocks import TurnedClock
 from tests.support.databases import turn_clock
@@ -380,3 +381,33 @@ async def test_what_opens_while_the_kms_is_away_is_published(issuances, replica,
 
     assert 2 == sum(entry is not None for entry in first)
     assert all(replica.catalog.look(name).generation == 1 for name in ("a", "b", "c"))
+
+
+async def test_a_first_order_that_failed_is_not_waited_for_in_a_handshake(replica, issuances, database):
+    """Of a name on demand: another is PENDING until it is issued, however long that takes."""
+    rule = Rule("shops", "internal", suffix=".shops.test")
+    await on_demand.hold(database, ["shops"], lasts=timedelta(hours=1))
+    await on_demand.create(database, "a.shops.test", rule, identity="spiffe://td/e", node_id="e", actor="a")
+
+    assert PENDING == await replica.watch("a.shops.test")
+
+    claim = await issuances.claim()
+    told = {"what": "it is invalid", "hint": "mend it"}
+    await rotations.fail(database, claim.lease, error=told, pause=timedelta(minutes=1), actor="replica:test")
+
+    assert ABSENT == await replica.step("a.shops.test")
+
+    await issuances.declare()
+    claim = await issuances.claim()
+    await rotations.fail(database, claim.lease, error=told, pause=timedelta(minutes=1), actor="replica:test")
+
+    assert PENDING == await replica.watch("www")
+
+
+async def test_while_its_ca_is_left_alone_a_name_on_demand_is_not_waited_for(replica, database):
+    rule = Rule("shops", "internal", suffix=".shops.test")
+    await on_demand.hold(database, ["shops"], lasts=timedelta(hours=1))
+    await on_demand.create(database, "a.shops.test", rule, identity="spiffe://td/e", node_id="e", actor="a")
+    await pauses.begin(database, ["internal"], lasts=timedelta(minutes=1), error={"what": "503"})
+
+    assert ABSENT == await replica.watch("a.shops.test")

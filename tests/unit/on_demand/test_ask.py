@@ -9,6 +9,8 @@ from sds_server.on_demand import ask as asks
 from sds_server.on_demand.ask import Asker
 from sds_server.on_demand.rules import Result
 
+AT_ONCE = 2
+
 
 @pytest.fixture
 async def asker():
@@ -20,15 +22,25 @@ async def asker():
 @pytest.fixture
 async def site():
     """An operator's service, and the questions that came to it."""
-    asked = []
+    asked, answering = [], []
 
     async def answer(request):
         asked.append((request.path_qs, dict(request.headers)))
+        answering.append(len(answering) + 1)
+        try:
+            return await said(request)
+        finally:
+            answering.pop()
+
+    async def said(request):
         match request.query["domain"]:
             case "yes.test":
                 return web.Response()
             case "elsewhere.test":
                 raise web.HTTPFound("/ask?domain=yes.test&from=there")
+            case "busy.test":
+                await asyncio.sleep(0.1)
+                return web.Response(status=200 if len(answering) <= AT_ONCE else 500)
             case "slow.test":
                 await asyncio.sleep(5)
             case "long.test":
@@ -75,15 +87,15 @@ async def test_nobody_there_is_a_no(asker):
     assert Result.UNANSWERED == await asker.ask("http://127.0.0.1:1/ask", "yes.test")
 
 
-async def test_questions_wait_for_each_other_within_the_same_time(asker, site, monkeypatch):
-    monkeypatch.setattr(asks, "AT_ONCE", 2)
+async def test_so_many_questions_are_under_way_at_once_and_the_others_wait(site, monkeypatch):
+    monkeypatch.setattr(asks, "AT_ONCE", AT_ONCE)
     url, asked = site
-    one = Asker(within_s=0.3)
-    answers = await asyncio.gather(*(one.ask(url, "slow.test") for _ in range(6)))
-    await one.close()
+    asker = Asker(within_s=20)
+    answers = await asyncio.gather(*(asker.ask(url, "busy.test") for _ in range(3 * AT_ONCE)))
+    await asker.close()
 
-    assert [Result.UNANSWERED] * 6 == answers
-    assert 2 == len(asked)
+    assert [None] * 3 * AT_ONCE == answers
+    assert 3 * AT_ONCE == len(asked)
 
 
 async def test_neither_cookies_nor_the_environment_change_a_question(asker, site, monkeypatch):
