@@ -808,12 +808,12 @@ SELECT secret, rule, identity, created_at, wanted_at, keep FROM on_demand_name W
 
 -- name: idle_on_demand_names
 -- At most $1 at which it is time to look, locked: until when somebody subscribes as far as is known, and whether any replica has
--- their rule still.
+-- their rule still. What is frozen stays as it is.
 SELECT o.secret, o.rule, o.wanted_at, o.keep, r.name IS NULL OR r.held_until <= certvoy_now() AS orphaned, certvoy_now() AS now,
        greatest(o.wanted_at, (SELECT max(CASE WHEN d.registered THEN certvoy_now() ELSE d.seen_until END)
                                 FROM delivery d WHERE d.secret = o.secret)) AS wanted_until
   FROM on_demand_name o JOIN secret s ON s.name = o.secret LEFT JOIN on_demand_rule r ON r.name = o.rule
- WHERE o.look_at <= certvoy_now() ORDER BY o.look_at LIMIT $1 FOR UPDATE OF s SKIP LOCKED;
+ WHERE o.look_at <= certvoy_now() AND s.frozen_at IS NULL ORDER BY o.look_at LIMIT $1 FOR UPDATE OF s SKIP LOCKED;
 
 -- name: hasten_orphans
 -- Of rules that no replica has any more.

@@ -28,6 +28,9 @@ MAX_WISHES_OF_ONE: Final = 100
 Wake = Callable[[str], None]
 """Told the name as it was asked for; quick, and never raises."""
 
+MaySee = Callable[[str], bool]
+"""Whether whoever asks may see the Secret."""
+
 Scope = tuple[str, str, str]
 Denial = tuple[Result, datetime]
 """Why not, and until when that is remembered."""
@@ -85,11 +88,11 @@ class Names:
         """Whether a rule has the say about the name."""
         return self._governed(asked) is not None
 
-    def answers(self, asked: str) -> str:
+    def answers(self, asked: str, may_see: MaySee = lambda _secret: True) -> str:
         """Return the name of the Secret that answers for a name as asked: itself where no rule governs it.
 
         Else the Secret of that name in lower case or, where there is none, one for the wildcard that covers
-        it (RFC 6125 section 6.4.3: of the left-most label alone).
+        it (RFC 6125 section 6.4.3: of the left-most label alone), if whoever asks may see that one.
         """
         governed = self._governed(asked)
         if governed is None:
@@ -97,9 +100,18 @@ class Names:
         name, _ = governed
         if name in self._known:
             return name
-        return self._wildcards.get(_wildcard(name), name)
+        wild = self._wildcards.get(_wildcard(name))
+        return name if wild is None or not may_see(wild) else wild
 
-    def look(self, identity: Identity, node_id: str, asked: str, *, fresh: bool = True) -> Standing:
+    def look(
+        self,
+        identity: Identity,
+        node_id: str,
+        asked: str,
+        *,
+        fresh: bool = True,
+        may_see: MaySee = lambda _secret: True,
+    ) -> Standing:
         """Say what there is under the name, and take the wish for one that may become a Secret.
 
         ``fresh``: it is asked for now; else nothing is wished.
@@ -108,7 +120,7 @@ class Names:
         if governed is None:
             return Standing.SECRET
         name, rule = governed
-        if name in self._known or _wildcard(name) in self._wildcards:
+        if name in self._known or self.answers(asked, may_see) != name:
             return Standing.SECRET
         if not fresh:
             return Standing.NOTHING

@@ -7,15 +7,16 @@ handshake: as the client spelt it, perhaps covered by a wildcard, perhaps made u
 from collections.abc import Iterator
 
 from sds_server.model import Identity
-from sds_server.on_demand.names import Names, Standing, Wake
+from sds_server.on_demand.names import MaySee, Names, Standing, Wake
 
 
 class Answers:
     """The names of one stream. ``wake`` is told of a name as asked when what there is under it changes."""
 
-    def __init__(self, names: Names, wake: Wake) -> None:
+    def __init__(self, names: Names, wake: Wake, *, may_see: MaySee) -> None:
         self._names = names
         self._wake = wake
+        self._may_see = may_see
         self._governed: set[str] = set()
         self._fresh: set[str] = set()
         self._heard: dict[str, str] = {}
@@ -47,7 +48,7 @@ class Answers:
 
     def secret(self, asked: str) -> str:
         """Return the name of the Secret that answers now."""
-        return self._names.answers(asked) if asked in self._governed else asked
+        return self._names.answers(asked, self._may_see) if asked in self._governed else asked
 
     def governs(self, asked: str) -> bool:
         """Whether there being a Secret is known from memory."""
@@ -57,7 +58,9 @@ class Answers:
         """Say what there is under the name; the first time it may be wished for."""
         if asked not in self._governed:
             return Standing.SECRET
-        standing = self._names.look(identity, node_id, asked, fresh=asked in self._fresh)
+        standing = self._names.look(
+            identity, node_id, asked, fresh=asked in self._fresh, may_see=self._may_see
+        )
         if standing is not Standing.WISHED:
             self._fresh.discard(asked)
         return standing

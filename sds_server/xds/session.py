@@ -181,6 +181,7 @@ class Session:
         self._answers = Answers(
             service.names if delta and service.names is not None else Names(clock=service.clock),
             self._look_again,
+            may_see=lambda secret: service.authorize(caller.identity, secret),
         )
         self._watched: dict[str, set[str]] = {}  # Secret -> the names as asked that it answers for
         self._denied: set[str] = set()

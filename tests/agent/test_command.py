@@ -143,6 +143,26 @@ async def test_every_way_of_asking_is_one_that_envoy_takes(run, tmp_path, api):
     assert "transport_socket" not in cluster
 
 
+@pytest.mark.parametrize("api", ["sotw", "delta", "ads", "ads-sotw"])
+async def test_certificates_on_demand_are_asked_for_over_delta_alone(run, tmp_path, api):
+    words = ("bootstrap-config", "n", "--api", api, "--on-demand", "127.0.0.1:0")
+    code, shown, said = await run(*words, "--socket", str(tmp_path / "edge.sock"))
+    if "sotw" in api:
+        assert (2, True) == (code, f"over --api {api} Envoy is never told that a name is absent" in said)
+        return
+    (tmp_path / "envoy.json").write_text(shown)
+    argv = [envoy.binary(), "--mode", "validate", "-c", tmp_path / "envoy.json", "-l", "error"]
+    validated = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, check=False)
+    (listener,) = json.loads(shown)["static_resources"]["listeners"]
+    tls = listener["filter_chains"][0]["transport_socket"]["typed_config"]
+
+    assert 0 == validated.returncode, validated.stdout + validated.stderr
+    assert tls["disable_stateless_session_resumption"] is tls["disable_stateful_session_resumption"] is True
+    selector = tls["common_tls_context"]["custom_tls_certificate_selector"]["typed_config"]
+    assert "default" == selector["certificate_mapper"]["typed_config"]["default_value"]
+    assert "max_secrets" not in selector  # Envoy 1.40 does not know it
+
+
 async def test_envoy_polls_over_http_1_and_mutual_tls(run, tmp_path):
     words = (
         "bootstrap-config",

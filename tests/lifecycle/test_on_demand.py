@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from sds_server.inventory import declarations, deliveries, on_demand, progress, rotations
+from sds_server.inventory import declarations, deliveries, freezes, on_demand, progress, rotations
 from sds_server.inventory.deliveries import News
 from sds_server.lifecycle.on_demand import HOLD_FOR, STEADY, OnDemand
 from sds_server.model import Reason
@@ -239,6 +239,20 @@ async def test_a_name_that_nobody_subscribes_to_is_removed_after_its_time(replic
 
     assert 2 == len(await audited("on_demand.removed"))
     assert 0 == await rotations.open_due(database, limit=10, actor="replica:test")
+
+
+async def test_a_name_that_is_frozen_stays_until_it_goes_on(replica, database, sql):
+    await replica.wish("a.shops.test")
+    await freezes.freeze(database, "a.shops.test", reason="evidence", actor="person:test")
+    await turn_clock(sql, timedelta(days=31))
+    await replica.demand.step()
+
+    assert await on_demand.asked(database, "a.shops.test") is not None
+
+    await freezes.resume(database, "a.shops.test", actor="person:test")
+    await replica.demand.step()
+
+    assert await on_demand.asked(database, "a.shops.test") is None
 
 
 async def test_a_name_that_is_subscribed_to_stays_though_its_targets_are_forgotten_later(

@@ -114,6 +114,17 @@ def test_a_wildcard_answers_for_one_label_where_there_is_no_secret_of_the_name(n
     assert ["a.shops.test"] == woken
 
 
+def test_a_wildcard_answers_for_who_may_see_it_and_is_nothing_to_others(names):
+    names.learn({"wild": ["*.shops.test"]})
+
+    def may_not(_secret):
+        return False
+
+    assert "a.shops.test" == names.answers("a.shops.test", may_not)
+    assert Standing.WISHED == look(names, may_see=may_not)
+    assert Standing.SECRET == look(names)
+
+
 def test_what_is_gone_is_forgotten_and_those_who_watch_it_know(names):
     names.learn(
         {"a.shops.test": ["a.shops.test"], "b.shops.test": ["b.shops.test"], "wild": ["*.shops.test"]}
