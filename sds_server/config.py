@@ -477,6 +477,14 @@ class OnDemandConfig(Model):
     keep: Duration = timedelta(days=30)
     """A name that no proxy has subscribed to for so long is renewed no more, and removed."""
 
+    @field_validator("names")
+    @classmethod
+    def _are_asked_for(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in names or ():
+            if name.startswith("*."):
+                raise Wrong(f"{shown(name)}: no client asks for a wildcard", "write it as a suffix")
+        return names
+
     @model_validator(mode="after")
     def _one_way(self) -> "OnDemandConfig":
         ways = [key for key in ("names", "suffix", "ask") if getattr(self, key) is not None]

@@ -583,7 +583,7 @@ on_demand:
         "on_demand[2].suffix: must begin with *.",
         "on_demand[3].ask: must be an http or https URL",
         "on_demand[3].max_names: ",
-        "on_demand[4].names[0]: ",
+        'on_demand[4].names: "*.test": no client asks for a wildcard',
         "on_demand[4].suffixes: unknown key",
     ]
     said = errors(SMALL + text)
