@@ -1,8 +1,18 @@
 """How an attempt at a Rotation ended, as metrics are told it; `told` is what people are told. Pure."""
 
+from collections.abc import Sequence
 from enum import StrEnum
+from typing import Final
 
-from acme_engine.errors import AcmeError, Unfinished, Unreachable, Untrusted
+from acme_engine.errors import (
+    AcmeError,
+    DnsProviderError,
+    NotServed,
+    Unfinished,
+    Unreachable,
+    Untrusted,
+    ZoneNotFound,
+)
 from acme_engine.errors import ChainError as BadChain
 from sds_server.errors import CustodyError, GateRefused, OrderedTooOften
 
@@ -14,7 +24,7 @@ class Ended(StrEnum):
     """How an attempt ended.
 
     ``interrupted``: the database or the KMS was away, or certvoy stopped. ``waiting``: the CA would have
-    counted the order against us.
+    counted the order against us. ``dns``: a value could not be published, or was not everywhere in time.
     """
 
     ISSUED = "issued"
@@ -22,24 +32,23 @@ class Ended(StrEnum):
     UNREACHABLE = "unreachable"
     UNFINISHED = "unfinished"
     WAITING = "waiting"
+    DNS = "dns"
     GATE = "gate"
     CUSTODY = "custody"
     LEASE_LOST = "lease_lost"
     INTERRUPTED = "interrupted"
 
 
+_ENDS: Final[Sequence[tuple[tuple[type[Exception], ...], Ended]]] = (
+    ((OrderedTooOften,), Ended.WAITING),  # also a GateRefused
+    ((GateRefused, BadChain), Ended.GATE),
+    ((CustodyError,), Ended.CUSTODY),
+    ((Unreachable, Untrusted), Ended.UNREACHABLE),
+    ((DnsProviderError, ZoneNotFound, NotServed), Ended.DNS),
+    ((Unfinished,), Ended.UNFINISHED),
+)
+
+
 def ended(error: Failure) -> Ended:
     """Return how the attempt ended."""
-    match error:
-        case OrderedTooOften():
-            return Ended.WAITING
-        case GateRefused() | BadChain():
-            return Ended.GATE
-        case CustodyError():
-            return Ended.CUSTODY
-        case Unreachable() | Untrusted():
-            return Ended.UNREACHABLE
-        case Unfinished():
-            return Ended.UNFINISHED
-        case _:
-            return Ended.REFUSED
+    return next((end for kinds, end in _ENDS if isinstance(error, kinds)), Ended.REFUSED)

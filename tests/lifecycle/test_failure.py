@@ -2,7 +2,17 @@
 
 import pytest
 
-from acme_engine.errors import ChainError, OrderFailed, Refused, Unfinished, Unreachable, Untrusted
+from acme_engine.errors import (
+    ChainError,
+    DnsProviderError,
+    NotServed,
+    OrderFailed,
+    Refused,
+    Unfinished,
+    Unreachable,
+    Untrusted,
+    ZoneNotFound,
+)
 from sds_server.errors import CustodyError, GateRefused
 from sds_server.lifecycle.failure import Ended, ended
 
@@ -15,6 +25,9 @@ from sds_server.lifecycle.failure import Ended, ended
         (CustodyError("kek"), Ended.CUSTODY),
         (Unreachable.__new__(Unreachable), Ended.UNREACHABLE),
         (Untrusted.__new__(Untrusted), Ended.UNREACHABLE),
+        (DnsProviderError("no", retryable=False), Ended.DNS),
+        (ZoneNotFound("no"), Ended.DNS),
+        (NotServed("no"), Ended.DNS),
         (Unfinished.__new__(Unfinished), Ended.UNFINISHED),
         (OrderFailed.__new__(OrderFailed), Ended.REFUSED),
         (Refused.__new__(Refused), Ended.REFUSED),
