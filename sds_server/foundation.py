@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from cryptography import x509
 
@@ -136,7 +137,7 @@ def _issuer(name: str, issuer: IssuerConfig, *, tls_alpn: bool) -> Issuer:
             lifetime=issuer.lifetime,
             preferred_chain=issuer.preferred_chain,
         ),
-        spacing=spacing.preset(issuer.directory)
+        spacing=spacing.preset(urlsplit(issuer.directory).hostname)
         if issuer.spacing is None
         else Spacing(
             least=issuer.spacing.least,

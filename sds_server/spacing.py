@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
-from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +53,9 @@ class Wait:
     reason: str
 
 
-def preset(directory_url: str) -> Spacing | None:
-    """Return what is known of the CA with this directory; None: it counts nothing."""
-    return PRESETS.get(urlsplit(directory_url).hostname or "")
+def preset(host: str | None) -> Spacing | None:
+    """Return what is known of the CA whose directory is at this host; None: it counts nothing."""
+    return PRESETS.get(host or "")
 
 
 def wait(

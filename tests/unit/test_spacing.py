@@ -8,7 +8,7 @@ from sds_server import spacing
 from sds_server.spacing import Spacing, Wait
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-LE = spacing.preset("https://acme-v02.api.letsencrypt.org/directory")
+LE = spacing.preset("acme-v02.api.letsencrypt.org")
 
 
 def wait(*issued, failed=()):
@@ -17,7 +17,7 @@ def wait(*issued, failed=()):
 
 def test_let_s_encrypt_is_known_and_an_internal_ca_is_not():
     assert Spacing(least=HOUR, certificates=4, per=7 * DAY, failures=4) == LE
-    assert spacing.preset("https://ca.internal:14000/dir") is None
+    assert spacing.preset("ca.internal") is None
 
 
 def test_two_certificates_for_the_same_names_are_an_hour_apart():
