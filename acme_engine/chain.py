@@ -70,10 +70,10 @@ class Chain:
         return self.leaf.not_valid_after_utc
 
     @property
-    def dns_names(self) -> tuple[str, ...]:
-        """The leaf's DNS SANs, lower case, in its own order."""
+    def names(self) -> tuple[str, ...]:
+        """The leaf's SANs that are DNS names, lower case, or IP addresses, in its own order."""
         san = _extension(self.leaf, x509.SubjectAlternativeName)
-        return tuple(n.lower() for n in san.get_values_for_type(x509.DNSName)) if san else ()
+        return tuple(str(n.value).lower() for n in san or () if isinstance(n, x509.DNSName | x509.IPAddress))
 
     @property
     def spki_sha256(self) -> bytes:
@@ -144,10 +144,10 @@ def _check_key(chain: Chain, spki_sha256: bytes) -> None:
 
 def _check_names(chain: Chain, names: Sequence[str]) -> None:
     san = _extension(chain.leaf, x509.SubjectAlternativeName)
-    others = [n for n in san or () if not isinstance(n, x509.DNSName)]
+    others = [n for n in san or () if not isinstance(n, x509.DNSName | x509.IPAddress)]
     if others:
         raise ChainError("names", f"the leaf holds a {type(others[0]).__name__} that was not requested")
-    have, want = set(chain.dns_names), set(names)
+    have, want = set(chain.names), set(names)
     if have != want:
         missing, extra = sorted(want - have), sorted(have - want)
         raise ChainError(

@@ -201,11 +201,11 @@ class Client:
         return account
 
     async def new_order(self, names: Sequence[str], more: Mapping[str, object] | None = None) -> Order:
-        """Ask for a certificate for normalised DNS names (section 7.4); ``more``: other fields of the order.
+        """Ask for a certificate for normalised names (section 7.4); ``more``: other fields of the order.
 
         A cut connection leaves open whether an order was made; it is not repeated, for CAs count orders.
         """
-        wanted = [Identifier("dns", name) for name in names]
+        wanted = [Identifier.of(name) for name in names]
         directory = await self.directory()
         payload = {"identifiers": [i.to_json() for i in wanted], **(more or {})}
         reply = await self._post(directory.new_order, payload, repeat=Repeat.FAILURE)

@@ -37,7 +37,7 @@ from acme_engine.errors import (
     Unfinished,
     Unreachable,
 )
-from acme_engine.messages import Authorization, Challenge, Order
+from acme_engine.messages import Authorization, Challenge, Identifier, Order
 from acme_engine.ordering import NO_TERMS, Terms, place
 from acme_engine.solver import Solver, Solvers
 
@@ -221,8 +221,8 @@ class _Issuance:
 
     def _check_identifiers(self, order: Order) -> None:
         """Abandon an order for other names than ours: its certificate would be of no use, or a trick."""
-        have = {i.value for i in order.identifiers if i.type == "dns"}
-        if have != set(self._names) or len(order.identifiers) != len(have):
+        have = set(order.identifiers)
+        if have != set(map(Identifier.of, self._names)) or len(order.identifiers) != len(have):
             theirs = ", ".join(sorted(i.value for i in order.identifiers))
             raise OrderFailed(
                 f"the order is for {theirs}, not for {', '.join(sorted(self._names))}", order_url=order.url

@@ -1,5 +1,6 @@
 """Key pairs and certificate signing requests. A key's owner keeps it; nothing here remembers one."""
 
+import ipaddress
 from collections.abc import Sequence
 from enum import StrEnum
 from hashlib import sha256
@@ -10,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from acme_engine.errors import Misconfigured
+from acme_engine.names import is_address
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
@@ -65,18 +67,22 @@ def spki_sha256(public_key: PublicKeyTypes) -> bytes:
 
 
 def csr(key: PrivateKey, names: Sequence[str]) -> bytes:
-    """Return a signing request in DER: normalised names as SANs, the subject empty.
+    """Return a signing request in DER: normalised names and addresses as SANs, the subject empty.
 
     No common name: the Baseline Requirements discourage it, and 64 bytes do not hold every name.
     """
     return (
         x509.CertificateSigningRequestBuilder()
         .subject_name(x509.Name([]))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(list(map(_general_name, names))), critical=False)
         # Ed25519 has its own hash within (RFC 8032).
         .sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
         .public_bytes(serialization.Encoding.DER)
     )
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    return x509.IPAddress(ipaddress.ip_address(name)) if is_address(name) else x509.DNSName(name)
 
 
 def pkcs8(key: PrivateKey) -> bytes:

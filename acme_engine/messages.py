@@ -12,6 +12,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from acme_engine.errors import BadReply, Problem
+from acme_engine.names import is_address
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]{22,256}")
 """128 bits of base64url at least (section 8.1): checked before a token is used for anything."""
@@ -22,10 +23,15 @@ MAX_PROFILES = 50
 
 
 class Identifier(NamedTuple):
-    """What a certificate is for; ``type`` is ``dns``."""
+    """What a certificate is for; ``type`` is ``dns``, or ``ip`` (RFC 8738)."""
 
     type: str
     value: str
+
+    @classmethod
+    def of(cls, name: str) -> "Identifier":
+        """Return the identifier of a normalised name or address."""
+        return cls("ip" if is_address(name) else "dns", name)
 
     def to_json(self) -> dict[str, str]:
         """Return it as newOrder wants it."""

@@ -1,4 +1,4 @@
-"""DNS names as a certificate and an ACME order spell them: A-labels, lower case, no final dot."""
+"""Names as certificates and ACME orders spell them: A-labels, lower case, no final dot; or an IP address."""
 
 import ipaddress
 import re
@@ -25,7 +25,7 @@ def normalise(name: str) -> str:
     if not bare:
         raise BadIdentifier(name, "is empty")
     if _is_address(bare):
-        raise BadIdentifier(name, "is an IP address; certificates are ordered for DNS names")
+        raise BadIdentifier(name, "is an IP address, where only a DNS name will do")
     if not bare.isascii():
         bare = _to_a_labels(name, bare)
     bare = bare.lower()
@@ -39,9 +39,28 @@ def normalise(name: str) -> str:
     return bare
 
 
+def normalise_any(name: str) -> str:
+    """Return a DNS name as `normalise` does, or an IP address in its one spelling (RFC 8738 section 3).
+
+    Raises:
+        BadIdentifier: it is neither, or an address of a zone on some host.
+    """
+    if not _is_address(name):
+        return normalise(name)
+    address = ipaddress.ip_address(name.strip("[]"))
+    if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
+        raise BadIdentifier(name, "has a zone, which means something on one host alone")
+    return str(address)
+
+
+def is_address(name: str) -> bool:
+    """Whether a normalised name is an IP address: no DNS name ends in a number."""
+    return ":" in name or name.rpartition(".")[2].isdigit()
+
+
 def normalise_all(names: Sequence[str]) -> tuple[str, ...]:
     """Normalise each, drop repetitions, and keep the order: the first is the primary."""
-    return tuple(dict.fromkeys(map(normalise, names)))
+    return tuple(dict.fromkeys(map(normalise_any, names)))
 
 
 def _check_label(name: str, label: str) -> None:

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from acme_engine.errors import BadReply, Unsolvable
 from acme_engine.messages import Authorization, Challenge, Identifier
+from acme_engine.names import is_address
 
 TOKEN_TTL_S = 3600
 """For how long a token may outlive us: its order is resumed well before."""
@@ -80,6 +81,11 @@ class Solvers:
             Unsolvable: a name that no Solver here can prove, whatever the CA offers.
         """
         for name in names:
+            if is_address(name) and not self.of(name):
+                raise Unsolvable(
+                    f"{name}: an address cannot be proved by {_types(self._solvers)}",
+                    hint="use an HTTP-01 or TLS-ALPN-01 solver for it (RFC 8738 section 7)",
+                )
             if not self.of(name):
                 raise Unsolvable(
                     f"{name}: a wildcard cannot be proved by {_types(self._solvers)}",
@@ -92,11 +98,13 @@ class Solvers:
 
 
 def provable(name: str, types: Iterable[str]) -> bool:
-    """Whether challenges of these types can prove a name: a wildcard is proved by DNS alone.
+    """Whether challenges of these types can prove a name: a wildcard is proved by DNS alone, an address not.
 
     So say the Baseline Requirements (3.2.2.4.19: "This method is NOT suitable for validating Wildcard Domain
     Names"), and no public CA offers another.
     """
+    if is_address(name):
+        return any(not kind.startswith("dns-") for kind in types)  # RFC 8738 section 7
     return any(not name.startswith("*.") or kind.startswith("dns-") for kind in types)
 
 

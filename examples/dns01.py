@@ -49,7 +49,7 @@ async def main(directory: str, ca_file: str, domain: str, settings: dict[str, st
         await client.register(terms_agreed=True)
         chain = await obtain(client, names=names, csr=keys.csr(key, names), solver=solver, journal=notes)
     await provider.close()
-    print(f"{', '.join(chain.dns_names)}: until {chain.not_after:%F}")
+    print(f"{', '.join(chain.names)}: until {chain.not_after:%F}")
 
 
 if __name__ == "__main__":

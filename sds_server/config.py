@@ -41,6 +41,7 @@ from sds_server.config_values import (
     NameOfIssuer,
     NameOfSecret,
     NamePattern,
+    Names,
     ProofPolicy,
     ServerName,
     Some,
@@ -324,8 +325,8 @@ class SecretConfig(Model):
     kind: Kind = Kind.TLS_CERTIFICATE
     """What it is, for ever: each kind has keys of its own."""
 
-    domains: DnsNames | None = Field(None, validate_default=True)
-    """The certificate's DNS names."""
+    domains: Names | None = Field(None, validate_default=True)
+    """The certificate's DNS names, or IP addresses."""
 
     issuer: str | None = Field(None, validate_default=True)
     """The CA: one of ``issuers``."""

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema
 
 from acme_engine.errors import BadIdentifier
-from acme_engine.names import normalise
+from acme_engine.names import normalise, normalise_any
 from sds_server.model import SPKI, UPLOAD, UPLOADED, Identity, Proof, SecretName
 from sds_server.yaml_lines import shown
 
@@ -163,6 +163,13 @@ def _mailto(contact: str) -> str:
 def _dns_name(text: str) -> str:
     try:
         return normalise(text)
+    except BadIdentifier as e:
+        raise Wrong(f"{shown(text)} {e.reason}", e.hint) from e
+
+
+def _name(text: str) -> str:
+    try:
+        return normalise_any(text)
     except BadIdentifier as e:
         raise Wrong(f"{shown(text)} {e.reason}", e.hint) from e
 
@@ -414,6 +421,11 @@ Some = Annotated[_T, AfterValidator(_some)]
 
 DnsNames = Annotated[
     tuple[Annotated[str, AfterValidator(_dns_name)], ...],
+    AfterValidator(_some),
+    AfterValidator(lambda names: tuple(dict.fromkeys(names))),
+]
+Names = Annotated[
+    tuple[Annotated[str, AfterValidator(_name)], ...],
     AfterValidator(_some),
     AfterValidator(lambda names: tuple(dict.fromkeys(names))),
 ]

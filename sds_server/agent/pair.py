@@ -94,7 +94,7 @@ class Pair:
             version=str(about["version"]),
             etag=str(about["etag"]),
             fingerprint=chain.fingerprint,
-            names=chain.dns_names,
+            names=chain.names,
             not_after=chain.not_after,
             chain_pem=chain_pem,
             key_pem=key_pem,
@@ -162,12 +162,12 @@ def judge(
         chain_pem=bundle.chain_pem,
         key_pkcs8=der,
         spki_sha256=chain.spki_sha256,
-        names=chain.dns_names,
+        names=chain.names,
         now=now,
     )
     if bundle.fingerprint != chain.fingerprint:
         raise GateRefused("pem", f"its leaf is {chain.fingerprint}, and {bundle.fingerprint} was announced")
-    missing = [name for name in wanted if not _covers(chain.dns_names, name)]
+    missing = [name for name in wanted if not _covers(chain.names, name)]
     if missing:
         raise GateRefused("names", f"it does not cover {', '.join(missing)}")
     return Pair(
@@ -176,7 +176,7 @@ def judge(
         version=bundle.version,
         etag=bundle.etag,
         fingerprint=chain.fingerprint,
-        names=tuple(chain.dns_names),
+        names=tuple(chain.names),
         not_after=chain.not_after,
         chain_pem=chain.pem,
         key_pem=keys.pem(keys.load_pkcs8(der)),

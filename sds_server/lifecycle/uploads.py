@@ -215,10 +215,10 @@ def _chain(pem: bytes, spki_sha256: bytes) -> Chain:
 
 
 def _domains(chain: Chain) -> tuple[str, ...]:
-    if not chain.dns_names:
+    if not chain.names:
         raise _refused("names", "chain: the leaf has no DNS name among its subject alternative names")
     try:
-        return names.normalise_all(chain.dns_names)
+        return names.normalise_all(chain.names)
     except BadIdentifier as e:
         raise _refused("names", f"chain: the leaf's name {e}") from e
 

@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, x25519
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
+from acme_engine.names import is_address
+
 RECORD_MAX: Final = (1 << 14) + 256
 HANDSHAKE_MAX: Final = 256 * 1024
 """Of a server's first flight: the longest chain that the content gate takes is a quarter of that."""
@@ -174,7 +176,12 @@ class _Client:
         extensions = b"".join(
             struct.pack("!HH", number, len(body)) + body
             for number, body in (
-                (0, _sized(2, b"\0" + _sized(2, server_name.encode("idna")))),
+                # "Literal IPv4 and IPv6 addresses are not permitted" there (RFC 6066 section 3).
+                *(
+                    []
+                    if is_address(server_name)
+                    else [(0, _sized(2, b"\0" + _sized(2, server_name.encode("idna"))))]
+                ),
                 (5, b"\x01\0\0\0\0"),  # status_request: ocsp, no responders, no extensions
                 (
                     10,

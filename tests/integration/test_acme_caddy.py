@@ -53,7 +53,7 @@ async def test_a_certificate_is_obtained_without_any_name_resolving(caddy, respo
         orderer = Orderer(client, ["www.example.test", "example.test"], tokens)
         got = await orderer.obtain(MemoryJournal())
 
-    assert set(got.dns_names) == set(orderer.names)
+    assert set(got.names) == set(orderer.names)
     assert got.not_after - got.not_before <= LIFETIME + timedelta(minutes=2)
     assert tokens == {}
 
@@ -69,7 +69,7 @@ async def test_an_order_that_a_crash_left_is_resumed_and_finalized_once(caddy, r
             await orderer.obtain(crashed)
         got = await orderer.obtain(MemoryJournal(), order_url=crashed.order_url)
 
-    assert got.dns_names == (f"{step}.example.test",)
+    assert got.names == (f"{step}.example.test",)
     assert requests(caddy, "/new-order") - orders == 1
     assert requests(caddy, "/finalize") - finalized == 1
 
@@ -85,7 +85,7 @@ async def test_a_name_is_answered_again_once_the_responder_is_there(caddy, respo
         async with responding(tokens, port=responder_port):
             got = await task
 
-    assert got.dns_names == ("late.example.test",)
+    assert got.names == ("late.example.test",)
 
 
 async def test_a_name_that_stays_unproved_fails_in_the_ca_s_words(caddy):

@@ -94,7 +94,7 @@ async def test_a_name_and_its_wildcard_are_proved_in_one_order(ca, bind):
     async with ordering(ca, bind, "example.test", "*.example.test") as (orderer, ledger):
         got = await orderer.obtain(MemoryJournal())
 
-    assert {"example.test", "*.example.test"} == set(got.dns_names)
+    assert {"example.test", "*.example.test"} == set(got.names)
     assert (set(), []) == (await bind.txt(OWNER), ledger.rows), "nothing is left"
 
     steps = [name for name, _ in orderer.steps if name.startswith("challenge.")]
@@ -105,7 +105,7 @@ async def test_an_alias_leads_to_another_zone(ca, bind):
     async with ordering(ca, bind, "*.alias.example.test") as (orderer, ledger):
         got = await orderer.obtain(MemoryJournal())
 
-    assert ("*.alias.example.test",) == got.dns_names
+    assert ("*.alias.example.test",) == got.names
     assert (set(), []) == (await bind.txt("alias.validation.test"), ledger.rows)
 
 
@@ -147,7 +147,7 @@ async def test_an_order_that_a_crash_left_is_resumed_and_leaves_nothing(pebble_c
             await orderer.obtain(crashed)
         got = await orderer.obtain(MemoryJournal(), order_url=crashed.order_url)
 
-    assert (f"*.{step}.example.test",) == got.dns_names
+    assert (f"*.{step}.example.test",) == got.names
     assert 1 == pebble_ca.issued() - issued
     assert (set(), []) == (await bind.txt(f"_acme-challenge.{step}.example.test"), ledger.rows)
 

@@ -52,7 +52,7 @@ async def test_a_certificate_is_obtained_over_http_01(pebble):
         orderer = Orderer(client, ["www.example.com", "example.com"], tokens)
         got = await orderer.obtain(journal)
 
-    assert set(got.dns_names) == {"www.example.com", "example.com"}
+    assert set(got.names) == {"www.example.com", "example.com"}
     assert got.spki_sha256 == keys.spki_sha256(orderer.key.public_key())
     assert timedelta(days=89) < got.not_after - got.not_before < timedelta(days=91)
     assert journal.steps == ["ordered", "finalizing", "issued"]
@@ -119,7 +119,7 @@ async def test_a_cancelled_order_takes_its_tokens_away_and_is_resumed(pebble):
         assert tokens == {}
         got = await orderer.obtain(MemoryJournal(), order_url=journal.order_url)
 
-    assert got.dns_names == ("cancelled.example.com",)
+    assert got.names == ("cancelled.example.com",)
 
 
 async def test_a_name_that_cannot_be_proved_fails_in_the_ca_s_words(pebble):
@@ -245,5 +245,21 @@ async def test_names_are_proved_in_the_tls_handshake_itself(pebble):
             await responder.stop()
 
     assert {*names} >= {failure.value.problem.identifier}
-    assert names == sorted(got.dns_names)
+    assert names == sorted(got.names)
     assert {} == tokens
+
+
+@pytest.mark.parametrize("kind", ["http-01", "tls-alpn-01"])
+async def test_an_address_is_certified_as_one(pebble, kind):
+    """RFC 8738: an identifier of type ip, an iPAddress in CSR and leaf, and a reverse name as SNI."""
+    tokens = Tokens()
+    by_tls = TlsAlpn01Responder(tokens, host="127.0.0.1", port=pebble.tls_port)
+    solver = TlsAlpn01Solver(tokens) if kind == "tls-alpn-01" else None
+    async with account(pebble) as client, responding(tokens, port=pebble.http_port):
+        await by_tls.start()
+        try:
+            got = await Orderer(client, ["127.0.0.1"], tokens, solver=solver).obtain(MemoryJournal())
+        finally:
+            await by_tls.stop()
+
+    assert ("127.0.0.1",) == got.names

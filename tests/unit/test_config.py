@@ -264,7 +264,7 @@ def test_wrong_database_may_hold_a_password_and_is_not_repeated(errors):
         (["secrets", "www", "domains"], "www.example.test", "secrets.www.domains: must be a list"),
         (["secrets", "www", "domains"], ["a b"], 'secrets.www.domains[0]: "a b"'),
         (["secrets", "www", "domains"], [".".join(["a" * 50] * 6)], "at most 253"),
-        (["secrets", "www", "domains"], ["127.0.0.1"], "IP address"),
+        (["secrets", "www", "domains"], ["fe80::1%eth0"], "has a zone"),
         (["secrets", "www", "key_type"], "dsa", "secrets.www.key_type: must be 'ecdsa-p256', "),
         (["secrets", "www", "proof"], "most", "secrets.www.proof: must be all, accepted or a share"),
         (["secrets", "www", "key_file"], "/keys/{spki}.pem", "secrets.www.key_file: certvoy makes the keys"),

@@ -50,7 +50,7 @@ def test_good_pair_passes_and_is_parsed(pair):
     chain = passed(pair)
 
     assert (pair.certificate, CA.certificate) == chain.certificates
-    assert set(NAMES) == set(chain.dns_names)
+    assert set(NAMES) == set(chain.names)
 
 
 def test_order_of_the_names_does_not_matter(pair):

@@ -34,7 +34,7 @@ def test_a_chain_tells_its_leaf_s_properties():
     pair = INTERMEDIATE.issue(["B.example.com", "a.example.com"])
     got = chain.parse(pair.chain_pem)
 
-    assert got.dns_names == ("b.example.com", "a.example.com")
+    assert got.names == ("b.example.com", "a.example.com")
     assert got.fingerprint == pair.certificate.fingerprint(pki.hashes.SHA256()).hex()
     assert got.serial_number == format(pair.certificate.serial_number, "x")
     assert got.not_after.tzinfo is not None

@@ -1,7 +1,7 @@
 import pytest
 
 from acme_engine.errors import BadIdentifier
-from acme_engine.names import normalise, normalise_all
+from acme_engine.names import is_address, normalise, normalise_all, normalise_any
 
 LABEL = "a" * 63
 LONGEST = ".".join([LABEL, LABEL, LABEL, "b" * 61])
@@ -59,3 +59,24 @@ def test_what_no_ca_could_certify_is_refused_with_the_reason(given, reason):
 
 def test_repetitions_go_and_the_primary_stays_first():
     assert normalise_all(["www.b.com", "a.com", "WWW.B.com.", "a.com"]) == ("www.b.com", "a.com")
+
+
+@pytest.mark.parametrize(
+    ("text", "spelt"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:DB8:0:0::1", "2001:db8::1"),
+        ("[2001:db8::1]", "2001:db8::1"),
+        ("WWW.example.com.", "www.example.com"),
+    ],
+)
+def test_an_address_has_one_spelling(text, spelt):
+    """RFC 8738 section 3: of IPv6 that of RFC 5952."""
+    assert spelt == normalise_any(text)
+    assert (spelt != "www.example.com") is is_address(spelt)
+
+
+@pytest.mark.parametrize("text", ["fe80::1%eth0", "192.0.2", "192.0.2.256", "1.2.3.4.5"])
+def test_what_is_nearly_an_address_is_refused(text):
+    with pytest.raises(BadIdentifier):
+        normalise_any(text)

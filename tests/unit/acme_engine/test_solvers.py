@@ -44,6 +44,13 @@ def test_a_wildcard_is_proved_by_dns_whatever_is_preferred():
     assert DNS is solvers.choose(authorization("*.example.com", "http-01", "dns-01"))[0]
 
 
+def test_dns_proves_no_address():
+    """RFC 8738 section 7."""
+    Solvers([HTTP]).check(["192.0.2.1"])
+    with pytest.raises(Unsolvable, match=r"192\.0\.2\.1: an address cannot be proved by dns-01"):
+        Solvers([DNS]).check(["192.0.2.1"])
+
+
 def test_a_ca_that_offers_a_wildcard_nothing_but_http_is_refused():
     with pytest.raises(Unsolvable, match=r"\*\.example\.com: no dns-01 challenge .* the CA offers http-01"):
         BOTH.choose(authorization("*.example.com", "http-01"))
