@@ -16,17 +16,19 @@ from acme_engine.errors import Misconfigured
 from acme_engine.keys import PrivateKey
 
 _ES = {"secp256r1": jwa.ES256, "secp384r1": jwa.ES384}
+_HS = {"HS256": jwa.HS256, "HS384": jwa.HS384, "HS512": jwa.HS512}
 
 
 @dataclass(frozen=True, slots=True)
 class Eab:
     """What a CA hands out to bind an ACME account to one of its own (section 7.3.4).
 
-    ``hmac_key`` is base64url, with or without padding.
+    ``hmac_key`` is base64url, with or without padding; ``algorithm`` HS256, HS384 or HS512.
     """
 
     key_id: str
     hmac_key: str = field(repr=False)
+    algorithm: str = "HS256"
 
 
 class Signer:
@@ -90,15 +92,17 @@ class Signer:
         }
 
     def bind(self, eab: Eab, *, url: str) -> dict[str, object]:
-        """Return ``externalAccountBinding``: our public key, signed HS256 with the CA's MAC key."""
+        """Return ``externalAccountBinding``: our public key, signed with the CA's MAC key."""
         try:
             mac_key = b64.b64decode(eab.hmac_key.rstrip("="))
         except (ValueError, TypeError):
             raise Misconfigured(
                 f"EAB key {eab.key_id!r}: its HMAC key is not base64url", hint="copy it from the CA as it is"
             ) from None  # the cause quotes the key
+        if (algorithm := _HS.get(eab.algorithm)) is None:
+            raise Misconfigured(f"EAB key {eab.key_id!r}: {eab.algorithm!r} is none of {', '.join(_HS)}")
         public_key = self._jwk.public_key().json_dumps().encode()
-        bound = Jws.sign(public_key, jwk.JWKOct(key=mac_key), jwa.HS256, None, url, eab.key_id)
+        bound = Jws.sign(public_key, jwk.JWKOct(key=mac_key), algorithm, None, url, eab.key_id)
         document: dict[str, object] = bound.to_json()
         return document
 

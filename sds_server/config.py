@@ -65,6 +65,9 @@ class EabConfig(Model):
     hmac_key_file: ExistingFile
     """A file that holds the HMAC key in base64url."""
 
+    algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"
+    """How the CA wants the binding signed."""
+
 
 class ProfileConfig(Model):
     """A kind of certificate that the CA's directory lists, such as Let's Encrypt's ``shortlived``."""
@@ -154,6 +157,10 @@ class Http01Config(Model):
 
     listen: ListenAddress
     """The address of the responder."""
+
+    webroot: FilePath | None = None
+    """The root of a web server on this machine that has port 80: the answers are written there as well, below
+    ``.well-known/acme-challenge``. Only for one replica: the others' tokens are not there."""
 
 
 class TlsAlpn01Config(Model):

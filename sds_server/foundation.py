@@ -14,6 +14,7 @@ from acme_engine.dns.table import provider_of
 from acme_engine.errors import Misconfigured
 from acme_engine.jws import Eab
 from acme_engine.ordering import Profile, Terms
+from acme_engine.webroot import Webroot
 from sds_server import spacing
 from sds_server.clock import Clock
 from sds_server.config import Config, EabConfig, IssuerConfig
@@ -95,8 +96,7 @@ def issuers(config: Config) -> Mapping[str, Issuer]:
     Raises:
         ConfigError: a file that one of them names holds no PEM certificates, or its DNS cannot be set up.
     """
-    alpn = config.tls_alpn01 is not None
-    return {name: _issuer(name, issuer, tls_alpn=alpn) for name, issuer in config.issuers.items()}
+    return {name: _issuer(name, issuer, config) for name, issuer in config.issuers.items()}
 
 
 def connect_arguments(config: Config) -> Mapping[str, Any]:
@@ -115,7 +115,7 @@ def postgres_directory(config: Config) -> Path:
     return config.state_dir / "postgres"
 
 
-def _issuer(name: str, issuer: IssuerConfig, *, tls_alpn: bool) -> Issuer:
+def _issuer(name: str, issuer: IssuerConfig, config: Config) -> Issuer:
     return Issuer(
         name=name,
         directory_url=issuer.directory,
@@ -126,7 +126,8 @@ def _issuer(name: str, issuer: IssuerConfig, *, tls_alpn: bool) -> Issuer:
         eab=None if issuer.eab is None else _eab(issuer.eab),
         challenges=Challenges(
             dns=None if issuer.dns is None else _dns(name, issuer.dns),
-            tls_alpn=tls_alpn,
+            tls_alpn=config.tls_alpn01 is not None,
+            webroot=None if config.http01.webroot is None else Webroot(config.http01.webroot),
             default=issuer.challenge,
             choices=issuer.challenges,
         ),
@@ -171,7 +172,7 @@ def _dns(name: str, dns: DnsConfig) -> Dns:
 
 
 def _eab(eab: EabConfig) -> Eab:
-    return Eab(key_id=eab.kid, hmac_key=eab.hmac_key_file.read_text().strip())
+    return Eab(key_id=eab.kid, hmac_key=eab.hmac_key_file.read_text().strip(), algorithm=eab.algorithm)
 
 
 def _roots(name: str, path: Path | None) -> tuple[x509.Certificate, ...]:

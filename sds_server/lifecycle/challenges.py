@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from acme_engine.dns.provider import DnsProvider
-from acme_engine.solver import Http01Solver, Solver, Solvers
+from acme_engine.solver import Http01Solver, Solver, Solvers, TokenStore
 from acme_engine.tls_alpn01 import TlsAlpn01Solver
+from acme_engine.webroot import Webroot
 from sds_server.clock import Clock
 from sds_server.config_dns import preferred
 from sds_server.crashpoint import crashpoint
@@ -50,12 +51,38 @@ class Dns:
     propagation: "Propagation"
 
 
+class Beside:
+    """A TokenStore, and the web server that answers from files as well."""
+
+    def __init__(self, tokens: TokenStore, webroot: Webroot) -> None:
+        self._tokens = tokens
+        self._webroot = webroot
+
+    async def get(self, token: str) -> str | None:
+        """Return the answer to a token."""
+        return await self._tokens.get(token)
+
+    async def put(self, token: str, key_authorization: str, *, ttl_s: int) -> None:
+        """Keep the answer, then write the file."""
+        await self._tokens.put(token, key_authorization, ttl_s=ttl_s)
+        await self._webroot.put(token, key_authorization, ttl_s=ttl_s)
+
+    async def delete(self, token: str) -> None:
+        """Remove the file, then forget the answer: a crash between forgets nothing that is to be removed."""
+        await self._webroot.delete(token)
+        await self._tokens.delete(token)
+
+
 @dataclass(frozen=True, slots=True)
 class Challenges:
-    """How an issuer's names are proved; ``dns`` None: not by DNS-01; ``tls_alpn``: by TLS-ALPN-01 too."""
+    """How an issuer's names are proved; ``dns`` None: not by DNS-01; ``tls_alpn``: by TLS-ALPN-01 too.
+
+    ``webroot``: where HTTP-01's answers are written as well.
+    """
 
     dns: Dns | None = None
     tls_alpn: bool = False
+    webroot: Webroot | None = None
     default: str = "http-01"
     choices: Mapping[str, str] = field(default_factory=dict)
     """A name or ``*.suffix``, and the challenge type that is preferred for it."""
@@ -68,7 +95,8 @@ class Challenges:
     def solvers(self, database: Database, rotation: RotationId, issuer: str, clock: Clock) -> Solvers:
         """Return the Solvers of one Rotation."""
         tokens = RotationTokens(database, rotation)
-        solvers: list[Solver] = [Http01Solver(tokens)]
+        by_http: TokenStore = tokens if self.webroot is None else Beside(tokens, self.webroot)
+        solvers: list[Solver] = [Http01Solver(by_http)]
         if self.tls_alpn:
             solvers.append(TlsAlpn01Solver(tokens))
         if self.dns is not None:

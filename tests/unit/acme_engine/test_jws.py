@@ -47,16 +47,23 @@ def test_without_an_account_the_public_key_goes_along_and_no_kid():
 
 
 @pytest.mark.parametrize("padding", ["", "="])
-def test_the_binding_is_what_the_acme_library_makes(padding):
+@pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
+def test_the_binding_is_what_the_acme_library_makes(padding, algorithm):
     key = keys.generate(KeyType.ECDSA_P256)
     mac_key = "c2VjcmV0LW9mLXRoZS1jYS1hbmQtbWU"
     expected = messages.ExternalAccountBinding.from_data(
-        public(key), "kid-1", mac_key, messages.Directory({"newAccount": URL})
+        public(key), "kid-1", mac_key, messages.Directory({"newAccount": URL}), hmac_alg=algorithm
     )
 
-    got = Signer(key).bind(Eab("kid-1", mac_key + padding), url=URL)
+    got = Signer(key).bind(Eab("kid-1", mac_key + padding, algorithm), url=URL)
     assert got["payload"] == expected["payload"]
+    assert got["protected"] == expected["protected"]
     assert got["signature"] == expected["signature"]
+
+
+def test_a_binding_by_an_algorithm_that_is_none_is_refused():
+    with pytest.raises(Misconfigured, match="'none' is none of HS256, HS384, HS512"):
+        Signer(keys.generate(KeyType.ECDSA_P256)).bind(Eab("kid-1", "AAAA", "none"), url=URL)
 
 
 def test_a_mac_key_that_is_not_base64url_is_said_by_its_id_only():
