@@ -38,7 +38,7 @@ from acme_engine.errors import (
     Unreachable,
 )
 from acme_engine.messages import Authorization, Challenge, Identifier, Order
-from acme_engine.ordering import NO_TERMS, Terms, place
+from acme_engine.ordering import NO_TERMS, Admit, Terms, freely, place
 from acme_engine.solver import Solver, Solvers
 
 PARALLEL = 8
@@ -88,11 +88,13 @@ async def obtain(
     deadline_s: float = 300,
     on_step: Step | None = None,
     terms: Terms = NO_TERMS,
+    admit: Admit = freely,
 ) -> chains.Chain:
     """Get a certificate for ``names`` and the key that signed ``csr`` (DER).
 
     ``solver`` proves all names; `Solvers` has one for each. ``order_url`` resumes that order, whatever state
     it is in. ``on_step`` hears of each step by its dotted name. ``terms``: what a new order asks for besides.
+    ``admit`` is asked before each newOrder, and raises what shall be raised instead of one.
     The chain returned passed `chain.check` against key, names and dates; not against roots, which only the
     caller knows.
 
@@ -117,6 +119,7 @@ async def obtain(
         on_step=on_step or (lambda _name, _fields: None),
         deadline_s=deadline_s,
         terms=terms,
+        admit=admit,
     )
     try:
         async with asyncio.timeout(deadline_s) as limit:
@@ -151,7 +154,9 @@ class _Issuance:
         on_step: Step,
         deadline_s: float,
         terms: Terms,
+        admit: Admit,
     ) -> None:
+        self._admit = admit
         self._terms = terms
         self._order_url: str | None = None
         self._state = "not yet created"
@@ -196,7 +201,7 @@ class _Issuance:
         )
 
     async def _order(self) -> Order:
-        order = await place(self._client, self._names, self._terms, self._on_step)
+        order = await place(self._client, self._names, self._terms, self._on_step, self._admit)
         self._order_url = order.url
         await self._journal.ordered(order.url)
         self._on_step("order.created", {"order": order.url})

@@ -10,7 +10,7 @@
 A CA that is busy, or wants to be left alone, has refused nothing of that (RFC 9773 section 5).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, timedelta
 from http import HTTPStatus
@@ -49,14 +49,22 @@ class Terms:
 
 NO_TERMS = Terms()
 
+Admit = Callable[[bool], Awaitable[None]]
+"""Asked before each newOrder, told whether it names a certificate that it replaces; raises to let none go."""
+
+
+async def freely(replacing: bool) -> None:  # noqa: FBT001 - an `Admit`
+    """Let every order go."""
+
 
 async def place(
     client: Client,
     names: Sequence[str],
     terms: Terms,
     on_step: Callable[[str, Mapping[str, object]], None],
+    admit: Admit = freely,
 ) -> Order:
-    """Order a certificate for normalised names.
+    """Order a certificate for normalised names, if ``admit`` does.
 
     Raises:
         ProfileUnavailable: the directory does not list the profile that is required.
@@ -65,6 +73,7 @@ async def place(
     directory = await client.directory()
     asked = _asked(client, directory, terms, on_step)
     while True:
+        await admit("replaces" in asked)
         try:
             return await client.new_order(names, asked)
         except Refused as e:

@@ -154,3 +154,29 @@ async def test_a_name_that_was_not_asked_for_is_not_proved(ca, client):
         await orderer.obtain(MemoryJournal())
 
     assert (0, {}) == (len(ca.posts("/challenge")), tokens)
+
+
+async def test_each_order_is_admitted_before_it_goes_out_also_the_one_without_replaces(new, client, steps):
+    """A limit that does not count what is replaced counts the second order."""
+    asked = []
+
+    async def admit(replacing):
+        asked.append((replacing, len(sent(new))))
+
+    new.next("/new-order", 409, problem("alreadyReplaced"))
+    await place(client, NAMES, Terms(replaces=ARI), lambda name, _fields: steps.append(name), admit)
+
+    assert [(True, 0), (False, 1)] == asked
+
+
+async def test_nothing_goes_out_that_is_not_admitted(new, client):
+    class No(Exception):
+        pass
+
+    async def admit(_replacing):
+        raise No
+
+    with pytest.raises(No):
+        await place(client, NAMES, Terms(), lambda _name, _fields: None, admit)
+
+    assert [] == sent(new)
