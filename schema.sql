@@ -49,6 +49,8 @@ CREATE TABLE secret (
     served_from       timestamptz,
     served_until      timestamptz,
     renew_at          timestamptz,
+    -- CAs to fall back to, in order, where the issuer does not deliver.
+    fallback          text[] NOT NULL DEFAULT '{}',
     CHECK (kind <> 'tls_certificate' OR (cardinality(domains) > 0 AND issuer IS NOT NULL AND key_type IS NOT NULL)),
     CHECK (num_nonnulls(frozen_at, frozen_by, frozen_reason) IN (0, 3))
 );
@@ -222,6 +224,8 @@ CREATE TABLE certrotation (
     evidence        jsonb,
     -- When what the Rotation brings, or is to replace, ends: which one is urgent. A first issuance has no such date.
     needed_by       timestamptz NOT NULL DEFAULT 'infinity',
+    -- An operator asked for it, when it was opened or later: what is kept of a CA's limits is for these.
+    by_hand         boolean NOT NULL DEFAULT false,
     CHECK ((completed_at IS NULL) = (outcome IS NULL))
 );
 -- At most one open Rotation a Secret.
@@ -235,6 +239,10 @@ CREATE INDEX certrotation_untried ON certrotation (needed_by, triggered_at)
 CREATE INDEX certrotation_again ON certrotation (next_attempt_at)
     WHERE completed_at IS NULL AND new_cert_id IS NULL AND attempts > 0;
 CREATE INDEX certrotation_lapsing ON certrotation (needed_by) WHERE completed_at IS NULL AND new_cert_id IS NOT NULL;
+
+-- Which Rotations are worked on now: orders in flight are bounded for each CA.
+CREATE INDEX certrotation_leased ON certrotation (leased_until)
+    WHERE completed_at IS NULL AND new_cert_id IS NULL AND leased_until IS NOT NULL;
 
 CREATE FUNCTION certrotation_is_needed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -280,6 +288,30 @@ CREATE INDEX acme_order_url ON acme_order (url) WHERE url IS NOT NULL;
 CREATE INDEX acme_order_replaces ON acme_order (replaces) WHERE replaces IS NOT NULL;
 -- At most one order of a Rotation is under way.
 CREATE UNIQUE INDEX acme_order_one_open ON acme_order (rotation_id) WHERE state NOT IN ('stored', 'abandoned');
+
+-- How much is left of CAs' rate limits, by directory, what is counted and of whom: when all of it is there again, and until when the
+-- CA itself has closed it. Where there is no row nothing was taken.
+CREATE TABLE rate_bucket (
+    directory_url text NOT NULL,
+    counted       text NOT NULL CHECK (counted IN ('orders', 'domain', 'names', 'failures', 'accounts')),
+    of            text NOT NULL,
+    full_at       timestamptz NOT NULL,
+    closed_until  timestamptz,
+    PRIMARY KEY (directory_url, counted, of)
+);
+CREATE INDEX rate_bucket_full_at ON rate_bucket (full_at);
+
+-- What an order under way has taken and gives back if it ends before it is finalized: a CA counts certificates. Each registered
+-- domain has a row, so that orders in flight are counted; cost is nothing where the CA counts none.
+CREATE TABLE rate_reservation (
+    order_id      bigint NOT NULL REFERENCES acme_order,
+    directory_url text NOT NULL,
+    counted       text NOT NULL,
+    of            text NOT NULL,
+    cost          interval NOT NULL,
+    PRIMARY KEY (order_id, counted, of)
+);
+CREATE INDEX rate_reservation_of ON rate_reservation (directory_url, counted, of);
 
 -- Secrets whose keys their Target keeps: which Target that is, and the signing request (DER) that it brought for the next order;
 -- null once that was ordered. The names and the type of key are those of the Secret when it was brought.
@@ -628,6 +660,14 @@ CREATE TABLE issuer_pause (
     since  timestamptz NOT NULL DEFAULT certvoy_now(),
     until  timestamptz NOT NULL,
     error  jsonb NOT NULL
+);
+
+-- CAs that fail, by the issuer's name: so often in a row, and when last. The row goes when the CA delivers, or answers again.
+CREATE TABLE issuer_trouble (
+    issuer   text PRIMARY KEY,
+    failures integer NOT NULL,
+    last_at  timestamptz NOT NULL DEFAULT certvoy_now(),
+    error    jsonb NOT NULL
 );
 
 -- What a Secret holds that is no certificate: immutable versions, counted as Certificates are. Trust bundles are public text,

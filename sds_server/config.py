@@ -23,6 +23,7 @@ from sds_server.config_dns import MODELS as DNS_MODELS
 from sds_server.config_dns import AnyKey, ChallengeType, Dns, NameOrSuffix
 from sds_server.config_file import Model, read, with_durations
 from sds_server.config_kms import KekConfig, KmsConfig, with_key_file
+from sds_server.config_limits import LimitsOf
 from sds_server.config_values import (
     AddressRange,
     AskUrl,
@@ -127,6 +128,13 @@ class IssuerConfig(Model):
 
     lifetime: Duration | None = Field(None, validate_default=True)
     """How long certificates shall live, where the CA lets an order say so; the CA chooses by default."""
+
+    limits: LimitsOf = None
+    """What the CA takes in which time: ``auto`` by its directory, ``off``, the name of a CA that is known, or
+    rates of your own, such as ``{orders: 300/3h, domain: 50/7d}``."""
+
+    in_flight: int = Field(8, ge=1)
+    """So many orders at once, of all replicas together."""
 
     spacing: SpacingConfig | None = None
     """What the CA counts; what is known of it by default: of public CAs, and nothing of internal ones."""

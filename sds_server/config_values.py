@@ -107,7 +107,8 @@ def _readable(path: Path) -> Path:
     return path
 
 
-def _duration(text: Any) -> timedelta:
+def duration(text: Any) -> timedelta:
+    """Read a duration: ``1h30m``."""
     parts = _DURATION_PART.findall(text) if isinstance(text, str) and _DURATION.fullmatch(text) else []
     milliseconds = sum(int(number) * _UNITS[unit] for number, unit in parts)
     if milliseconds == 0:
@@ -388,7 +389,7 @@ KeyFile = Annotated[str, AfterValidator(_key_file)]
 FilePath = Annotated[Path, BeforeValidator(_path), _PATH]
 HttpUrl = Annotated[str, AfterValidator(http_url)]
 ExistingFile = Annotated[Path, AfterValidator(_readable), BeforeValidator(_path), _PATH]
-Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(spelt), _SPAN]
+Duration = Annotated[timedelta, BeforeValidator(duration), PlainSerializer(spelt), _SPAN]
 ListenAddress = Annotated[Listen, BeforeValidator(_listen), _ADDRESS]
 AskUrl = Annotated[str, AfterValidator(ask_url)]
 DnsSuffix = Annotated[str, AfterValidator(_dns_suffix)]

@@ -149,13 +149,18 @@ class KeyAwaited(GateRefused):
 
 
 class OrderedTooOften(GateRefused):
-    """A CA would count one more order of these names against us; ``wait`` says when it may go."""
+    """A CA would count one more order of these names against us; ``wait`` says when it may go.
 
-    def __init__(self, secret: str, reason: str, *, wait: timedelta) -> None:
+    ``hint``: by default that a person need not wait for it.
+    """
+
+    def __init__(
+        self, secret: str, reason: str, *, wait: timedelta, rule: str = "spacing", hint: str | None = None
+    ) -> None:
         super().__init__(
-            "spacing",
+            rule,
             f"secret {secret}: {reason}",
-            hint=f"it goes on by itself in time; `certvoy rotate {secret}` does not wait",
+            hint=hint or f"it goes on by itself in time; `certvoy rotate {secret}` does not wait",
         )
         self.wait = wait
 

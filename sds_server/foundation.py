@@ -15,7 +15,7 @@ from acme_engine.errors import Misconfigured
 from acme_engine.jws import Eab
 from acme_engine.ordering import Profile, Terms
 from acme_engine.webroot import Webroot
-from sds_server import spacing
+from sds_server import limits, spacing
 from sds_server.clock import Clock
 from sds_server.config import Config, EabConfig, IssuerConfig
 from sds_server.config_dns import DnsConfig
@@ -138,6 +138,8 @@ def _issuer(name: str, issuer: IssuerConfig, config: Config) -> Issuer:
             lifetime=issuer.lifetime,
             preferred_chain=issuer.preferred_chain,
         ),
+        limits=issuer.limits or limits.of_directory(issuer.directory),
+        in_flight=issuer.in_flight,
         spacing=spacing.preset(urlsplit(issuer.directory).hostname)
         if issuer.spacing is None
         else Spacing(

@@ -384,6 +384,12 @@ EVENTS: Final = (
         ("issuer", "error", "hint"),
     ),
     LogEvent(
+        "budget.closed",
+        "warning",
+        "A CA says that one of its limits is spent: what would take of it waits, all else goes on.",
+        ("issuer", "limit", "of", "seconds"),
+    ),
+    LogEvent(
         "issuer.paused",
         "warning",
         "A CA is away, or wants to be left alone: no replica asks it until it answers again.",

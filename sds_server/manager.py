@@ -29,6 +29,7 @@ from sds_server.inventory.tokens import Tokens
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.accounts import Accounts, Issuer, answers
 from sds_server.lifecycle.patience import Patience
+from sds_server.lifecycle.treasurer import Treasurer
 from sds_server.lifecycle.worker import Worker
 from sds_server.model import (
     Certificate,
@@ -87,7 +88,12 @@ class CertificateManager:
             database=db,
             sealer=kms_client,
             issuers=acme_client,
-            accounts=Accounts(database=db, sealer=kms_client, actor=self._actor),
+            accounts=Accounts(
+                database=db,
+                sealer=kms_client,
+                actor=self._actor,
+                admit=Treasurer(database=db).admit_account,
+            ),
             patience=self._patience,
             lease_for=LEASE,
             replica=name,

@@ -62,6 +62,7 @@ from sds_server.lifecycle.rewrapper import Rewrapper
 from sds_server.lifecycle.scheduler import Scheduler
 from sds_server.lifecycle.settler import Settler
 from sds_server.lifecycle.stapler import Stapler
+from sds_server.lifecycle.treasurer import Treasurer
 from sds_server.lifecycle.uploads import Uploads
 from sds_server.lifecycle.watcher import Watcher
 from sds_server.lifecycle.withdrawer import Withdrawer
@@ -145,7 +146,12 @@ class Parts:
             actor=actor,
             sweep_every=SWEEP,
         )
-        accounts = Accounts(database=database, sealer=sealer, actor=actor)
+        accounts = Accounts(
+            database=database,
+            sealer=sealer,
+            actor=actor,
+            admit=Treasurer(database=database).admit_account,
+        )
         cas, withdrawer = _issuers(config, database)
         patience = Patience(database=database, issuers=cas, answers=answers)
         revoker = Revoker(

@@ -106,7 +106,7 @@ async def remove_in(tx: Transaction, name: str, *, actor: str) -> None:
     """As `remove`, in a transaction that holds the Secret's lock."""
     under_way = await tx.row("open_rotation", name)
     if under_way is not None:
-        await tx.rows("abandon_orders", under_way["id"])
+        await rotations.abandon_orders(tx, under_way["id"])
         await tx.rows("clear_challenges", under_way["id"])
         await rotations.end(tx, under_way, Outcome.SUPERSEDED, Event.SUPERSEDED, actor=actor, secret=name)
     await tx.rows("supersede_payload", name)

@@ -87,6 +87,7 @@ async def store_in(
         await staples.expect_in(tx, certificate.id, responder, must=must_staple(chain.leaf))
     await tx.rows("rotation_stored", lease.rotation, certificate.id)
     await tx.rows("orders_stored", lease.rotation)
+    await tx.rows("forget_reservations", lease.rotation)
     await tx.rows("clear_challenges", lease.rotation)
     await audit.append(
         tx,

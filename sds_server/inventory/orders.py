@@ -157,6 +157,8 @@ async def step(
     async with database.transaction() as tx:
         await rotations.hold(tx, lease)
         await tx.rows("order_step", order.id, state, url, certificate_url)
+        if state is OrderState.FINALIZING:
+            await tx.rows("spend_reservations", order.id)
         if made_by is not None and state is OrderState.ORDERED:
             await tx.rows("order_made_by", order.id, made_by.account_url, made_by.replaces)
         await _tell(tx, lease, f"order.{state}", actor, order=order.id, url=url or order.url)
@@ -170,7 +172,7 @@ async def abandon(database: Database, lease: Lease, *, actor: str) -> None:
     """
     async with database.transaction() as tx:
         await rotations.hold(tx, lease)
-        await tx.rows("abandon_orders", lease.rotation)
+        await rotations.abandon_orders(tx, lease.rotation)
         await _tell(tx, lease, "order.abandoned", actor)
 
 

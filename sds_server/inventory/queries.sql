@@ -608,11 +608,11 @@ SELECT id, cert_id, new_cert_id, stage FROM certrotation WHERE secret = $1 AND c
 SELECT count(*) FROM certrotation WHERE secret = $1 AND reason = 'changed' AND triggered_at > certvoy_now() - $2::interval;
 
 -- name: insert_rotation
-INSERT INTO certrotation (secret, cert_id, reason) VALUES ($1, $2, $3) RETURNING id;
+INSERT INTO certrotation (secret, cert_id, reason, by_hand) VALUES ($1, $2, $3, $3 = 'operator') RETURNING id;
 
 -- name: hasten_rotation
--- An open Rotation that waits for its next attempt is tried now.
-UPDATE certrotation SET next_attempt_at = certvoy_now() WHERE id = $1 AND completed_at IS NULL AND new_cert_id IS NULL;
+-- An open Rotation that waits for its next attempt is tried now; $2: a person wants it.
+UPDATE certrotation SET next_attempt_at = certvoy_now(), by_hand = by_hand OR $2 WHERE id = $1 AND completed_at IS NULL AND new_cert_id IS NULL;
 
 -- name: hasten_key_awaited
 -- One that waits for a signing request alone. What the CA has refused keeps its pause: a Target that brings one request after the
@@ -633,13 +633,19 @@ UPDATE certrotation SET completed_at = certvoy_now(), outcome = $2, leased_until
 -- One Rotation that wants a worker, nearest expiry first; a first issuance has no date and comes when nothing is urgent. Looked
 -- for among the $1 most urgent of those that nobody has tried, and the $1 that wait for longest to be tried again. Where
 -- pairs are uploaded an open one waits for a person; what is frozen waits as well, and, where the CA is left alone, for its
--- return.
-SELECT r.id, r.secret FROM certrotation r JOIN secret s ON s.name = r.secret
+-- return; so does what would be one more than issuers $2 may have worked on at once, each $3.
+WITH full_up AS MATERIALIZED (
+     SELECT w.issuer FROM certrotation l JOIN secret w ON w.name = l.secret
+       JOIN unnest($2::text[], $3::int[]) AS most (issuer, number) ON most.issuer = w.issuer
+      WHERE l.completed_at IS NULL AND l.new_cert_id IS NULL AND l.leased_until > certvoy_now()
+      GROUP BY w.issuer, most.number HAVING count(*) >= most.number)
+SELECT r.id, r.secret, s.issuer FROM certrotation r JOIN secret s ON s.name = r.secret
  WHERE r.id = ANY (ARRAY(
         (SELECT u.id FROM certrotation u JOIN secret o ON o.name = u.secret
           WHERE u.completed_at IS NULL AND u.new_cert_id IS NULL AND u.attempts = 0 AND u.next_attempt_at <= certvoy_now()
             AND o.deleted_at IS NULL AND o.issuer <> 'upload' AND o.frozen_at IS NULL
              AND NOT EXISTS (SELECT FROM issuer_pause p WHERE p.issuer = o.issuer)
+             AND o.issuer NOT IN (SELECT issuer FROM full_up)
           ORDER BY u.needed_by, u.triggered_at LIMIT $1)
          UNION ALL
         (SELECT a.id FROM certrotation a JOIN secret o ON o.name = a.secret
@@ -647,9 +653,18 @@ SELECT r.id, r.secret FROM certrotation r JOIN secret s ON s.name = r.secret
             AND (a.leased_until IS NULL OR a.leased_until < certvoy_now())
             AND o.deleted_at IS NULL AND o.issuer <> 'upload' AND o.frozen_at IS NULL
              AND NOT EXISTS (SELECT FROM issuer_pause p WHERE p.issuer = o.issuer)
+             AND o.issuer NOT IN (SELECT issuer FROM full_up)
           ORDER BY a.next_attempt_at LIMIT $1)))
    AND s.deleted_at IS NULL AND s.issuer <> 'upload' AND s.frozen_at IS NULL
  ORDER BY r.needed_by, r.triggered_at LIMIT 1 FOR UPDATE OF s SKIP LOCKED;
+
+-- name: lock_claims
+SELECT pg_advisory_xact_lock(hashtextextended('certvoy claims of ' || $1::text, 0));
+
+-- name: claimed_of
+-- How many Rotations of the issuer are worked on now.
+SELECT count(*) FROM certrotation l JOIN secret s ON s.name = l.secret
+ WHERE l.completed_at IS NULL AND l.new_cert_id IS NULL AND l.leased_until > certvoy_now() AND s.issuer = $1;
 
 -- name: claim
 -- The lease number grows with every claim; the condition is repeated because the row was not locked when it was found.
@@ -657,7 +672,7 @@ UPDATE certrotation
    SET lease_no = lease_no + 1, leased_by = $2, leased_until = certvoy_now() + $3::interval, attempts = attempts + 1
  WHERE id = $1 AND completed_at IS NULL AND new_cert_id IS NULL AND next_attempt_at <= certvoy_now()
    AND (leased_until IS NULL OR leased_until < certvoy_now())
-RETURNING id, secret, reason, cert_id, lease_no, leased_until, attempts,
+RETURNING id, secret, reason, cert_id, lease_no, leased_until, attempts, by_hand,
           (SELECT issuer FROM secret WHERE name = certrotation.secret) AS issuer;
 
 -- name: extend_lease
@@ -991,6 +1006,78 @@ UPDATE acme_order SET state = 'stored', updated_at = certvoy_now()
 -- name: abandon_orders
 UPDATE acme_order SET state = 'abandoned', updated_at = certvoy_now()
  WHERE rotation_id = $1 AND state NOT IN ('stored', 'abandoned');
+
+-- ---------------------------------------------------------------- what is left of CAs' rate limits
+
+-- name: now
+SELECT certvoy_now();
+
+-- name: make_buckets
+-- Full ones, of which nothing was taken yet.
+INSERT INTO rate_bucket (directory_url, counted, of, full_at)
+SELECT $1, b.counted, b.of, certvoy_now() FROM unnest($2::text[], $3::text[]) AS b (counted, of) ORDER BY b.counted, b.of
+ON CONFLICT DO NOTHING;
+
+-- name: lock_buckets
+SELECT counted, of, full_at, closed_until FROM rate_bucket
+ WHERE directory_url = $1 AND (counted, of) IN (SELECT b.counted, b.of FROM unnest($2::text[], $3::text[]) AS b (counted, of))
+ ORDER BY counted, of FOR UPDATE;
+
+-- name: buckets
+SELECT counted, of, full_at, closed_until FROM rate_bucket
+ WHERE directory_url = $1 AND greatest(full_at, closed_until) > certvoy_now() ORDER BY counted, of;
+
+-- name: take_of_bucket
+UPDATE rate_bucket SET full_at = $4 WHERE directory_url = $1 AND counted = $2 AND of = $3;
+
+-- name: close_bucket
+-- A CA's word makes a bucket emptier, never fuller.
+UPDATE rate_bucket SET full_at = greatest(full_at, $4), closed_until = greatest(closed_until, $5)
+ WHERE directory_url = $1 AND counted = $2 AND of = $3;
+
+-- name: sweep_buckets
+-- Those that are full again: as if there were none.
+DELETE FROM rate_bucket b WHERE (b.directory_url, b.counted, b.of) IN (
+       SELECT directory_url, counted, of FROM rate_bucket
+        WHERE full_at < certvoy_now() AND coalesce(closed_until, '-infinity') < certvoy_now()
+        ORDER BY full_at LIMIT $1 FOR UPDATE SKIP LOCKED);
+
+-- name: reservations
+SELECT counted, of, cost FROM rate_reservation WHERE order_id = $1;
+
+-- name: put_reservation
+INSERT INTO rate_reservation AS r (order_id, directory_url, counted, of, cost) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (order_id, counted, of) DO UPDATE SET cost = greatest(r.cost, excluded.cost);
+
+-- name: orders_in_flight
+-- Those of other Rotations that somebody works on now, by registered domain.
+SELECT v.of, count(*) AS orders FROM rate_reservation v
+  JOIN acme_order o ON o.id = v.order_id JOIN certrotation r ON r.id = o.rotation_id
+ WHERE v.directory_url = $1 AND v.counted = 'domain' AND v.of = ANY ($2::text[]) AND v.order_id <> $3
+   AND r.completed_at IS NULL AND r.new_cert_id IS NULL AND r.leased_until > certvoy_now()
+ GROUP BY v.of;
+
+-- name: spend_reservations
+-- The CA may issue from now on: what was taken is not given back.
+UPDATE rate_reservation SET cost = interval '0' WHERE order_id = $1 AND cost > interval '0';
+
+-- name: forget_reservations
+DELETE FROM rate_reservation v USING acme_order o WHERE o.id = v.order_id AND o.rotation_id = $1;
+
+-- name: lock_reserved_buckets
+SELECT b.of FROM rate_bucket b
+ WHERE EXISTS (SELECT FROM rate_reservation v JOIN acme_order o ON o.id = v.order_id
+                WHERE o.rotation_id = $1 AND o.state = 'abandoned'
+                  AND (v.directory_url, v.counted, v.of) = (b.directory_url, b.counted, b.of))
+ ORDER BY b.directory_url, b.counted, b.of FOR UPDATE OF b;
+
+-- name: give_back
+WITH gone AS (
+     DELETE FROM rate_reservation v USING acme_order o
+      WHERE o.id = v.order_id AND o.rotation_id = $1 AND o.state = 'abandoned'
+     RETURNING v.directory_url, v.counted, v.of, v.cost)
+UPDATE rate_bucket b SET full_at = b.full_at - g.cost FROM gone g
+ WHERE (g.directory_url, g.counted, g.of) = (b.directory_url, b.counted, b.of);
 
 -- name: put_token
 INSERT INTO challenge_token (token, key_authorization, rotation_id, expires_at)

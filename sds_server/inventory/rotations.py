@@ -43,6 +43,9 @@ LONGEST_DUE: Final = 20
 """For each renewal that is opened at once, so many are looked at for the nearest expiry."""
 
 
+ANY_NUMBER: Final[Mapping[str, int]] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A Rotation that this worker may work on."""
@@ -52,6 +55,8 @@ class Claim:
     issuer: str
     replaces: CertificateId | None
     attempts: int
+    by_hand: bool = False
+    """A person asked for it, when it was opened or since."""
 
 
 async def open_for(database: Database, secret: str, *, reason: Reason, actor: str) -> RotationId:
@@ -103,9 +108,9 @@ async def open_in(
         if reason in {Reason.CHANGED, Reason.UPLOADED}:
             # What a worker has under way is not what is wanted now: another issuer, another type of key.
             await tx.rows("take_rotation_back", under_way["id"])
-            await tx.rows("abandon_orders", under_way["id"])
+            await abandon_orders(tx, under_way["id"])
         else:
-            await tx.rows("hasten_rotation", under_way["id"])
+            await tx.rows("hasten_rotation", under_way["id"], reason is Reason.OPERATOR)
         detail = {"rotation": under_way["id"], "reason": reason}
         await audit.append(tx, action="rotation.hastened", actor=actor, subject=secret, detail=detail)
         await feed.tell_work(tx)
@@ -142,13 +147,23 @@ async def open_due(database: Database, *, limit: int, actor: str) -> int:
     return opened
 
 
-async def claim(database: Database, *, replica: str, lease_for: timedelta) -> Claim | None:
-    """Take the most urgent Rotation that wants a worker; None: there is none."""
+async def claim(
+    database: Database, *, replica: str, lease_for: timedelta, in_flight: Mapping[str, int] = ANY_NUMBER
+) -> Claim | None:
+    """Take the most urgent Rotation that wants a worker; None: there is none.
+
+    ``in_flight``: so many of an issuer are worked on at once at most, by all replicas together.
+    """
     async with database.transaction() as tx:
         for _ in range(TRIES):
-            found = await tx.row("claimable", WINDOW)
+            found = await tx.row("claimable", WINDOW, list(in_flight), list(in_flight.values()))
             if found is None:
                 return None
+            if (most := in_flight.get(found["issuer"])) is not None:
+                # One at a time counts, until it has committed: two would take the last place together.
+                await tx.rows("lock_claims", found["issuer"])
+                if await tx.value("claimed_of", found["issuer"]) >= most:
+                    continue
             # It was read before its Secret was locked: somebody may have claimed it since.
             claimed = await claim_in(tx, found["id"], replica=replica, lease_for=lease_for)
             if claimed is not None:
@@ -202,6 +217,7 @@ async def claim_in(
         issuer=row["issuer"],
         replaces=row["cert_id"],
         attempts=row["attempts"],
+        by_hand=row["by_hand"],
     )
 
 
@@ -255,7 +271,7 @@ async def fail(
         row = await hold(tx, lease)
         await tx.rows("rotation_failed", lease.rotation, dict(error), pause, counted)
         if abandon_order:
-            await tx.rows("abandon_orders", lease.rotation)
+            await abandon_orders(tx, lease.rotation)
         await tx.rows("clear_challenges", lease.rotation)
         await failed_names.note(tx, issuer, guilty)
         if row["cert_id"] is not None:
@@ -268,6 +284,16 @@ async def fail(
             cert_id=row["cert_id"],
             detail={"rotation": lease.rotation, "error": error},
         )
+
+
+async def abandon_orders(tx: Transaction, rotation: int) -> None:
+    """Give up the Rotation's order, in a transaction that holds its Secret's lock.
+
+    What it took of its CA's limits for a certificate is given back, if it was not finalized.
+    """
+    await tx.rows("abandon_orders", rotation)
+    await tx.rows("lock_reserved_buckets", rotation)
+    await tx.rows("give_back", rotation)
 
 
 async def take_back(

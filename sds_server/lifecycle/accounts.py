@@ -1,6 +1,6 @@
 """ACME accounts of this deployment: one a directory, its key sealed like any other."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ from sds_server.inventory.accounts import StoredAccount
 from sds_server.inventory.database import Database
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.challenges import Challenges
+from sds_server.limits import OFF, Preset
 from sds_server.log import get
 from sds_server.model import KeyId, SealedKey
 from sds_server.spacing import Spacing
@@ -29,6 +30,9 @@ ACCOUNT_PURPOSE: Final = "account"
 PATIENCE_S: Final = 8.0
 """How long a request is sent again in place: over a CA's passing fault. What lasts is patience's to judge."""
 
+IN_FLIGHT: Final = 8
+"""Orders at once at a CA: what is due after an outage comes as a stream, and not as a flood."""
+
 _log = get("account")
 
 
@@ -36,7 +40,8 @@ _log = get("account")
 class Issuer:
     """An ACME directory and how we are known there; ``roots`` empty: any root will do.
 
-    ``terms`` are those of each order, without what it replaces; ``spacing``: what the CA counts.
+    ``terms`` are those of each order, without what it replaces; ``spacing``: what the CA counts; ``limits``:
+    what it takes in which time; ``in_flight``: so many orders at once, of all replicas together.
     """
 
     name: str
@@ -49,6 +54,8 @@ class Issuer:
     terms: Terms = NO_TERMS
     challenges: Challenges = field(default_factory=Challenges)
     spacing: Spacing | None = None
+    limits: Preset = OFF
+    in_flight: int = IN_FLIGHT
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,16 @@ class Account:
 class Accounts:
     """Registers accounts once and opens clients on them."""
 
-    def __init__(self, *, database: Database, sealer: Sealer, actor: str) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        sealer: Sealer,
+        actor: str,
+        admit: Callable[[Issuer], Awaitable[None]] | None = None,
+    ) -> None:
+        """``admit`` is asked before a new account is made, and raises to make none."""
+        self._admit = admit
         self._database = database
         self._sealer = sealer
         self._actor = actor
@@ -91,6 +107,8 @@ class Accounts:
         url = stored.url
         if url is None:
             crashpoint("account.begun")
+            if self._admit is not None:
+                await self._admit(issuer)
             async with self._open(issuer, key, None) as client:
                 registered = await client.register(
                     contact=issuer.contact, terms_agreed=issuer.terms_agreed, eab=issuer.eab

@@ -40,6 +40,8 @@ class Verdict(Enum):
     """The order's, or nobody can tell: it waits alone, longer each time."""
     LIMIT = auto()
     """The CA wants to be left alone for a while: so do all."""
+    SPENT = auto()
+    """A limit of the CA's of this order alone, or of its names: others go on."""
     AWAY = auto()
     """The CA's, or the network's: nothing could have succeeded."""
 

@@ -3,6 +3,7 @@
 | the failure                            | the next attempt                                                  |
 |----------------------------------------|-------------------------------------------------------------------|
 | the CA is away                         | when it is back; not counted                                      |
+| a limit of its names, or of the account | when the CA wants; not counted                                   |
 | a limit, the first time                | with all others, when the CA wants                                |
 | a limit, again                         | as that, and the back-off on top                                  |
 | the account is unknown, the first time | at once, registered anew                                          |
@@ -52,11 +53,14 @@ def after(
     not_after: datetime | None,
     now: datetime,
     rng: backoff.Rng,
+    spent: timedelta | None = None,
 ) -> Retry:
     """Return what follows, ``attempts`` attempts having failed in a row.
 
-    ``not_after``: the end of what is served, if anything is.
+    ``not_after``: the end of what is served, if anything is. ``spent``: for so long a limit is.
     """
+    if verdict is Verdict.SPENT:
+        return Retry(pause=spent, abandon_order=False, counted=False)
     away = verdict is Verdict.AWAY
     return Retry(
         pause=timedelta(0)

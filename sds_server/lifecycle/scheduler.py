@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sds_server.inventory import audit, certificates, retirement, rotations, targets
+from sds_server.inventory import audit, budgets, certificates, retirement, rotations, targets
 from sds_server.inventory.database import Database
 from sds_server.inventory.tokens import Tokens
 from sds_server.log import get
@@ -46,6 +46,7 @@ class Scheduler:
             if forgotten < BATCH:
                 break
         await self._tokens.sweep()
+        await budgets.sweep(self._database, limit=BATCH)
         await audit.end_windows(self._database, limit=BATCH, actor=self._actor)
 
     async def _destroy_payloads(self) -> None:

@@ -37,9 +37,10 @@ from sds_server.lifecycle import retry
 from sds_server.lifecycle.accounts import Accounts, Issuer
 from sds_server.lifecycle.failure import Ended, ended
 from sds_server.lifecycle.journal import Journal
-from sds_server.lifecycle.patience import Patience
+from sds_server.lifecycle.patience import Patience, Verdict
 from sds_server.lifecycle.planner import Planner
 from sds_server.lifecycle.told import told
+from sds_server.lifecycle.treasurer import Treasurer
 from sds_server.log import get
 from sds_server.model import (
     Certificate,
@@ -96,6 +97,7 @@ class Worker:
             actor=f"replica:{replica}",
         )
         self._patience = patience
+        self._treasurer = Treasurer(database=database)
         self._lease_for = lease_for
         self._replica = replica
         self._actor = f"replica:{replica}"
@@ -122,7 +124,12 @@ class Worker:
                 await self._give_back(lease, error)
             # Without a KMS no order can be begun: what waits is left as it is, and in its order.
             await self._sealer.ready()
-            claim = await rotations.claim(self._database, replica=self._replica, lease_for=self._lease_for)
+            claim = await rotations.claim(
+                self._database,
+                replica=self._replica,
+                lease_for=self._lease_for,
+                in_flight={name: issuer.in_flight for name, issuer in self._issuers.items()},
+            )
             if claim is None:
                 return
             await self._attempt(claim)
@@ -186,7 +193,7 @@ class Worker:
                 hint="declare it under `issuers:`",
             )
         order = await self._planner.order(lease, secret)
-        if order.url is None and claim.reason not in URGENT:
+        if order.url is None and claim.reason not in URGENT and not claim.by_hand:
             await self._planner.check_spacing(secret, issuer)
         if order.url is None:
             # The key must open before the CA is asked for anything: a KMS that is away, or another KEK, shows
@@ -214,6 +221,14 @@ class Worker:
                     deadline_s=ORDER_DEADLINE_S + solvers.patience_s(secret.domains),
                     on_step=lambda name, fields: self._stepped(claim, name, fields),
                     terms=terms,
+                    admit=lambda replacing: self._treasurer.admit(
+                        lease,
+                        order.id,
+                        secret,
+                        issuer,
+                        replacing=replacing,
+                        by_hand=claim.by_hand,
+                    ),
                 )
             except Refused as e:
                 if e.problem.rule.action is Action.REREGISTER:
@@ -279,12 +294,22 @@ class Worker:
     async def _put_back(self, claim: Claim, error: Exception, words: Mapping[str, Any]) -> None:
         secret = await secrets.get(self._database, claim.lease.secret)
         try:
-            verdict = await self._while_leased(claim.lease, self._patience.judge(claim.issuer, error))
+            issuer = self._issuers.get(claim.issuer)
+            spent = None if issuer is None else await self._treasurer.believe(issuer, secret, error)
+            verdict = (
+                Verdict.SPENT
+                if spent is not None
+                else await self._while_leased(claim.lease, self._patience.judge(claim.issuer, error))
+            )
+            guilty = retry.guilty(error, secret.domains)
+            if issuer is not None and guilty:
+                await self._treasurer.failed(issuer, {name for name, _ in guilty})
             previous = await self._previous(claim.replaces, secret)
             next_one = retry.after(
                 error,
                 attempts=claim.attempts,
                 verdict=verdict,
+                spent=spent,
                 not_after=None if previous is None else previous.not_after,
                 now=self._clock.now(),
                 rng=self._rng,
@@ -297,7 +322,7 @@ class Worker:
                 pause=next_one.pause,
                 abandon_order=next_one.abandon_order,
                 counted=next_one.counted,
-                guilty=retry.guilty(error, secret.domains),
+                guilty=guilty,
                 issuer=claim.issuer,
                 actor=self._actor,
             )

@@ -35,6 +35,7 @@ from sds_server.lifecycle import worker as workers
 from sds_server.lifecycle.accounts import Account, Accounts, Issuer
 from sds_server.lifecycle.patience import AWAY_PAUSE, LONGEST_LIMIT, Patience
 from sds_server.lifecycle.worker import EXTENSIONS, Worker
+from sds_server.limits import Counted, Exempt, Limit, Preset
 from sds_server.model import Identity, KeyHolder, KeyType, Peer, Reason
 from sds_server.spacing import Spacing
 from tests.support.clocks import TurnedClock
@@ -101,12 +102,13 @@ class FakeCa:
         self.at = {}
         self.issued = {}
 
-    async def obtain(self, client, *, names, csr, journal, order_url, terms, **_rest):
+    async def obtain(self, client, *, names, csr, journal, order_url, terms, admit, **_rest):
         self.terms.append(terms)
         self.calls.append((order_url, csr))
         await self._at("called")
         url = order_url
         if url is None:
+            await admit(terms.replaces is not None)
             self.ordered += 1
             url = f"https://ca.example.test/order/{self.ordered}"
             await journal.ordered(url)
@@ -1121,3 +1123,73 @@ async def test_a_name_that_fails_is_noted_and_not_tried_a_fifth_time_in_an_hour(
 
     assert (4, {("internal", "www.example.test"): 4}) == (len(ca.calls), found)
     assert 1 == sum("4 validations of it failed within an hour" in what for what in waits)
+
+
+LIMITED = replace(
+    ISSUER,
+    limits=Preset(
+        {
+            Counted.ORDERS: Limit(2, timedelta(hours=2), Exempt.REPLACING),
+            Counted.DOMAIN: Limit(50, timedelta(days=7), Exempt.REPLACING, 'already issued for "'),
+        }
+    ),
+)
+
+
+@pytest.fixture
+def rationed(make, cuttable, directory):
+    """A worker at a CA with limits."""
+    issuers = {"internal": LIMITED}
+    return make(
+        issuers=issuers,
+        patience=Patience(database=cuttable, issuers=issuers, answers=directory.answers),
+    )
+
+
+async def test_what_a_limit_forbids_is_not_ordered_and_waits_with_its_reason(
+    rationed, ca, issuances, database
+):
+    for name in ("a", "b", "c"):
+        await issuances.declare(name, [f"{name}.example.com"])
+    await rationed.step()
+    found = [await progress.latest(database, name) for name in ("a", "b", "c")]
+    waiting = [rotation for rotation in found if rotation.new_cert_id is None]
+
+    assert (1, 2) == (ca.ordered, len(waiting))
+    assert {"budget"} == {rotation.last_error["rule"] for rotation in waiting}
+    assert "2 orders of this account in 2 h would be exceeded" in waiting[0].last_error["what"]
+    assert [0, 0] == [rotation.attempts for rotation in waiting]
+    assert all(
+        rotation.next_attempt_at > rotation.triggered_at + timedelta(minutes=23) for rotation in waiting
+    )
+
+
+async def test_who_asks_by_hand_has_what_is_kept(rationed, ca, issuances, database):
+    await issuances.declare("a", ["a.example.com"])
+    await issuances.declare("b", ["b.example.com"])
+    await rationed.step()
+    by_itself = ca.ordered
+    await rotations.open_for(database, "b", reason=Reason.OPERATOR, actor="person:test")
+    await rationed.step()
+
+    assert (1, 2) == (by_itself, ca.ordered)
+
+
+async def test_a_429_of_a_domain_keeps_that_domain_alone_waiting(rationed, ca, issuances, database):
+    said = 'too many certificates (50) already issued for "example.com" in the last 168h'
+    document = {"type": "urn:ietf:params:acme:error:rateLimited", "detail": said}
+    ca.at["called"] = Refused("newOrder", Problem.of(document, status=429, retry_after=timedelta(hours=26)))
+    await issuances.declare("a", ["a.example.com"])
+    await rationed.step()
+    ca.at.clear()
+    await issuances.declare("b", ["b.example.com"])
+    await issuances.declare("c", ["c.example.org"])
+    await rationed.step()
+    a, b, c = [await progress.latest(database, name) for name in ("a", "b", "c")]
+
+    assert c.new_cert_id is not None
+    assert (None, None) == (a.new_cert_id, b.new_cert_id)
+    assert said in a.last_error["what"]
+    assert "50 certificates of example.com in 168 h is spent, as it says itself" in b.last_error["what"]
+    for waiting in (a, b):
+        assert waiting.next_attempt_at > waiting.triggered_at + timedelta(hours=25)

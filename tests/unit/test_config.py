@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from sds_server.config import load
 from sds_server.config_values import Duration, KeyFile, Listen, spelt
 from sds_server.errors import ConfigError
+from sds_server.limits import OFF, PRESETS, Counted
 from sds_server.model import KeyType, Kind, Proof, key_path
 
 WHOLE = """\
@@ -598,3 +599,39 @@ def test_two_rules_of_one_name_are_refused(errors):
     (error,) = errors(SMALL + ON_DEMAND + ON_DEMAND.partition("\n")[2])
 
     assert error.startswith('on_demand: two rules are called "shops"')
+
+
+def with_limits(limits):
+    settings = yaml.safe_load(SMALL)
+    (issuer,) = settings["issuers"].values()
+    issuer["limits"] = limits
+    return yaml.safe_dump(settings)
+
+
+def test_limits_are_a_cas_by_name_none_or_ones_own(read):
+    def limits(written):
+        (issuer,) = read(with_limits(written)).issuers.values()
+        return issuer.limits
+
+    mine = limits({"orders": "10/1h30m"})
+
+    assert (PRESETS["letsencrypt"], OFF, None) == (limits("letsencrypt"), limits("off"), limits("auto"))
+    assert {Counted.ORDERS: (10, timedelta(minutes=90))} == {
+        counted: (limit.count, limit.period) for counted, limit in mine.limits.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("limits", "error"),
+    [
+        ("letsencrpt", "write one of auto, letsencrypt"),
+        ({"orders": 300}, "orders: must be a rate, got 300"),
+        ({"orders": "300/3 hours"}, "must be a duration"),
+        ({"certificates": "300/3h"}, 'counts no "certificates"'),
+    ],
+)
+def test_limits_that_are_none_are_refused(errors, limits, error):
+    (told,) = errors(with_limits(limits))
+
+    assert error in told
+    assert "limits" in told
