@@ -39,3 +39,14 @@ CREATE TABLE issuer_trouble (
     last_at  timestamptz NOT NULL DEFAULT certvoy_now(),
     error    jsonb NOT NULL
 );
+
+-- Whether a Secret whose CA is left alone may be worked on, for its next CA: that is not left alone, and the first is for long, failed
+-- three times in a row, or there is little time left (a sixth of the life, or a quarter of one under 10 days). lifecycle/fallback.py
+-- decides; this keeps what it would send away from being claimed.
+CREATE FUNCTION may_fall_back(s secret) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (SELECT FROM unnest(s.fallback) AS f WHERE f NOT IN (SELECT issuer FROM issuer_pause))
+       AND (EXISTS (SELECT FROM issuer_pause p WHERE p.issuer = s.issuer AND p.until > certvoy_now() + interval '10 minutes')
+            OR EXISTS (SELECT FROM issuer_trouble t WHERE t.issuer = s.issuer AND t.failures >= 3)
+            OR coalesce(certvoy_now() > s.served_until - (s.served_until - s.served_from)
+                        / CASE WHEN s.served_until - s.served_from >= interval '10 days' THEN 6 ELSE 4 END, false))
+$$;

@@ -322,14 +322,14 @@ class MetricsConfig(Model):
 
 
 _OF_KIND: Mapping[Kind, tuple[str, ...]] = {
-    Kind.TLS_CERTIFICATE: ("domains", "issuer"),
+    Kind.TLS_CERTIFICATE: ("domains", "issuer", "fallback"),
     Kind.VALIDATION_CONTEXT: ("ca_file", "crl_file", "leaf_crl_only"),
     Kind.SESSION_TICKET_KEYS: ("rotate_every", "keep"),
     Kind.GENERIC_SECRET: ("file",),
 }
 """Keys that one kind of Secret has and no other."""
 
-_OPTIONAL = frozenset({"crl_file", "leaf_crl_only", "keep"})
+_OPTIONAL = frozenset({"fallback", "crl_file", "leaf_crl_only", "keep"})
 
 ROTATE_EVERY_MIN = timedelta(minutes=1)
 
@@ -345,6 +345,9 @@ class SecretConfig(Model):
 
     issuer: str | None = Field(None, validate_default=True)
     """The CA: one of ``issuers``."""
+
+    fallback: tuple[str, ...] = Field((), max_length=8)
+    """Issuers that are asked, in this order, where ``issuer`` does not deliver."""
 
     key_type: KeyType = KeyType.ECDSA_P256
     """The kind of key pair, made anew for each certificate."""
@@ -412,6 +415,15 @@ class SecretConfig(Model):
         if every is not None and every < ROTATE_EVERY_MIN:
             raise Wrong("is too short", "a minute or more: each one goes to every proxy")
         return every
+
+    @field_validator("fallback")
+    @classmethod
+    def _are_others(cls, names: tuple[str, ...], info: ValidationInfo[File]) -> tuple[str, ...]:
+        for name in names:
+            cls._exists(name, info)
+        if len({info.data.get("issuer"), *names}) <= len(names):
+            raise Wrong("names an issuer twice", "name each once, and not the first one")
+        return names
 
     @field_validator("issuer")
     @classmethod

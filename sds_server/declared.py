@@ -31,6 +31,7 @@ async def declare(config: Config, database: Database, payloads: Payloads) -> Non
                 proof=secret.proof,
                 key_holder=secret.key_holder,
                 key_file=secret.key_file,
+                fallback=secret.fallback,
             ),
             actor=actor,
         )

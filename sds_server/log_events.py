@@ -390,6 +390,12 @@ EVENTS: Final = (
         ("issuer", "limit", "of", "seconds"),
     ),
     LogEvent(
+        "rotation.fell_back",
+        "warning",
+        "Another of a secret's issuers is asked than its first one; why says what is wrong with that.",
+        ("secret", "issuer", "why"),
+    ),
+    LogEvent(
         "issuer.paused",
         "warning",
         "A CA is away, or wants to be left alone: no replica asks it until it answers again.",

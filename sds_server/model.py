@@ -192,7 +192,8 @@ class Secret:
 
     ``domains`` are normalised DNS names (A-labels, lower case), the primary first. ``proof`` is what
     completes its Rotations, ``key_holder`` who makes its keys, ``key_file`` where an Envoy finds one that its
-    Target has made: a path with `SPKI` in it. One that is no certificate has neither
+    Target has made: a path with `SPKI` in it. ``fallback``: issuers that are asked where the first does not
+    deliver, in this order. One that is no certificate has neither
     domains nor issuer (empty) nor key type (None).
     """
 
@@ -204,6 +205,7 @@ class Secret:
     proof: Proof = Proof()
     key_holder: KeyHolder = KeyHolder.CERTVOY
     key_file: str | None = None
+    fallback: tuple[str, ...] = ()
 
 
 SPKI: Final = "{spki}"

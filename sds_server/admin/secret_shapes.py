@@ -33,6 +33,7 @@ class Declaration(BaseModel):
     proof: str
     key_holder: model.KeyHolder
     key_file: str | None
+    fallback: list[str]
 
     @classmethod
     def of(cls, secret: model.Secret) -> "Declaration":
@@ -46,6 +47,7 @@ class Declaration(BaseModel):
             proof=str(secret.proof),
             key_holder=secret.key_holder,
             key_file=secret.key_file,
+            fallback=list(secret.fallback),
         )
 
 

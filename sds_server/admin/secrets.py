@@ -31,6 +31,9 @@ from sds_server.inventory import (
 )
 from sds_server.model import KeyHolder, KeyType, Kind, Proof, Scope
 
+FALLBACK_MAX = 8
+"""More CAs than anybody has accounts at."""
+
 _NAME: TypeAdapter[model.SecretName] = TypeAdapter(NameOfSecret)
 
 
@@ -41,6 +44,7 @@ class PutSecret(Shape):
     ``accepted`` where nobody can look what is served. ``key_holder``: who makes its private keys, certvoy, or
     the one target that serves it and brings signing requests. ``key_file``: where an Envoy that is this
     target finds each key on its disk, ``/var/lib/certvoy-keys/www/{spki}.pem``.
+    ``fallback``: issuers that are asked where the first does not deliver, in this order.
     """
 
     domains: Annotated[Names, Field(max_length=100)]
@@ -49,6 +53,7 @@ class PutSecret(Shape):
     proof: ProofPolicy = Proof()
     key_holder: KeyHolder = KeyHolder.CERTVOY
     key_file: KeyFile | None = None
+    fallback: Annotated[tuple[Text, ...], Field(max_length=FALLBACK_MAX)] = ()
 
 
 class SecretsQuery(pages.Page):
@@ -95,10 +100,7 @@ async def put_secret(call: Call) -> Answer:
     if wanted.key_file is not None and wanted.key_holder is not KeyHolder.TARGET:
         hint = "send key_holder target as well, or no key_file"
         raise CallerError("key_file: certvoy makes the keys, and sends them to the proxy", hint=hint)
-    if wanted.issuer not in call.services.over_dns:
-        wrong = unprovable(wanted.domains, wanted.issuer)
-        if wrong is not None:
-            raise BadName(f"domains: {wrong}", hint=wrong.hint)
+    _check_issuers(call, wanted)
     status = HTTPStatus.OK
 
     def check(before: model.Secret | None) -> None:
@@ -117,11 +119,26 @@ async def put_secret(call: Call) -> Answer:
             proof=wanted.proof,
             key_holder=wanted.key_holder,
             key_file=wanted.key_file,
+            fallback=wanted.fallback,
         ),
         actor=call.caller.actor,
         check=check,
     )
     return await described(call.services, name, status=status)
+
+
+def _check_issuers(call: Call, wanted: PutSecret) -> None:
+    """Refuse issuers that cannot prove its names, and fallbacks that are none."""
+    for issuer in wanted.fallback:
+        if issuer not in call.services.issuers:
+            declared = ", ".join(sorted(call.services.issuers))
+            raise BadName(f"fallback: there is no {issuer}", hint=f"the configuration declares: {declared}")
+    if len({wanted.issuer, *wanted.fallback}) <= len(wanted.fallback):
+        raise BadName("fallback: names an issuer twice", hint="name each once, and not the first one")
+    for issuer in (wanted.issuer, *wanted.fallback):
+        wrong = None if issuer in call.services.over_dns else unprovable(wanted.domains, issuer)
+        if wrong is not None:
+            raise BadName(f"domains: {wrong}", hint=wrong.hint)
 
 
 async def delete_secret(call: Call) -> Answer:

@@ -14,6 +14,9 @@ from sds_server.errors import CallerError
 @click.argument("name")
 @click.option("--domain", "domains", multiple=True, help="A DNS name, the primary first; NAME by default.")
 @click.option("--issuer", help="One of `issuers:`; the only one by default.")
+@click.option(
+    "--fallback", "fallback", multiple=True, help="An issuer that is asked where the first does not deliver."
+)
 @click.option("--key-type", default="ecdsa-p256", show_default=True)
 @click.option(
     "--proof",
@@ -44,6 +47,7 @@ def issue(
     proof: str,
     key_holder: str,
     key_file: str | None,
+    fallback: tuple[str, ...],
     wait: bool,
     timeout: timedelta,
     as_json: bool,
@@ -61,6 +65,7 @@ def issue(
         "proof": proof,
         "key_holder": key_holder,
         "key_file": key_file,
+        "fallback": list(fallback),
     }
     secret = api.put("v1", "secrets", name, body=body)
     rotation = secret["rotation"]

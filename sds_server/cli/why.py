@@ -62,7 +62,7 @@ def tree(secret: Json, rotation: Json) -> Branch:
     policy = "" if secret["proof"] == "all" else f", proof {secret['proof']}"
     root = Branch(
         f"{secret['name']}: {', '.join(secret['domains'])}"
-        f" from {secret['issuer']} ({secret['key_type']}{policy})"
+        f" from {', else '.join([secret['issuer'], *secret['fallback']])} ({secret['key_type']}{policy})"
     )
     conditions = {condition["type"]: condition for condition in secret["conditions"]}
     for kind in ("Ready", "Served"):

@@ -38,7 +38,15 @@ async def put(database: Database, secret: Secret, *, actor: str, check: Check = 
 async def put_in(tx: Transaction, secret: Secret, *, actor: str, check: Check = whatever) -> Reason | None:
     """As `put`, in a transaction of the caller's, who opens the Rotation; None: nothing has changed."""
     domains, issuer = list(secret.domains), secret.issuer or None
-    columns = (domains, issuer, secret.key_type, str(secret.proof), secret.key_holder, secret.key_file)
+    columns = (
+        domains,
+        issuer,
+        secret.key_type,
+        str(secret.proof),
+        secret.key_holder,
+        secret.key_file,
+        list(secret.fallback),
+    )
     created = await tx.value("insert_secret", secret.name, secret.kind, *columns)
     kind = await tx.value("kind_of", secret.name)
     if kind != secret.kind:
@@ -52,8 +60,8 @@ async def put_in(tx: Transaction, secret: Secret, *, actor: str, check: Check = 
     check(before)
     if before == secret:
         return None
-    if before is not None and replace(before, proof=secret.proof) == secret:
-        await _change_proof(tx, before, secret, actor=actor)
+    if before is not None and replace(before, proof=secret.proof, fallback=secret.fallback) == secret:
+        await _change_policy(tx, before, secret, actor=actor)
         return None
     if not created:
         await tx.rows("update_secret", secret.name, *columns)
@@ -69,10 +77,10 @@ async def put_in(tx: Transaction, secret: Secret, *, actor: str, check: Check = 
     return Reason.INITIAL if created else Reason.CHANGED
 
 
-async def _change_proof(tx: Transaction, before: Secret, secret: Secret, *, actor: str) -> None:
-    """Change what completes Rotations: no other Certificate is wanted for that."""
-    await tx.rows("change_proof", secret.name, str(secret.proof))
-    detail = _declared(secret) | {"proof_before": str(before.proof)}
+async def _change_policy(tx: Transaction, before: Secret, secret: Secret, *, actor: str) -> None:
+    """Change what completes Rotations, or whom to fall back to: no other Certificate is wanted for that."""
+    await tx.rows("change_policy", secret.name, str(secret.proof), list(secret.fallback))
+    detail = _declared(secret) | {"proof_before": str(before.proof), "fallback_before": before.fallback}
     await audit.append(tx, action="secret.changed", actor=actor, subject=secret.name, detail=detail)
 
 
@@ -86,6 +94,7 @@ def _declared(secret: Secret) -> dict[str, object]:
         "proof": str(secret.proof),
         "key_holder": secret.key_holder,
         "key_file": secret.key_file,
+        "fallback": secret.fallback,
     }
 
 

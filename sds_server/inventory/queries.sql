@@ -15,11 +15,11 @@ UPDATE deployment SET version_key_wrapped = $1, version_key_kek = $2 WHERE versi
 UPDATE deployment SET version_key_wrapped = $2, version_key_kek = $3 WHERE version_key_wrapped = $1 RETURNING id;
 
 -- name: lock_secret
-SELECT name, kind, domains, issuer, key_type, key_holder, key_file, proof FROM secret
+SELECT name, kind, domains, issuer, key_type, key_holder, key_file, proof, fallback FROM secret
  WHERE name = $1 AND deleted_at IS NULL FOR UPDATE;
 
 -- name: secret
-SELECT name, kind, domains, issuer, key_type, key_holder, key_file, proof FROM secret WHERE name = $1 AND deleted_at IS NULL;
+SELECT name, kind, domains, issuer, key_type, key_holder, key_file, proof, fallback FROM secret WHERE name = $1 AND deleted_at IS NULL;
 
 -- name: kind_of
 -- Of a deleted one as well: for ever is for ever.
@@ -39,12 +39,12 @@ SELECT frozen_at, frozen_by, frozen_reason FROM secret WHERE name = $1 AND froze
 
 -- name: secrets_page
 -- By name, behind $1, each with what it is served with and at how many Targets; what is null is not asked.
-SELECT s.name, s.kind, s.domains, s.issuer, s.key_type, s.key_holder, s.key_file, s.proof, c.status,
+SELECT s.name, s.kind, s.domains, s.issuer, s.key_type, s.key_holder, s.key_file, s.proof, s.fallback, c.status,
        coalesce(c.generation, p.generation) AS generation,
        coalesce(c.not_after, p.not_after) AS not_after, c.renew_at, d.targets, d.proved, d.accepted,
        coalesce(r.last_error, p.error) AS last_error, s.frozen_at, s.frozen_by, s.frozen_reason,
        (SELECT rule FROM on_demand_name WHERE secret = s.name) AS on_demand
-  FROM (SELECT name, kind, domains, issuer, key_type, key_holder, key_file, proof, frozen_at, frozen_by, frozen_reason, served_generation
+  FROM (SELECT name, kind, domains, issuer, key_type, key_holder, key_file, proof, fallback, frozen_at, frozen_by, frozen_reason, served_generation
           FROM secret
          WHERE deleted_at IS NULL AND name > $1 AND ($2::text IS NULL OR issuer = $2)
            AND ($3::text IS NULL OR $3 = ANY (domains))
@@ -84,16 +84,16 @@ DELETE FROM delivery WHERE secret = $1;
 
 -- name: insert_secret
 -- Nothing happens where the name exists: the caller reads it and compares.
-INSERT INTO secret (name, kind, domains, issuer, key_type, proof, key_holder, key_file) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+INSERT INTO secret (name, kind, domains, issuer, key_type, proof, key_holder, key_file, fallback) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (name) DO NOTHING RETURNING name;
 
 -- name: update_secret
-UPDATE secret SET domains = $2, issuer = $3, key_type = $4, proof = $5, key_holder = $6, key_file = $7, deleted_at = NULL,
+UPDATE secret SET domains = $2, issuer = $3, key_type = $4, proof = $5, key_holder = $6, key_file = $7, fallback = $8, deleted_at = NULL,
        frozen_at = NULL, frozen_by = NULL, frozen_reason = NULL
  WHERE name = $1;
 
--- name: change_proof
-UPDATE secret SET proof = $2 WHERE name = $1;
+-- name: change_policy
+UPDATE secret SET proof = $2, fallback = $3 WHERE name = $1;
 
 -- ---------------------------------------------------------------- certificates
 
@@ -644,7 +644,7 @@ SELECT r.id, r.secret, s.issuer FROM certrotation r JOIN secret s ON s.name = r.
         (SELECT u.id FROM certrotation u JOIN secret o ON o.name = u.secret
           WHERE u.completed_at IS NULL AND u.new_cert_id IS NULL AND u.attempts = 0 AND u.next_attempt_at <= certvoy_now()
             AND o.deleted_at IS NULL AND o.issuer <> 'upload' AND o.frozen_at IS NULL
-             AND NOT EXISTS (SELECT FROM issuer_pause p WHERE p.issuer = o.issuer)
+             AND (o.issuer NOT IN (SELECT issuer FROM issuer_pause) OR (o.fallback <> '{}' AND may_fall_back(o)))
              AND o.issuer NOT IN (SELECT issuer FROM full_up)
           ORDER BY u.needed_by, u.triggered_at LIMIT $1)
          UNION ALL
@@ -652,7 +652,7 @@ SELECT r.id, r.secret, s.issuer FROM certrotation r JOIN secret s ON s.name = r.
           WHERE a.completed_at IS NULL AND a.new_cert_id IS NULL AND a.attempts > 0 AND a.next_attempt_at <= certvoy_now()
             AND (a.leased_until IS NULL OR a.leased_until < certvoy_now())
             AND o.deleted_at IS NULL AND o.issuer <> 'upload' AND o.frozen_at IS NULL
-             AND NOT EXISTS (SELECT FROM issuer_pause p WHERE p.issuer = o.issuer)
+             AND (o.issuer NOT IN (SELECT issuer FROM issuer_pause) OR (o.fallback <> '{}' AND may_fall_back(o)))
              AND o.issuer NOT IN (SELECT issuer FROM full_up)
           ORDER BY a.next_attempt_at LIMIT $1)))
    AND s.deleted_at IS NULL AND s.issuer <> 'upload' AND s.frozen_at IS NULL
@@ -869,7 +869,24 @@ UPDATE issuer_pause SET until = certvoy_now() WHERE issuer = ANY ($1::text[]) RE
 DELETE FROM issuer_pause WHERE issuer = $1 AND until = $2 RETURNING since;
 
 -- name: secret_is_paused
-SELECT EXISTS (SELECT FROM secret s JOIN issuer_pause p ON p.issuer = s.issuer WHERE s.name = $1);
+-- And there is none to fall back to now.
+SELECT EXISTS (SELECT FROM secret s JOIN issuer_pause p ON p.issuer = s.issuer
+                WHERE s.name = $1 AND NOT (s.fallback <> '{}' AND may_fall_back(s)));
+
+-- name: standings
+-- How these issuers stand: left alone, for how long from now (null: until a person acts), and how often they failed in a row.
+SELECT i.name AS issuer, p.issuer IS NOT NULL AS paused,
+       CASE WHEN p.until < 'infinity' THEN p.until - certvoy_now() END AS paused_for,
+       coalesce(t.failures, 0) AS failures, certvoy_now() - t.last_at AS failed_ago, t.error->>'what' AS error
+  FROM unnest($1::text[]) AS i (name)
+  LEFT JOIN issuer_pause p ON p.issuer = i.name LEFT JOIN issuer_trouble t ON t.issuer = i.name;
+
+-- name: note_trouble
+INSERT INTO issuer_trouble AS t (issuer, failures, error) SELECT name, 1, $2 FROM unnest($1::text[]) AS name ORDER BY name
+ON CONFLICT (issuer) DO UPDATE SET failures = t.failures + 1, last_at = certvoy_now(), error = excluded.error;
+
+-- name: end_trouble
+DELETE FROM issuer_trouble WHERE issuer = ANY ($1::text[]) RETURNING issuer;
 
 -- ---------------------------------------------------------------- keys, accounts, orders, tokens
 

@@ -95,6 +95,7 @@ def from_row(row: Row) -> Secret:
         proof=Proof.parse(row["proof"]),
         key_holder=KeyHolder(row["key_holder"]),
         key_file=row["key_file"],
+        fallback=tuple(row["fallback"]),
     )
 
 

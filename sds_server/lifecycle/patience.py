@@ -5,16 +5,17 @@ the CA is away. Then Rotations wait as they are, nearest expiry first, and none 
 or sent into a long pause of its own: when the CA answers again, they go on.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any, Final
 
 from acme_engine.errors import AcmeError, Action, BadReply, Refused, Unreachable, Untrusted
-from sds_server.inventory import pauses
+from sds_server.inventory import pauses, troubles
 from sds_server.inventory.database import Database
 from sds_server.lifecycle.accounts import Issuer
+from sds_server.lifecycle.fallback import by_the_ca
 from sds_server.lifecycle.told import told
 from sds_server.log import get
 
@@ -79,13 +80,24 @@ class Patience:
             await self._pause(issuer, None if limit is None else min(limit, LONGEST_LIMIT), error)
             return Verdict.LIMIT
         if not _suspicious(error):
+            if by_the_ca(error):
+                await troubles.note(self._database, self._same(issuer), error=_why(issuer, error))
             return Verdict.ORDERS
         try:
             await self._answers(issuer)
         except AcmeError as e:
             await self._pause(issuer, min(_limit(e) or AWAY_PAUSE, LONGEST_LIMIT), e)
+            await troubles.note(self._database, self._same(issuer), error=_why(issuer, e))
             return Verdict.AWAY
+        if by_the_ca(error):
+            await troubles.note(self._database, self._same(issuer), error=_why(issuer, error))
         return Verdict.ORDERS
+
+    async def delivered(self, issuer_name: str) -> None:
+        """The CA has issued: whatever failed before, it is in no trouble any more."""
+        issuer = self._issuers.get(issuer_name)
+        if issuer is not None:
+            await troubles.end(self._database, self._same(issuer))
 
     async def step(self) -> None:
         """Ask each CA whose pause is over whether it answers; when it does, its work goes on everywhere.
@@ -110,18 +122,23 @@ class Patience:
         except AcmeError as e:
             lasts = min(_limit(e) or AWAY_PAUSE, LONGEST_LIMIT)
             await pauses.prolong(self._database, issuer.name, taken, lasts=lasts, error=_why(issuer, e))
+            await troubles.note(self._database, self._same(issuer), error=_why(issuer, e))
         else:
+            await troubles.end(self._database, self._same(issuer))
             since = await pauses.end(self._database, issuer.name, taken)
             if since is not None:
                 _log.info("issuer.resumed", issuer=issuer.name, since=since.isoformat())
 
     async def _pause(self, issuer: Issuer, lasts: timedelta | None, error: AcmeError) -> None:
-        same = [name for name, other in self._issuers.items() if other.directory_url == issuer.directory_url]
-        await pauses.begin(self._database, same, lasts=lasts, error=_why(issuer, error))
+        await pauses.begin(self._database, self._same(issuer), lasts=lasts, error=_why(issuer, error))
         if lasts is None:
             _log.error("issuer.held", issuer=issuer.name, error=str(error), hint=_why(issuer, error)["hint"])
         else:
             _log.warning("issuer.paused", issuer=issuer.name, seconds=lasts.total_seconds(), error=str(error))
+
+    def _same(self, issuer: Issuer) -> Sequence[str]:
+        """Return all issuers with its directory: they are one CA."""
+        return [name for name, other in self._issuers.items() if other.directory_url == issuer.directory_url]
 
 
 def _wants_a_person(error: AcmeError) -> bool:

@@ -69,6 +69,17 @@ class Treasurer:
             case Refusal():
                 raise _too_often(secret.name, issuer, refusal, wait)
 
+    async def spent_for(self, secret: Secret, issuer: Issuer, *, replacing: bool, by_hand: bool) -> timedelta:
+        """Return for how long the CA's limits keep an order from it; nothing is taken."""
+        limits = issuer.limits.limits
+        if not limits:
+            return timedelta(0)
+        order = await self._order(secret, issuer, replacing=replacing, by_hand=by_hand)
+        now, left = await budgets.left(self._database, issuer.directory_url)
+        wanted = [*budget.taken(order, limits), *budget.looked_at(order, limits)]
+        refusal = budget.decide(wanted, left, limits, now=now, by_hand=by_hand)
+        return timedelta(0) if refusal is None else refusal.until - now
+
     async def admit_account(self, issuer: Issuer) -> None:
         """Take a new account of the CA's limit of those.
 

@@ -35,6 +35,7 @@ from sds_server.inventory.rotations import Claim
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle import retry
 from sds_server.lifecycle.accounts import Accounts, Issuer
+from sds_server.lifecycle.chooser import Chooser
 from sds_server.lifecycle.failure import Ended, ended
 from sds_server.lifecycle.journal import Journal
 from sds_server.lifecycle.patience import Patience, Verdict
@@ -98,6 +99,13 @@ class Worker:
         )
         self._patience = patience
         self._treasurer = Treasurer(database=database)
+        self._chooser = Chooser(
+            database=database,
+            issuers=issuers,
+            treasurer=self._treasurer,
+            clock=clock,
+            actor=f"replica:{replica}",
+        )
         self._lease_for = lease_for
         self._replica = replica
         self._actor = f"replica:{replica}"
@@ -150,22 +158,25 @@ class Worker:
         self.busy += 1
         started, how = self._clock.monotonic(), Ended.INTERRUPTED
         try:
-            how = await self._work(claim)
+            claim, how = await self._work(claim)
         finally:
             self.busy -= 1
             self.on_attempt(claim.issuer, how, self._clock.monotonic() - started)
 
-    async def _work(self, claim: Claim) -> Ended:
+    async def _work(self, claim: Claim) -> tuple[Claim, Ended]:
+        """Return how it ended, and the claim with the issuer that was asked."""
         lease = claim.lease
         log = _log.bind(secret=lease.secret, rotation=lease.rotation, lease_no=lease.number)
         log.info("rotation.claimed", attempts=claim.attempts)
         crashpoint("rotation.claimed")
         started = self._clock.monotonic()
         try:
+            claim = await self._chooser.choose(claim, await secrets.get(self._database, lease.secret))
             generation = await self._while_leased(lease, self._issue(claim))
+            await self._patience.delivered(claim.issuer)
         except StaleLease as e:
             log.warning("lease.lost", error=e.message)
-            return Ended.LEASE_LOST
+            return claim, Ended.LEASE_LOST
         except Unavailable as e:
             await self._give_back(lease, e)
             raise
@@ -177,14 +188,15 @@ class Worker:
                 await self._give_back(lease, away)
                 raise
             log.warning("rotation.failed", error=words["what"], hint=words["hint"])
-            return ended(e)
+            return claim, ended(e)
         seconds = round(self._clock.monotonic() - started, 3)
         log.info("certificate.issued", generation=generation, seconds=seconds)
-        return Ended.ISSUED
+        return claim, Ended.ISSUED
 
     async def _issue(self, claim: Claim) -> int:
         lease = claim.lease
-        secret = await secrets.get(self._database, lease.secret)
+        # From here on its issuer is the one that was chosen.
+        secret = replace(await secrets.get(self._database, lease.secret), issuer=claim.issuer)
         issuer = self._issuers.get(secret.issuer)
         if issuer is None:
             raise GateRefused(
@@ -292,7 +304,8 @@ class Worker:
         return same_issuer[0] if same_issuer else None
 
     async def _put_back(self, claim: Claim, error: Exception, words: Mapping[str, Any]) -> None:
-        secret = await secrets.get(self._database, claim.lease.secret)
+        declared = await secrets.get(self._database, claim.lease.secret)
+        secret = replace(declared, issuer=claim.issuer)
         try:
             issuer = self._issuers.get(claim.issuer)
             spent = None if issuer is None else await self._treasurer.believe(issuer, secret, error)
@@ -319,7 +332,7 @@ class Worker:
                 claim.lease,
                 error=words if next_one.pause is not None else _held(words, secret.name),
                 # The pause, and not the moment: replicas' clocks may differ from the database's.
-                pause=next_one.pause,
+                pause=timedelta(0) if await self._chooser.another(claim, declared) else next_one.pause,
                 abandon_order=next_one.abandon_order,
                 counted=next_one.counted,
                 guilty=guilty,

@@ -1193,3 +1193,95 @@ async def test_a_429_of_a_domain_keeps_that_domain_alone_waiting(rationed, ca, i
     assert "50 certificates of example.com in 168 h is spent, as it says itself" in b.last_error["what"]
     for waiting in (a, b):
         assert waiting.next_attempt_at > waiting.triggered_at + timedelta(hours=25)
+
+
+@pytest.fixture
+def two(make, cuttable, directory):
+    """A worker with a second CA."""
+    other = replace(ISSUER, name="other", directory_url="https://other.example.test/dir")
+    issuers = {"internal": ISSUER, "other": other}
+    return make(
+        issuers=issuers,
+        patience=Patience(database=cuttable, issuers=issuers, answers=directory.answers),
+    )
+
+
+@pytest.fixture
+async def with_fallback(database):
+    declared = replace(secret(), fallback=("other",))
+    await declarations.put(database, declared, actor="person:test")
+    return declared
+
+
+async def asked(sql):
+    return [row["issuer"] for row in await sql.fetch("SELECT issuer FROM acme_order ORDER BY id")]
+
+
+async def test_what_is_wrong_with_a_name_is_taken_to_no_other_ca(two, ca, with_fallback, sql):
+    ca.at["ordered"] = OrderFailed("no", order_url="https://ca.example.test/order/1", problems=[DNS_PROBLEM])
+    for _ in range(4):
+        await two.step()
+        await turn_clock(sql, timedelta(days=1))
+
+    assert {"internal"} == set(await asked(sql))
+    assert 0 == await sql.fetchval("SELECT count(*) FROM issuer_trouble")
+
+
+async def test_a_ca_that_fails_three_times_is_passed_over_and_the_next_renewal_begins_with_it(
+    two, ca, with_fallback, database, sql
+):
+    document = {"type": "urn:ietf:params:acme:error:serverInternal"}
+    ca.at["ordered"] = Refused("finalize", Problem.of(document, status=500))
+
+    async def heal():
+        if (await asked(sql))[-1] == "internal":
+            raise Refused("finalize", Problem.of(document, status=500))
+
+    ca.at["ordered"] = heal
+    for _ in range(3):
+        await two.step()
+        await turn_clock(sql, timedelta(minutes=12))
+    after_three = await asked(sql)
+    fell_back = await sql.fetchval("SELECT payload FROM certaudit WHERE action = 'rotation.fell_back'")
+    issuer = await sql.fetchval("SELECT issuer FROM certificate")
+    ca.at.clear()
+    await turn_clock(sql, timedelta(hours=1))
+    await rotations.open_for(database, "www", reason=Reason.OPERATOR, actor="person:test")
+    await two.step()
+
+    assert ["internal", "other"] == after_three
+    assert "internal: it failed 3 times in a row" in fell_back
+    assert "other" == issuer
+    assert "internal" == (await asked(sql))[-1]
+    assert ca.terms[-1].replaces is None
+    assert 0 == await sql.fetchval("SELECT count(*) FROM issuer_trouble")
+
+
+async def test_a_limit_that_lasts_for_days_sends_the_order_to_the_next_ca_at_once(
+    make, cuttable, directory, ca, with_fallback, database, sql
+):
+    other = replace(ISSUER, name="other", directory_url="https://other.example.test/dir")
+    issuers = {"internal": LIMITED, "other": other}
+    two = make(
+        issuers=issuers, patience=Patience(database=cuttable, issuers=issuers, answers=directory.answers)
+    )
+    said = 'too many certificates (50) already issued for "example.test" in the last 168h'
+    document = {"type": "urn:ietf:params:acme:error:rateLimited", "detail": said}
+
+    async def limit():
+        if (await asked(sql))[-1] == "internal":
+            raise Refused("newOrder", Problem.of(document, status=429, retry_after=timedelta(days=2)))
+
+    ca.at["called"] = limit
+    await two.step()
+
+    assert ["internal", "other"] == await asked(sql)
+    assert "other" == await sql.fetchval("SELECT issuer FROM certificate")
+
+
+async def test_whom_to_fall_back_to_is_changed_without_another_certificate(two, ca, with_fallback, database):
+    await two.step()
+    await declarations.put(database, replace(with_fallback, fallback=()), actor="person:test")
+    await two.step()
+
+    assert 1 == ca.ordered

@@ -635,3 +635,19 @@ def test_limits_that_are_none_are_refused(errors, limits, error):
 
     assert error in told
     assert "limits" in told
+
+
+@pytest.mark.parametrize(
+    ("fallback", "error"),
+    [
+        (["other"], "no issuer has the name"),
+        (["internal"], "names an issuer twice"),
+    ],
+)
+def test_a_fallback_is_another_issuer_that_there_is(errors, fallback, error):
+    settings = yaml.safe_load(SMALL)
+    settings["secrets"] = {"www": {"domains": ["a.test"], "issuer": "internal", "fallback": fallback}}
+    (told,) = errors(yaml.safe_dump(settings))
+
+    assert error in told
+    assert told.startswith("secrets.www.fallback")
