@@ -10,12 +10,12 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from acme_engine.dns.propagation import served
-from acme_engine.dns.provider import CALL_TIMEOUT_S, DnsProvider
+from acme_engine.dns.provider import CALL_TIMEOUT_S, PREFIX, DnsProvider
 from acme_engine.dns.zones import Place, Zones
 from acme_engine.errors import DnsProviderError, NotServed
 from acme_engine.messages import Challenge, Identifier
 
-LABEL: Final = "_acme-challenge"
+LABEL: Final = PREFIX.removesuffix(".")
 
 LIMIT_S: Final = 600.0
 """How long a value may take to be everywhere."""
@@ -114,9 +114,10 @@ class Dns01Solver:
             place = await self._zones.place(name)
         else:
             place = Place(name, "", ())
-        await self._ledger.put(place.owner, value)
+        given = self._given(key_authorization)
+        await self._ledger.put(place.owner, given)
         self._places[name, value] = place
-        await _bounded(self._provider.add(place.owner, value), f"{place.owner}: no value could be added")
+        await _bounded(self._provider.add(place.owner, given), f"{place.owner}: no value could be added")
 
     async def ready(self, identifier: Identifier, _challenge: Challenge, key_authorization: str) -> None:
         """Return once the value is served, as the mode says.
@@ -165,8 +166,12 @@ class Dns01Solver:
         place = self._places.get((name, value))
         if place is None:
             return  # `present` did not come as far as the ledger
-        await withdraw(self._provider, self._ledger, place.owner, value)
+        await withdraw(self._provider, self._ledger, place.owner, self._given(key_authorization))
         del self._places[name, value]
+
+    def _given(self, key_authorization: str) -> str:
+        """Return what the provider is told, and the ledger with it: after a crash it is told the same."""
+        return key_authorization if self._provider.hashes else record_value(key_authorization)
 
 
 async def withdraw(provider: DnsProvider, ledger: ValueLedger, name: str, value: str) -> None:

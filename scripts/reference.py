@@ -109,10 +109,34 @@ def _configured(title: str, about: str, described: Json) -> str:
 
 def _parts(path: str, described: Json, definitions: Json) -> Iterator[str]:
     """Write a section for each model below a key: ``issuers.NAME``, ``issuers.NAME.eab``."""
+    places: dict[str, list[Json]] = {}
     for place, model in _models(path, described, definitions):
-        yield from _section(f"`{place}`", model, definitions, heading="##")
-        for name, part in model["properties"].items():
+        places.setdefault(place, []).append(model)
+    for place, models in places.items():
+        if len(models) > 1:
+            yield from _choice(place, models, definitions)
+            continue
+        yield from _section(f"`{place}`", models[0], definitions, heading="##")
+        for name, part in models[0]["properties"].items():
             yield from _parts(f"{place}.{name}", part, definitions)
+
+
+def _choice(place: str, models: Sequence[Json], definitions: Json) -> Iterator[str]:
+    """Write a section of what several models share, and one of what each has besides; one key says which."""
+    first, *_ = (model["properties"] for model in models)
+    (key,) = (name for name, part in first.items() if "const" in part)
+    shared = {
+        name: part
+        for name, part in first.items()
+        if all(model["properties"].get(name) == part for model in models)
+    }
+    choices = {**first[key], "enum": [model["properties"][key]["const"] for model in models]}
+    common = {"properties": {key: choices, **shared}, "required": [key]}
+    yield from _section(f"`{place}`", common, definitions, heading="##")
+    for model in models:
+        own = {name: part for name, part in model["properties"].items() if name not in {key, *shared}}
+        title = f"`{place}` with `{key}: {model['properties'][key]['const']}`"
+        yield from _section(title, {**model, "properties": own}, definitions, heading="###")
 
 
 def _models(path: str, described: Json, definitions: Json) -> Iterator[tuple[str, Json]]:
@@ -141,7 +165,7 @@ def _section(title: str, model: Json, definitions: Json, *, heading: str) -> Ite
 
 def _type(described: Json, definitions: Json) -> str:
     options = [option for option in described.get("anyOf", [described]) if option.get("type") != "null"]
-    return " or ".join(_one_type(option, definitions) for option in options)
+    return " or ".join(dict.fromkeys(_one_type(option, definitions) for option in options))
 
 
 def _one_type(option: Json, definitions: Json) -> str:

@@ -138,7 +138,8 @@ def _model(name: str, registration: Registration) -> type[DnsConfig]:
     fields: dict[str, Any] = {setting.name: _field(setting) for setting in registration.settings}
     assert not fields.keys() & _COMMON, name  # noqa: S101 - two keys of one name
     fields["provider"] = Literal[name], Field(description="Who hosts the zones.")
-    return create_model(f"Dns_{name}", __base__=DnsConfig, __doc__=registration.what, **fields)
+    called = f"Dns_{name.replace('-', '_')}"
+    return create_model(called, __base__=DnsConfig, __doc__=registration.what, **fields)
 
 
 MODELS: Mapping[str, type[DnsConfig]] = {name: _model(name, known) for name, known in PROVIDERS.items()}

@@ -3,7 +3,9 @@
 import base64
 import binascii
 import ipaddress
+import re
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from acme_engine.errors import BadIdentifier
 from acme_engine.names import normalise
@@ -43,6 +45,31 @@ def zone(text: str) -> None:
     _name(text)
 
 
+def url(text: str) -> None:
+    """The address of an API; plain HTTP, which shows credentials to the way, on this machine alone."""
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or parts.query or parts.fragment or parts.username is not None or " " in text:
+        raise ValueError("must be a URL such as https://api.example.com/v1, without a query or a password")
+    if parts.scheme != "https" and not (parts.scheme == "http" and _loopback(host)):
+        raise ValueError("must begin with https://; http:// is for a server on this machine only")
+
+
+def one_line(text: str) -> None:
+    """A token or a password, as a header holds it. What was written is not repeated."""
+    if not text or not text.isprintable():
+        raise ValueError("must be one line of printable characters")
+
+
+def word(text: str) -> None:
+    """An id as a provider gives it, which becomes a part of a URL."""
+    if not re.fullmatch(r"[\w.:-]{1,255}", text, re.ASCII):
+        raise ValueError("must be an id of letters, digits and . : - _")
+
+
 def base64_text(text: str) -> None:
     """Bytes in base64, as key generators print them. What was written is not repeated."""
     try:
@@ -76,3 +103,7 @@ def _is_ip(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _loopback(host: str) -> bool:
+    return host == "localhost" or (_is_ip(host) and ipaddress.ip_address(host).is_loopback)

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Final, Protocol
 
+from acme_engine.errors import DnsProviderError
+
 TTL_S: Final = 60
 """How long caches may keep a value; where a provider has a higher minimum, its minimum."""
 
@@ -13,6 +15,8 @@ MAX_WORDS: Final = 500
 """Characters of a provider's text that we keep: it ends in logs and tables."""
 
 REMOVED: Final = "[removed]"
+
+PREFIX: Final = "_acme-challenge."
 
 
 class DnsProvider(Protocol):
@@ -34,6 +38,14 @@ class DnsProvider(Protocol):
         DnsProviderError: from either, with the provider's words through `scrub`. All else is a bug of it.
     """
 
+    @property
+    def hashes(self) -> bool:
+        """Whether it wants to hash by itself: ``value`` is then the key authorization, not its digest.
+
+        Services that speak for a whole ACME client are made so (RFC 8555 section 8.4 has the digest in DNS).
+        """
+        ...
+
     async def add(self, name: str, value: str) -> None:
         """Have ``name`` answer ``value`` too, with a TTL of `TTL_S`."""
         ...
@@ -45,6 +57,37 @@ class DnsProvider(Protocol):
     async def close(self) -> None:
         """Give connections back. Nothing is called afterwards."""
         ...
+
+
+def challenged(name: str, what: str) -> str:
+    """Return the domain that a record proves, for a provider that puts the label before it by itself.
+
+    Raises:
+        DnsProviderError: the record's name does not begin with the label; ``what`` begins the message.
+    """
+    if not name.startswith(PREFIX):
+        raise DnsProviderError(
+            f"{what}: this provider changes only names that begin with {PREFIX}",
+            retryable=False,
+            hint=f"have the alias lead to such a name: {PREFIX}www.example.net; or set follow_aliases: false",
+        )
+    return name.removeprefix(PREFIX)
+
+
+def token_of(key_authorization: str, what: str) -> str:
+    """Return the challenge's token, which a key authorization begins with (RFC 8555 section 8.1).
+
+    Raises:
+        DnsProviderError: it is a digest: left by another provider, which must take it away.
+    """
+    token, dot, thumbprint = key_authorization.partition(".")
+    if not (token and dot and thumbprint):
+        raise DnsProviderError(
+            f"{what}: this provider cannot name a value that another one has left",
+            retryable=False,
+            hint="remove the TXT record by hand",
+        )
+    return token
 
 
 def scrub(words: str, credentials: Iterable[str]) -> str:

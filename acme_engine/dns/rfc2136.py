@@ -27,6 +27,8 @@ _NOT_NOW: Final = {dns.rcode.SERVFAIL}
 class Rfc2136:
     """Updates the zone at its primary server."""
 
+    hashes = False
+
     def __init__(self, server: str, key: dns.tsig.Key, *, zone: str | None = None) -> None:
         """``zone`` None: it is found by asking the server for its SOA."""
         self._server = server

@@ -45,6 +45,30 @@ def _rfc2136(settings: Mapping[str, str]) -> DnsProvider:
     return Rfc2136.of(settings)
 
 
+def _httpreq(settings: Mapping[str, str]) -> DnsProvider:
+    from acme_engine.dns.httpreq import Httpreq  # noqa: PLC0415
+
+    return Httpreq.of(settings)
+
+
+def _acme_dns(settings: Mapping[str, str]) -> DnsProvider:
+    from acme_engine.dns.acme_dns import AcmeDns  # noqa: PLC0415
+
+    return AcmeDns.of(settings)
+
+
+def _accounts(text: str) -> None:
+    from acme_engine.dns.acme_dns import accounts_of  # noqa: PLC0415
+
+    accounts_of(text)
+
+
+def _cloudflare(settings: Mapping[str, str]) -> DnsProvider:
+    from acme_engine.dns.cloudflare import Cloudflare  # noqa: PLC0415
+
+    return Cloudflare.of(settings)
+
+
 PROVIDERS: Final[Mapping[str, Registration]] = {
     "rfc2136": Registration(
         "DNS UPDATE signed by TSIG: BIND, Knot, PowerDNS and other servers of your own.",
@@ -76,6 +100,53 @@ PROVIDERS: Final[Mapping[str, Registration]] = {
             ),
         ),
         _rfc2136,
+    ),
+    "cloudflare": Registration(
+        "Cloudflare, by an API token with the right DNS:Edit for the zone.",
+        (
+            Setting("api_token", "The API token.", required=True, credential=True, check=checks.one_line),
+            Setting(
+                "zone_id",
+                "The zone's id; without it the zone is found by its name, and the token needs Zone:Read too.",
+                check=checks.word,
+            ),
+            Setting(
+                "endpoint",
+                "Where the API is.",
+                default="https://api.cloudflare.com/client/v4",
+                check=checks.url,
+            ),
+        ),
+        _cloudflare,
+    ),
+    "acme-dns": Registration(
+        "acme-dns, to a subdomain of which `_acme-challenge` is a CNAME; it keeps the last two values.",
+        (
+            Setting("endpoint", "Where acme-dns answers.", required=True, check=checks.url),
+            Setting(
+                "accounts",
+                "What `/register` answered, as JSON: once, in a list, or by domain.",
+                required=True,
+                credential=True,
+                check=_accounts,
+            ),
+        ),
+        _acme_dns,
+    ),
+    "httpreq": Registration(
+        "A webhook of your own, in lego's form: POST /present and /cleanup.",
+        (
+            Setting("endpoint", "What stands before /present and /cleanup.", required=True, check=checks.url),
+            Setting("username", "Who we are, by HTTP basic authentication.", check=checks.one_line),
+            Setting("password", "The password.", credential=True, check=checks.one_line),
+            Setting(
+                "mode",
+                "What is sent: by `default` name and value, `raw` domain, token and key authorization.",
+                default="default",
+                check=checks.one_of("default", "raw"),
+            ),
+        ),
+        _httpreq,
     ),
 }
 

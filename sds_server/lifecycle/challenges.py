@@ -26,6 +26,7 @@ class WatchedProvider:
 
     def __init__(self, provider: DnsProvider) -> None:
         self._provider = provider
+        self.hashes = provider.hashes
 
     async def add(self, name: str, value: str) -> None:
         """Add a value."""

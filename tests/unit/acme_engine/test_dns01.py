@@ -55,6 +55,22 @@ def test_the_value_is_the_digest_of_the_key_authorization_in_base64url_without_p
     assert hashlib.sha256(KEY_AUTHORIZATION.encode()).digest() == urlsafe_b64decode(f"{value}=")
 
 
+async def test_a_provider_that_hashes_is_told_the_key_authorization_and_so_is_whoever_cleans_up(
+    solver, dns, ledger
+):
+    """After a crash the ledger is all that is left, and a digest cannot be undone."""
+    dns.hashes = True
+    await solver.present(*PROOF)
+
+    assert [("add", OWNER, KEY_AUTHORIZATION)] == dns.calls
+    assert [(OWNER, KEY_AUTHORIZATION)] == ledger.rows
+
+    await solver.cleanup(*PROOF)
+
+    assert ("remove", OWNER, KEY_AUTHORIZATION) == dns.calls[-1]
+    assert [] == ledger.rows
+
+
 async def test_a_value_is_written_down_before_anybody_is_asked_to_publish_it(solver, dns, ledger):
     dns.fails = DnsProviderError("no", retryable=True)
     with pytest.raises(DnsProviderError):
