@@ -69,6 +69,12 @@ def _cloudflare(settings: Mapping[str, str]) -> DnsProvider:
     return Cloudflare.of(settings)
 
 
+def _powerdns(settings: Mapping[str, str]) -> DnsProvider:
+    from acme_engine.dns.powerdns import PowerDns  # noqa: PLC0415
+
+    return PowerDns.of(settings)
+
+
 PROVIDERS: Final[Mapping[str, Registration]] = {
     "rfc2136": Registration(
         "DNS UPDATE signed by TSIG: BIND, Knot, PowerDNS and other servers of your own.",
@@ -118,6 +124,16 @@ PROVIDERS: Final[Mapping[str, Registration]] = {
             ),
         ),
         _cloudflare,
+    ),
+    "powerdns": Registration(
+        "The HTTP API of PowerDNS Authoritative Server; `rfc2136` is the better way where it takes updates.",
+        (
+            Setting("endpoint", "Where the API is, without /api.", required=True, check=checks.url),
+            Setting("api_key", "The API key.", required=True, credential=True, check=checks.one_line),
+            Setting("server_id", "What the server calls itself.", default="localhost", check=checks.word),
+            Setting("zone", "The zone that is changed; the closest one by default.", check=checks.zone),
+        ),
+        _powerdns,
     ),
     "acme-dns": Registration(
         "acme-dns, to a subdomain of which `_acme-challenge` is a CNAME; it keeps the last two values.",

@@ -13,8 +13,9 @@ from acme_engine.dns.table import PROVIDERS, provider_of
 from acme_engine.errors import DnsProviderError
 from sds_server.programs.child import free_port
 from tests.support.bind import Bind, Zone
-from tests.support.dns_apis import SECRET, SILENCE, WRONG, AcmeDns, Cloudflare, Webhook, planned
+from tests.support.dns_apis import SECRET, SILENCE, WRONG, AcmeDns, Cloudflare, Front, Webhook, planned
 from tests.support.dns_memory import Bench, MemoryDns
+from tests.support.pdns import Pdns
 
 LONG = "x" * 43
 """As long as a DNS-01 value: 32 bytes in base64url."""
@@ -88,22 +89,36 @@ def webhook(mode, given):
     return bench
 
 
+@asynccontextmanager
+async def powerdns(tmp_path) -> AsyncIterator[Bench]:
+    pdns = await Pdns.start(tmp_path / "pdns", ZONE)
+    try:
+        async with Front(pdns.url) as front:
+            made, stranger = (
+                provider_of("powerdns", {"endpoint": front.url, "api_key": key}) for key in (SECRET, WRONG)
+            )
+            yield Bench(made, ZONE, pdns.txt, api=front, stranger=stranger)
+    finally:
+        await pdns.stop()
+
+
 BENCHES = {
     "memory": memory,
     "rfc2136": rfc2136,
     "cloudflare": cloudflare,
+    "powerdns": powerdns,
     "acme-dns": acme_dns,
     "httpreq": webhook("default", str),
     "httpreq raw": webhook("raw", lambda text: f"{text}.thumbprint"),
 }
 
-MARKS = {"rfc2136": pytest.mark.debian}
+MARKS = {"rfc2136": pytest.mark.debian, "powerdns": pytest.mark.debian}
 
 ALL = sorted(BENCHES)
 KEEPING = sorted(BENCHES.keys() - {"acme-dns"})
 """Those that keep any number of values, and remove them; what acme-dns does has tests of its own."""
 
-OVER_HTTP = ["acme-dns", "cloudflare", "httpreq", "httpreq raw"]
+OVER_HTTP = ["acme-dns", "cloudflare", "httpreq", "httpreq raw", "powerdns"]
 
 
 def of(names):

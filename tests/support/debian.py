@@ -22,9 +22,16 @@ CERTBOT = """
     python3-rfc3339 python3-six python3-tz python3-urllib3
 """
 
+PDNS = """
+    pdns-server pdns-backend-sqlite3 libboost-program-options1.74.0 libbrotli1 libcurl4 libldap-2.5-0
+    libluajit2-5.1-2 libnghttp2-14 libp11-kit0 libpsl5 librtmp1 libsasl2-2 libsodium23 libsqlite3-0 libssh2-1
+    libsystemd0
+"""
+
 PACKAGES = {
     "pebble": ("pebble",),
     "bind": tuple(BIND.split()),
+    "pdns": tuple(PDNS.split()),
     "nginx": ("nginx",),
     "haproxy": ("haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"),
     "prometheus": ("prometheus",),
