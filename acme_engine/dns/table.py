@@ -69,6 +69,12 @@ def _cloudflare(settings: Mapping[str, str]) -> DnsProvider:
     return Cloudflare.of(settings)
 
 
+def _route53(settings: Mapping[str, str]) -> DnsProvider:
+    from acme_engine.dns.route53 import Route53  # noqa: PLC0415
+
+    return Route53.of(settings)
+
+
 def _powerdns(settings: Mapping[str, str]) -> DnsProvider:
     from acme_engine.dns.powerdns import PowerDns  # noqa: PLC0415
 
@@ -124,6 +130,25 @@ PROVIDERS: Final[Mapping[str, Registration]] = {
             ),
         ),
         _cloudflare,
+    ),
+    "route53": Registration(
+        "Amazon Route 53; needs the extra `aws`.",
+        (
+            Setting(
+                "hosted_zone_id",
+                "The zone's id; the closest public zone by default, for which zones are looked up by name.",
+                check=checks.word,
+            ),
+            Setting(
+                "access_key_id",
+                "An access key; by default the SDK's own way: a role of the machine or pod, the environment.",
+                check=checks.word,
+            ),
+            Setting("secret_access_key", "Its secret.", credential=True, check=checks.one_line),
+            Setting("region", "Whose endpoint is asked.", default="us-east-1", check=checks.word),
+            Setting("endpoint", "Another address of the service, such as a private one.", check=checks.url),
+        ),
+        _route53,
     ),
     "powerdns": Registration(
         "The HTTP API of PowerDNS Authoritative Server; `rfc2136` is the better way where it takes updates.",

@@ -16,6 +16,7 @@ from tests.support.bind import Bind, Zone
 from tests.support.dns_apis import SECRET, SILENCE, WRONG, AcmeDns, Cloudflare, Front, Webhook, planned
 from tests.support.dns_memory import Bench, MemoryDns
 from tests.support.pdns import Pdns
+from tests.support.route53 import LOGIN, Route53, session
 
 LONG = "x" * 43
 """As long as a DNS-01 value: 32 bytes in base64url."""
@@ -102,10 +103,20 @@ async def powerdns(tmp_path) -> AsyncIterator[Bench]:
         await pdns.stop()
 
 
+@asynccontextmanager
+async def route53(tmp_path) -> AsyncIterator[Bench]:
+    moto = await Route53.start(tmp_path, ZONE)
+    made = provider_of("route53", {"endpoint": moto.url, **LOGIN})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("acme_engine.dns.route53.get_session", session)
+        yield Bench(made, ZONE, moto.txt)
+
+
 BENCHES = {
     "memory": memory,
     "rfc2136": rfc2136,
     "cloudflare": cloudflare,
+    "route53": route53,
     "powerdns": powerdns,
     "acme-dns": acme_dns,
     "httpreq": webhook("default", str),

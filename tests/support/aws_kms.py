@@ -38,6 +38,9 @@ class Moto:
     async def stop(self) -> None:
         await self._child.stop()
 
+    def kill(self) -> None:
+        self._child.kill()
+
     async def key(self) -> str:
         """Make a key, and return its ARN."""
         async with get_session().create_client(

@@ -24,6 +24,7 @@ EXAMPLES = blocks(PAGE.read_text(), "yaml")
 FILES = {
     "tsig.key": "c2VjcmV0LXNlY3JldA==",
     "cloudflare.token": "token",
+    "aws.secret": "secret",
     "pdns.key": "key",
     "account.json": json.dumps(AcmeDns("acme-dns.example.net").account("d420c923")),
 }
@@ -51,6 +52,19 @@ async def test_a_configuration_of_the_page_loads_and_gives_a_provider(read, text
     await provider.close()
 
     assert dns.provider in text
+
+
+def test_the_policy_for_aws_names_the_zone_of_the_example_and_what_is_asked(read):
+    (policy,) = [json.loads(block) for block in blocks(PAGE.read_text(), "json")]
+    (zone,) = {
+        found for text in EXAMPLES if (found := read(text).settings().get("hosted_zone_id")) is not None
+    }
+    changes, *_ = [each for each in policy["Statement"] if "Condition" in each]
+
+    assert f"arn:aws:route53:::hostedzone/{zone}" == changes["Resource"]
+    assert {"GetChange", "ListResourceRecordSets", "ChangeResourceRecordSets"} == {
+        each["Action"].removeprefix("route53:") for each in policy["Statement"]
+    }
 
 
 def test_every_provider_has_an_example_and_a_line_in_the_overview(read):
