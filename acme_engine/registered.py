@@ -9,12 +9,16 @@ from functools import cache
 
 from publicsuffixlist import PublicSuffixList
 
+from acme_engine.names import is_address
+
 
 def registered_domain(name: str) -> str:
-    """Return the registered domain of a normalised name; of a public suffix itself that suffix.
+    """Return the registered domain of a normalised name; of a public suffix, or an address, itself.
 
     A suffix that the list does not have counts as one label: of `www.example.test`, `example.test`.
     """
+    if is_address(name):
+        return name
     bare = name.removeprefix("*.")
     return _suffixes().privatesuffix(bare) or bare
 

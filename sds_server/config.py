@@ -494,7 +494,7 @@ class OnDemandConfig(Model):
     """New names an hour of one identity."""
 
     names_per_domain: int = Field(default=50, ge=1)
-    """New names within ``window`` below the suffix or, without one, of one domain of two labels."""
+    """New names within ``window`` below the suffix or, without one, of one registered domain."""
 
     window: Duration = timedelta(days=7)
     """The time in which those are counted."""

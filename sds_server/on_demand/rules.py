@@ -12,14 +12,11 @@ from typing import Final
 
 from acme_engine.errors import BadIdentifier
 from acme_engine.names import normalise
+from acme_engine.registered import registered_domain
 from sds_server.model import KeyType, Proof
 
 LIMIT_HOUR: Final = timedelta(hours=1)
 """The time in which the new names of one identity are counted."""
-
-REGISTERED_LABELS: Final = 2
-"""Labels of what counts as one registered domain. There is no list of public suffixes here: of ``co.uk`` all
-names count together, which is too strict, and never too lax."""
 
 
 class Result(StrEnum):
@@ -87,7 +84,7 @@ class Rule:
 
     def domain(self, name: str) -> str:
         """Return the domain by which new names are counted together."""
-        return self.suffix[1:] if self.suffix else ".".join(name.split(".")[-REGISTERED_LABELS:])
+        return self.suffix[1:] if self.suffix else registered_domain(name)
 
 
 @dataclass(frozen=True, slots=True)

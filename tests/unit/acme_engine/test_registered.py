@@ -15,6 +15,8 @@ from acme_engine.registered import registered_domain, registered_domains
         ("a.b.example.github.io", "example.github.io"),
         ("www.example.test", "example.test"),
         ("localhost", "localhost"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::1"),
     ],
 )
 def test_the_registered_domain_of_a_name(name, domain):
