@@ -19,6 +19,12 @@ def server(text: str) -> None:
     address(text)
 
 
+def servers(text: str) -> None:
+    """Several of them, with spaces between."""
+    for each in text.split():
+        server(each)
+
+
 def address(text: str, *, default_port: int = DNS_PORT) -> tuple[str, int]:
     """Return (host, port) of ``host``, ``host:port``, ``[address]:port`` or a bare IPv6 address.
 

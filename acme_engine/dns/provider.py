@@ -32,7 +32,8 @@ class DnsProvider(Protocol):
     - When `add` returns, the provider has promised to serve the value; its servers may do so only later.
       Nobody waits here for that.
     - A call that was cancelled, or failed, may have happened or not; `remove` puts that right.
-    - Whoever calls bounds each call by `CALL_TIMEOUT_S`; cancelling it ends it.
+    - Whoever calls bounds each call by `CALL_TIMEOUT_S`; cancelling it ends it,
+      or the waiting at least.
 
     Raises:
         DnsProviderError: from either, with the provider's words through `scrub`. All else is a bug of it.

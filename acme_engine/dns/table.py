@@ -75,6 +75,18 @@ def _route53(settings: Mapping[str, str]) -> DnsProvider:
     return Route53.of(settings)
 
 
+def _lego(settings: Mapping[str, str]) -> DnsProvider:
+    from acme_engine.dns.lego import Lego  # noqa: PLC0415
+
+    return Lego.of(settings)
+
+
+def _environment(text: str) -> None:
+    from acme_engine.dns.lego import environment_of  # noqa: PLC0415
+
+    environment_of(text)
+
+
 def _powerdns(settings: Mapping[str, str]) -> DnsProvider:
     from acme_engine.dns.powerdns import PowerDns  # noqa: PLC0415
 
@@ -188,6 +200,25 @@ PROVIDERS: Final[Mapping[str, Registration]] = {
             ),
         ),
         _httpreq,
+    ),
+    "lego": Registration(
+        "Any of lego's providers, about 218, each in a process of its own; needs the extra `lego`.",
+        (
+            Setting("service", "What lego calls it, such as `hetzner`.", required=True, check=checks.word),
+            Setting(
+                "environment",
+                "What lego's documents list for it, a NAME=VALUE a line.",
+                required=True,
+                credential=True,
+                check=_environment,
+            ),
+            Setting(
+                "lego_resolvers",
+                "Whom lego asks for zones, as host:port with spaces between; by default those of this host.",
+                check=checks.servers,
+            ),
+        ),
+        _lego,
     ),
 }
 

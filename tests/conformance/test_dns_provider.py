@@ -112,6 +112,15 @@ async def route53(tmp_path) -> AsyncIterator[Bench]:
         yield Bench(made, ZONE, moto.txt)
 
 
+@asynccontextmanager
+async def lego(tmp_path) -> AsyncIterator[Bench]:
+    """By its `httpreq`: of its 218 the one that leaves all decisions to us."""
+    async with Webhook() as fake:
+        environment = f"HTTPREQ_ENDPOINT={fake.url}\nHTTPREQ_USERNAME=certvoy\nHTTPREQ_PASSWORD={SECRET}\n"
+        made = provider_of("lego", {"service": "httpreq", "environment": environment})
+        yield Bench(made, ZONE, fake.look, given=lambda text: f"{text}.thumbprint")
+
+
 BENCHES = {
     "memory": memory,
     "rfc2136": rfc2136,
@@ -119,6 +128,7 @@ BENCHES = {
     "route53": route53,
     "powerdns": powerdns,
     "acme-dns": acme_dns,
+    "lego": lego,
     "httpreq": webhook("default", str),
     "httpreq raw": webhook("raw", lambda text: f"{text}.thumbprint"),
 }

@@ -24,6 +24,7 @@ EXAMPLES = blocks(PAGE.read_text(), "yaml")
 FILES = {
     "tsig.key": "c2VjcmV0LXNlY3JldA==",
     "cloudflare.token": "token",
+    "hetzner.env": "HETZNER_API_TOKEN=token",
     "aws.secret": "secret",
     "pdns.key": "key",
     "account.json": json.dumps(AcmeDns("acme-dns.example.net").account("d420c923")),
