@@ -77,6 +77,16 @@ async def test_of_special_addresses_only_those_that_are_listed_are_asked(server,
     assert await ask(url, ASKED, allowed=[ip_network("127.0.0.0/8"), ip_network("::1/128")])
 
 
+@pytest.mark.parametrize("host", ["127.1", "2130706433", "127.0.0.1.", "①②⑦.0.0.1", "127。0。0。1"])
+async def test_an_address_that_is_written_oddly_is_judged_as_the_one_that_it_is(server, host):
+    """The HTTP client takes these for addresses, which no resolver is asked for."""
+    url = server.url.replace("127.0.0.1", host)
+    with pytest.raises(Unanswered):
+        await ask(url, ASKED, allowed=[ip_network("10.0.0.0/8")])
+
+    assert [] == server.asked
+
+
 async def test_an_answer_without_an_end_is_cut_off(server):
     server.answer = b"x" * 20_001
     with pytest.raises(Unanswered, match="more than 20000 bytes"):
