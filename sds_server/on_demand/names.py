@@ -73,9 +73,10 @@ class Names:
         self._clock = clock
         self._may_issue = may_issue
         self._known: set[str] = set()
-        self._wildcards: dict[str, str] = {}
+        self._covering: set[tuple[str, str]] = set()  # a wildcard, and a Secret that is for it
+        self._wildcards: dict[str, list[str]] = {}
         self._watchers: dict[str, set[tuple[Wake, str]]] = {}
-        self._wishes: dict[str, Wish] = {}  # in order
+        self._wishes: dict[Identity, dict[str, Wish]] = {}  # in order; whose turn it is, first
         self._open: dict[str, Wish] = {}  # taken or not
         self._open_of: Counter[Identity] = Counter()
         self._denied: dict[Scope, Denial] = {}
@@ -91,17 +92,18 @@ class Names:
     def answers(self, asked: str, may_see: MaySee = lambda _secret: True) -> str:
         """Return the name of the Secret that answers for a name as asked: itself where no rule governs it.
 
-        Else the Secret of that name in lower case or, where there is none, one for the wildcard that covers
-        it (RFC 6125 section 6.4.3: of the left-most label alone), if whoever asks may see that one.
+        Else the Secret of that name, as it is spelt or in lower case, or one for the wildcard that covers it
+        (RFC 6125 section 6.4.3: of the left-most label alone): the first that whoever asks may see. What
+        somebody else has made of the name takes nothing from who has the wildcard.
         """
         governed = self._governed(asked)
         if governed is None:
             return asked
         name, _ = governed
-        if name in self._known:
-            return name
-        wild = self._wildcards.get(_wildcard(name))
-        return name if wild is None or not may_see(wild) else wild
+        own = asked if asked in self._known else name
+        if own in self._known and may_see(own):
+            return own
+        return next((wild for wild in self._wildcards.get(_wildcard(name), ()) if may_see(wild)), own)
 
     def look(
         self,
@@ -134,7 +136,8 @@ class Names:
         if result is not None:
             self.on_denied(identity, name, rule, result)
             return Standing.NOTHING
-        self._open[name] = self._wishes[name] = Wish(name, rule, identity, node_id)
+        self._open[name] = wish = Wish(name, rule, identity, node_id)
+        self._wishes.setdefault(identity, {})[name] = wish
         self._open_of[identity] += 1
         self.on_wish()
         return Standing.WISHED
@@ -156,13 +159,25 @@ class Names:
     # What is found out
 
     def next_wish(self) -> Wish | None:
-        """Take the wish that waits for longest; None: there is none."""
-        name = next(iter(self._wishes), None)
-        return None if name is None else self._wishes.pop(name)
+        """Take a wish; None: there is none.
+
+        Each identity has its turn: one with many keeps no other waiting for more than one of them.
+        """
+        identity = next(iter(self._wishes), None)
+        if identity is None:
+            return None
+        wishes = self._wishes.pop(identity)
+        wish = wishes.pop(next(iter(wishes)))
+        if wishes:
+            self._wishes[identity] = wishes  # behind all others
+        return wish
+
+    def still_may(self, wish: Wish) -> bool:
+        """Whether the wish may have a certificate ordered now, as it might when it was made."""
+        return self._may_issue(wish.identity, wish.name)
 
     def settle(self, wish: Wish, verdict: Verdict) -> None:
-        """Remember what became of a wish, and let those know who wait for it."""
-        self._wishes.pop(wish.name, None)
+        """Remember what became of a wish that was taken, and let those know who wait for it."""
         if self._open.pop(wish.name, None) is not None:
             self._open_of[wish.identity] -= 1
             self._open_of += Counter()  # drops who has none
@@ -174,23 +189,25 @@ class Names:
 
     def learn(self, found: Mapping[str, Sequence[str]], *, among: Iterable[str] | None = None) -> None:
         """Take in Secrets with their DNS names. ``among``: the names that were looked for; None: all."""
-        governed = {name for name in found if self._is_governed(name)}
-        wildcards = {one: name for name, domains in found.items() for one in domains if one.startswith("*.")}
+        governed = {name for name in found if rule_of(self.rules, _plain(name)) is not None}
+        covering = {(one, name) for name, domains in found.items() for one in domains if one.startswith("*.")}
         if among is None:
             gone = self._known - governed
-            lost = self._wildcards.keys() - wildcards.keys()
         else:
             asked = set(among)
             gone = (self._known & asked) - governed
-            lost = {one for one, name in self._wildcards.items() if name in asked} - wildcards.keys()
+            covering |= {(one, name) for one, name in self._covering if name not in asked}
         new = governed - self._known
-        covering = {one for one, name in wildcards.items() if self._wildcards.get(one) != name}
+        changed = {one for one, _ in covering ^ self._covering}
         self._known = (self._known - gone) | new
-        self._wildcards = {one: name for one, name in self._wildcards.items() if one not in lost} | wildcards
+        if changed:
+            self._covering, self._wildcards = covering, {}
+            for one, name in sorted(covering):
+                self._wildcards.setdefault(one, []).append(name)
         for name in gone | new:
-            self._wake(name)
-        if covering or lost:
-            for name in [one for one in self._watchers if _wildcard(one) in covering | lost]:
+            self._wake(dns_name(name) or name)
+        if changed:
+            for name in [one for one in self._watchers if _wildcard(one) in changed]:
                 self._wake(name)
 
     @property
@@ -215,9 +232,6 @@ class Names:
             return None
         rule = rule_of(self.rules, name)
         return None if rule is None else (name, rule)
-
-    def _is_governed(self, name: str) -> bool:
-        return rule_of(self.rules, name) is not None
 
     def _has_room(self, identity: Identity) -> bool:
         return len(self._open) < MAX_WISHES and self._open_of[identity] < MAX_WISHES_OF_ONE
@@ -267,3 +281,8 @@ def _scope(wish: Wish, result: Result) -> Scope:
 
 def _wildcard(name: str) -> str:
     return "*." + name.partition(".")[2]
+
+
+def _plain(name: str) -> str:
+    """Return a Secret's name as rules spell names. Cheaper than `dns_name`, as there may be a million."""
+    return name.lower().removesuffix(".")

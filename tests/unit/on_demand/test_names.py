@@ -125,6 +125,43 @@ def test_a_wildcard_answers_for_who_may_see_it_and_is_nothing_to_others(names):
     assert Standing.SECRET == look(names)
 
 
+def test_what_one_makes_of_a_name_takes_nothing_from_who_has_its_wildcard(names):
+    names.learn({"wild": ["*.shops.test"]})
+    look(names, may_see=lambda secret: secret != "wild")
+    names.settle(names.next_wish(), CREATED)
+
+    assert "wild" == names.answers("a.shops.test", lambda secret: secret == "wild")
+    assert "a.shops.test" == names.answers("a.shops.test")
+
+
+def test_of_two_secrets_for_one_wildcard_the_first_that_may_be_seen_answers(names):
+    """Such as one of an RSA key beside one of an ECDSA key; what goes leaves the other."""
+    names.learn({"wild-ecdsa": ["*.shops.test"]})
+    names.learn({"wild-rsa": ["*.shops.test"]}, among=["wild-rsa"])
+
+    assert "wild-ecdsa" == names.answers("a.shops.test")
+    assert "wild-rsa" == names.answers("a.shops.test", lambda secret: secret == "wild-rsa")
+
+    names.learn({}, among=["wild-ecdsa"])
+
+    assert "wild-rsa" == names.answers("a.shops.test")
+
+    names.learn({"wild-ecdsa": ["*.shops.test"]}, among=["wild-ecdsa"])
+    names.learn({}, among=["wild-rsa"])
+
+    assert "wild-ecdsa" == names.answers("a.shops.test")
+
+
+@pytest.mark.parametrize("spelt", ["WWW.shops.test", "www.Shops.test", "www.shops.test."])
+def test_a_secret_that_is_not_spelt_in_lower_case_is_still_had_by_its_name(names, spelt):
+    woken = []
+    names.watch(spelt, woken.append)
+    names.learn({spelt: ["www.shops.test"]})
+
+    assert [spelt] == woken
+    assert (spelt, Standing.SECRET) == (names.answers(spelt), look(names, spelt, identity=STRANGER))
+
+
 def test_what_is_gone_is_forgotten_and_those_who_watch_it_know(names):
     names.learn(
         {"a.shops.test": ["a.shops.test"], "b.shops.test": ["b.shops.test"], "wild": ["*.shops.test"]}
@@ -162,6 +199,14 @@ def test_one_identity_has_so_many_wishes_and_leaves_room_for_others(names, denie
     names.settle(names.next_wish(), CREATED)
 
     assert Standing.WISHED == look(names, "z.shops.test")
+
+
+def test_who_has_many_wishes_keeps_no_other_waiting(names):
+    for number in range(MAX_WISHES_OF_ONE):
+        look(names, f"{number}.shops.test")
+    look(names, identity=OTHER)
+
+    assert [EDGE, OTHER, EDGE] == [names.next_wish().identity for _ in range(3)]
 
 
 def test_wishes_have_an_end_in_all(names):
