@@ -94,7 +94,9 @@ async def create(
         if not verdict.granted:
             return verdict
         try:
-            reason = await declarations.put_in(tx, secret, actor=actor)
+            reason = await declarations.put_in(tx, secret, actor=actor, check=_there_is_none)
+        except _Taken:  # by a person since we looked, or by another rule, whose lock is not ours
+            return Verdict(Result.EXISTS)
         except Conflict:  # the name was once a trust bundle's, say: it is that for ever
             return refused(Result.UNAVAILABLE, row["now"])
         await tx.rows("forget_on_demand_name", name)
@@ -114,6 +116,15 @@ async def create(
         crashpoint("name.creating")
     crashpoint("name.created")
     return verdict
+
+
+class _Taken(Exception):
+    """The name is a Secret."""
+
+
+def _there_is_none(before: Secret | None) -> None:
+    if before is not None:
+        raise _Taken
 
 
 async def deny(

@@ -785,14 +785,17 @@ INSERT INTO on_demand_rule AS r (name, held_until) SELECT name, certvoy_now() + 
 ON CONFLICT (name) DO UPDATE SET held_until = greatest(r.held_until, excluded.held_until);
 
 -- name: lock_on_demand_rule
--- Whoever makes a name holds it, so that what is counted is all that there is.
-SELECT name FROM on_demand_rule WHERE name = $1 FOR UPDATE;
+-- Whoever makes a name holds it, so that what is counted is all that there is. It may be that nobody has said yet to have the rule.
+INSERT INTO on_demand_rule AS r (name, held_until) VALUES ($1, certvoy_now() + interval '1 minute')
+ON CONFLICT (name) DO UPDATE SET held_until = greatest(r.held_until, excluded.held_until);
 
 -- name: governed_secrets
--- Secrets whose names are these, or end so, or ($3) have a dot at all; behind $4, by name.
+-- Secrets whose names are these, or end so, or ($3) have a dot at all, however they are spelt; behind $4, by name. Of all kinds:
+-- a trust bundle is asked for by its name as well.
 SELECT name, domains FROM secret
- WHERE deleted_at IS NULL AND kind = 'tls_certificate' AND name > $4
-   AND (name = ANY ($1::text[]) OR EXISTS (SELECT FROM unnest($2::text[]) AS s WHERE right(name, length(s)) = s)
+ WHERE deleted_at IS NULL AND name > $4
+   AND (rtrim(lower(name), '.') = ANY ($1::text[])
+        OR EXISTS (SELECT FROM unnest($2::text[]) AS s WHERE right(rtrim(lower(name), '.'), length(s)) = s)
         OR ($3 AND strpos(name, '.') > 0))
  ORDER BY name LIMIT $5;
 
@@ -800,7 +803,7 @@ SELECT name, domains FROM secret
 SELECT name, domains FROM secret WHERE deleted_at IS NULL AND has_wildcard(domains) AND kind = 'tls_certificate' ORDER BY name LIMIT $1;
 
 -- name: secrets_named
-SELECT name, domains FROM secret WHERE deleted_at IS NULL AND kind = 'tls_certificate' AND name = ANY ($1::text[]);
+SELECT name, domains FROM secret WHERE deleted_at IS NULL AND name = ANY ($1::text[]);
 
 -- name: on_demand_budget
 -- What is spent of rule $1: its names, those new of identity $2 within $4, those new of domain $3 within $5; and when there is

@@ -144,6 +144,8 @@ class OnDemand:
             no = await self.asker.ask(rule.ask, wish.name)
             if no is not None:
                 return refused(no, self._clock.now())
+        if not self.names.still_may(wish):  # it has waited, and grants change
+            return Verdict(Result.NO_GRANT)
         return await on_demand.create(
             self._database,
             wish.name,

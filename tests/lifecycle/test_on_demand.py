@@ -1,6 +1,7 @@
 """Names on demand, on a real database: wishes become Secrets within limits, and go when nobody wants them."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -185,6 +186,55 @@ async def test_what_is_a_secret_already_is_known_and_never_made(database, issuan
     assert Standing.SECRET == replica.names.look(EDGE, "edge-1", "WWW.shops.test")
     assert 1 == replica.names.known
     assert await on_demand.asked(database, "www.shops.test") is None
+
+
+async def test_a_rule_takes_no_secret_from_who_has_it_already(database, issuances, sql):
+    """Of another kind, or spelt otherwise than a handshake is: its name may end as a rule's suffix does."""
+    await sql.execute("INSERT INTO secret (name, kind) VALUES ('clients.shops.test', 'validation_context')")
+    await issuances.declare("WWW.Shops.test", ["www.shops.test"])
+    replica = Replica(database, SHOPS)
+    await replica.demand.step()
+    names = ["clients.shops.test", "WWW.Shops.test"]
+
+    assert names == [replica.names.answers(name) for name in names]
+    assert {Standing.SECRET} == {replica.names.look(EDGE, "edge-1", name) for name in names}
+
+    for name in names:
+        replica.demand.told(name)
+    await replica.demand.step()
+
+    assert {Standing.SECRET} == {replica.names.look(EDGE, "edge-1", name) for name in names}
+
+
+async def test_a_grant_that_is_taken_while_the_wish_waits_counts(replica, database, sql):
+    granted = [True]
+    replica.names._may_issue = lambda _identity, _name: granted[0]
+    replica.names.look(EDGE, "edge-1", "a.shops.test")
+    granted.clear()
+    granted.append(False)
+    await replica.demand.decide()
+
+    assert [Result.NO_GRANT] == replica.results
+    assert 0 == await sql.fetchval("SELECT count(*) FROM secret")
+
+
+async def test_two_rules_that_come_to_one_name_at_once_make_one_secret(database, sql):
+    """As while a configuration is rolled out in which a rule has another name."""
+    replicas = [Replica(database, replace(SHOPS, name=name)) for name in ("before", "after")]
+    results = await asyncio.gather(*(replica.wish("a.shops.test") for replica in replicas))
+
+    assert {Result.CREATED, Result.EXISTS} == {*results}
+    assert 1 == await sql.fetchval("SELECT count(*) FROM certrotation")
+
+
+async def test_a_limit_holds_before_any_replica_has_said_to_have_the_rule(database):
+    rule = replace(SHOPS, max_names=1)
+    replicas = [Replica(database, rule) for _ in range(4)]
+    results = await asyncio.gather(
+        *(replica.wish(f"{number}.shops.test") for number, replica in enumerate(replicas))
+    )
+
+    assert 1 == results.count(Result.CREATED)
 
 
 async def test_what_comes_and_goes_is_known_when_it_is_told(replica, database, issuances):
