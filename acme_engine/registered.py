@@ -4,6 +4,7 @@ By the Public Suffix List, private part included, as public CAs do. It is the co
 installed: nothing is fetched.
 """
 
+import ipaddress
 from collections.abc import Iterable
 from functools import cache
 
@@ -13,12 +14,15 @@ from acme_engine.names import is_address
 
 
 def registered_domain(name: str) -> str:
-    """Return the registered domain of a normalised name; of a public suffix, or an address, itself.
+    """Return the registered domain of a normalised name; of a public suffix itself.
 
-    A suffix that the list does not have counts as one label: of `www.example.test`, `example.test`.
+    A suffix that the list does not have counts as one label: of `www.example.test`, `example.test`. An IPv4
+    address counts for itself, an IPv6 address with its /64, as public CAs count them.
     """
     if is_address(name):
-        return name
+        address = ipaddress.ip_address(name)
+        alone = isinstance(address, ipaddress.IPv4Address)
+        return name if alone else str(ipaddress.ip_network((name, 64), strict=False))
     bare = name.removeprefix("*.")
     return _suffixes().privatesuffix(bare) or bare
 

@@ -15,8 +15,8 @@ from acme_engine.registered import registered_domain, registered_domains
         ("a.b.example.github.io", "example.github.io"),
         ("www.example.test", "example.test"),
         ("localhost", "localhost"),
-        ("192.0.2.1", "192.0.2.1"),
-        ("2001:db8::1", "2001:db8::1"),
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
     ],
 )
 def test_the_registered_domain_of_a_name(name, domain):
