@@ -28,14 +28,14 @@ _NOT_FOLLOWED: Final = {"LEGO_DISABLE_CNAME_SUPPORT": "true"}
 
 
 class Lego:
-    """Has a helper process call lego: one call at a time, started at the first and anew after each that hung."""
+    """Has a helper process call lego: one call at a time, started at the first, anew after one that hung."""
 
     hashes = True
 
     def __init__(
         self, service: str, environment: Mapping[str, str], *, resolvers: tuple[str, ...] = ()
     ) -> None:
-        """``environment`` is what lego's documents list for the service; ``resolvers`` are asked for zones."""
+        """``environment`` is what lego's pages list for the service; ``resolvers`` are asked for zones."""
         self._service, self._environment, self._resolvers = service, environment, resolvers
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None

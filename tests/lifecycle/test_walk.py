@@ -33,6 +33,7 @@ from sds_server.model import (
     RevocationReason,
     SealedKey,
 )
+from tests.support import pki
 from tests.support.databases import turn_clock
 from tests.support.issuances import LEASE, secret
 from tests.support.roll_outs import confirm
@@ -40,6 +41,9 @@ from tests.support.roll_outs import confirm
 STEPS = 300
 SECRETS = ("one", "two")
 LIFE = timedelta(days=90)
+CHAIN = pki.authority().issue(["www.example.test"]).chain_pem
+"""What is within is not what is walked through."""
+
 S = CertificateStatus
 
 
@@ -228,7 +232,7 @@ class Walk:
                 fingerprint=f"{self.rng.getrandbits(256):064x}",
                 key_id=key.key_id,
                 key_ref=key.key_ref,
-                chain_pem=b"chain",
+                chain_pem=CHAIN,
                 renew_at=begins + LIFE * 2 / 3,
             ),
             spki_sha256=key.spki_sha256,
