@@ -6,6 +6,7 @@ a reason to look, and no proof.
 
 import asyncio
 import ipaddress
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -96,7 +97,8 @@ async def examine(
         return [*findings, await _zone(host, zones)]
     findings.append(found)
     if question is not None and method == "http-01":
-        findings += await asyncio.gather(*(_answer(host, address, question) for address in addresses))
+        inside = _Sockets(addresses, public=ca.public)
+        findings += await asyncio.gather(*(_answer(host, address, question, inside) for address in addresses))
     return findings
 
 
@@ -161,7 +163,44 @@ async def _authorization(wanted: str, *, ca: Ca, method: str, zones: Zones) -> F
     return Finding("caa", Verdict.OK, "no CAA record: any CA may issue")
 
 
-async def _answer(host: str, address: str, question: Question) -> Finding:
+class _Inside(OSError):
+    """A redirect leads to where no CA goes."""
+
+
+class _Sockets:
+    """Makes a socket for the very address that is connected to, if the CA could follow there.
+
+    The name's owner chooses where a redirect leads, and we stand where they do not: this host, its
+    neighbours and its cloud's metadata are for nobody to reach through us. The name's own addresses are asked
+    for one path, whatever they are; of a private CA, so are other private ones by a redirect.
+    """
+
+    def __init__(self, own: Sequence[str], *, public: bool) -> None:
+        self._own = {ipaddress.ip_address(address) for address in own}
+        self._public = public
+
+    def __call__(self, to: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, address = to
+        if not self._may_lead_to(str(address[0]).partition("%")[0]):
+            raise _Inside(None, "a redirect leads to an address where no CA goes")
+        return socket.socket(family, kind, protocol)
+
+    def _may_lead_to(self, text: str) -> bool:
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            return False  # the HTTP client takes more for an address than is one
+        if address.is_link_local:
+            return False
+        if address in self._own:
+            return True
+        address = getattr(address, "ipv4_mapped", None) or address
+        if address.is_multicast or address.is_loopback or address.is_link_local or address.is_unspecified:
+            return False
+        return address.is_global or (address.is_private and not self._public)
+
+
+async def _answer(host: str, address: str, question: Question, sockets: _Sockets) -> Finding:
     """Ask one address for the token, with the name as Host, as the CA does."""
     at = f"[{address}]" if ":" in address else address
     url = URL(f"http://{at}:{question.port}/.well-known/acme-challenge/{question.token}")
@@ -169,7 +208,9 @@ async def _answer(host: str, address: str, question: Question) -> Finding:
     try:
         async with (
             aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S), auto_decompress=False
+                connector=aiohttp.TCPConnector(socket_factory=sockets),
+                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+                auto_decompress=False,
             ) as session,
             session.get(
                 url, headers={"Host": f"{host}{port}"}, max_redirects=REDIRECTS_MAX, ssl=False
@@ -182,10 +223,11 @@ async def _answer(host: str, address: str, question: Question) -> Finding:
     except TimeoutError:
         seen = (f"no answer in {TIMEOUT_S:g} s", f"let port {question.port} through the firewall")
     except (aiohttp.ClientError, ValueError) as e:
+        inside = isinstance(e, aiohttp.ClientConnectorError) and isinstance(e.os_error, _Inside)
         words = e.os_error.strerror if isinstance(e, aiohttp.ClientConnectorError) else str(e)
         seen = (
             f"port {question.port}: {words or type(e).__name__}",
-            f"listen on port {question.port} there, or take the address out of DNS",
+            TO_US if inside else f"listen on port {question.port} there, or take the address out of DNS",
         )
     return Finding(f"http-01 at {address}", Verdict.FAILED if seen[1] else Verdict.OK, *seen)
 

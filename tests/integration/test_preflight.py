@@ -1,9 +1,11 @@
 """Before anything is ordered: what a real BIND and real listeners show, and what each finding says to do."""
 
 import asyncio
+import socket
 
 import pytest
 from aiohttp import web
+from aiohttp.resolver import DefaultResolver
 
 from acme_engine import Http01Responder
 from acme_engine.dns.zones import Zones
@@ -147,6 +149,40 @@ async def test_what_a_redirect_leads_to_is_not_shown(look):
 
     assert Verdict.FAILED is found.verdict
     assert "inside" not in found.seen
+
+
+@pytest.mark.parametrize(
+    "to", ["127.0.0.9", "127.9", "①②⑦.0.0.9", "[::ffff:127.0.0.9]", "localhost.inside.test"]
+)
+@pytest.mark.parametrize("ca", [PUBLIC, INTERNAL])
+async def test_a_redirect_leads_nobody_to_what_only_this_host_reaches(look, monkeypatch, ca, to):
+    """The name's owner chooses where; already that it is asked for may do something there."""
+    asked = []
+
+    async def inner(request):
+        asked.append(request.host)
+        return web.Response()
+
+    async def answer(_request):
+        raise web.HTTPFound(f"http://{to}:{port}/mutate")
+
+    async def resolve(_resolver, host, port=0, family=0):
+        there = {"host": "127.0.0.9", "hostname": host, "port": port, "proto": 0, "flags": 0}
+        return [there | {"family": socket.AF_INET}]
+
+    monkeypatch.setattr(DefaultResolver, "resolve", resolve)
+    inside, port = web.AppRunner(web.Application()), free_port()
+    inside.app.router.add_get("/mutate", inner)
+    await inside.setup()
+    for host in ("127.0.0.9", "::1"):
+        await web.TCPSite(inside, host, port).start()
+    runner, question = await serving(answer)
+    found = (await look("www.open.test", ca=ca, question=question))["http-01 at 127.0.0.1"]
+    await runner.cleanup()
+    await inside.cleanup()
+
+    assert [] == asked
+    assert Verdict.FAILED is found.verdict
 
 
 async def test_a_wildcard_needs_dns(look):
