@@ -25,7 +25,8 @@ from sds_server.staples.response import Finding, Judgement, Responder
 from sds_server.targets.address import Network
 
 AT_ONCE: Final = 32
-BATCH: Final = 200
+BATCH: Final = 128
+"""All of it is asked about before `staples.LEASE` is over, should each responder hang to the last."""
 
 ANYWHERE: Final = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 """Where a responder of a configured CA may be: a private CA's has a private address."""
@@ -84,12 +85,12 @@ class Stapler:
         match judged.finding:
             case Finding.GOOD:
                 assert judged.staple is not None  # noqa: S101 - or it is not good
-                again_in = response.refresh_in(
-                    judged.staple, now=self._clock.now(), jitter=self._rng.random()
-                )
-                changed = await staples.good(self._database, due, judged.staple, again_in=again_in)
+                now = self._clock.now()
+                staple = response.newer(judged.staple, due.staple, now=now)
+                again_in = response.refresh_in(staple, now=now, jitter=self._rng.random())
+                changed = await staples.good(self._database, due, staple, again_in=again_in)
                 self.on_answer("good" if changed else "unchanged")
-                log.info("staple.fetched", next_update=judged.staple.next_update.isoformat(), changed=changed)
+                log.info("staple.fetched", next_update=staple.next_update.isoformat(), changed=changed)
             case Finding.REVOKED:
                 told = await staples.revoked(
                     self._database, due, reason=judged.reason, code=judged.code, actor=self._actor

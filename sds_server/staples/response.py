@@ -203,6 +203,16 @@ def _status(der: bytes, answer: ocsp.OCSPResponse, now: datetime, skew: timedelt
             return _unusable("the responder does not know the certificate")
 
 
+def newer(staple: Staple, before: Staple | None, *, now: datetime) -> Staple:
+    """Return the one of the two that was said last, of those that have not ended; ``staple`` has not.
+
+    Over plain HTTP anybody on the way can repeat an older answer, and caches do.
+    """
+    if before is None or before.next_update <= now or before.this_update <= staple.this_update:
+        return staple
+    return before
+
+
 def refresh_in(staple: Staple, *, now: datetime, jitter: float) -> timedelta:
     """Return how long until the next one is fetched: half of its life, spread by ``jitter`` of [0, 1).
 

@@ -1,5 +1,6 @@
 """The stapler: what a responder says goes along with the certificate, and nothing waits for it."""
 
+import math
 from datetime import UTC, datetime, timedelta
 from random import Random
 
@@ -9,9 +10,11 @@ from structlog.testing import capture_logs
 
 from sds_server.errors import Unavailable
 from sds_server.inventory import certificates, progress, revocations, rotations, staples
+from sds_server.lifecycle import stapler
 from sds_server.lifecycle.publisher import Publisher
 from sds_server.lifecycle.stapler import ANYWHERE, Stapler
 from sds_server.model import CertificateStatus, Reason, RevocationReason
+from sds_server.staples.responder import DEADLINE_S
 from sds_server.xds import codec
 from sds_server.xds.catalog import PENDING, Catalog
 from tests.support import pki
@@ -121,6 +124,28 @@ async def test_it_is_refreshed_at_half_of_its_life_and_not_before(issuances, res
     assert first == same
     assert staple(first) != staple(second)
     assert first.unstapled == second.unstapled
+
+
+async def test_an_older_answer_that_is_repeated_replaces_no_newer_one(issuances, responder, replica):
+    """Anybody on the way can repeat it: it would end sooner, or hide what has been said since."""
+    await issue(issuances, responder)
+    responder.begins = datetime.now(UTC) - timedelta(days=1)
+    await replica.step()
+    await replica.turn(timedelta(days=1, hours=12))
+    responder.begins = replica.clock.now()
+    newer = await replica.step()
+    await replica.turn(timedelta(days=2, hours=6))
+    responder.begins, responder.lasts = datetime.now(UTC), timedelta(days=30)
+    after = await replica.step()
+
+    assert ["good", "good", "unchanged"] == replica.answers
+    assert staple(newer) == staple(after)
+
+
+def test_all_that_is_claimed_is_asked_about_while_it_is_kept_from_others():
+    rounds = math.ceil(stapler.BATCH / stapler.AT_ONCE)
+
+    assert rounds * timedelta(seconds=DEADLINE_S) < staples.LEASE
 
 
 async def test_one_replica_asks_for_all(issuances, responder, sql):

@@ -218,3 +218,13 @@ def test_a_responder_that_gave_nothing_is_asked_again_less_and_less_often(attemp
     ends = None if left is None else NOW + timedelta(minutes=left)
 
     assert timedelta(minutes=minutes) == retry_in(attempts=attempts, next_update=ends, now=NOW)
+
+
+def test_of_two_answers_the_one_that_was_said_last_is_stapled_while_it_lasts():
+    before = Staple(b"before", NOW - timedelta(days=1), NOW + timedelta(days=1))
+    older = Staple(b"older", NOW - timedelta(days=2), NOW + timedelta(days=9))
+
+    assert before == response.newer(older, before, now=NOW)
+    assert before == response.newer(before, older, now=NOW)
+    assert older == response.newer(older, before, now=NOW + timedelta(days=1))
+    assert older == response.newer(older, None, now=NOW)
