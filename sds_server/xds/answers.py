@@ -5,9 +5,15 @@ handshake: as the client spelt it, perhaps covered by a wildcard, perhaps made u
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 from sds_server.model import Identity
 from sds_server.on_demand.names import MaySee, Names, Standing, Wake
+from sds_server.on_demand.rules import dns_name
+
+MAX_SPELLINGS: Final = 16
+"""Of one name, besides its own in lower case. Envoy 1.40 asks as the client spelt it, and keeps what it gets
+until it is restarted: a name of 16 letters has 65,536 spellings, each a subscription."""
 
 
 class Answers:
@@ -19,6 +25,8 @@ class Answers:
         self._may_see = may_see
         self._governed: set[str] = set()
         self._fresh: set[str] = set()
+        self._spelt: dict[str, set[str]] = {}
+        self._surplus: set[str] = set()
         self._heard: dict[str, str] = {}
 
     def subscribe(self, asked: str) -> bool:
@@ -32,6 +40,7 @@ class Answers:
         self._governed.add(asked)
         self._fresh.add(asked)
         self._names.watch(asked, self._wake)
+        self._count(asked)
         return True
 
     def unsubscribe(self, asked: str) -> None:
@@ -40,6 +49,12 @@ class Answers:
             self._governed.discard(asked)
             self._fresh.discard(asked)
             self._names.unwatch(asked, self._wake)
+            self._surplus.discard(asked)
+            name = dns_name(asked) or asked
+            spelt = self._spelt.get(name, set())
+            spelt.discard(asked)
+            if not spelt:
+                self._spelt.pop(name, None)
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -58,12 +73,24 @@ class Answers:
         """Say what there is under the name; the first time it may be wished for."""
         if asked not in self._governed:
             return Standing.SECRET
+        if asked in self._surplus:
+            return Standing.NOTHING
         standing = self._names.look(
             identity, node_id, asked, fresh=asked in self._fresh, may_see=self._may_see
         )
         if standing is not Standing.WISHED:
             self._fresh.discard(asked)
         return standing
+
+    def _count(self, asked: str) -> None:
+        name = dns_name(asked) or asked
+        if asked == name:
+            return
+        spelt = self._spelt.setdefault(name, set())
+        if len(spelt) < MAX_SPELLINGS:
+            spelt.add(asked)
+        else:
+            self._surplus.add(asked)
 
     # What was told of whom
 

@@ -165,17 +165,20 @@ class Room:
         self._limits = limits
         self._identity = identity
         self._changed = changed
-        self._taken: set[str] = set()
+        self._taken: dict[str, str] = {}  # as what it counts
         self._crowded: set[str] = set()
 
-    def take(self, name: str, most: int | None) -> bool:
-        """Count the name where there is a limit; False: there is no room for it."""
+    def take(self, name: str, most: int | None, *, secret: str) -> bool:
+        """Count the name where there is a limit; False: there is no room for it.
+
+        All names by which one Secret is asked for count once: it is a client's handshake that spells them.
+        """
         if most is None or name in self._taken:
             return True
-        if not self._limits.take_name(self._identity, name, most, wake=self._wake):
+        if not self._limits.take_name(self._identity, secret, most, wake=self._wake):
             self._crowded.add(name)
             return False
-        self._taken.add(name)
+        self._taken[name] = secret
         self._crowded.discard(name)
         return True
 
@@ -183,8 +186,7 @@ class Room:
         """Count it no more."""
         self._crowded.discard(name)
         if name in self._taken:
-            self._taken.discard(name)
-            self._limits.drop_name(self._identity, name)
+            self._limits.drop_name(self._identity, self._taken.pop(name))
 
     def close(self) -> None:
         """Leave nothing behind."""

@@ -415,7 +415,8 @@ class Session:
         if not self._service.authorize(self._identity, secret):
             self._room.leave(asked)
             return Denied.UNGRANTED
-        return None if self._room.take(asked, self._service.max_names(self._identity)) else Denied.CROWDED
+        most = self._service.max_names(self._identity)
+        return None if self._room.take(asked, most, secret=secret) else Denied.CROWDED
 
     def _entry(self, asked: str, secret: str) -> Entry | None:
         """Watch the Secret and return what the Catalog has; None too where it is not looked up yet."""

@@ -13,6 +13,7 @@ from sds_server.clock import SystemClock
 from sds_server.identity import Grant, Grants
 from sds_server.on_demand.names import Names
 from sds_server.on_demand.rules import Result, Rule, Verdict
+from sds_server.xds.answers import MAX_SPELLINGS
 from sds_server.xds.codec import TYPE_URL
 from sds_server.xds.server import ADS, SDS
 from tests.support.pki import authority
@@ -20,6 +21,7 @@ from tests.xds.sds import EDGE, TIMEOUT_S, deployed
 
 DELTA_ADS, STATE_OF_THE_WORLD = f"/{ADS}/DeltaAggregatedResources", f"/{SDS}/StreamSecrets"
 SHOPS = Rule("shops", "ca", suffix=".shops.test")
+DOTS = ("shops.test", "shops.test.", "SHOPS.test")
 PAIR = authority().issue(dns=["a.shops.test"])
 
 
@@ -138,6 +140,44 @@ async def test_two_spellings_on_one_stream_are_answered_and_acknowledged_each(se
     response = await client.hear()
 
     assert ["a.shops.test"] == [one.name for one in response.resources]
+
+
+async def test_of_a_name_so_many_spellings_are_answered_and_its_own_always(server):
+    """A client writes them, and an Envoy keeps what it has got: they would fill its stream."""
+    client = Delta(server)
+    server.names.learn({"abcdefgh.shops.test": ["abcdefgh.shops.test"]})
+    server.publish("abcdefgh.shops.test", 1, PAIR)
+    odd = [f"{'abcdefgh'[:n].upper()}{'abcdefgh'[n:]}.{dot}" for n in range(8) for dot in DOTS][1:]
+    had, told = [], []
+    for name in [*odd, "abcdefgh.shops.test"]:
+        await client.say(subscribe=[name])
+        response = await client.hear()
+        had += [one.name for one in response.resources]
+        told += response.removed_resources
+        await client.say(nonce=response.nonce)
+
+    assert [*odd[:MAX_SPELLINGS], "abcdefgh.shops.test"] == had
+    assert odd[MAX_SPELLINGS:] == told
+
+    await client.say(unsubscribe=[*told, odd[0]])
+    await client.say(subscribe=[odd[-1]])
+
+    assert [odd[-1]] == [one.name for one in (await client.hear()).resources]
+
+
+async def test_all_spellings_of_a_name_count_as_one_of_those_that_an_identity_may_want(server):
+    server.grants = Grants([Grant(EDGE, ("*.shops.test",), max_names=2)])
+    server.names.learn({name: [name] for name in ("a.shops.test", "b.shops.test")})
+    server.publish("a.shops.test", 1, PAIR)
+    server.publish("b.shops.test", 1, authority().issue(dns=["b.shops.test"]))
+    client, had = Delta(server), []
+    for name in ("A.shops.test", "a.Shops.test", "a.sHops.test", "b.shops.test"):
+        await client.say(subscribe=[name])
+        response = await client.hear()
+        had += [one.name for one in response.resources]
+        await client.say(nonce=response.nonce)
+
+    assert ["A.shops.test", "a.Shops.test", "a.sHops.test", "b.shops.test"] == had
 
 
 async def test_state_of_the_world_wishes_for_nothing(server):
