@@ -8,6 +8,7 @@ from time import perf_counter
 import pytest
 
 from sds_server.on_demand import names as names_module
+from sds_server.on_demand import rules as rules_module
 from sds_server.on_demand.names import MAX_WISHES, MAX_WISHES_OF_ONE, Names, Standing
 from sds_server.on_demand.rules import Result, Rule, Verdict, refused
 from tests.support.clocks import TurnedClock
@@ -214,6 +215,18 @@ def test_wishes_have_an_end_in_all(names):
         look(names, f"{number}.shops.test", f"spiffe://td/{number % 50}")
 
     assert MAX_WISHES == names.wishes
+
+
+def test_the_name_of_a_handshake_is_read_once_however_often_it_is_asked_about(names, monkeypatch):
+    """IDNA takes 0.5 ms of the event loop for a name that is made to be slow."""
+    read = []
+    monkeypatch.setattr(rules_module, "normalise", lambda asked: read.append(asked) or asked)
+    names.watch("slow.shops.test", read.append)
+    look(names, "slow.shops.test", identity=STRANGER)
+    names.answers("slow.shops.test")
+    names.unwatch("slow.shops.test", read.append)
+
+    assert ["slow.shops.test"] == read
 
 
 def test_a_flood_of_made_up_names_takes_no_more_memory_than_its_beginning(names, clock, monkeypatch):
