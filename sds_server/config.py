@@ -48,6 +48,7 @@ from sds_server.config_values import (
     Some,
     TrustDomain,
     Wrong,
+    spelt,
     unprovable,
 )
 from sds_server.model import KeyHolder, KeyType, Kind, Proof, Scope
@@ -503,7 +504,7 @@ class OnDemandConfig(Model):
     """Names in all; each replica keeps them in memory."""
 
     keep: Duration = timedelta(days=30)
-    """A name that no proxy has subscribed to for so long is renewed no more, and removed."""
+    """A name that no proxy has subscribed to for so long is removed. It is ``window`` or more."""
 
     @field_validator("names")
     @classmethod
@@ -519,6 +520,12 @@ class OnDemandConfig(Model):
         if ways not in (["names"], ["suffix"], ["ask"], ["suffix", "ask"]):
             said = " and ".join(ways) or "none of names, suffix and ask"
             raise Wrong(f"has {said}", "write names, or suffix, or ask, or suffix and ask")
+        if self.keep < max(self.window, timedelta(hours=1)):
+            # What is removed is counted no more, but a CA goes on counting it.
+            raise Wrong(
+                f"keeps names for {spelt(self.keep)}, and counts new ones within {spelt(self.window)}",
+                "write a keep of window or more, and of 1h at least",
+            )
         return self
 
     @field_validator("issuer")

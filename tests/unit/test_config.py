@@ -576,6 +576,7 @@ on_demand:
 - {name: c, issuer: other, suffix: shops.test}
 - {name: d, issuer: internal, ask: "ftp://a/", max_names: 0}
 - {name: e, issuer: internal, names: ["*.test"], suffixes: x}
+- {name: f, issuer: internal, names: [a.test], keep: 2d}
 """
     begins = [
         "on_demand[0]: has none of names, suffix and ask",
@@ -586,13 +587,14 @@ on_demand:
         "on_demand[3].max_names: ",
         'on_demand[4].names: "*.test": no client asks for a wildcard',
         "on_demand[4].suffixes: unknown key",
+        "on_demand[5]: keeps names for 2d, and counts new ones within 7d",  # what is removed counts no more
     ]
     said = errors(SMALL + text)
 
     assert sorted(begins) == sorted(begin for begin in begins for error in said if error.startswith(begin)), (
         said
     )
-    assert 8 == len(said)
+    assert 9 == len(said)
 
 
 def test_two_rules_of_one_name_are_refused(errors):
