@@ -75,10 +75,10 @@ def ca(request):
 
 
 @asynccontextmanager
-async def ordering(ca, bind, *names, propagation=None):
+async def ordering(ca, bind, *names, propagation=None, provider=None):
     ledger = MemoryLedger()
     solver = Dns01Solver(
-        provider_of("rfc2136", bind.settings),
+        provider or provider_of("rfc2136", bind.settings),
         ledger,
         zones=Zones(servers=[bind.address]),
         propagation=propagation,
@@ -99,6 +99,24 @@ async def test_a_name_and_its_wildcard_are_proved_in_one_order(ca, bind):
 
     steps = [name for name, _ in orderer.steps if name.startswith("challenge.")]
     assert ["challenge.presented"] * 2 + ["challenge.ready"] * 2 == steps[:4]
+
+
+async def test_a_provider_that_hashes_by_itself_shows_what_the_ca_looks_for(ca, bind):
+    """The provider is told the key authorization, and so is the ledger."""
+    environment = (
+        f"RFC2136_NAMESERVER={bind.address}\nRFC2136_TSIG_ALGORITHM=hmac-sha256.\n"
+        f"RFC2136_TSIG_KEY={KEY_NAME}\nRFC2136_TSIG_SECRET={KEY_SECRET}\n"
+    )
+    settings = {"service": "rfc2136", "environment": environment, "lego_resolvers": bind.address}
+    lego = provider_of("lego", settings)
+    try:
+        async with ordering(ca, bind, "*.example.test", provider=lego) as (orderer, ledger):
+            got = await orderer.obtain(MemoryJournal())
+    finally:
+        await lego.close()
+
+    assert ("*.example.test",) == got.names
+    assert (set(), []) == (await bind.txt(OWNER), ledger.rows)
 
 
 async def test_an_alias_leads_to_another_zone(ca, bind):
