@@ -143,7 +143,9 @@ class Api:
                 headers={"Accept": "application/json", "Accept-Encoding": "identity", **self._headers},
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=True,  # HTTPS_PROXY and NO_PROXY are how many networks reach a public API
+                # HTTPS_PROXY and NO_PROXY are how many networks reach a public API. Plain HTTP is for this
+                # machine alone, and a proxy would read the credential.
+                trust_env=self.endpoint.startswith("https:"),
             )
         return self._session
 

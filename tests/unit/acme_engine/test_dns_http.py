@@ -9,6 +9,7 @@ from acme_engine.dns.acme_dns import accounts_of
 from acme_engine.dns.api import parents
 from acme_engine.dns.table import provider_of
 from acme_engine.errors import DnsProviderError, Misconfigured
+from sds_server.programs.child import free_port
 from tests.support.dns_apis import SECRET, AcmeDns, Cloudflare, Webhook
 
 NAME = "_acme-challenge.www.sub.example.test"
@@ -159,6 +160,16 @@ async def test_a_webhook_in_raw_mode_cannot_be_told_of_another_name_or_of_a_dige
     assert "follow_aliases: false" in alias.hint
     assert "cannot name a value that another one has left" in digest.message
     assert not webhook.asked
+
+
+async def test_no_proxy_is_between_us_and_this_machine(opened, webhook, monkeypatch):
+    """It would read the credential, which goes to loopback in plain text."""
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    await opened("httpreq", endpoint=webhook.url, username="certvoy", password=SECRET).add(NAME, "value")
+
+    assert {"value"} == await webhook.look(NAME)
 
 
 @pytest.mark.parametrize("half", [{"username": "certvoy"}, {"password": SECRET}])
