@@ -7,6 +7,7 @@ once more a moment after it was written, and changed again where somebody has pu
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final, Self
 
@@ -80,7 +81,8 @@ class PowerDns:
                 await self._write(zone, name, wanted, what, ttl_s=rrset.get("ttl", TTL_S))
             if str(found.get("kind", "")).lower() in _PRIMARIES:
                 # Else the secondaries hear of it a minute later. A hint: what is answered is all one.
-                await self._api.ask("PUT", f"{self._zones}/{zone}/notify", what)
+                with suppress(DnsProviderError):
+                    await self._api.ask("PUT", f"{self._zones}/{zone}/notify", what)
             await self._sleep(SETTLE_S * (1 + random.random()))  # noqa: S311 - only to come at different times
         raise DnsProviderError(
             f"{what}: somebody else changes the set all the time",

@@ -4,7 +4,7 @@ import pytest
 
 from acme_engine.dns.table import provider_of
 from acme_engine.errors import DnsProviderError
-from tests.support.dns_apis import SECRET, Front
+from tests.support.dns_apis import SECRET, Front, planned
 from tests.support.pdns import Pdns
 
 pytestmark = pytest.mark.debian
@@ -68,6 +68,18 @@ async def test_the_zone_is_the_closest_one_and_its_secondaries_are_told(opened, 
 
     assert ("PATCH", "/api/v1/servers/localhost/zones/sub.example.test.") in front.asked
     assert ("PUT", "/api/v1/servers/localhost/zones/sub.example.test./notify") in front.asked
+
+
+async def test_secondaries_that_cannot_be_told_hinder_nothing(opened, front, pdns, monkeypatch):
+    answer = front.answer
+
+    async def no_notify(request):
+        return planned(500) if request.method == "PUT" else await answer(request)
+
+    monkeypatch.setattr(front, "answer", no_notify)
+    await opened().add(NAME, "value")
+
+    assert {"value"} == await pdns.txt(NAME)
 
 
 async def test_a_zone_that_is_not_there_is_said(opened):
