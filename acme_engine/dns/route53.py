@@ -127,16 +127,16 @@ class Route53:
                 batch = batch_of(await self._read(zone, name, what), name, value, there=there)
                 if not batch:
                     return None
-                try:
-                    async with self._asked(what) as client:
+                async with self._asked(what) as client:
+                    try:
                         done = await client.change_resource_record_sets(
                             HostedZoneId=zone, ChangeBatch={"Changes": batch, "Comment": "certvoy: DNS-01"}
                         )
-                    return str(done["ChangeInfo"]["Id"])
-                except _Changed:
-                    if not last:
-                        raise
-                    await self._sleep(PAUSE_S)
+                        return str(done["ChangeInfo"]["Id"])
+                    except ClientError as e:
+                        if not last or _code(e) not in CHANGED:
+                            raise
+                await self._sleep(PAUSE_S)
         raise AssertionError("the last try raised")
 
     async def _zone(self, name: str, what: str) -> str:
@@ -176,13 +176,11 @@ class Route53:
         try:
             yield await self._open()
         except ClientError as e:
-            error = e.response.get("Error", {})
-            code = str(error.get("Code"))
+            code, said = _code(e), e.response.get("Error", {}).get("Message", "")
             status = int(e.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-            kind = _Changed if code in CHANGED else DnsProviderError
-            words = scrub(f"{code}: {error.get('Message', '')}", self._login or ())
+            words = scrub(f"{code}: {said}", self._login or ())
             again = code in NOT_NOW or status >= 500  # noqa: PLR2004 - the server's own failure
-            raise kind(
+            raise DnsProviderError(
                 f"{what}: Route 53 says {words}", retryable=again, hint=None if again else _RIGHTS
             ) from None
         except (BotoCoreError, OSError, TimeoutError) as e:
@@ -214,10 +212,6 @@ class Route53:
             return self._client
 
 
-class _Changed(DnsProviderError):
-    """The set was changed between our reading and our writing."""
-
-
 def batch_of(found: Records | None, name: str, value: str, *, there: bool) -> list[dict[str, Any]]:
     """Return the changes that make the value be there, or not, and leave the others. Pure."""
     content = quoted(value)
@@ -233,3 +227,7 @@ def batch_of(found: Records | None, name: str, value: str, *, there: bool) -> li
         own = {"Name": f"{name}.", "Type": "TXT", "TTL": TTL_S, **(found or {})}
         batch.append({"Action": "CREATE", "ResourceRecordSet": {**own, "ResourceRecords": records}})
     return batch
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code"))
