@@ -19,6 +19,9 @@ LIMIT_S: Final = 120.0
 """For one call; a process that takes longer is killed. Who calls may give up sooner: the call goes on."""
 
 START_S: Final = 30.0
+SHORTEST: Final = 6
+"""Characters of a credential; what is shorter is a number, or a word that its own messages need."""
+
 MAX_ANSWER: Final = 64 * 1024
 
 HELPER: Final = Path(__file__).with_name("lego_helper.py")
@@ -164,7 +167,8 @@ class Lego:
             await process.wait()
 
     def _scrubbed(self, answer: Mapping[str, Any]) -> str:
-        return scrub(str(answer.get("error", "nothing")), self._environment.values())
+        credentials = [value for value in self._environment.values() if len(value) >= SHORTEST]
+        return scrub(str(answer.get("error", "nothing")), credentials)
 
 
 def environment_of(text: str) -> Mapping[str, str]:

@@ -110,6 +110,15 @@ async def test_the_process_is_given_credentials_by_its_pipe_alone(hooked, webhoo
     assert "lego_bridge" not in sys.modules
 
 
+async def test_a_setting_that_is_no_credential_leaves_words_alone(opened, webhook):
+    await webhook.stop()
+    provider = opened("httpreq", f"HTTPREQ_ENDPOINT={webhook.url}\nHTTPREQ_HTTP_TIMEOUT=1\nHTTPREQ_X=e")
+    error = await refusal(provider.add(NAME, VALUE))
+
+    assert "httpreq: " in error.message
+    assert "[removed]" in error.message, "the endpoint may hold a token"
+
+
 async def test_a_service_that_lego_has_not_and_settings_that_it_lacks_are_said_for_good(opened):
     unknown = await refusal(opened("nobody", "A=b").add(NAME, VALUE))
     lacking = await refusal(opened("hetzner", "A=b").add(NAME, VALUE))
