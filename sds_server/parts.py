@@ -48,6 +48,7 @@ from sds_server.lifecycle.heartbeat import EVERY as BEAT
 from sds_server.lifecycle.heartbeat import Heartbeat
 from sds_server.lifecycle.issuer_desk import IssuerDesk
 from sds_server.lifecycle.loop import Loop
+from sds_server.lifecycle.mass_revoker import MassRevoker
 from sds_server.lifecycle.on_demand import OnDemand
 from sds_server.lifecycle.patience import Patience
 from sds_server.lifecycle.payloads import Payloads
@@ -304,6 +305,7 @@ class Parts:
             payloads=payloads,
             preflights=Preflights(database=database, issuers=cas),
             rewrapper=Rewrapper(database=database, sealer=sealer),
+            mass_revoker=MassRevoker(database=database, issuers=cas),
             desk=IssuerDesk(database=database, accounts=accounts, issuers=cas),
             on_said=prover.said,
             on_rolled_back=partial(metrics.count, ROLLED_BACK),

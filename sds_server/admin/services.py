@@ -12,11 +12,12 @@ from sds_server.clock import Clock
 from sds_server.identity import Holder, Rule
 from sds_server.inventory.control_cas import ControlCa
 from sds_server.inventory.database import Database
+from sds_server.inventory.mass_revocations import Begun, Outlook
 from sds_server.inventory.payloads import Stored
 from sds_server.inventory.proxies import GrantedName, Proxy
 from sds_server.inventory.uploads import Uploaded
 from sds_server.keys.custody import Batch, Custody
-from sds_server.model import Identity, KeyId, Kind, SecretName
+from sds_server.model import Identity, KeyId, Kind, RevocationReason, SecretName
 from sds_server.payloads.content import Content, Described
 from sds_server.targets.calls import Agents
 from sds_server.xds.catalog import Catalog
@@ -152,6 +153,27 @@ class Desk(Protocol):
         """Let work go on at the issuer's CA."""
 
 
+class MassRevocations(Protocol):
+    """Replaces all that a CA has issued: see `lifecycle.mass_revoker`."""
+
+    async def begin(
+        self,
+        issuer: str,
+        *,
+        reason: RevocationReason,
+        at_once: bool,
+        drill: bool,
+        after: str,
+        actor: str,
+    ) -> Begun:
+        """Open Rotations for the next batch."""
+        ...
+
+    async def outlook(self, issuer: str, *, since: datetime) -> Outlook:
+        """Say how far it is."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What a call may need.
@@ -183,6 +205,7 @@ class Services:
     preflights: Preflights
     rewrapper: Rewrapper
     desk: Desk
+    mass_revoker: MassRevocations
     on_said: Callable[[str], None]
     on_rolled_back: Callable[[str], None]
     seen_for: timedelta

@@ -1,4 +1,4 @@
-"""`certvoy revoke NAME`: let the CA say that a certificate is not to be trusted any more."""
+"""`certvoy revoke`: let the CA say that a certificate, or all of it, is not to be trusted any more."""
 
 import time
 from datetime import timedelta
@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from sds_server.cli.api import Api, Json, asks
+from sds_server.cli.mass_revocation import revoke_all
 from sds_server.cli.output import json_option, note, print_json
 from sds_server.cli.wait import follow, timeout_option
 from sds_server.errors import CallerError, TimedOut
@@ -22,7 +23,10 @@ REASONS: Final = (
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", required=False)
+@click.option("--all", "everything", is_flag=True, help="All that --issuer has issued and that is served.")
+@click.option("--issuer", help="With --all: whose certificates.")
+@click.option("--dry-run", is_flag=True, help="With --all, as a drill: replace all, and revoke nothing.")
 @click.option("--generation", type=click.IntRange(1), help="The one that is served by default.")
 @click.option("--reason", type=click.Choice(REASONS), default="superseded", show_default=True)
 @click.option("--now", is_flag=True, help="Ask the CA at once, also for what is served: its key is lost.")
@@ -31,8 +35,11 @@ REASONS: Final = (
 @json_option
 @asks
 def revoke(
-    name: str,
+    name: str | None,
     *,
+    everything: bool,
+    issuer: str | None,
+    dry_run: bool,
     generation: int | None,
     reason: str,
     now: bool,
@@ -43,10 +50,29 @@ def revoke(
 ) -> None:
     r"""Revoke a certificate of the secret NAME; what is served gets a successor, with a new key, first.
 
+    With --all everything that an issuer has issued is replaced under the limits of its CA, and revoked; how
+    long that will take is told.
+
     \b
     certvoy revoke www --wait
     certvoy revoke www --reason keyCompromise --now
+    certvoy revoke --all --issuer le --reason keyCompromise --dry-run --wait
     """
+    if everything:
+        if name is not None or issuer is None or generation is not None:
+            raise CallerError("--all: whose?", hint="`certvoy revoke --all --issuer NAME`, and no secret")
+        revoke_all(
+            api,
+            issuer,
+            reason=reason,
+            now=now,
+            dry_run=dry_run,
+            timeout=timeout if wait else None,
+            as_json=as_json,
+        )
+        return
+    if name is None or issuer is not None or dry_run:
+        raise CallerError("which secret?", hint="name one; --issuer and --dry-run go with --all")
     until = time.monotonic() + timeout.total_seconds()
     # The generation is settled before it is asked for: asked again after a lost answer, "the one that is
     # served" could be its successor.

@@ -598,6 +598,31 @@ SELECT r.cert_id, r.reason, r.at_once, r.wanted_at, r.attempts, r.next_attempt_a
  WHERE ($1::text IS NULL OR c.secret = $1) AND ($2::uuid[] IS NULL OR c.id = ANY ($2))
  ORDER BY c.generation DESC LIMIT $3;
 
+-- name: served_of_issuer
+-- What Secrets behind $2 are served with of this issuer, by name. Frozen ones stay as they are.
+SELECT s.name, c.generation FROM secret s
+  JOIN LATERAL (
+        SELECT generation, issuer FROM certificate
+         WHERE secret = s.name AND status NOT IN ('replaced', 'rejected', 'revoked')
+         ORDER BY generation DESC LIMIT 1) c ON c.issuer = $1
+ WHERE s.deleted_at IS NULL AND s.frozen_at IS NULL AND s.name > $2 ORDER BY s.name LIMIT $3;
+
+-- name: mass_progress
+-- Rotations since $2 that replace what this issuer issued and is to be revoked, or would be in a drill.
+SELECT count(*) AS total,
+       count(*) FILTER (WHERE r.completed_at IS NULL AND r.new_cert_id IS NULL) AS waiting,
+       count(*) FILTER (WHERE r.completed_at IS NULL AND r.new_cert_id IS NOT NULL) AS rolling_out,
+       count(*) FILTER (WHERE r.completed_at IS NOT NULL) AS replaced,
+       count(v.done_at) AS revoked
+  FROM certrotation r JOIN certificate c ON c.id = r.cert_id LEFT JOIN revocation v ON v.cert_id = c.id
+ WHERE r.reason = 'revoked' AND r.triggered_at >= $2 AND c.issuer = $1;
+
+-- name: mass_waiting
+-- The names of those that are still to be ordered, at most $3.
+SELECT s.domains FROM certrotation r JOIN certificate c ON c.id = r.cert_id JOIN secret s ON s.name = r.secret
+ WHERE r.reason = 'revoked' AND r.triggered_at >= $2 AND c.issuer = $1 AND r.completed_at IS NULL AND r.new_cert_id IS NULL
+ ORDER BY r.needed_by, r.id LIMIT $3;
+
 -- ---------------------------------------------------------------- rotations
 
 -- name: open_rotation

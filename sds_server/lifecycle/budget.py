@@ -134,6 +134,22 @@ def after_one(bucket: Bucket, limit: Limit, *, now: datetime) -> datetime:
     return (now if bucket.full_at is None else max(bucket.full_at, now)) + limit.cost
 
 
+def forecast(
+    orders: Iterable[Order], buckets: Mapping[Account, Bucket], limits: Limits, *, now: datetime
+) -> datetime:
+    """Return when the last of these orders can be let go, if each goes as soon as the limits allow."""
+    left, last = dict(buckets), now
+    for order in orders:
+        wanted = taken(order, limits)
+        refusal = decide(wanted, left, limits, now=now, by_hand=order.by_hand)
+        at = now if refusal is None else refusal.until
+        for account in wanted:
+            before = left.get(account, FULL)
+            left[account] = Bucket(after_one(before, limits[account.counted], now=at), before.closed_until)
+        last = max(last, at)
+    return last
+
+
 def empty_until(limit: Limit, *, now: datetime, lasts: timedelta) -> Bucket:
     """Return the bucket that the CA calls empty: the next one is there when it says."""
     # What is not a person's finds one then: a bucket corrected to nothing would keep it for longer.

@@ -32,6 +32,7 @@ from sds_server.lifecycle.admission import Admission
 from sds_server.lifecycle.calling import CallerCredential
 from sds_server.lifecycle.enroller import Enroller
 from sds_server.lifecycle.issuer_desk import IssuerDesk
+from sds_server.lifecycle.mass_revoker import MassRevoker
 from sds_server.lifecycle.payloads import Payloads
 from sds_server.lifecycle.preflights import Preflights
 from sds_server.lifecycle.rewrapper import Rewrapper
@@ -180,6 +181,7 @@ async def serving(
             uploads=await _uploads(database, directory),
             payloads=await _payloads(database, directory),
             rewrapper=await _rewrapper(database, directory),
+            mass_revoker=MassRevoker(database=database, issuers=_cas(issuers)),
             desk=await _desk(database, directory, issuers),
             **{
                 "clock": clock or SystemClock(),
@@ -266,11 +268,8 @@ async def _uploads(database: Database, directory: Path) -> Uploads:
     return Uploads(database=database, sealer=issuances.sealer, clock=SystemClock(), replica="test")
 
 
-async def _desk(database: Database, directory: Path, issuers: Sequence[str]) -> IssuerDesk:
-    identity, _ = await deployment.identify(database)
-    sealer = Sealer(LocalKms(directory / "kek", create=True), deployment=identity, clock=SystemClock())
-    accounts = Accounts(database=database, sealer=sealer, actor="replica:test")
-    cas = {
+def _cas(issuers: Sequence[str]) -> Mapping[str, Issuer]:
+    return {
         name: Issuer(
             name=name,
             directory_url="https://127.0.0.1:1/directory",  # where nobody is
@@ -282,7 +281,13 @@ async def _desk(database: Database, directory: Path, issuers: Sequence[str]) -> 
         )
         for name in issuers
     }
-    return IssuerDesk(database=database, accounts=accounts, issuers=cas)
+
+
+async def _desk(database: Database, directory: Path, issuers: Sequence[str]) -> IssuerDesk:
+    identity, _ = await deployment.identify(database)
+    sealer = Sealer(LocalKms(directory / "kek", create=True), deployment=identity, clock=SystemClock())
+    accounts = Accounts(database=database, sealer=sealer, actor="replica:test")
+    return IssuerDesk(database=database, accounts=accounts, issuers=_cas(issuers))
 
 
 async def _payloads(database: Database, directory: Path) -> Payloads:

@@ -142,3 +142,12 @@ def test_the_ca_is_known_by_its_directory():
     assert PRESETS["zerossl"] is of_directory("https://acme.zerossl.com/v2/DV90")
     assert PRESETS["google"] is of_directory("https://dv.acme-v02.api.pki.goog/directory")
     assert PRESETS["off"] is of_directory("https://step-ca.example.test/acme/acme/directory")
+
+
+def test_a_forecast_says_when_the_last_order_can_go():
+    """60 certificates of one domain: 40 at once, and one each 202 minutes."""
+    orders = [Order(names=(f"a{n}.example.com",), domains=("example.com",)) for n in range(60)]
+    other = Order(names=("a.example.org",), domains=("example.org",))
+
+    assert NOW + 20 * WEEK / 50 == budget.forecast([*orders, other], {}, LIMITS, now=NOW)
+    assert NOW == budget.forecast([other], {}, LIMITS, now=NOW)
