@@ -59,7 +59,7 @@ async def deactivate(call: Call) -> Answer:
     return Answer(await _described(call, call.path["name"]))
 
 
-async def resume(call: Call) -> Answer:
+async def resume_issuer(call: Call) -> Answer:
     """Let work go on that waited for a person, or for the CA's limit."""
     await call.services.desk.resume(call.path["name"], actor=call.caller.actor)
     return Answer(await _described(call, call.path["name"]))
@@ -112,7 +112,7 @@ ROUTES = (
     Route(
         method="POST",
         path="/v1/issuers/{name}/resume",
-        handler=resume,
+        handler=resume_issuer,
         summary="Let work go on at the issuer's CA, after what it waited for",
         scope=Scope.ROTATE,
         answers={HTTPStatus.OK: Issuer},
