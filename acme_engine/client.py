@@ -32,6 +32,7 @@ from acme_engine.messages import (
     Order,
     RevocationReason,
 )
+from acme_engine.pace import Pace
 from acme_engine.transport import Repeat
 
 USER_AGENT = "certvoy/0.1 (acme_engine)"
@@ -76,6 +77,7 @@ class Client:
         rng: backoff.Rng | None = None,
         patience_s: float = transport.PATIENCE_S,
         hands_up_limits: bool = False,
+        pace: Pace | None = None,
     ) -> None:
         """Speak to the CA at ``directory_url``; nothing is sent yet.
 
@@ -101,6 +103,7 @@ class Client:
             rng=rng,
             patience_s=patience_s,
             hands_up_limits=hands_up_limits,
+            pace=pace,
         )
 
     async def __aenter__(self) -> Self:

@@ -37,6 +37,7 @@ from yarl import URL
 from acme_engine import backoff
 from acme_engine.errors import BadReply, Misconfigured, Problem, Refused, Unreachable, Untrusted
 from acme_engine.jws import Signer
+from acme_engine.pace import Pace
 
 MAX_BODY = 1024 * 1024
 CONNECT_TIMEOUT_S = 10.0
@@ -132,6 +133,7 @@ class Transport:
         rng: backoff.Rng | None = None,
         patience_s: float = PATIENCE_S,
         hands_up_limits: bool = False,
+        pace: Pace | None = None,
     ) -> None:
         """Pin the origin of ``directory_url``; with ``ca_file`` only that file's CAs are trusted.
 
@@ -146,6 +148,7 @@ class Transport:
         self._rng = rng or random.SystemRandom()
         self._patience_s = patience_s
         self._hands_up_limits = hands_up_limits
+        self._pace = pace
         self._nonces: deque[str] = deque(maxlen=MAX_NONCES)
         self._session: aiohttp.ClientSession | None = None
 
@@ -248,6 +251,8 @@ class Transport:
         target = self._pinned(url)
         headers = {"Content-Type": "application/jose+json"} if body is not None else {}
         try:
+            if self._pace is not None:
+                await self._pace.turn()
             async with self._session.request(
                 method,
                 target,

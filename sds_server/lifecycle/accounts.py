@@ -14,6 +14,7 @@ from acme_engine.errors import Refused
 from acme_engine.jws import Eab
 from acme_engine.messages import Directory
 from acme_engine.ordering import NO_TERMS, Terms
+from acme_engine.pace import Pace
 from sds_server.crashpoint import crashpoint
 from sds_server.inventory import accounts, sealed_keys
 from sds_server.inventory.accounts import StoredAccount
@@ -84,6 +85,7 @@ class Accounts:
         self._sealer = sealer
         self._actor = actor
         self._ready: dict[str, Account] = {}
+        self._paces: dict[str, Pace] = {}
 
     async def ensure(self, issuer: Issuer) -> Account:
         """Return the issuer's account, registered.
@@ -215,6 +217,13 @@ class Accounts:
     async def _key(self, key_id: KeyId) -> keys.PrivateKey:
         return keys.load_pkcs8(await self._sealer.open(await self.sealed(key_id)))
 
+    def _pace(self, issuer: Issuer) -> Pace | None:
+        """Return how fast the CA may be asked, by all of this process; None: as fast as it answers."""
+        rate = issuer.limits.requests_per_s
+        if rate is None:
+            return None
+        return self._paces.setdefault(issuer.directory_url, Pace(rate))
+
     def _open(self, issuer: Issuer, key: keys.PrivateKey, url: str | None) -> Client:
         return Client(
             issuer.directory_url,
@@ -223,6 +232,7 @@ class Accounts:
             ca_file=issuer.ca_file,
             patience_s=PATIENCE_S,
             hands_up_limits=True,
+            pace=self._pace(issuer),
         )
 
 
