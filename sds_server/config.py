@@ -520,11 +520,11 @@ class OnDemandConfig(Model):
         if ways not in (["names"], ["suffix"], ["ask"], ["suffix", "ask"]):
             said = " and ".join(ways) or "none of names, suffix and ask"
             raise Wrong(f"has {said}", "write names, or suffix, or ask, or suffix and ask")
-        if self.keep < max(self.window, timedelta(hours=1)):
+        if self.keep < self.window:
             # What is removed is counted no more, but a CA goes on counting it.
             raise Wrong(
                 f"keeps names for {spelt(self.keep)}, and counts new ones within {spelt(self.window)}",
-                "write a keep of window or more, and of 1h at least",
+                "write a keep of window or more",
             )
         return self
 

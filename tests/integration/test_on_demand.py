@@ -179,7 +179,7 @@ async def test_a_certificate_is_issued_in_the_first_handshake_renewed_proved_and
 
 
 async def test_a_name_that_nobody_has_subscribed_to_for_its_time_is_removed(site, sql):
-    await site.start(rotation={"seen_for": "1s"}, keep="2s")
+    await site.start(rotation={"seen_for": "1s"}, keep="2s", window="2s")
 
     assert await site.served("a.shops.test") is not None
 
