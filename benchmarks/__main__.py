@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.report import report
 
-INFRASTRUCTURE = {"__init__", "__main__", "filling", "report", "stream_server"}
+INFRASTRUCTURE = {"__init__", "__main__", "filling", "library_client", "report", "stream_server"}
 
 
 def main(wanted: list[str]) -> int:
