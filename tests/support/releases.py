@@ -35,14 +35,19 @@ def migrations(commit: str) -> set[tuple[str, str]]:
 
 
 def before_the_newest_migration() -> str | None:
-    """The newest commit with fewer migrations, each as it is today; None where history has none."""
+    """The newest commit with the first of today's migrations, each as it is; None where history has none.
+
+    Those that were worked on at a time may have come in another order than they are numbered in: a database
+    never was at such a commit.
+    """
     todays = {
         (path.name, (git("hash-object", str(path)) or b"").decode().strip())
         for path in (ROOT / "migrations").glob("*.sql")
     }
     for commit in (git("log", "--format=%H", "--", "migrations") or b"").decode().split():
         for candidate in (commit, f"{commit}^"):
-            if migrations(candidate) and migrations(candidate) < todays:
+            theirs = migrations(candidate)
+            if theirs and theirs < todays and max(theirs)[0] < min(todays - theirs)[0]:
                 return candidate
     return None
 
