@@ -45,7 +45,8 @@ class Listener:
         self.leaves = list(leaves)
         self.asked = []
 
-    async def __call__(self, _address, name):
+    async def __call__(self, _address, name, *, wanted):
+        assert wanted not in {None, ""}, "where several leaves are served, that one is looked for"
         self.asked.append(name)
         leaf = self.leaves.pop(0) if len(self.leaves) > 1 else self.leaves[0]
         if leaf is None:

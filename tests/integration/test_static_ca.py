@@ -128,7 +128,8 @@ async def test_what_is_due_waits_for_a_ca_that_is_away_and_then_goes_on_in_its_o
     assert 0 == attempts
     assert failures <= TOGETHER
     assert DUE == len(front.orders)
-    assert disorder(front, due) <= 2 * TOGETHER
+    # Four at once for one registered domain: who finds no place comes back behind some that were due later.
+    assert disorder(front, due) <= 3 * TOGETHER
     assert front.most_in_flight <= TOGETHER + REPLICAS
     assert {"ok"} == states
 

@@ -197,7 +197,7 @@ async def test_a_ca_that_wants_each_new_one_replaced_at_once_is_made_to_wait(
         at, reason = await planned(sql)
 
     assert (2, "ari-held-back") == (issued, reason)
-    assert 0.9 < at * 24 < 1.2, "an hour after the one before"
+    assert 0.9 < at * 24 < 1.5, "an hour after the one before, give or take"
     assert ["internal"] == held
     assert ["error"] == [line["log_level"] for line in logs if line["event"] == "renewal.held_back"]
 
