@@ -1,8 +1,8 @@
 """What an order costs its client, at a real Pebble: CPU, orders a second, and how long the event loop waits.
 
 Beside it, in the same run and at the same CA: the `acme` library's own client, synchronous; and certbot, a
-process an order. newOrder is asked one at a time: Pebble, in every version, deadlocks otherwise. lego has no
-package in a registry that this machine reaches.
+process an order. newOrder is asked one at a time: Pebble, in every version, deadlocks otherwise. lego is
+not compared yet.
 """
 
 import asyncio
