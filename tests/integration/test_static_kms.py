@@ -84,6 +84,11 @@ async def plane(kms, pebble, front, connect, database, tmp_path):
         yield plane
 
 
+def signed_requests(front):
+    """Without questions for renewal information, which need no KMS."""
+    return sum(visit.method == "POST" for visit in front.visits)
+
+
 @pytest.mark.parametrize("trouble", ["fails", "hangs"])
 async def test_a_kms_that_is_away(trouble, kms, plane, front, sql, tmp_path):
     edge = Edge(tmp_path, plane)
@@ -103,7 +108,7 @@ async def test_a_kms_that_is_away(trouble, kms, plane, front, sql, tmp_path):
         await until(edge.served)
         leaf = await edge.served()
         kms.trouble = trouble
-        asked = len(front.visits)
+        asked = signed_requests(front)
         async with watching(plane, edge) as watch:
             await sql.execute("UPDATE certificate SET renew_at = certvoy_now()")
             await until(degraded)
@@ -120,7 +125,7 @@ async def test_a_kms_that_is_away(trouble, kms, plane, front, sql, tmp_path):
             calls = kms.calls
             kms.trouble = None
             healed = time.monotonic()
-            meanwhile = len(front.visits) - asked
+            meanwhile = signed_requests(front) - asked
 
             async def renewed():
                 return await sql.fetchval("SELECT count(*) FROM certificate WHERE generation = 2") == 2
@@ -192,12 +197,12 @@ async def test_an_openbao_in_trouble_over_a_rotation(trouble, bao, on_vault, fro
         await until(edge.served)
         leaf = await edge.served()
         (bao.kill if trouble == "killed" else bao.freeze)()
-        asked = len(front.visits)
+        asked = signed_requests(front)
         async with watching(plane, edge) as watch:
             await sql.execute("UPDATE certificate SET renew_at = certvoy_now()")
             await until(degraded)
             await asyncio.sleep(LASTS_S)
-            meanwhile = len(front.visits) - asked
+            meanwhile = signed_requests(front) - asked
             leaves = set(watch.leaves)
             healed = time.monotonic()
             if trouble == "killed":
