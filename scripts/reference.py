@@ -1,4 +1,4 @@
-"""Write docs/reference/*.md from the code: configuration, commands, API, metrics, log events, renewals.
+"""Write docs/reference/*.md from the code: configuration, commands, API, metrics, logs, audit, renewals.
 
 `make reference`. A test compares what is committed with what this writes.
 """
@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 import click  # noqa: E402 - the checkout comes first
 
 from acme_engine import backoff, renewal  # noqa: E402
-from sds_server import conditions, log_events, metrics  # noqa: E402
+from sds_server import audit_actions, conditions, log_events, metrics  # noqa: E402
 from sds_server.admin.table import openapi_json  # noqa: E402
 from sds_server.agent.config import schema as agent_schema  # noqa: E402
 from sds_server.cli.main import certvoy  # noqa: E402
@@ -55,6 +55,17 @@ ABOUT_LOG_EVENTS = """\
 One JSON object a line, on standard error. Each has `event`, `level`, `timestamp` (RFC 3339, UTC),
 `component` and `replica`; one that tells of a bug has `exception`. An `error` is for a person to act on, a
 `warning` for one to look at soon. What looks like a key, a token or a password is taken out of every line."""
+
+ABOUT_AUDIT = """\
+`certvoy audit ls`, and `GET /v1/audit`. An entry is written in the transaction of what it tells of, or, where
+nothing is changed (a refusal), as soon as the database takes it. It has an `id`, the database's time `at`,
+the `action`, its `actor` and `subject`, a certificate's `cert_id` where it is about one, and a `detail`.
+Nobody changes or deletes an entry. What a peer may do without end is written ten times an hour for each
+identity and action, and counted beyond that: *bounded*.
+
+An actor is `person:USER` on the machine itself (by the kernel's word), `token:NAME` of the admin API,
+`client:IDENTITY` with a client certificate, `proxy:NAME` that enrolled, `config:REPLICA` what a configuration
+declares at a start, or `replica:NAME`: certvoy by itself."""
 
 ABOUT_RENEWALS = """\
 Only a certificate's own dates count, and its CA's wish. It is due when a third of its life is left, or half
@@ -390,6 +401,15 @@ def log_events_page() -> str:
     )
 
 
+def audit_page() -> str:
+    """Return the page of the audit's vocabulary."""
+    rows = [
+        (f"`{action.name}`", action.subject, action.meaning + (" *Bounded.*" if action.bounded else ""))
+        for action in sorted(audit_actions.ACTIONS, key=lambda action: action.name)
+    ]
+    return _page(["# Audit", MADE, ABOUT_AUDIT, _table(("Action", "Subject", "What it says"), rows)])
+
+
 # ---------------------------------------------------------------- renewals
 
 
@@ -483,6 +503,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "api.md": api,
     "metrics.md": metrics_page,
     "log-events.md": log_events_page,
+    "audit.md": audit_page,
     "renewal.md": renewals,
 }
 

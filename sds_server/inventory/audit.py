@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
+from sds_server import audit_actions
 from sds_server.crashpoint import crashpoint
 from sds_server.inventory.database import Database, Transaction
 from sds_server.model import CertificateId, Identity
@@ -56,8 +57,11 @@ async def append(
 ) -> None:
     """Write one entry: ``actor`` did ``action`` to ``subject``.
 
-    ``detail`` becomes canonical JSON text (sorted keys, no white space); it never holds key material.
+    ``action`` is one of `audit_actions`. ``detail`` becomes canonical JSON text (sorted keys, no white
+    space); it never holds key material.
     """
+    if action not in audit_actions.NAMES:  # who reads the audit must be able to look up what it says
+        raise ValueError(f"audit: {action} is no action: give it a line in sds_server/audit_actions.py")
     payload = json.dumps(
         {"action": action, "actor": actor, "subject": subject, "cert_id": str(cert_id) if cert_id else None}
         | dict(detail or {}),

@@ -1,0 +1,81 @@
+"""The vocabulary of the audit is the one that the code speaks: nothing is audited under another name."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sds_server.audit_actions import ACTIONS, NAMES
+from sds_server.inventory import audit
+
+ROOT = Path(__file__).resolve().parents[2]
+CODE = [path for path in sorted((ROOT / "sds_server").rglob("*.py")) if path.name != "audit_actions.py"]
+
+
+def _said(node: ast.expr) -> Iterator[str]:
+    """Return what an expression can be; of one that is put together its beginning, with a star."""
+    match node:
+        case ast.Constant(value=str(text)):
+            yield text
+        case ast.IfExp():
+            yield from _said(node.body)
+            yield from _said(node.orelse)
+        case ast.JoinedStr(values=[ast.Constant(value=str(text)), *_]):
+            yield f"{text}*"
+
+
+def _spoken() -> dict[str, set[str]]:
+    """Return what is given as an action, or, as ``_tell`` has it, stands where one is expected."""
+    found: dict[str, set[str]] = {}
+    for path in CODE:
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            name = ast.unparse(call.func).rpartition(".")[2]
+            actions = [keyword.value for keyword in call.keywords if keyword.arg == "action"]
+            if name == "_tell" and "inventory" in path.parts:
+                actions += call.args[2:3]
+            for action in actions if name in {"append", "append_bounded", "_tell", "note"} else ():
+                for text in _said(action):
+                    found.setdefault(text, set()).add(f"{path.relative_to(ROOT)}:{call.lineno}")
+    return found
+
+
+SPOKEN = _spoken()
+WORDS = {
+    node.value
+    for path in CODE
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.Constant) and isinstance(node.value, str)
+}
+
+
+def _is_known(action: str) -> bool:
+    if action.endswith("*"):
+        return any(name.startswith(action[:-1]) for name in NAMES)
+    return action in NAMES
+
+
+def test_the_code_speaks_only_words_of_the_table():
+    strays = {name: places for name, places in SPOKEN.items() if not _is_known(name)}
+
+    assert {} == strays, "give it a line in sds_server/audit_actions.py"
+
+
+def test_the_table_has_no_word_that_nobody_speaks():
+    put_together = tuple(name[:-1] for name in SPOKEN if name.endswith("*"))
+    unspoken = {name for name in NAMES - WORDS if not name.startswith(put_together)}
+
+    assert set() == unspoken, "cross it out in sds_server/audit_actions.py"
+
+
+def test_each_word_stands_once_in_dotted_lower_case():
+    names = [action.name for action in ACTIONS]
+
+    assert sorted(set(names)) == sorted(names)
+    assert [] == [name for name in names if not re.fullmatch(r"[a-z_]+\.[a-z_]+", name)]
+
+
+async def test_an_action_that_nobody_could_look_up_is_not_written():
+    with pytest.raises(ValueError, match=r"secret\.stolen is no action"):
+        await audit.append(None, action="secret.stolen", actor="person:test", subject="www")
