@@ -13,7 +13,9 @@ CertvoyError
 │   ├── ConfigError
 │   ├── SchemaMismatch
 │   ├── Unavailable
-│   └── CustodyError
+│   ├── CustodyError
+│   └── AuditBroken      the audit is not what was signed
+│       └── AuditForked  it is not the one that was witnessed here
 ├── GateRefused          what a CA or a person gave us must not leave
 │   ├── KeyAwaited       nothing was given yet
 │   └── OrderedTooOften  a CA would count one more against us
@@ -125,6 +127,16 @@ class CustodyError(OperatorError):
     def __init__(self, message: str, *, hint: str | None = None, rule: str = "kek") -> None:
         super().__init__(message, hint=hint)
         self.rule = rule
+
+
+class AuditBroken(OperatorError):
+    """The audit is not what was signed, or what should prove that is damaged."""
+
+    hint = "find out who has changed it, before anything else; `certvoy audit verify` names the first leaf"
+
+
+class AuditForked(AuditBroken):
+    """The database's tree is not the one that was witnessed here, or does not go on from it."""
 
 
 class GateRefused(CertvoyError):
