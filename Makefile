@@ -8,7 +8,7 @@ demo: $(UV)
 	@$(RUN) --extra demo certvoy demo $(ARGS)
 
 test: $(UV)
-	@$(RUN) python scripts/debian_programs.py
+	@$(RUN) python scripts/test_programs.py
 	@$(RUN) pytest --numprocesses 4 $(ARGS)
 
 lint: $(UV)

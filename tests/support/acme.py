@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from acme_engine import Client, Http01Responder, Http01Solver, KeyType, Solver, keys, obtain
+from acme_engine.ordering import NO_TERMS, Terms
 
 
 class Tokens(dict[str, str]):
@@ -58,12 +59,20 @@ class Orderer:
     """Orders certificates for one list of names with one key, as often as asked; over HTTP-01 by default."""
 
     def __init__(
-        self, client: Client, names: list[str], tokens: Tokens, *, solver: Solver | None = None
+        self,
+        client: Client,
+        names: list[str],
+        tokens: Tokens,
+        *,
+        solver: Solver | None = None,
+        key_type: KeyType = KeyType.ECDSA_P256,
+        terms: Terms | None = None,
     ) -> None:
         self.names = names
         self.tokens = tokens
         self._solver = solver
-        self.key = keys.generate(KeyType.ECDSA_P256)
+        self.key = keys.generate(key_type)
+        self._terms = terms or NO_TERMS
         self.steps: list[tuple[str, dict[str, object]]] = []
         self._client = client
 
@@ -76,6 +85,7 @@ class Orderer:
             journal=journal,
             order_url=order_url,
             deadline_s=deadline_s,
+            terms=self._terms,
             on_step=lambda name, fields: self.steps.append((name, dict(fields))),
         )
 

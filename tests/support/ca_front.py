@@ -20,6 +20,9 @@ from aiohttp import web
 from sds_server.programs.child import free_port
 from tests.support import pki
 
+NEW_ORDER = ("/order-plz", "/new-order", "/neworders")
+"""Pebble's path of newOrder, Caddy's, acme2certifier's."""
+
 HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "keep-alive"}
 
 
@@ -43,7 +46,7 @@ class CaFront:
         self.in_flight = 0
         self.most_in_flight = 0
         self.port = free_port()
-        self.directory_url = f"https://localhost:{self.port}/dir"
+        self.directory_url = f"https://localhost:{self.port}/{upstream.rpartition('/')[2]}"
         authority = pki.authority("The door's")
         self.ca_file = authority.write(directory / "front-ca.pem")
         chain, key = authority.issue(["localhost"], ips=["127.0.0.1"]).write(directory, "front")
@@ -175,7 +178,7 @@ class CaFront:
 
 
 def _order(path: str, body: bytes) -> Mapping[str, Any]:
-    if "order-plz" not in path and "new-order" not in path:
+    if not path.endswith(NEW_ORDER):
         return {}
     payload = json.loads(body)["payload"]
     document: dict[str, Any] = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
