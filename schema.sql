@@ -226,6 +226,8 @@ CREATE TABLE certrotation (
     needed_by       timestamptz NOT NULL DEFAULT 'infinity',
     -- An operator asked for it, when it was opened or later: what is kept of a CA's limits is for these.
     by_hand         boolean NOT NULL DEFAULT false,
+    -- Whoever works on it waits for DNS: no worker is held by that, nor a place of those that its issuer has in flight.
+    waits_for_dns   boolean NOT NULL DEFAULT false,
     CHECK ((completed_at IS NULL) = (outcome IS NULL))
 );
 -- At most one open Rotation a Secret.

@@ -86,6 +86,7 @@ async def _running(config: Config, clock: Clock) -> AsyncIterator[tuple[Parts, A
         database, postgres = await open_inventory(config, stack)
         parts = await Parts.build(config, database, clock, stack)
         stack.push_async_callback(parts.withdrawer.close)
+        stack.push_async_callback(parts.worker.close)
         if postgres is not None:
             parts.loops.append(Loop("postgres", postgres.keep, every=config.rotation.poll))
         try:

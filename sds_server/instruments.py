@@ -209,6 +209,7 @@ def watch_work(worker: Worker, *, workers: int, issuers: Iterable[str], to: Metr
     to.prepare(metrics.ATTEMPTS, ((issuer, ended) for issuer in sorted(known) for ended in Ended))
     to.number(metrics.WORKERS, lambda: workers)
     to.number(metrics.WORKERS_BUSY, lambda: worker.busy)
+    to.number(metrics.ATTEMPTS_APART, lambda: worker.apart)
 
     def label(issuer: str) -> str:
         return issuer if issuer in known else UNKNOWN_ISSUER

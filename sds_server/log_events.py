@@ -373,6 +373,12 @@ EVENTS: Final = (
         ("name", "issuer"),
     ),
     LogEvent("challenge.unanswered", "debug", "A challenge's token could not be looked up.", ("error",)),
+    LogEvent(
+        "attempt.broken",
+        "warning",
+        "An attempt that had waited for DNS was cut off, by the database or a bug; its order is resumed.",
+        ("error",),
+    ),
     LogEvent("lease.lost", "warning", "Another worker has the rotation now.", (*_WORK, "error")),
     LogEvent(
         "lease.unextended", "warning", "A lease could not be extended; tried again.", ("secret", "error")

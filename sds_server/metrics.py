@@ -234,6 +234,9 @@ FROZEN: Final = _gauge(
 )
 WORKERS: Final = _gauge("workers", "Workers of this replica.")
 WORKERS_BUSY: Final = _gauge("workers_busy", "Workers of this replica that are at a rotation.")
+ATTEMPTS_APART: Final = _gauge(
+    "attempts_apart", "Attempts of this replica that wait for DNS, or have waited, and hold no worker."
+)
 
 KMS_OPERATIONS: Final = _counter(
     "kms_operations", "Calls of the KMS: success, refused, unavailable.", "operation", "result"

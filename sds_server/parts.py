@@ -114,6 +114,7 @@ class Parts:
     recorder: Recorder
     heartbeat: Heartbeat
     withdrawer: Withdrawer
+    worker: Worker
     asker: Asker
     loops: list[Loop]
 
@@ -323,6 +324,7 @@ class Parts:
             recorder=recorder,
             heartbeat=heartbeat,
             withdrawer=withdrawer,
+            worker=worker,
             asker=on_demand.asker,
             loops=loops,
         )

@@ -658,11 +658,12 @@ UPDATE certrotation SET completed_at = certvoy_now(), outcome = $2, leased_until
 -- One Rotation that wants a worker, nearest expiry first; a first issuance has no date and comes when nothing is urgent. Looked
 -- for among the $1 most urgent of those that nobody has tried, and the $1 that wait for longest to be tried again. Where
 -- pairs are uploaded an open one waits for a person; what is frozen waits as well, and, where the CA is left alone, for its
--- return; so does what would be one more than issuers $2 may have worked on at once, each $3.
+-- return; so does what would be one more than issuers $2 may have worked on at once, each $3. One that waits for DNS asks its CA
+-- for nothing meanwhile, and counts for none.
 WITH full_up AS MATERIALIZED (
      SELECT w.issuer FROM certrotation l JOIN secret w ON w.name = l.secret
        JOIN unnest($2::text[], $3::int[]) AS most (issuer, number) ON most.issuer = w.issuer
-      WHERE l.completed_at IS NULL AND l.new_cert_id IS NULL AND l.leased_until > certvoy_now()
+      WHERE l.completed_at IS NULL AND l.new_cert_id IS NULL AND l.leased_until > certvoy_now() AND NOT l.waits_for_dns
       GROUP BY w.issuer, most.number HAVING count(*) >= most.number)
 SELECT r.id, r.secret, s.issuer FROM certrotation r JOIN secret s ON s.name = r.secret
  WHERE r.id = ANY (ARRAY(
@@ -687,14 +688,16 @@ SELECT r.id, r.secret, s.issuer FROM certrotation r JOIN secret s ON s.name = r.
 SELECT pg_advisory_xact_lock(hashtextextended('certvoy claims of ' || $1::text, 0));
 
 -- name: claimed_of
--- How many Rotations of the issuer are worked on now.
+-- How many Rotations of the issuer are worked on now, those left out that wait for DNS.
 SELECT count(*) FROM certrotation l JOIN secret s ON s.name = l.secret
- WHERE l.completed_at IS NULL AND l.new_cert_id IS NULL AND l.leased_until > certvoy_now() AND s.issuer = $1;
+ WHERE l.completed_at IS NULL AND l.new_cert_id IS NULL AND l.leased_until > certvoy_now() AND NOT l.waits_for_dns
+   AND s.issuer = $1;
 
 -- name: claim
 -- The lease number grows with every claim; the condition is repeated because the row was not locked when it was found.
 UPDATE certrotation
-   SET lease_no = lease_no + 1, leased_by = $2, leased_until = certvoy_now() + $3::interval, attempts = attempts + 1
+   SET lease_no = lease_no + 1, leased_by = $2, leased_until = certvoy_now() + $3::interval, attempts = attempts + 1,
+       waits_for_dns = false
  WHERE id = $1 AND completed_at IS NULL AND new_cert_id IS NULL AND next_attempt_at <= certvoy_now()
    AND (leased_until IS NULL OR leased_until < certvoy_now())
 RETURNING id, secret, reason, cert_id, lease_no, leased_until, attempts, by_hand,
@@ -703,6 +706,11 @@ RETURNING id, secret, reason, cert_id, lease_no, leased_until, attempts, by_hand
 -- name: extend_lease
 UPDATE certrotation SET leased_until = certvoy_now() + $3::interval
  WHERE id = $1 AND lease_no = $2 AND leased_until > certvoy_now() AND completed_at IS NULL RETURNING leased_until;
+
+-- name: wait_for_dns
+-- Whoever works on it begins ($3) or ends to wait for DNS.
+UPDATE certrotation SET waits_for_dns = $3
+ WHERE id = $1 AND lease_no = $2 AND leased_until > certvoy_now() AND completed_at IS NULL RETURNING id;
 
 -- name: hold_lease
 -- Every write of a worker begins here: no row, no right.

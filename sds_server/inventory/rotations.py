@@ -152,7 +152,8 @@ async def claim(
 ) -> Claim | None:
     """Take the most urgent Rotation that wants a worker; None: there is none.
 
-    ``in_flight``: so many of an issuer are worked on at once at most, by all replicas together.
+    ``in_flight``: so many of an issuer are worked on at once at most, by all replicas together, besides those
+    that wait for DNS.
     """
     async with database.transaction() as tx:
         for _ in range(TRIES):
@@ -229,6 +230,17 @@ async def extend(database: Database, lease: Lease, *, lease_for: timedelta) -> N
     """
     async with database.transaction() as tx:
         if await tx.value("extend_lease", lease.rotation, lease.number, lease_for) is None:
+            raise stale(lease)
+
+
+async def wait_for_dns(database: Database, lease: Lease, *, waits: bool) -> None:
+    """Note that the attempt waits for DNS, or does no more: while it does, it is not in flight at its issuer.
+
+    Raises:
+        StaleLease: it has run out, or another worker has it.
+    """
+    async with database.transaction() as tx:
+        if await tx.value("wait_for_dns", lease.rotation, lease.number, waits) is None:
             raise stale(lease)
 
 

@@ -1,10 +1,12 @@
 """How the names of a Rotation are proved: tokens that any replica answers with, values in an issuer's DNS."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from acme_engine.dns.provider import DnsProvider
+from acme_engine.messages import Challenge, Identifier
 from acme_engine.solver import Http01Solver, Solver, Solvers, TokenStore
 from acme_engine.tls_alpn01 import TlsAlpn01Solver
 from acme_engine.webroot import Webroot
@@ -41,6 +43,37 @@ class WatchedProvider:
     async def close(self) -> None:
         """Give connections back."""
         await self._provider.close()
+
+
+Wait = Callable[[], AbstractAsyncContextManager[None]]
+"""Is entered for as long as a name waits for DNS."""
+
+
+class Awaited:
+    """A Solver, and somebody who is told while it waits."""
+
+    def __init__(self, solver: Solver, wait: Wait) -> None:
+        self._solver = solver
+        self._wait = wait
+        self.challenge_type = solver.challenge_type
+
+    @property
+    def patience_s(self) -> float:
+        """The longest that `ready` may take."""
+        return self._solver.patience_s
+
+    async def present(self, identifier: Identifier, challenge: Challenge, key_authorization: str) -> None:
+        """Put the answer where the CA will look."""
+        await self._solver.present(identifier, challenge, key_authorization)
+
+    async def ready(self, identifier: Identifier, challenge: Challenge, key_authorization: str) -> None:
+        """Return once the CA can see the answer."""
+        async with self._wait():
+            await self._solver.ready(identifier, challenge, key_authorization)
+
+    async def cleanup(self, identifier: Identifier, challenge: Challenge, key_authorization: str) -> None:
+        """Take the answer away."""
+        await self._solver.cleanup(identifier, challenge, key_authorization)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +126,16 @@ class Challenges:
         if self.dns is not None:
             await self.dns.provider.close()
 
-    def solvers(self, database: Database, rotation: RotationId, issuer: str, clock: Clock) -> Solvers:
-        """Return the Solvers of one Rotation."""
+    def solvers(
+        self,
+        database: Database,
+        rotation: RotationId,
+        issuer: str,
+        clock: Clock,
+        *,
+        wait: Wait = nullcontext,
+    ) -> Solvers:
+        """Return the Solvers of one Rotation; ``wait`` is entered while one of its names waits for DNS."""
         tokens = RotationTokens(database, rotation)
         by_http: TokenStore = tokens if self.webroot is None else Beside(tokens, self.webroot)
         solvers: list[Solver] = [Http01Solver(by_http)]
@@ -103,14 +144,13 @@ class Challenges:
         if self.dns is not None:
             from acme_engine.dns01 import Dns01Solver  # noqa: PLC0415 - imported when chosen
 
-            solvers.append(
-                Dns01Solver(
-                    WatchedProvider(self.dns.provider),
-                    RotationValues(database, rotation, issuer, sleep=clock.sleep),
-                    zones=self.dns.zones,
-                    propagation=self.dns.propagation,
-                    sleep=clock.sleep,
-                    monotonic=clock.monotonic,
-                )
+            by_dns = Dns01Solver(
+                WatchedProvider(self.dns.provider),
+                RotationValues(database, rotation, issuer, sleep=clock.sleep),
+                zones=self.dns.zones,
+                propagation=self.dns.propagation,
+                sleep=clock.sleep,
+                monotonic=clock.monotonic,
             )
+            solvers.append(Awaited(by_dns, wait))
         return Solvers(solvers, prefer=lambda name: preferred(name, self.choices, otherwise=self.default))

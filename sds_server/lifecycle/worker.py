@@ -6,9 +6,11 @@ worker resumes the same order, so no second certificate is bought.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from random import Random
 from typing import Any, Final, NoReturn, TypeVar
 from uuid import uuid4
@@ -42,6 +44,7 @@ from sds_server.lifecycle.patience import Patience, Verdict
 from sds_server.lifecycle.planner import Planner
 from sds_server.lifecycle.told import told
 from sds_server.lifecycle.treasurer import Treasurer
+from sds_server.lifecycle.waiting_room import Visit, WaitingRoom
 from sds_server.log import get
 from sds_server.model import (
     Certificate,
@@ -112,14 +115,24 @@ class Worker:
         self._clock = clock
         self._rng = rng
         self._left: list[tuple[Lease, Unavailable]] = []
-        self.busy = 0
-        """How many Rotations are being worked on now."""
+        self._room = WaitingRoom()
+        self._attempts = 0
 
         self.on_attempt: Callable[[str, Ended, float], None] = lambda _issuer, _ended, _seconds: None
         self.on_step: Callable[[str, str], None] = lambda _issuer, _step: None
 
+    @property
+    def busy(self) -> int:
+        """How many Rotations hold a worker now."""
+        return self._attempts - self.apart
+
+    @property
+    def apart(self) -> int:
+        """How many wait for DNS, or have waited, and hold none."""
+        return self._room.apart
+
     async def step(self) -> None:
-        """Work until nothing is due.
+        """Work until nothing is due; what waits for DNS goes on by itself, until `close`.
 
         Raises:
             Unavailable: the database or the KMS does not answer; the Rotation is free again as soon as the
@@ -140,7 +153,11 @@ class Worker:
             )
             if claim is None:
                 return
-            await self._attempt(claim)
+            await self._room.hold(partial(self._attempt, claim))
+
+    async def close(self) -> None:
+        """Stop what waits for DNS."""
+        await self._room.close()
 
     async def work_on(self, secret: str, rotation: RotationId) -> None:
         """Work on this Rotation, unless it is another's, or wants no worker now.
@@ -152,18 +169,18 @@ class Worker:
             self._database, secret, rotation, replica=self._replica, lease_for=self._lease_for
         )
         if claim is not None:
-            await self._attempt(claim)
+            await self._attempt(claim, None)
 
-    async def _attempt(self, claim: Claim) -> None:
-        self.busy += 1
+    async def _attempt(self, claim: Claim, visit: Visit | None) -> None:
+        self._attempts += 1
         started, how = self._clock.monotonic(), Ended.INTERRUPTED
         try:
-            claim, how = await self._work(claim)
+            claim, how = await self._work(claim, visit)
         finally:
-            self.busy -= 1
+            self._attempts -= 1
             self.on_attempt(claim.issuer, how, self._clock.monotonic() - started)
 
-    async def _work(self, claim: Claim) -> tuple[Claim, Ended]:
+    async def _work(self, claim: Claim, visit: Visit | None) -> tuple[Claim, Ended]:
         """Return how it ended, and the claim with the issuer that was asked."""
         lease = claim.lease
         log = _log.bind(secret=lease.secret, rotation=lease.rotation, lease_no=lease.number)
@@ -172,7 +189,7 @@ class Worker:
         started = self._clock.monotonic()
         try:
             claim = await self._chooser.choose(claim, await secrets.get(self._database, lease.secret))
-            generation = await self._while_leased(lease, self._issue(claim))
+            generation = await self._while_leased(lease, self._issue(claim, visit))
             await self._patience.delivered(claim.issuer)
         except StaleLease as e:
             log.warning("lease.lost", error=e.message)
@@ -193,7 +210,7 @@ class Worker:
         log.info("certificate.issued", generation=generation, seconds=seconds)
         return claim, Ended.ISSUED
 
-    async def _issue(self, claim: Claim) -> int:
+    async def _issue(self, claim: Claim, visit: Visit | None) -> int:
         lease = claim.lease
         # From here on its issuer is the one that was chosen.
         secret = replace(await secrets.get(self._database, lease.secret), issuer=claim.issuer)
@@ -216,7 +233,13 @@ class Worker:
         if order.url is None:
             # A CA cannot ask for the Lease's number: whoever was frozen must not order beside its successor.
             await rotations.extend(self._database, lease, lease_for=self._lease_for)
-        solvers = issuer.challenges.solvers(self._database, lease.rotation, issuer.name, self._clock)
+        solvers = issuer.challenges.solvers(
+            self._database,
+            lease.rotation,
+            issuer.name,
+            self._clock,
+            wait=nullcontext if visit is None else partial(self._waiting, lease, visit),
+        )
         async with self._accounts.client(issuer, account) as client:
             terms, replaces = await self._planner.terms(claim, issuer, account)
             journal = Journal(
@@ -248,6 +271,16 @@ class Worker:
                 raise
         crashpoint("chain.downloaded")
         return await self._store(claim, secret, issuer, replace(order, url=journal.url), chain)
+
+    @asynccontextmanager
+    async def _waiting(self, lease: Lease, visit: Visit) -> AsyncIterator[None]:
+        """Wait for DNS: meanwhile neither a worker is held, nor one of the issuer's places in flight."""
+        if visit.begin():
+            await rotations.wait_for_dns(self._database, lease, waits=True)
+        yield
+        # An attempt that fails while it waits is over, and its Lease with it: nothing is to be noted.
+        if visit.end():
+            await rotations.wait_for_dns(self._database, lease, waits=False)
 
     async def _store(self, claim: Claim, secret: Secret, issuer: Issuer, order: Order, chain: Chain) -> int:
         key = await self._planner.key(order)
