@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from sds_server import metrics
+from sds_server import memory, metrics
 from sds_server.clock import Clock
 from sds_server.errors import CustodyError
 from sds_server.keys.kms import Kms, Sealer, WrappedDek
@@ -181,6 +181,7 @@ class MeasuredKms:
 def watch_custody(sealer: Sealer, *, to: Metrics) -> None:
     """Tell whether the KEK that wraps is for trials only; those that only open may be."""
     to.number(metrics.KMS_INSECURE, lambda: sealer.insecure)
+    to.number(metrics.MEMORY_SCRUB, lambda: memory.look().works)
 
 
 def watch_loops(loops: Iterable[Loop], *, to: Metrics, clock: Clock) -> None:

@@ -621,6 +621,18 @@ EVENTS: Final = (
         "warning",
         "This replica said for too long nothing to the database: others did not count its streams meanwhile.",
     ),
+    LogEvent(
+        "memory.guarded",
+        "info",
+        "Whether freed memory is overwritten, and whether others than root could read this process's.",
+        ("scrub", "dumps"),
+    ),
+    LogEvent(
+        "memory.unguarded",
+        "warning",
+        "A part of what keeps keys out of freed memory and core files is missing.",
+        ("what", "reason", "hint"),
+    ),
     LogEvent("schema.migrated", "info", "The database was brought to this release.", ("migrations",)),
     LogEvent(
         "secret.undeclared",

@@ -243,6 +243,9 @@ KMS_OPERATIONS: Final = _counter(
 )
 KMS_SECONDS: Final = _histogram("kms_operation_duration", "How long the KMS took.", "operation", buckets=FAST)
 KMS_INSECURE: Final = _gauge("kms_insecure", "1 where the KEK lies in a file, which is for trials only.")
+MEMORY_SCRUB: Final = _gauge(
+    "memory_scrub", "1 where memory is overwritten as soon as it is freed, by a look at the start, else 0."
+)
 
 LOOP_FAILURES: Final = _counter("loop_failures", "Steps of a loop that failed and were tried again.", "loop")
 LOOP_SUCCESS: Final = _gauge(

@@ -9,7 +9,7 @@ from random import SystemRandom
 
 import click
 
-from sds_server import log
+from sds_server import log, memory
 from sds_server.agent.agent import Agent, read
 from sds_server.agent.config import load
 from sds_server.agent.credential import Keeper
@@ -96,3 +96,4 @@ def _with_pairs(path: Path, *, token: str | None, once: bool) -> None:
 
 def _log_as(*, once: bool, level: str = "info") -> None:
     log.configure(level="warning" if once else level, replica=socket.gethostname())
+    memory.guard()

@@ -1,6 +1,7 @@
 """The commands, each imported when it is called: ``certvoy --help`` is there before gRPC would be."""
 
 import importlib
+import sys
 from collections.abc import Sequence
 
 import click
@@ -44,6 +45,9 @@ COMMANDS = {
     "upload": ("sds_server.cli.upload:upload", "Bring a pair from elsewhere as a secret's next certificate."),
     "why": ("sds_server.cli.why:why", "Say why a secret is as it is, and what comes next."),
 }
+
+HOLD_KEYS = {"agent", "serve"}
+"""Those that run for long with private keys in their memory."""
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2  # also of click, for arguments
@@ -95,6 +99,8 @@ def certvoy() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code, by the table in ``certvoy --help``."""
+    if argv is None and not HOLD_KEYS.isdisjoint(sys.argv[1:2]):
+        importlib.import_module("sds_server.memory").scrub_on_free()
     try:
         code = certvoy.main(args=argv, prog_name="certvoy", standalone_mode=False)
     except CertvoyError as e:

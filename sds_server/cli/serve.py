@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from sds_server import app, log
+from sds_server import app, log, memory
 from sds_server.config import load
 from sds_server.systemd import Systemd
 
@@ -23,6 +23,7 @@ def serve(path: Path, ports_file: Path | None) -> None:
     """Run the control plane until SIGTERM. At SIGHUP it reads sds.deny again."""
     config = load(path)
     log.configure(level=config.log.level, replica=config.replica)
+    memory.guard()
 
     systemd = Systemd.of(os.environ)
 

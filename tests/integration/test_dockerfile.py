@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
+from sds_server import memory
 from sds_server.cli.main import certvoy
 from tests.support.installed import bare, uv
 
@@ -53,6 +54,12 @@ def copied(stage):
 
 def test_every_instruction_is_known():
     assert set() == {name for name, _ in instructions()} - KNOWN
+
+
+def test_the_image_has_freed_memory_overwritten():
+    assignments = dict(word.split("=", 1) for word in last("ENV").split())
+
+    assert None is memory.environment_for(assignments)
 
 
 def test_each_stage_begins_with_the_same_slim_image_of_a_python_that_is_supported():

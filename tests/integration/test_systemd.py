@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sds_server import memory
 from sds_server.agent.files import CredentialFiles
 from sds_server.config import load
 from sds_server.programs.child import Child, free_port
@@ -79,10 +80,19 @@ def test_the_agent_is_shut_in_as_the_control_plane_is_but_for_the_proxys_user():
     assert {"DynamicUser", "RemoveIPC", "LimitNOFILE", "WatchdogSec", "TimeoutStopSec", "ExecReload"} == set(
         ours
     ) - set(agents)
-    assert {"User", "Environment", "Before", "StartLimitIntervalSec"} == set(agents) - set(ours)
+    assert {"User", "Before", "StartLimitIntervalSec"} == set(agents) - set(ours)
     assert {key: values for key, values in ours.items() if key in agents and key not in told} == {
         key: values for key, values in agents.items() if key not in told
     }
+
+
+@pytest.mark.parametrize("file", [UNIT, AGENT, PAIRS], ids=lambda file: file.stem)
+def test_a_unit_keeps_keys_out_of_freed_memory_core_files_and_swap(file):
+    """With what the process would begin once more with otherwise."""
+    assignments = dict(word.split("=", 1) for line in unit(file)["Environment"] for word in line.split())
+
+    assert None is memory.environment_for(assignments)
+    assert (["0"], ["0"]) == (unit(file)["LimitCORE"], unit(file)["MemorySwapMax"])
 
 
 def test_the_configuration_loads_with_the_credentials_that_the_unit_hands_over(tmp_path, monkeypatch):
