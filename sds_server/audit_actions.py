@@ -116,6 +116,11 @@ ACTIONS: Final = (
     AuditAction("key.unopened", "secret", "A sealed key does not open, and which rule was broken."),
     AuditAction("key.destroyed", "secret", "Its data key was destroyed: nobody can open it any more."),
     AuditAction("keys.rewrapped", "KEK", "Data keys were brought from this KEK to the newest."),
+    AuditAction(
+        "kms.silent", "KEK", "The KMS does not answer this replica: nothing new is ordered.", bounded=True
+    ),
+    AuditAction("kms.answers", "KEK", "It answers again.", bounded=True),
+    AuditAction("kms.refused", "KEK", "It does not wrap: its key or our right is gone.", bounded=True),
     # Accounts at CAs
     AuditAction("account.begun", "directory", "A key for an account was stored, before the CA hears of it."),
     AuditAction("account.registered", "directory", "The CA has made the account."),
@@ -124,8 +129,24 @@ ACTIONS: Final = (
     AuditAction("account.key_changed", "directory", "The account has the new key."),
     AuditAction("account.contact_told", "directory", "The CA was told to whom it may write."),
     AuditAction("account.deactivated", "directory", "The account was ended at the CA."),
+    AuditAction("issuer.paused", "issuer", "Every replica leaves a CA alone, until when and why."),
+    AuditAction("issuer.answered", "issuer", "It answers again, and work goes on."),
     AuditAction("issuer.resumed", "issuer", "A CA that was left alone is asked again at somebody's word."),
+    AuditAction(
+        "issuer.revoking",
+        "issuer",
+        "Somebody has all that a CA has issued replaced, to be revoked or as a drill.",
+    ),
     # Who may come, and what they may see
+    AuditAction(
+        "config.read",
+        "replica",
+        "A replica started, and who may come by its configuration is other than before.",
+    ),
+    AuditAction("deny.changed", "sds.deny", "Whom to refuse was read again, at a SIGHUP."),
+    AuditAction(
+        "api.refused", "call", "The API refused a call: nobody known, or nobody who may.", bounded=True
+    ),
     AuditAction("target.registered", "target", "A target was registered, or changed."),
     AuditAction("target.removed", "target", "A target was forgotten at somebody's word."),
     AuditAction("target.forgotten", "target", "A target that nobody registered was not seen for a week."),

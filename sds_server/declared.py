@@ -1,8 +1,12 @@
 """What the configuration declares, put into the inventory at each start."""
 
+import hashlib
+from collections.abc import Iterable
+from typing import Final
+
 from sds_server.config import Config, SecretConfig
 from sds_server.errors import Conflict, GateRefused
-from sds_server.inventory import declarations
+from sds_server.inventory import audit, declarations
 from sds_server.inventory.database import Database
 from sds_server.lifecycle.payloads import Payloads
 from sds_server.log import get
@@ -10,12 +14,16 @@ from sds_server.model import Kind, Secret, SecretName
 from sds_server.payloads.generic import GenericSecret
 from sds_server.payloads.trust import TrustBundle
 
+TOLD_MAX: Final = 200
+"""So many grants are named in an entry of the audit."""
+
 _log = get("app")
 
 
 async def declare(config: Config, database: Database, payloads: Payloads) -> None:
     """Put what the configuration declares into the inventory; what it no longer names is left alone."""
     actor = f"config:{config.replica}"
+    await _tell(config, database, actor)
     for name, secret in config.secrets.items():
         if secret.kind is not Kind.TLS_CERTIFICATE:
             await _declare_payload(name, secret, payloads, actor)
@@ -37,6 +45,44 @@ async def declare(config: Config, database: Database, payloads: Payloads) -> Non
         )
         if changed:
             _log.info("secret.declared", secret=name, domains=secret.domains)
+
+
+async def _tell(config: Config, database: Database, actor: str) -> None:
+    """Audit who may come and what they may see by this configuration, where it is other than it was before.
+
+    What is secret in a configuration is in none of it.
+    """
+    detail = {
+        "grants": _listed(
+            f"{grant.identity}: {', '.join(grant.names)} ({', '.join(sorted(grant.kinds))})"
+            + (", issue" if grant.issue else "")
+            + ("" if grant.max_names is None else f", {grant.max_names} names")
+            for grant in config.grants
+        ),
+        "denied": _listed(config.sds.deny),
+        "admin": _listed(
+            f"{client.identity}: {', '.join(sorted(client.scopes))}" for client in config.admin.clients
+        ),
+        "sockets": _listed(f"{one.path}: {one.identity}" for one in config.sds.sockets),
+        "on_demand": _listed(rule.name for rule in config.on_demand),
+        "issuers": _listed(f"{name}: {issuer.directory}" for name, issuer in config.issuers.items()),
+    }
+    async with database.transaction() as tx:
+        await audit.append_news(
+            tx,
+            action="config.read",
+            actor=actor,
+            subject=config.replica,
+            detail=detail,
+        )
+
+
+def _listed(said: Iterable[str]) -> list[str] | dict[str, object]:
+    """Return what is said, or of much how much it is, and its hash: an entry is read by people."""
+    lines = sorted(said)
+    if len(lines) <= TOLD_MAX:
+        return lines
+    return {"count": len(lines), "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
 
 
 async def _declare_payload(name: SecretName, secret: SecretConfig, payloads: Payloads, actor: str) -> None:

@@ -594,6 +594,12 @@ EVENTS: Final = (
     ),
     # The process
     LogEvent(
+        "audit.dropped",
+        "error",
+        "The database was away for so long that so many entries of the audit were not kept.",
+        ("count",),
+    ),
+    LogEvent(
         "app.ready",
         "info",
         "It serves; with its ports.",

@@ -83,7 +83,7 @@ class CertificateManager:
         self._clock = clock or SystemClock()
         self._actor = f"replica:{name}"
         self._issuers = acme_client
-        self._patience = Patience(database=db, issuers=acme_client, answers=answers)
+        self._patience = Patience(database=db, issuers=acme_client, answers=answers, actor=self._actor)
         self._worker = Worker(
             database=db,
             sealer=kms_client,

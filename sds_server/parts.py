@@ -41,6 +41,7 @@ from sds_server.inventory.tokens import Tokens
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.accounts import Accounts, Issuer, answers
 from sds_server.lifecycle.admission import RELOAD, Admission
+from sds_server.lifecycle.bookkeeper import Bookkeeper
 from sds_server.lifecycle.calling import CallerCredential
 from sds_server.lifecycle.census import EVERY, Census
 from sds_server.lifecycle.enroller import Enroller
@@ -112,6 +113,7 @@ class Parts:
     responder: Http01Responder
     tls_responder: TlsAlpn01Responder | None
     recorder: Recorder
+    bookkeeper: Bookkeeper
     heartbeat: Heartbeat
     withdrawer: Withdrawer
     worker: Worker
@@ -136,6 +138,7 @@ class Parts:
         catalog = Catalog()
         enroller, admission = _enrolment(config, database, sealer, clock, actor)
         admission.kind_of = catalog.kind
+        bookkeeper, booking = _bookkeeping(config, database, sealer, admission)
         await admission.step()
         poll = config.rotation.poll
         prover, settler, lookouts = _lookouts(config, database, clock, actor)
@@ -155,7 +158,7 @@ class Parts:
             admit=Treasurer(database=database).admit_account,
         )
         cas, withdrawer = _issuers(config, database)
-        patience = Patience(database=database, issuers=cas, answers=answers)
+        patience = Patience(database=database, issuers=cas, answers=answers, actor=actor)
         revoker = Revoker(
             database=database,
             sealer=sealer,
@@ -246,6 +249,7 @@ class Parts:
             Loop("feed", feed.step, every=poll),
             publishing,
             recording,
+            booking,
             Loop("heartbeat", heartbeat.step, every=BEAT),
             *lookouts,
             admitting,
@@ -311,6 +315,7 @@ class Parts:
             on_said=prover.said,
             on_rolled_back=partial(metrics.count, ROLLED_BACK),
             seen_for=config.rotation.seen_for,
+            on_refused=bookkeeper.refused,
         )
         return cls(
             admin=api(config, services, admission, https(config, admission)),
@@ -322,6 +327,7 @@ class Parts:
             ),
             tls_responder=tls_responder(config, Tokens(database)),
             recorder=recorder,
+            bookkeeper=bookkeeper,
             heartbeat=heartbeat,
             withdrawer=withdrawer,
             worker=worker,
@@ -334,9 +340,22 @@ class Parts:
         try:
             async with asyncio.timeout(STREAM_GRACE_S):
                 await self.recorder.step()
+                await self.bookkeeper.step()
                 await self.heartbeat.end()
         except Exception as e:  # noqa: BLE001 - stopping goes on, whatever is broken
             _log.warning("deliveries.unwritten", error=str(e))
+
+
+def _bookkeeping(
+    config: Config, database: Database, sealer: Sealer, admission: Admission
+) -> tuple[Bookkeeper, Loop]:
+    """Build what writes into the audit what no transaction would, and have it told."""
+    bookkeeper = Bookkeeper(database=database, actor=f"replica:{config.replica}")
+    loop = Loop("bookkeeper", bookkeeper.step, every=config.rotation.poll)
+    bookkeeper.on_news = loop.wake
+    sealer.on_turn = bookkeeper.kms
+    admission.on_deny = partial(bookkeeper.deny, actor=f"config:{config.replica}")
+    return bookkeeper, loop
 
 
 def _issuers(config: Config, database: Database) -> tuple[Mapping[str, Issuer], Withdrawer]:

@@ -187,18 +187,29 @@ def _endpoint(
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def endpoint(request: web.Request) -> web.StreamResponse:
         caller = None
-        if callers is not None and (route.scope is not None or route.peer):
-            caller = await callers.of(request)
-            _allow(route, caller)
-        call = Call(
-            services=services,
-            caller=caller or Caller("nobody", frozenset()),
-            path=_path(request),
-            headers=request.headers,
-            _query=None if route.query is None else _read_query(request, route.query),
-            _body=None if route.body is None else await _read_body(request, route, route.body),
-        )
-        return _response(await route.handler(call))
+        try:
+            if callers is not None and (route.scope is not None or route.peer):
+                caller = await callers.of(request)
+                _allow(route, caller)
+            call = Call(
+                services=services,
+                caller=caller or Caller("nobody", frozenset()),
+                path=_path(request),
+                headers=request.headers,
+                _query=None if route.query is None else _read_query(request, route.query),
+                _body=None if route.body is None else await _read_body(request, route, route.body),
+            )
+            return _response(await route.handler(call))
+        except (Unauthenticated, Forbidden) as e:
+            services.on_refused(
+                None if caller is None else caller.actor,
+                f"{route.method} {route.path}",
+                # Percent-encoded as it came: what somebody made up must not become a control character here.
+                path=request.rel_url.raw_path[:SHOWN_PATH],
+                why=e.message,
+                address=request.remote,
+            )
+            raise
 
     return endpoint
 

@@ -174,6 +174,17 @@ class MassRevocations(Protocol):
         ...
 
 
+class OnRefused(Protocol):
+    """Told of a call that was refused; ``caller`` None: nobody with a name."""
+
+    def __call__(self, caller: str | None, call: str, *, path: str, why: str, address: str | None) -> None:
+        """Take note, at once."""
+
+
+def ignore(caller: str | None, call: str, *, path: str, why: str, address: str | None) -> None:
+    """Take note of nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What a call may need.
@@ -186,7 +197,8 @@ class Services:
     ``on_said``: told of a Secret that an agent has accepted; ``on_rolled_back``: told why a roll-out was
     taken back; ``seen_for``: how long an agent counts from its report on;
     ``admits``: whether the holder of a client certificate is still believed; ``agents`` calls those that
-    enrolled, whose identities begin with ``reserved``; ``over_dns``: the issuers that can prove wildcards.
+    enrolled, whose identities begin with ``reserved``; ``over_dns``: the issuers that can prove wildcards;
+    ``on_refused``: told of calls that are refused.
     """
 
     database: Database
@@ -215,3 +227,4 @@ class Services:
     admits: Callable[[Holder], bool]
     sds_port: Callable[[], int]
     over_dns: frozenset[str] = frozenset()
+    on_refused: OnRefused = ignore

@@ -60,9 +60,31 @@ async def append(
     ``action`` is one of `audit_actions`. ``detail`` becomes canonical JSON text (sorted keys, no white
     space); it never holds key material.
     """
+    payload = _payload(action, actor, subject, cert_id, detail)
+    await tx.rows("append_audit", cert_id, action, actor, subject, payload)
+    crashpoint("audit.appended")
+
+
+async def append_news(
+    tx: Transaction, *, action: str, actor: str, subject: str, detail: Mapping[str, Any]
+) -> bool:
+    """Write an entry, unless the last one of this action says the same of the subject; say whether."""
+    if await tx.value("newest_audited", subject, action) == _payload(action, actor, subject, None, detail):
+        return False
+    await append(tx, action=action, actor=actor, subject=subject, detail=detail)
+    return True
+
+
+def _payload(
+    action: str,
+    actor: str,
+    subject: str,
+    cert_id: CertificateId | None,
+    detail: Mapping[str, Any] | None,
+) -> str:
     if action not in audit_actions.NAMES:  # who reads the audit must be able to look up what it says
         raise ValueError(f"audit: {action} is no action: give it a line in sds_server/audit_actions.py")
-    payload = json.dumps(
+    return json.dumps(
         {"action": action, "actor": actor, "subject": subject, "cert_id": str(cert_id) if cert_id else None}
         | dict(detail or {}),
         sort_keys=True,
@@ -70,8 +92,6 @@ async def append(
         ensure_ascii=False,
         default=str,
     )
-    await tx.rows("append_audit", cert_id, action, actor, subject, payload)
-    crashpoint("audit.appended")
 
 
 async def append_bounded(

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 
 from sds_server.errors import CallerError
-from sds_server.inventory import revocations, rotations, secrets
+from sds_server.inventory import audit, revocations, rotations, secrets
 from sds_server.inventory.database import Database
 from sds_server.model import Reason, RevocationReason
 
@@ -48,6 +48,15 @@ async def now(database: Database) -> datetime:
     async with database.transaction() as tx:
         moment: datetime = await tx.value("now")
     return moment
+
+
+async def begun(
+    database: Database, issuer: str, *, reason: RevocationReason, at_once: bool, drill: bool, actor: str
+) -> None:
+    """Audit that somebody wants all of it replaced; each of them has its own entries besides."""
+    detail = {"reason": reason, "at_once": at_once, "drill": drill}
+    async with database.transaction() as tx:
+        await audit.append(tx, action="issuer.revoking", actor=actor, subject=issuer, detail=detail)
 
 
 async def batch(database: Database, issuer: str, *, after: str, limit: int) -> Sequence[tuple[str, int]]:

@@ -24,14 +24,24 @@ class Pause:
 
 
 async def begin(
-    database: Database, issuers: Collection[str], *, lasts: timedelta | None, error: Mapping[str, Any]
+    database: Database,
+    issuers: Collection[str],
+    *,
+    lasts: timedelta | None,
+    error: Mapping[str, Any],
+    actor: str,
 ) -> None:
     """Leave these issuers alone for so long, None: until a person acts.
 
     One that is paused already stays so at least as long.
     """
     async with database.transaction() as tx:
-        await tx.rows("pause_issuers", sorted(issuers), lasts, dict(error))
+        for row in await tx.rows("pause_issuers", sorted(issuers), lasts, dict(error)):
+            if row["begun"]:  # one that goes on for longer is no news
+                detail = {"until": row["until"], "error": error}
+                await audit.append(
+                    tx, action="issuer.paused", actor=actor, subject=row["issuer"], detail=detail
+                )
 
 
 async def of(database: Database, issuers: Collection[str]) -> Sequence[Pause]:
@@ -67,7 +77,7 @@ async def prolong(
         await tx.rows("prolong_issuer_pause", issuer, taken, lasts, dict(error))
 
 
-async def end(database: Database, issuer: str, taken: datetime) -> datetime | None:
+async def end(database: Database, issuer: str, taken: datetime, *, actor: str) -> datetime | None:
     """It answers: tell every replica that there is work, and return since when it was left alone.
 
     None: somebody was told meanwhile to leave it alone for longer, and it stays so.
@@ -75,5 +85,7 @@ async def end(database: Database, issuer: str, taken: datetime) -> datetime | No
     async with database.transaction() as tx:
         since: datetime | None = await tx.value("end_issuer_pause", issuer, taken)
         if since is not None:
+            detail = {"since": since}
+            await audit.append(tx, action="issuer.answered", actor=actor, subject=issuer, detail=detail)
             await feed.tell_work(tx)
     return since

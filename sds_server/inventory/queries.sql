@@ -882,9 +882,10 @@ UPDATE on_demand_name SET wanted_at = $2, look_at = least($2::timestamptz + keep
 -- ---------------------------------------------------------------- issuers that are left alone
 
 -- name: pause_issuers
--- A pause is made longer, never shorter, and has the newest reason. $2 null: until a person ends it.
+-- A pause is made longer, never shorter, and has the newest reason. $2 null: until a person ends it. Says which are new.
 INSERT INTO issuer_pause AS p (issuer, until, error) SELECT name, coalesce(certvoy_now() + $2::interval, 'infinity'), $3 FROM unnest($1::text[]) AS name
-ON CONFLICT (issuer) DO UPDATE SET until = greatest(p.until, excluded.until), error = excluded.error;
+ON CONFLICT (issuer) DO UPDATE SET until = greatest(p.until, excluded.until), error = excluded.error
+RETURNING issuer, nullif(until, 'infinity') AS until, xmax = 0 AS begun;
 
 -- name: issuer_pauses
 SELECT issuer, since, nullif(until, 'infinity') AS until, error, until <= certvoy_now() AS over FROM issuer_pause WHERE issuer = ANY ($1::text[]) ORDER BY issuer;
@@ -1739,6 +1740,10 @@ UNION ALL
 
 -- name: append_audit
 INSERT INTO certaudit (cert_id, action, actor, subject, payload) VALUES ($1, $2, $3, $4, $5);
+
+-- name: newest_audited
+-- What was told last of the subject under this action.
+SELECT payload FROM certaudit WHERE subject = $1 AND action = $2 ORDER BY id DESC LIMIT 1;
 
 -- name: tally_audit
 -- Count what an identity did, and return how often it has in this window.

@@ -4,13 +4,15 @@ import asyncio
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
 
+from acme_engine.pace import Pace
 from sds_server.clock import Clock
 from sds_server.errors import CustodyError, Unavailable
 from sds_server.keys import envelope
@@ -21,6 +23,9 @@ KMS_TIMEOUT_S = 5.0
 
 PARALLEL_CALLS = 32
 """At once, over all keys: below the quota of every provider, enough to start with thousands of keys."""
+
+CALLS_PER_S = 500
+"""To one KMS in a network: half of Google's quota of a project, a tenth of AWS's, and 10,000 keys in 20 s."""
 
 SOFT_TTL = timedelta(hours=1)
 """How long a DEK is used without asking the KMS: how long a withdrawn grant still works."""
@@ -33,6 +38,14 @@ RETRY_AFTER = timedelta(seconds=30)
 
 CACHED_DEKS = 20_000
 """About 5 MB: twice the secrets that one replica is built for. The least recently used goes first."""
+
+
+class Turn(StrEnum):
+    """What has become of a KMS."""
+
+    SILENT = "silent"
+    REFUSED = "refused"
+    ANSWERS = "answers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +114,10 @@ class Sealer:
         self._clock = clock
         self._line = _Line(kms, clock)
         self._lines = {old.kek_uri: _Line(old, clock) for old in previous} | {kms.kek_uri: self._line}
+        self.on_turn: Callable[[str, Turn, str | None], None] = lambda *_: None
+        """Told of a KEK that falls silent, refuses to wrap, or answers again, with the reason."""
+        for line in self._lines.values():
+            line.on_turn = self._turned
         self._deks: OrderedDict[KeyId, _CachedDek] = OrderedDict()
         self._flights: dict[tuple[KeyId, bytes], asyncio.Task[bytes]] = {}
 
@@ -224,6 +241,9 @@ class Sealer:
                 refusals.append(e)
         raise refusals[0]
 
+    def _turned(self, kek_uri: str, turn: Turn, why: str | None) -> None:
+        self.on_turn(kek_uri, turn, why)
+
     async def _try(self) -> WrappedDek:
         return await self._line.wrap(os.urandom(envelope.DEK_BYTES), self._own_context("ready"))
 
@@ -308,14 +328,23 @@ class _Line:
     def __init__(self, kms: Kms, clock: Clock) -> None:
         self.kms = kms
         self.silent = False
+        self.on_turn: Callable[[str, Turn, str | None], None] = lambda *_: None
+        self._turn = Turn.ANSWERS
         self._clock = clock
         self._calls = asyncio.Semaphore(PARALLEL_CALLS)
+        self._pace = None if kms.insecure else Pace(CALLS_PER_S)
         self.ask_at = clock.monotonic()
         """Until then one that was silent is left alone."""
 
     async def wrap(self, dek: bytes, context: Mapping[str, str]) -> WrappedDek:
-        async with self._call():
-            return await self.kms.wrap(dek, context)
+        try:
+            async with self._call():
+                wrapped = await self.kms.wrap(dek, context)
+        except CustodyError as e:  # of a wrapped one it would be that one's fault
+            self._turned(Turn.REFUSED, e.message)
+            raise
+        self._turned(Turn.ANSWERS)
+        return wrapped
 
     async def unwrap(self, wrapped: bytes, kek_version: int, context: Mapping[str, str]) -> bytes:
         async with self._call():
@@ -328,11 +357,14 @@ class _Line:
     @asynccontextmanager
     async def _call(self) -> AsyncIterator[None]:
         async with self._calls:
+            if self._pace is not None:
+                await self._pace.turn()
             try:
                 async with asyncio.timeout(KMS_TIMEOUT_S):
                     yield
             except (TimeoutError, Unavailable) as e:
                 self.silent = True
+                self._turned(Turn.SILENT, str(e) or f"no answer in {KMS_TIMEOUT_S:g} s")
                 self.ask_at = self._clock.monotonic() + RETRY_AFTER.total_seconds()
                 if isinstance(e, Unavailable):
                     raise
@@ -340,7 +372,17 @@ class _Line:
                     f"the KMS ({self.kms.kek_uri}) did not answer in {KMS_TIMEOUT_S:g} s"
                 ) from e
             except CustodyError:
-                self.silent = False
+                self._heard()
                 raise
             else:
-                self.silent = False
+                self._heard()
+
+    def _heard(self) -> None:
+        self.silent = False
+        if self._turn is Turn.SILENT:
+            self._turned(Turn.ANSWERS)
+
+    def _turned(self, turn: Turn, why: str | None = None) -> None:
+        if turn is not self._turn:
+            self._turn = turn
+            self.on_turn(self.kms.kek_uri, turn, why)

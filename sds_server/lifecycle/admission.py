@@ -63,6 +63,7 @@ class Admission:
         self._trust = Trust(trust_domain, denied=self._denied)
         self.issued = Issued()
         self.on_change: Callable[[], None] = lambda: None
+        self.on_deny: Callable[[Sequence[Identity]], None] = lambda _identities: None
         self.kind_of: Callable[[str], Kind | None] = lambda _name: None
 
     def authorize(self, identity: Identity, resource_name: str, *, kind: Kind | None = None) -> bool:
@@ -120,6 +121,7 @@ class Admission:
         self._denied = frozenset(identities)
         self._trust = self._trust.denying(self._denied)
         _log.warning("deny.changed", identities=sorted(self._denied))
+        self.on_deny(sorted(self._denied))
         self.on_change()
 
     def denies(self, identity: Identity) -> bool:

@@ -49,6 +49,10 @@ class MassRevoker:
         """
         self._issuer(issuer)
         since = await mass_revocations.now(self._database)
+        if not after:
+            await mass_revocations.begun(
+                self._database, issuer, reason=reason, at_once=at_once, drill=drill, actor=actor
+            )
         found = await mass_revocations.batch(self._database, issuer, after=after, limit=BATCH)
         opened = 0
         for secret, generation in found:

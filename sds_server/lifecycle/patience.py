@@ -59,10 +59,12 @@ class Patience:
         database: Database,
         issuers: Mapping[str, Issuer],
         answers: Callable[[Issuer], Awaitable[object]],
+        actor: str,
     ) -> None:
         self._database = database
         self._issuers = issuers
         self._answers = answers
+        self._actor = actor
         self.paused: Mapping[str, pauses.Pause] = {}
         """Those of this replica's issuers that were left alone when this was read last."""
 
@@ -125,12 +127,14 @@ class Patience:
             await troubles.note(self._database, self._same(issuer), error=_why(issuer, e))
         else:
             await troubles.end(self._database, self._same(issuer))
-            since = await pauses.end(self._database, issuer.name, taken)
+            since = await pauses.end(self._database, issuer.name, taken, actor=self._actor)
             if since is not None:
                 _log.info("issuer.resumed", issuer=issuer.name, since=since.isoformat())
 
     async def _pause(self, issuer: Issuer, lasts: timedelta | None, error: AcmeError) -> None:
-        await pauses.begin(self._database, self._same(issuer), lasts=lasts, error=_why(issuer, error))
+        await pauses.begin(
+            self._database, self._same(issuer), lasts=lasts, error=_why(issuer, error), actor=self._actor
+        )
         if lasts is None:
             _log.error("issuer.held", issuer=issuer.name, error=str(error), hint=_why(issuer, error)["hint"])
         else:

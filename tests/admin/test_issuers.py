@@ -10,7 +10,7 @@ ERROR = {"what": "the CA of internal is left alone", "hint": "visit https://ca.e
 
 
 async def test_a_ca_that_waits_for_a_person_says_what_it_wants_and_is_resumed(api, database):
-    await pauses.begin(database, ["internal"], lasts=None, error=ERROR)
+    await pauses.begin(database, ["internal"], lasts=None, error=ERROR, actor="replica:test")
     listed = await api.local("GET", "/v1/issuers")
     resumed = await api.local("POST", "/v1/issuers/internal/resume")
     (pause,) = await pauses.of(database, ["internal"])
@@ -20,7 +20,7 @@ async def test_a_ca_that_waits_for_a_person_says_what_it_wants_and_is_resumed(ap
 
 
 async def test_a_limit_says_when_it_ends(api, database):
-    await pauses.begin(database, ["internal"], lasts=timedelta(hours=1), error=ERROR)
+    await pauses.begin(database, ["internal"], lasts=timedelta(hours=1), error=ERROR, actor="replica:test")
     listed = await api.local("GET", "/v1/issuers")
 
     assert listed.json["items"][0]["paused"]["until"] is not None

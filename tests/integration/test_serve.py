@@ -290,7 +290,9 @@ async def test_without_any_certificate_of_its_own_it_serves_and_enrols(control_p
     assert (0, "h2") == (code, chosen)
 
 
-async def test_who_is_denied_at_a_sighup_is_cut_and_a_wrong_file_changes_nothing(control_plane, tmp_path):
+async def test_who_is_denied_at_a_sighup_is_cut_and_a_wrong_file_changes_nothing(
+    control_plane, tmp_path, sql
+):
     edge, other = "spiffe://td.test/edge", "spiffe://td.test/other"
     sockets = {edge: tmp_path / "run" / "edge.sock", other: tmp_path / "run" / "other.sock"}
     control_plane.settings["sds"]["sockets"] = [
@@ -323,6 +325,14 @@ async def test_who_is_denied_at_a_sighup_is_cut_and_a_wrong_file_changes_nothing
         calls[other].cancel()
     assert 0 == await control_plane.stop()
     assert f'"identities": ["{edge}"]' in control_plane.log()
+    audited = await sql.fetch(
+        "SELECT action, actor, payload::json ->> 'denied' AS denied, payload::json ->> 'identities' AS now"
+        "  FROM certaudit WHERE action IN ('config.read', 'deny.changed') ORDER BY id"
+    )
+    assert [
+        ("config.read", "config:test", "[]", None),
+        ("deny.changed", "config:test", None, f'["{edge}"]'),
+    ] == [tuple(row) for row in audited]
     assert not any(path.exists() for path in sockets.values())
 
 

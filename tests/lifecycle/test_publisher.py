@@ -408,6 +408,8 @@ async def test_while_its_ca_is_left_alone_a_name_on_demand_is_not_waited_for(rep
     rule = Rule("shops", "internal", suffix=".shops.test")
     await on_demand.hold(database, ["shops"], lasts=timedelta(hours=1))
     await on_demand.create(database, "a.shops.test", rule, identity="spiffe://td/e", node_id="e", actor="a")
-    await pauses.begin(database, ["internal"], lasts=timedelta(minutes=1), error={"what": "503"})
+    await pauses.begin(
+        database, ["internal"], lasts=timedelta(minutes=1), error={"what": "503"}, actor="replica:test"
+    )
 
     assert ABSENT == await replica.watch("a.shops.test")

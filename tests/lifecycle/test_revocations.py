@@ -85,7 +85,9 @@ def make(cuttable, issuances, ca):
             "sealer": issuances.sealer,
             "issuers": {"internal": ISSUER},
             "accounts": ca,
-            "patience": Patience(database=cuttable, issuers={"internal": ISSUER}, answers=ca.answers),
+            "patience": Patience(
+                database=cuttable, issuers={"internal": ISSUER}, answers=ca.answers, actor="replica:test"
+            ),
             "clock": TurnedClock(),
             "rng": Random(1),
             "actor": "replica:one",

@@ -83,7 +83,7 @@ class Site:
             actor="r",
         )
         self.catalog.on_want = publisher.want
-        patience = Patience(database=database, issuers={}, answers=answers)
+        patience = Patience(database=database, issuers={}, answers=answers, actor="replica:test")
         worker = Worker(
             database=database,
             sealer=sealer,

@@ -198,7 +198,9 @@ def directory():
 
 @pytest.fixture
 def patience(cuttable, directory):
-    return Patience(database=cuttable, issuers={"internal": ISSUER}, answers=directory.answers)
+    return Patience(
+        database=cuttable, issuers={"internal": ISSUER}, answers=directory.answers, actor="replica:test"
+    )
 
 
 @pytest.fixture
@@ -869,7 +871,9 @@ async def test_a_ca_that_stays_away_is_looked_at_by_one_replica_at_a_time(
     await turn_clock(sql, AWAY_PAUSE + timedelta(seconds=1))
     before, others = (
         directory.asked,
-        Patience(database=database, issuers={"internal": ISSUER}, answers=directory.answers),
+        Patience(
+            database=database, issuers={"internal": ISSUER}, answers=directory.answers, actor="replica:test"
+        ),
     )
     await asyncio.gather(patience.step(), others.step())
 
@@ -927,7 +931,7 @@ async def test_one_that_is_limited_again_lets_the_others_go_first(worker, ca, de
 
 async def test_two_names_of_one_ca_are_left_alone_together(make, ca, declared, cuttable, directory, sql):
     both = {"internal": ISSUER, "again": replace(ISSUER, name="again")}
-    patience = Patience(database=cuttable, issuers=both, answers=directory.answers)
+    patience = Patience(database=cuttable, issuers=both, answers=directory.answers, actor="replica:test")
     ca.at["called"] = limited()
     await make(issuers=both, patience=patience).step()
 
@@ -1142,7 +1146,9 @@ def rationed(make, cuttable, directory):
     issuers = {"internal": LIMITED}
     return make(
         issuers=issuers,
-        patience=Patience(database=cuttable, issuers=issuers, answers=directory.answers),
+        patience=Patience(
+            database=cuttable, issuers=issuers, answers=directory.answers, actor="replica:test"
+        ),
     )
 
 
@@ -1202,7 +1208,9 @@ def two(make, cuttable, directory):
     issuers = {"internal": ISSUER, "other": other}
     return make(
         issuers=issuers,
-        patience=Patience(database=cuttable, issuers=issuers, answers=directory.answers),
+        patience=Patience(
+            database=cuttable, issuers=issuers, answers=directory.answers, actor="replica:test"
+        ),
     )
 
 
@@ -1262,7 +1270,10 @@ async def test_a_limit_that_lasts_for_days_sends_the_order_to_the_next_ca_at_onc
     other = replace(ISSUER, name="other", directory_url="https://other.example.test/dir")
     issuers = {"internal": LIMITED, "other": other}
     two = make(
-        issuers=issuers, patience=Patience(database=cuttable, issuers=issuers, answers=directory.answers)
+        issuers=issuers,
+        patience=Patience(
+            database=cuttable, issuers=issuers, answers=directory.answers, actor="replica:test"
+        ),
     )
     said = 'too many certificates (50) already issued for "example.test" in the last 168h'
     document = {"type": "urn:ietf:params:acme:error:rateLimited", "detail": said}

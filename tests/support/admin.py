@@ -182,8 +182,8 @@ async def serving(
             payloads=await _payloads(database, directory),
             rewrapper=await _rewrapper(database, directory),
             mass_revoker=MassRevoker(database=database, issuers=_cas(issuers)),
-            desk=await _desk(database, directory, issuers),
             **{
+                "desk": await _desk(database, directory, issuers),
                 "clock": clock or SystemClock(),
                 "catalog": Catalog(),
                 "observer": Witness(),

@@ -1,12 +1,14 @@
 """Just enough of a CA, over plain HTTP on loopback, to lie: replies are queued, requests are kept."""
 
 import json
+import ssl
 from base64 import urlsafe_b64decode
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -169,13 +171,23 @@ class _OfRequest:
 
 
 @asynccontextmanager
-async def fake_ca() -> AsyncIterator[FakeCa]:
-    ca = FakeCa()
+async def fake_ca(directory: Path | None = None) -> AsyncIterator[FakeCa]:
+    """Run one; over HTTPS where there is a directory, in which `fake-ca.pem` is what to trust then."""
+    ca, context = FakeCa(), None
+    if directory is not None:
+        authority = pki.authority("Fake CA's API")
+        authority.write(directory / "fake-ca.pem")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*authority.issue([], ips=["127.0.0.1"]).write(directory, "fake-ca-api"))
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", ca.handle)
-    async with TestServer(app) as server:
+    server = TestServer(app, scheme="http" if context is None else "https")
+    await server.start_server(ssl=context)
+    try:
         ca.url = str(server.make_url("")).rstrip("/")
         yield ca
+    finally:
+        await server.close()
 
 
 def _open(text: str) -> bytes:

@@ -32,7 +32,7 @@ class OneReplica:
             sealer=sealer,
             issuers=issuers,
             accounts=self.accounts,
-            patience=Patience(database=database, issuers=issuers, answers=answers),
+            patience=Patience(database=database, issuers=issuers, answers=answers, actor="replica:test"),
             lease_for=timedelta(seconds=60),
             replica="test",
             clock=clock,

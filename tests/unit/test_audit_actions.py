@@ -35,7 +35,9 @@ def _spoken() -> dict[str, set[str]]:
             actions = [keyword.value for keyword in call.keywords if keyword.arg == "action"]
             if name == "_tell" and "inventory" in path.parts:
                 actions += call.args[2:3]
-            for action in actions if name in {"append", "append_bounded", "_tell", "note"} else ():
+            if name in {"note", "count"} and path.name == "bookkeeper.py":
+                actions += call.args[:1]
+            for action in actions if name in {"append", "append_bounded", "_tell", "note", "count"} else ():
                 for text in _said(action):
                     found.setdefault(text, set()).add(f"{path.relative_to(ROOT)}:{call.lineno}")
     return found

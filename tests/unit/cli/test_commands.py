@@ -299,7 +299,7 @@ async def test_waiting_ends_in_time_and_says_that_it_goes_on(run, issuances):
 async def test_waiting_for_a_ca_that_is_left_alone_says_so_once(run, issuances, database):
     """That is no step of the rotation: its CA is left alone for all."""
     await issuances.declare()
-    await pauses.begin(database, ["internal"], lasts=timedelta(hours=1), error=TOLD)
+    await pauses.begin(database, ["internal"], lasts=timedelta(hours=1), error=TOLD, actor="replica:test")
     code, _, told = await run("rotate", "www", "--wait", "--timeout", "1s")
 
     assert 5 == code

@@ -11,7 +11,7 @@ from sds_server.clock import SystemClock
 from sds_server.errors import CustodyError, Unavailable
 from sds_server.keys import envelope
 from sds_server.keys import kms as kms_module
-from sds_server.keys.kms import HARD_TTL, RETRY_AFTER, SOFT_TTL, Sealer
+from sds_server.keys.kms import CALLS_PER_S, HARD_TTL, PARALLEL_CALLS, RETRY_AFTER, SOFT_TTL, Sealer
 from sds_server.keys.local import LocalKms
 from sds_server.model import KeyId
 from tests.unit.keys.test_envelope import KEY, SPKI, private_key
@@ -399,3 +399,86 @@ async def test_another_envelope_under_the_same_dek_is_looked_at(sealer, monkeypa
     for _ in range(2):
         with pytest.raises(CustodyError, match="spki"):
             await sealer.open(replace(sealed, envelope=forged))
+
+
+@pytest.fixture
+def turns(sealer):
+    told = []
+    sealer.on_turn = lambda *turn: told.append(turn)
+    return told
+
+
+async def test_a_kms_that_falls_silent_and_answers_again_is_told_of_once_each(sealer, kms, turns):
+    sealed = await sealed_key(sealer)
+    kms.error = Unavailable("down")
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await sealer.open(sealed)
+    kms.error = None
+    for _ in range(3):
+        await sealer.open(sealed)
+
+    assert [(kms.kek_uri, "silent", "down"), (kms.kek_uri, "answers", None)] == turns
+
+
+async def test_a_kms_that_refuses_to_wrap_is_told_of_and_one_that_opens_not_is_the_keys_matter(
+    sealer, kms, turns, monkeypatch
+):
+    sealed = await sealed_key(sealer)
+    kms.error = CustodyError("kek: damaged")
+    with pytest.raises(CustodyError):
+        await sealer.open(sealed)
+    assert [] == turns
+
+    async def wrap(dek, context):
+        raise CustodyError("kek: no right")
+
+    monkeypatch.setattr(kms, "wrap", wrap)
+    for _ in range(2):
+        with pytest.raises(CustodyError):
+            await sealed_key(sealer)
+    assert [(kms.kek_uri, "refused", "kek: no right")] == turns
+
+
+async def test_no_more_calls_than_a_provider_takes_are_under_way_at_once(sealer, kms):
+    """A replica that starts opens thousands of keys together."""
+    keys = [await sealed_key(sealer, number) for number in range(2, 2 + 3 * PARALLEL_CALLS)]
+    under_way = most = 0
+
+    async def unwrap(wrapped, *, kek_version, context):
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        try:
+            return await LocalKms.unwrap(kms, wrapped, kek_version=kek_version, context=context)
+        finally:
+            under_way -= 1
+
+    kms.unwrap = unwrap
+    await asyncio.gather(*(sealer.open(key) for key in keys))
+
+    assert PARALLEL_CALLS == most
+
+
+async def test_a_kms_in_a_network_is_asked_no_faster_than_its_quota_and_a_file_is(
+    tmp_path, clock, monkeypatch
+):
+    turns = []
+
+    class Paced:
+        def __init__(self, per_second):
+            self.per_second = per_second
+
+        async def turn(self):
+            turns.append(self.per_second)
+
+    class Remote(LocalKms):
+        insecure = False
+
+    monkeypatch.setattr(kms_module, "Pace", Paced)
+    for kind in (LocalKms, Remote):
+        one = Sealer(kind(tmp_path / kind.__name__, create=True), deployment=DEPLOYMENT, clock=clock)
+        await one.open(await sealed_key(one))
+
+    assert [CALLS_PER_S] * 2 == turns
