@@ -36,6 +36,7 @@ PACKAGES = {
     "haproxy": ("haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"),
     "prometheus": ("prometheus",),
     "certbot": tuple(CERTBOT.split()),
+    "lego": ("lego",),
 }
 """A program set and its packages; what Debian's base system has (libc6, python3) is not unpacked again."""
 
