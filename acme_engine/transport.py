@@ -38,6 +38,7 @@ from acme_engine import backoff
 from acme_engine.errors import BadReply, Misconfigured, Problem, Refused, Unreachable, Untrusted
 from acme_engine.jws import Signer
 from acme_engine.pace import Pace
+from acme_engine.proxy import Proxy, proxy_for
 
 MAX_BODY = 1024 * 1024
 CONNECT_TIMEOUT_S = 10.0
@@ -151,15 +152,17 @@ class Transport:
         self._pace = pace
         self._nonces: deque[str] = deque(maxlen=MAX_NONCES)
         self._session: aiohttp.ClientSession | None = None
+        self._proxy: Proxy | None = None
 
     async def __aenter__(self) -> Self:
+        self._proxy = proxy_for(self._origin)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=_tls(self._ca_file), limit=MAX_CONNECTIONS),
             # Unasked, nobody compresses; a bomb that comes all the same is never opened.
             headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity"},
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=True,  # HTTPS_PROXY and NO_PROXY are how many networks reach a public CA
+            trust_env=False,  # `proxy_for` has read it
         )
         return self
 
@@ -259,6 +262,8 @@ class Transport:
                 data=body,
                 headers=headers,
                 allow_redirects=False,
+                proxy=self._proxy.url if self._proxy else None,
+                proxy_headers=self._proxy.headers if self._proxy else None,
                 timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S),
             ) as response:
                 content = await _read(response)

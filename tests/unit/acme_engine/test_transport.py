@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import aiohttp
@@ -29,6 +30,21 @@ async def test_every_request_names_product_and_version(ca, client):
 
     assert "certvoy/" in ca.requests[0].headers["User-Agent"]
     assert ca.requests[0].headers["Content-Type"] == "application/jose+json"
+
+
+async def test_no_request_goes_by_a_thread(client):
+    """A hop to a thread and back costs more than a signature; aiohttp makes two to read the environment."""
+    hops = []
+
+    class Counting(ThreadPoolExecutor):
+        def submit(self, call, *arguments, **named):
+            hops.append(call)
+            return super().submit(call, *arguments, **named)
+
+    asyncio.get_running_loop().set_default_executor(Counting(max_workers=1))
+    await client.new_order(NAMES)
+
+    assert [] == hops
 
 
 async def test_a_refused_nonce_is_replaced_by_the_one_in_the_refusal(ca, client):
