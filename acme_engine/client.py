@@ -227,7 +227,7 @@ class Client:
     async def answer(self, challenge: Challenge) -> Challenge:
         """Tell the CA that the challenge can be validated now (section 7.5.1)."""
         reply = await self._post(challenge.url, {}, repeat=Repeat.SILENCE)
-        return Challenge.parse(reply.json())
+        return Challenge.parse(reply.json(), retry_after=reply.retry_after)
 
     async def finalize(self, order: Order, csr: bytes) -> Order:
         """Hand in the signing request, DER, of an order that is ready (section 7.4)."""

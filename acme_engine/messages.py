@@ -141,9 +141,10 @@ class Challenge:
     status: str
     token: str | None
     error: Problem | None
+    retry_after: timedelta | None = None
 
     @classmethod
-    def parse(cls, document: object) -> "Challenge":
+    def parse(cls, document: object, *, retry_after: timedelta | None = None) -> "Challenge":
         """Read a challenge object."""
         fields = _Fields("challenge", document)
         token = fields.optional_text("token")
@@ -153,6 +154,7 @@ class Challenge:
             status=fields.text("status"),
             token=token if token is not None and TOKEN.fullmatch(token) else None,
             error=_problem(fields.get("error")),
+            retry_after=retry_after,
         )
 
 

@@ -39,6 +39,36 @@ async def test_each_step_is_committed_before_the_next_is_taken(ca, orderer):
     assert at_download[-1] == "/finalize"
 
 
+async def test_an_order_asks_for_nothing_twice_and_waits_for_nothing_that_is_done(ca, orderer, slept):
+    """A CA that validates and issues within the request (Caddy does) is asked six times, and never again."""
+    await orderer.obtain(MemoryJournal())
+
+    assert [
+        *("/new-order", "/authorization", "/challenge"),
+        *("/authorization", "/finalize", "/certificate"),
+    ] == [r.path for r in ca.requests]
+    assert [] == slept
+
+
+@pytest.mark.parametrize(("told", "pause_s"), [({}, 0.1), ({"Retry_After": "3"}, 3.0)])
+async def test_a_challenge_under_way_is_looked_at_after_a_pause(ca, orderer, slept, told, pause_s):
+    """Right after the answer it is hardly ever decided. The answer may say when (RFC 8555 section 8.2)."""
+    ca.next("/challenge", 200, json.dumps(ca._challenge()), **told)
+    looks = []
+
+    async def sleep(pause_s):
+        slept.append(pause_s)
+        looks.append(len(ca.posts("/authorization")))
+        ca.authorization["status"] = "valid"
+
+    orderer._client.sleep = sleep
+    await orderer.obtain(MemoryJournal())
+
+    assert [pause_s] == slept
+    assert [1] == looks, "only for its challenges"
+    assert 2 == len(ca.posts("/authorization"))
+
+
 async def test_what_the_solver_presents_is_the_token_with_our_key_s_thumbprint(ca, client, orderer):
     seen = {}
 
@@ -187,7 +217,7 @@ async def test_a_processing_order_is_waited_for(ca, orderer, slept):
         group.create_task(finish())
         await orderer.obtain(MemoryJournal(), order_url=ca.order_url)
 
-    assert slept[:3] == [0.25, 0.5, 1.0]
+    assert slept[:3] == [0.1, 0.4, 1.0]
     assert ca.posts("/finalize") == []
 
 
