@@ -27,6 +27,10 @@ POINTS: Final[Mapping[str, str]] = {
     "account.begun": "the account's key is committed, and the CA knows nothing",
     "account.answered": "the CA has the account, and its URL is in memory only",
     "account.ready": "the account is committed",
+    # The CA's limits
+    "budget.reserving": "what the order takes of the CA's limits is written and not committed",
+    "budget.reserved": "what the order takes is committed, and the CA knows nothing",
+    # The order at the CA
     "order.answered": "the CA has the order, and its URL is in memory only",
     "order.saved": "the order's URL is committed",
     "order.created": "the order is begun, and nothing is proved",
@@ -75,6 +79,12 @@ POINTS: Final[Mapping[str, str]] = {
     "delivery.staling": "that a Target serves something else is written and not committed",
     "delivery.healing": "that it serves what it should again is written and not committed",
     "key.destroying": "a key's destruction is written and not committed",
+    # The account gets another key
+    "account.key_planning": "the next key is written and not committed",
+    "account.key_planned": "the next key is committed, and the CA knows nothing",
+    "account.key_answered": "the CA has the next key, and we have committed nothing of it",
+    "account.key_changing": "that the CA has it is written and not committed",
+    "account.key_changed": "that the CA has it is committed, and whoever asked for it does not know",
     # Keys go to another KEK
     "deks.rewrapped": "a batch of data keys is wrapped anew, in memory only",
     "deks.storing": "it is written and not committed",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from sds_server.crashpoint import crashpoint
 from sds_server.inventory import audit, sealed_keys
 from sds_server.inventory.database import Database
 from sds_server.model import KeyId, SealedKey
@@ -85,6 +86,7 @@ async def plan_key(
             await audit.append(
                 tx, action="account.key_planned", actor=actor, subject=directory_url, detail=detail
             )
+            crashpoint("account.key_planning")
 
 
 async def key_changed(database: Database, directory_url: str, key_id: KeyId, *, actor: str) -> None:
@@ -92,6 +94,7 @@ async def key_changed(database: Database, directory_url: str, key_id: KeyId, *, 
     async with database.transaction() as tx:
         if await tx.value("account_key_changed", directory_url, key_id) is not None:
             await audit.append(tx, action="account.key_changed", actor=actor, subject=directory_url)
+            crashpoint("account.key_changing")
 
 
 async def deactivated(database: Database, directory_url: str, *, url: str, actor: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from sds_server.crashpoint import crashpoint
 from sds_server.inventory import rotations
 from sds_server.inventory.database import Database, Transaction
 from sds_server.lifecycle import budget
@@ -69,6 +70,7 @@ async def reserve(
         }
         for account, cost in costs.items():
             await tx.rows("put_reservation", order_id, directory_url, account.counted, account.of, cost)
+        crashpoint("budget.reserving")
     return None, timedelta(0)
 
 

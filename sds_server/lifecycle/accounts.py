@@ -10,7 +10,7 @@ from cryptography import x509
 
 from acme_engine import client, keys
 from acme_engine.client import Client
-from acme_engine.errors import Refused
+from acme_engine.errors import Action, Refused
 from acme_engine.jws import Eab
 from acme_engine.messages import Directory
 from acme_engine.ordering import NO_TERMS, Terms
@@ -131,7 +131,9 @@ class Accounts:
         async with self._open(issuer, await self._key(stored.next_key_id), None) as client:
             try:
                 found = await client.find_account()
-            except Refused:
+            except Refused as e:
+                if e.problem.rule.action is Action.WAIT:
+                    raise  # it has not said; to go on with a key that may be replaced would be a guess
                 return stored  # the CA does not know the new key: the old one is the account's still
         if found.url != stored.url:
             return stored
@@ -155,9 +157,12 @@ class Accounts:
             stored = await accounts.get(self._database, issuer.directory_url) or stored
         if stored.next_key_id is None:
             return await self.ensure(issuer)  # another replica has changed it meanwhile
+        crashpoint("account.key_planned")
         async with self.client(issuer, account) as client:
             await client.change_key(await self._key(stored.next_key_id))
+        crashpoint("account.key_answered")
         await accounts.key_changed(self._database, issuer.directory_url, stored.next_key_id, actor=actor)
+        crashpoint("account.key_changed")
         _log.info("account.key_changed", issuer=issuer.name, account=account.url)
         return await self.ensure(issuer)
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from acme_engine.errors import AcmeError, Refused
 from acme_engine.registered import registered_domains
+from sds_server.crashpoint import crashpoint
 from sds_server.errors import OrderedTooOften
 from sds_server.inventory import budgets, guilty
 from sds_server.inventory.budgets import Crowd
@@ -58,6 +59,8 @@ class Treasurer:
             limits=issuer.limits.limits,
         )
         match refusal:
+            case None:
+                crashpoint("budget.reserved")
             case Crowd():
                 raise OrderedTooOften(
                     secret.name,

@@ -13,6 +13,7 @@ from typing import Any
 from sds_server.crashpoint import POINTS
 from sds_server.errors import CertvoyError
 from sds_server.programs.postgres import EmbeddedPostgres
+from tests.chaos.account_stories import Budgeted, Rekeyed
 from tests.chaos.demand_story import AskedFor
 from tests.chaos.dns_story import ByDns
 from tests.chaos.fleet_stories import Outlived, Relapsed, Staged, TakenBack
@@ -28,6 +29,8 @@ NAMES = list(POINTS)
 STORIES: Mapping[str, type[Story]] = {
     "name.creating": AskedFor,
     "rotation.opening": Story,
+    "budget.reserving": Budgeted,
+    "order.answered": Story,
     "pair.loaded": Delivered,
     "secret.refused": Refused,
     "deliveries.writing": Delivered,
@@ -37,6 +40,7 @@ STORIES: Mapping[str, type[Story]] = {
     "rotation.rolling_back": TakenBack,
     "delivery.staling": Relapsed,
     "key.destroying": Outlived,
+    "account.key_planning": Rekeyed,
     "deks.rewrapped": Rewrapped,
     "certificate.refusing": Broken,
     "value.saved": ByDns,

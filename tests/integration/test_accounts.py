@@ -9,6 +9,7 @@ from acme_engine.errors import Action, Refused
 from sds_server.inventory import accounts as inventory
 from sds_server.lifecycle.accounts import Accounts, Issuer
 from tests.support import pebble as pebbles
+from tests.support.ca_front import CaFront
 from tests.support.issuances import Issuances
 
 pytestmark = pytest.mark.debian
@@ -112,6 +113,27 @@ async def test_a_change_that_never_reached_the_ca_leaves_the_old_key_and_goes_on
 
     assert (before.key_id, before.url) == (still.key_id, after.url)
     assert before.key_id != after.key_id
+
+
+async def test_a_ca_that_does_not_say_whose_key_it_is_has_nothing_ordered_by_a_guess(
+    replica, issuer, pebble, database, tmp_path
+):
+    """The old key may be nobody's any more: neither of both is used until the CA has said which."""
+    front = CaFront(tmp_path, upstream=pebble.directory_url, upstream_ca=pebble.ca_file)
+    await front.open()
+    there = replace(issuer, directory_url=front.directory_url, ca_file=front.ca_file)
+    one = replica()
+    await one.ensure(there)
+    stored = await inventory.get(database, there.directory_url)
+    await inventory.plan_key(database, there.directory_url, stored, await one._seal(), actor="r")
+    two = replica()
+    front.answer("/sign-me-up", 503, "{}", Retry_After="5")
+    with pytest.raises(Refused) as refused:
+        await order(two, there)
+    await order(two, there)
+    await front.shut()
+
+    assert Action.WAIT is refused.value.problem.rule.action
 
 
 async def test_the_ca_is_told_the_contacts_of_the_configuration(replica, issuer, sql):
