@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 
 from acme_engine.errors import CannotListen
+from sds_server import lookups
 from sds_server.clock import Clock, SystemClock
 from sds_server.config import Config
 from sds_server.errors import ConfigError, Unavailable
@@ -82,6 +83,7 @@ def _reload(reload: Callable[[], Config], parts: Parts) -> None:
 @asynccontextmanager
 async def _running(config: Config, clock: Clock) -> AsyncIterator[tuple[Parts, Addresses]]:
     async with AsyncExitStack() as stack:
+        stack.enter_context(lookups.apart())
         config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         database, postgres = await open_inventory(config, stack)
         parts = await Parts.build(config, database, clock, stack)
