@@ -224,6 +224,11 @@ class Client:
         reply = await self._read(url)
         return Authorization.parse(reply.json(), url=url, retry_after=reply.retry_after)
 
+    async def give_up(self, url: str) -> Authorization:
+        """Deactivate an authorization (section 7.5.2): the CA looks for no answer of it any more."""
+        reply = await self._post(url, {"status": "deactivated"}, repeat=Repeat.SILENCE)
+        return Authorization.parse(reply.json(), url=url, retry_after=reply.retry_after)
+
     async def answer(self, challenge: Challenge) -> Challenge:
         """Tell the CA that the challenge can be validated now (section 7.5.1)."""
         reply = await self._post(challenge.url, {}, repeat=Repeat.SILENCE)

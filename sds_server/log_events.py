@@ -379,7 +379,12 @@ EVENTS: Final = (
         "An attempt that had waited for DNS was cut off, by the database or a bug; its order is resumed.",
         ("error",),
     ),
-    LogEvent("lease.lost", "warning", "Another worker has the rotation now.", (*_WORK, "error")),
+    LogEvent(
+        "lease.lost",
+        "warning",
+        "Another worker has the rotation now, or nobody wants it any more.",
+        (*_WORK, "error"),
+    ),
     LogEvent(
         "lease.unextended", "warning", "A lease could not be extended; tried again.", ("secret", "error")
     ),
@@ -420,6 +425,18 @@ EVENTS: Final = (
         "chain.unusable", "info", "One of the CA's other chains cannot be had.", (*_ORDER, "url", "error")
     ),
     LogEvent("order.created", "info", "The CA took an order.", (*_ORDER, "order")),
+    LogEvent(
+        "order.relinquished",
+        "info",
+        "Nobody wants any more what was ordered; the CA knows what need not be proved.",
+        (*_ORDER, "authorizations"),
+    ),
+    LogEvent(
+        "order.left",
+        "warning",
+        "A CA could not be told that nobody wants an order any more; it forgets that by itself.",
+        (*_ORDER, "error"),
+    ),
     LogEvent("order.finalizing", "info", "The CA is asked to issue.", (*_ORDER, "order")),
     LogEvent(
         "order.profile_refused",

@@ -239,6 +239,7 @@ class Parts:
             publisher=publisher,
             publishing=publishing,
             admitting=admitting,
+            worker=worker,
             working=[*working, making],
             proving=lookouts[0],
             pushing=pushing,
@@ -420,6 +421,7 @@ def _feed(
     publisher: Publisher,
     publishing: Loop,
     admitting: Loop,
+    worker: Worker,
     working: Sequence[Loop],
     proving: Loop,
     pushing: Loop,
@@ -434,6 +436,7 @@ def _feed(
         pushing.wake()
         on_demand.told(name)
         demanding.wake()
+        worker.told(name)
 
     def wake_workers() -> None:
         for loop in working:
@@ -442,6 +445,7 @@ def _feed(
     def wake_all() -> None:
         publisher.missed()
         on_demand.missed()
+        worker.missed()
         for loop in (publishing, proving, pushing, admitting, demanding, *working):
             loop.wake()
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from sds_server.crashpoint import crashpoint
 from sds_server.errors import StaleLease
 from sds_server.inventory import audit, key_requests, rotations, sealed_keys, secrets
-from sds_server.inventory.database import Database, Transaction
+from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.model import CertificateId, Identity, KeyId, Lease, SealedKey, Secret
 
 
@@ -125,8 +125,17 @@ async def under_way(database: Database, lease: Lease) -> Order | None:
     """Return the Rotation's order that an earlier attempt left behind."""
     async with database.transaction() as tx:
         row = await tx.row("order_under_way", lease.rotation)
-    if row is None:
-        return None
+    return None if row is None else _order(row)
+
+
+async def given_up(database: Database, lease: Lease) -> Order | None:
+    """Return the order that the Rotation came to last, if it was given up before the CA had issued."""
+    async with database.transaction() as tx:
+        row = await tx.row("order_given_up", lease.rotation)
+    return None if row is None else _order(row)
+
+
+def _order(row: Row) -> Order:
     return Order(
         id=row["id"],
         issuer=row["issuer"],

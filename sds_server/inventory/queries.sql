@@ -1053,6 +1053,11 @@ SELECT p.chain_pem FROM certificate c JOIN certificate_chain p ON p.cert_id = c.
    AND EXISTS (SELECT FROM acme_order o WHERE o.url = c.order_url AND coalesce(o.account_url, $3) = $3)
    AND NOT EXISTS (SELECT FROM acme_order r WHERE r.replaces = c.id AND r.certificate_url IS NOT NULL);
 
+-- name: order_given_up
+-- The last one of the Rotation that nobody wants any more, known to its CA, which has not issued by it.
+SELECT id, issuer, domains, csr, key_id, url, certificate_url FROM acme_order
+ WHERE rotation_id = $1 AND state = 'abandoned' AND url IS NOT NULL AND certificate_url IS NULL ORDER BY id DESC LIMIT 1;
+
 -- name: orders_stored
 UPDATE acme_order SET state = 'stored', updated_at = certvoy_now()
  WHERE rotation_id = $1 AND state NOT IN ('stored', 'abandoned');

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from sds_server.crashpoint import crashpoint
-from sds_server.errors import Conflict, StaleLease
+from sds_server.errors import Conflict, NotFound, StaleLease
 from sds_server.inventory import audit, certificates, feed, freezes, secrets, voices
 from sds_server.inventory import guilty as failed_names
 from sds_server.inventory.database import Database, Row, Transaction
@@ -248,9 +248,12 @@ async def hold(tx: Transaction, lease: Lease) -> Row:
     """Lock the Secret and the Rotation for a write under the Lease; returns the Rotation's id and cert_id.
 
     Raises:
-        StaleLease: the Lease has run out, or another worker has it.
+        StaleLease: the Lease has run out, another worker has it, or the Secret is deleted.
     """
-    await secrets.lock(tx, lease.secret)
+    try:
+        await secrets.lock(tx, lease.secret)
+    except NotFound as e:
+        raise stale(lease) from e
     row = await tx.row("hold_lease", lease.rotation, lease.number)
     if row is None:
         raise stale(lease)

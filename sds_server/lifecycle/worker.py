@@ -6,19 +6,20 @@ worker resumes the same order, so no second certificate is bought.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from random import Random
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final
 from uuid import uuid4
 
 from acme_engine import renewal
 from acme_engine.chain import Chain
 from acme_engine.errors import AcmeError, Action, Refused
 from acme_engine.issue import obtain
+from acme_engine.relinquish import relinquish
 from sds_server.clock import Clock
 from sds_server.crashpoint import crashpoint
 from sds_server.errors import (
@@ -30,7 +31,7 @@ from sds_server.errors import (
     Unavailable,
 )
 from sds_server.gate import check_pair
-from sds_server.inventory import certificates, issuances, rotations, secrets
+from sds_server.inventory import certificates, issuances, orders, rotations, secrets
 from sds_server.inventory.database import Database
 from sds_server.inventory.orders import Order
 from sds_server.inventory.rotations import Claim
@@ -40,6 +41,7 @@ from sds_server.lifecycle.accounts import Accounts, Issuer
 from sds_server.lifecycle.chooser import Chooser
 from sds_server.lifecycle.failure import Ended, ended
 from sds_server.lifecycle.journal import Journal
+from sds_server.lifecycle.keeper import Keeper
 from sds_server.lifecycle.patience import Patience, Verdict
 from sds_server.lifecycle.planner import Planner
 from sds_server.lifecycle.told import told
@@ -60,13 +62,11 @@ from sds_server.model import (
 ORDER_DEADLINE_S: Final = 300.0
 """After that the order is parked and resumed later: a CA may take days (RFC 8555 section 7.4)."""
 
-EXTENSIONS: Final = 3
-"""How often a Lease is extended within its life, so that one lost write does not end it."""
+RELINQUISH_S: Final = 30.0
+"""For how long a CA is told that an order is wanted no more: it forgets it by itself, in some days."""
 
 URGENT: Final = frozenset({Reason.OPERATOR, Reason.REVOKED})
 """What does not wait for a CA's count: a person wants it, or what is served must not be."""
-
-T = TypeVar("T")
 
 _log = get("worker")
 
@@ -115,6 +115,11 @@ class Worker:
         self._clock = clock
         self._rng = rng
         self._left: list[tuple[Lease, Unavailable]] = []
+        self._keeper = Keeper(database=database, lease_for=lease_for, clock=clock)
+        self.told = self._keeper.told
+        """Call it with the Secret that was changed: work that nobody wants any more is stopped."""
+
+        self.missed = self._keeper.missed
         self._room = WaitingRoom()
         self._attempts = 0
 
@@ -189,10 +194,11 @@ class Worker:
         started = self._clock.monotonic()
         try:
             claim = await self._chooser.choose(claim, await secrets.get(self._database, lease.secret))
-            generation = await self._while_leased(lease, self._issue(claim, visit))
+            generation = await self._keeper.while_leased(lease, self._issue(claim, visit))
             await self._patience.delivered(claim.issuer)
-        except StaleLease as e:
+        except (StaleLease, NotFound) as e:
             log.warning("lease.lost", error=e.message)
+            await self._relinquish(lease)
             return claim, Ended.LEASE_LOST
         except Unavailable as e:
             await self._give_back(lease, e)
@@ -345,7 +351,7 @@ class Worker:
             verdict = (
                 Verdict.SPENT
                 if spent is not None
-                else await self._while_leased(claim.lease, self._patience.judge(claim.issuer, error))
+                else await self._keeper.while_leased(claim.lease, self._patience.judge(claim.issuer, error))
             )
             guilty = retry.guilty(error, secret.domains)
             if issuer is not None and guilty:
@@ -391,27 +397,24 @@ class Worker:
         except Unavailable:
             self._left.append((lease, error))
 
-    async def _while_leased(self, lease: Lease, work: Coroutine[Any, Any, T]) -> T:
-        """Do the work while the Lease is kept; stop in the middle of it when the Lease is lost."""
-        working, keeping = asyncio.create_task(work), asyncio.create_task(self._keep(lease))
-        try:
-            await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
-            return working.result() if working.done() else keeping.result()
-        finally:
-            for task in (working, keeping):
-                task.cancel()
-            await asyncio.gather(working, keeping, return_exceptions=True)
+    async def _relinquish(self, lease: Lease) -> None:
+        """Tell the CA that nobody wants what was ordered, if that is why the Lease was lost.
 
-    async def _keep(self, lease: Lease) -> NoReturn:
-        """Extend the Lease, until it is lost."""
-        while True:
-            await self._clock.sleep(self._lease_for.total_seconds() / EXTENSIONS)
-            try:
-                await rotations.extend(self._database, lease, lease_for=self._lease_for)
-            except StaleLease:
-                raise
-            except CertvoyError as e:
-                _log.warning("lease.unextended", secret=lease.secret, error=e.message)
+        Best effort, by whoever worked on it: a CA gives up pending authorizations by itself, in some days.
+        """
+        try:
+            order = await orders.given_up(self._database, lease)
+            issuer = None if order is None else self._issuers.get(order.issuer)
+            if order is None or order.url is None or issuer is None:
+                return
+            async with asyncio.timeout(RELINQUISH_S):
+                account = await self._accounts.ensure(issuer)
+                async with self._accounts.client(issuer, account) as client:
+                    number = await relinquish(client, order.url)
+        except (AcmeError, CertvoyError, TimeoutError) as e:
+            _log.warning("order.left", secret=lease.secret, rotation=lease.rotation, error=str(e))
+            return
+        _log.info("order.relinquished", secret=lease.secret, rotation=lease.rotation, authorizations=number)
 
     def _stepped(self, claim: Claim, name: str, fields: Mapping[str, object]) -> None:
         self.on_step(claim.issuer, name)

@@ -21,6 +21,7 @@ from acme_engine import (
     errors,
     keys,
 )
+from acme_engine.relinquish import relinquish
 from tests.support import pki
 from tests.support.acme import Crash, MemoryJournal, Orderer, Tokens, responding
 from tests.support.pebble import start
@@ -90,6 +91,21 @@ async def test_an_order_that_a_crash_left_is_resumed_and_issued_once(pebble, ste
     assert got.fingerprint == again.fingerprint
     assert pebble.orders() - orders == 1
     assert pebble.issued() - issued == 1
+
+
+async def test_what_nobody_wants_any_more_needs_not_be_proved(pebble):
+    """Names that are proved stay so (RFC 8555 section 7.5.2); those that are not are given up, once."""
+    tokens = Tokens()
+    async with account(pebble) as client, responding(tokens, port=pebble.http_port):
+        await Orderer(client, ["proved.example.com"], tokens).obtain(MemoryJournal())
+        order = await client.new_order(["proved.example.com", "given-up.example.com"])
+        before = [(await client.authorization(url)).status for url in order.authorizations]
+        given_up = await relinquish(client, order.url), await relinquish(client, order.url)
+        after = [(await client.authorization(url)).status for url in order.authorizations]
+
+    kept = ["valid" if status == "valid" else "deactivated" for status in before]
+    assert (kept, (before.count("pending"), 0)) == (after, given_up)
+    assert "pending" in before
 
 
 class StuckOnce(Tokens):

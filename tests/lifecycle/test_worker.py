@@ -33,8 +33,9 @@ from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms
 from sds_server.lifecycle import worker as workers
 from sds_server.lifecycle.accounts import Account, Accounts, Issuer
+from sds_server.lifecycle.keeper import EXTENSIONS
 from sds_server.lifecycle.patience import AWAY_PAUSE, LONGEST_LIMIT, Patience
-from sds_server.lifecycle.worker import EXTENSIONS, Worker
+from sds_server.lifecycle.worker import Worker
 from sds_server.limits import Counted, Exempt, Limit, Preset
 from sds_server.model import Identity, KeyHolder, KeyType, Peer, Reason
 from sds_server.spacing import Spacing
@@ -577,6 +578,102 @@ async def test_a_lease_that_was_lost_ends_the_order_at_once_and_writes_nothing(
     assert "lease.lost" in [log["event"] for log in logs]
     assert [("ordered", "https://ca.example.test/order/1")] == await orders(sql)
     assert ("other", 0) == (await sql.fetchval("SELECT leased_by FROM certrotation"), await issued(sql))
+
+
+@pytest.fixture(autouse=True)
+def relinquished(monkeypatch):
+    """Which orders the CA is told to be wanted no more."""
+    told = []
+
+    async def relinquish(_client, order_url):
+        told.append(order_url)
+        return 1
+
+    monkeypatch.setattr(workers, "relinquish", relinquish)
+    return told
+
+
+@pytest.mark.parametrize("change", ["removed", "changed"])
+async def test_an_order_that_nobody_wants_any_more_is_stopped_at_once_and_given_up_at_its_ca(
+    worker, ca, declared, database, sql, relinquished, change
+):
+    """No clock is turned: who hears of the change looks."""
+    begun, cancelled = asyncio.Event(), []
+
+    async def wait():
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.append(True)
+
+    ca.at["ordered"] = wait
+    task = asyncio.create_task(worker.step())
+    await begun.wait()
+    ca.at.clear()
+    worker.told("other")
+    await asyncio.sleep(0)
+    undisturbed = list(cancelled)
+    if change == "removed":
+        await declarations.remove(database, "www", actor="person:test")
+    else:
+        wanted = replace(declared, domains=("new.example.test",))
+        await declarations.put(database, wanted, actor="person:test")
+    worker.told("www")
+    await task
+
+    assert ([], [True]) == (undisturbed, cancelled)
+    assert ["https://ca.example.test/order/1"] == relinquished
+    assert (1 if change == "changed" else 0) == await issued(sql)
+
+
+async def test_an_order_that_is_removed_takes_no_further_step_where_nobody_is_told(
+    worker, ca, declared, database, sql, relinquished
+):
+    async def remove():
+        await declarations.remove(database, "www", actor="person:test")
+
+    ca.at["ordered"] = remove
+    await worker.step()
+
+    assert ["https://ca.example.test/order/1"] == relinquished
+    assert [("abandoned", "https://ca.example.test/order/1")] == await orders(sql)
+    assert {} == ca.issued
+
+
+async def test_what_another_worker_has_is_not_given_up(
+    worker, ca, declared, issuances, clock, sql, relinquished
+):
+    begun = asyncio.Event()
+
+    async def wait():
+        begun.set()
+        await asyncio.Event().wait()
+
+    ca.at["ordered"] = wait
+    task = asyncio.create_task(worker.step())
+    await begun.wait()
+    await turn_clock(sql, LEASE + timedelta(seconds=1))
+    await issuances.claim("other")
+    clock.turn(LEASE / EXTENSIONS)
+    await task
+
+    assert [] == relinquished
+
+
+async def test_a_ca_that_cannot_be_told_is_left_to_forget_it(worker, ca, declared, database, monkeypatch):
+    async def relinquish(_client, _order_url):
+        raise Unreachable("no answer")
+
+    async def remove():
+        await declarations.remove(database, "www", actor="person:test")
+
+    monkeypatch.setattr(workers, "relinquish", relinquish)
+    ca.at["ordered"] = remove
+    with capture_logs() as logs:
+        await worker.step()
+
+    assert "order.left" in [log["event"] for log in logs]
 
 
 async def test_who_was_frozen_beyond_its_lease_orders_nothing_from_the_ca(
