@@ -228,6 +228,8 @@ CREATE TABLE certrotation (
     by_hand         boolean NOT NULL DEFAULT false,
     -- Whoever works on it waits for DNS: no worker is held by that, nor a place of those that its issuer has in flight.
     waits_for_dns   boolean NOT NULL DEFAULT false,
+    -- When the first order is made, at the earliest: what is due together is not ordered together.
+    starts_at       timestamptz NOT NULL DEFAULT certvoy_now(),
     CHECK ((completed_at IS NULL) = (outcome IS NULL))
 );
 -- At most one open Rotation a Secret.

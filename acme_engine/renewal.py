@@ -54,19 +54,16 @@ class Wish:
     doubtful: bool = False
 
 
-def decide(
-    *, not_before: datetime, not_after: datetime, jitter: float = 0.0, wish: Wish | None = None
-) -> Decision:
-    """Say when to renew; ``jitter`` in [0, 1] is the certificate's own fixed fraction.
+def decide(*, not_before: datetime, not_after: datetime, wish: Wish | None = None) -> Decision:
+    """Say when a renewal is wanted: from then on the certificate counts as expiring soon.
 
-    It is a fraction of the certificate and not of the moment, so that all replicas agree and certificates
-    that were issued together are not renewed together.
+    To the second: who has 90 days is due 30 days before they end. What is due together is not ordered
+    together: see `spread`.
     """
     life = not_after - not_before
-    spread = min(life * float(JITTER_SHARE), MAX_JITTER) * jitter
     latest = floor(not_before=not_before, not_after=not_after)
     ours = Decision(
-        min(due(not_before=not_before, not_after=not_after) + spread, latest),
+        due(not_before=not_before, not_after=not_after),
         "third-left" if life >= LONG_LIFE else "half-left",
     )
     if wish is None or (wish.doubtful and wish.at >= ours.at):
@@ -103,6 +100,14 @@ def tempered(
 def jitter(certificate: UUID) -> float:
     """Return the fraction of a certificate that every replica computes alike of its id, a random one."""
     return certificate.int % 1_000_000 / 1_000_000
+
+
+def spread(*, not_before: datetime, not_after: datetime, jitter: float) -> timedelta:
+    """Return how long after `due` the order is made; ``jitter`` in [0, 1] is the certificate's own fraction.
+
+    A CA that wishes a renewal has spread it by itself.
+    """
+    return min((not_after - not_before) * float(JITTER_SHARE), MAX_JITTER) * jitter
 
 
 def due(*, not_before: datetime, not_after: datetime) -> datetime:

@@ -69,8 +69,9 @@ declares at a start, or `replica:NAME`: certvoy by itself."""
 
 ABOUT_RENEWALS = """\
 Only a certificate's own dates count, and its CA's wish. It is due when a third of its life is left, or half
-of it where that is under ten days. Certificates that were issued together are not renewed together: each has
-a fraction of its own, the same on every replica, of the spread.
+of it where that is under ten days, to the second: then it is `expiring_soon`, and its rotation is open. What
+is due together is not ordered together: each waits for a fraction of its own, the same on every replica, of
+the spread.
 
 A CA that offers ARI ([RFC 9773](https://www.rfc-editor.org/rfc/rfc9773)) is asked once a certificate is
 issued, and then when it says (1 min to 24 h, 6 h by default). One moment is drawn in its window and kept,
@@ -438,7 +439,7 @@ def renewals() -> str:
     for name, life in LIVES:
         dates = {"not_before": begins, "not_after": begins + life}
         due, floor = renewal.due(**dates), renewal.floor(**dates)
-        spread = renewal.decide(**dates, jitter=1.0).at - due
+        spread = renewal.spread(**dates, jitter=1.0)
         rows.append([name, *map(_left, (begins + life - due, spread, begins + life - floor, floor - due))])
     tries = ", ".join(_left(interval) for interval in backoff.ATTEMPTS)
     after_failure = (
@@ -452,7 +453,14 @@ def renewals() -> str:
             MADE,
             ABOUT_RENEWALS,
             _table(
-                ("Life", "Due, before the end", "Spread over", "Floor, before the end", "Time to retry"), rows
+                (
+                    "Life",
+                    "Due, before the end",
+                    "Orders spread over",
+                    "Floor, before the end",
+                    "Time to retry",
+                ),
+                rows,
             ),
             "## Why then",
             "`certvoy why NAME` says which of these decided; the word is `renew_reason` in the API.",

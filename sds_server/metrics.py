@@ -107,7 +107,7 @@ OVERDUE: Final = _gauge("renewals_overdue", "Secrets whose renewal moment has pa
 ROTATIONS_OPEN: Final = _gauge("rotations_open", "Open rotations by how far they are.", "state")
 ROTATION_OLDEST: Final = _gauge(
     "rotation_oldest_open_timestamp_seconds",
-    "When the oldest open rotation began, by how far it is; absent where none is.",
+    "When the oldest open rotation began, or is to begin, by how far it is; absent where none is.",
     "state",
 )
 ROTATIONS_FAILING: Final = _gauge("rotations_failing", "Open rotations whose last attempt failed.")

@@ -328,7 +328,7 @@ SELECT serial_number, generation FROM certificate WHERE secret = $1 ORDER BY gen
 -- name: due_renewals
 -- Nearest expiry first of the $2 that have been due for longest; a Secret that somebody else is at is passed over. One that
 -- lapsed while it was rolled out, by Targets that nobody reaches, is due as well.
-SELECT c.id, c.secret, c.renew_reason FROM certificate c JOIN secret s ON s.name = c.secret
+SELECT c.id, c.secret, c.renew_reason, c.renew_at, c.not_before, c.not_after FROM certificate c JOIN secret s ON s.name = c.secret
  WHERE c.id = ANY (ARRAY(
         (SELECT d.id FROM certificate d JOIN secret o ON o.name = d.secret
           WHERE d.status IN ('issued', 'active') AND d.renew_at <= certvoy_now()
@@ -633,11 +633,13 @@ SELECT id, cert_id, new_cert_id, stage FROM certrotation WHERE secret = $1 AND c
 SELECT count(*) FROM certrotation WHERE secret = $1 AND reason = 'changed' AND triggered_at > certvoy_now() - $2::interval;
 
 -- name: insert_rotation
-INSERT INTO certrotation (secret, cert_id, reason, by_hand) VALUES ($1, $2, $3, $3 = 'operator') RETURNING id;
+-- Nothing is ordered for it before $4; null: at once.
+INSERT INTO certrotation (secret, cert_id, reason, by_hand, starts_at, next_attempt_at)
+SELECT $1, $2, $3, $3 = 'operator', at, at FROM (SELECT greatest(certvoy_now(), $4::timestamptz) AS at) t RETURNING id;
 
 -- name: hasten_rotation
 -- An open Rotation that waits for its next attempt is tried now; $2: a person wants it.
-UPDATE certrotation SET next_attempt_at = certvoy_now(), by_hand = by_hand OR $2 WHERE id = $1 AND completed_at IS NULL AND new_cert_id IS NULL;
+UPDATE certrotation SET next_attempt_at = certvoy_now(), starts_at = least(starts_at, certvoy_now()), by_hand = by_hand OR $2 WHERE id = $1 AND completed_at IS NULL AND new_cert_id IS NULL;
 
 -- name: hasten_key_awaited
 -- One that waits for a signing request alone. What the CA has refused keeps its pause: a Target that brings one request after the
@@ -1680,12 +1682,12 @@ SELECT d.secret, min(d.stale_since) AS since FROM delivery d JOIN secret s ON s.
  GROUP BY d.secret ORDER BY 2, 1 LIMIT $1;
 
 -- name: count_rotations
--- Open Rotations by how far they are (conditions.rotation_state), when the oldest began, and how many failed last.
+-- Open Rotations by how far they are (conditions.rotation_state), when the oldest began, or is to begin, and how many failed last.
 SELECT CASE WHEN new_cert_id IS NOT NULL THEN 'rolling_out'
             WHEN leased_until > certvoy_now() THEN 'issuing'
             WHEN next_attempt_at = 'infinity' THEN 'held'
             ELSE 'waiting' END AS state,
-       count(*) AS open, min(triggered_at) AS oldest, count(*) FILTER (WHERE last_error IS NOT NULL) AS failing
+       count(*) AS open, min(starts_at) AS oldest, count(*) FILTER (WHERE last_error IS NOT NULL) AS failing
   FROM certrotation r JOIN secret s ON s.name = r.secret
  WHERE r.completed_at IS NULL AND s.deleted_at IS NULL GROUP BY 1;
 

@@ -146,7 +146,7 @@ async def _plan(
     dates = {"not_before": row["not_before"], "not_after": row["not_after"]}
     earlier = await tx.rows("wished_renewals", question.secret, renewal.ARI_DAY)
     decision = renewal.tempered(
-        renewal.decide(**dates, jitter=renewal.jitter(question.cert_id), wish=wish),
+        renewal.decide(**dates, wish=wish),
         issued_at=row["issued_at"],
         **dates,
         earlier=[renewed["triggered_at"] for renewed in earlier],

@@ -6,9 +6,10 @@ Every transaction locks the Secret's row first. Every write of a worker quotes i
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
+from acme_engine import renewal
 from sds_server.crashpoint import crashpoint
 from sds_server.errors import Conflict, NotFound, StaleLease
 from sds_server.inventory import audit, certificates, feed, freezes, secrets, voices
@@ -84,9 +85,17 @@ async def open_for(database: Database, secret: str, *, reason: Reason, actor: st
 
 
 async def open_in(
-    tx: Transaction, secret: str, *, reason: Reason, actor: str, why: str | None = None
+    tx: Transaction,
+    secret: str,
+    *,
+    reason: Reason,
+    actor: str,
+    why: str | None = None,
+    starts_at: datetime | None = None,
 ) -> RotationId:
     """As `open_for`, in a transaction that holds the Secret's lock; ``why``: of a renewal, why now.
+
+    ``starts_at``: before that nothing is ordered for it; None: at once.
 
     ``Reason.CHANGED`` and ``UPLOADED`` take the one that waits from its worker, with its order: what comes
     next begins anew.
@@ -121,7 +130,7 @@ async def open_in(
     cert_id = None if current is None else CertificateId(current["id"])
     if cert_id is not None:
         await certificates.move(tx, cert_id, Event.DUE, actor=actor, subject=secret)
-    rotation = RotationId(await tx.value("insert_rotation", secret, cert_id, reason))
+    rotation = RotationId(await tx.value("insert_rotation", secret, cert_id, reason, starts_at))
     crashpoint("rotation.opening")
     await audit.append(
         tx,
@@ -142,7 +151,14 @@ async def open_due(database: Database, *, limit: int, actor: str) -> int:
         for row in await tx.rows("due_renewals", limit, limit * LONGEST_DUE):
             # The row was read before its Secret was locked: somebody may have been at it since.
             if await tx.value("still_due", row["id"]):
-                await open_in(tx, row["secret"], reason=Reason.RENEWAL, actor=actor, why=row["renew_reason"])
+                await open_in(
+                    tx,
+                    row["secret"],
+                    reason=Reason.RENEWAL,
+                    actor=actor,
+                    why=row["renew_reason"],
+                    starts_at=_starts_at(row),
+                )
                 opened += 1
     return opened
 
@@ -369,6 +385,19 @@ async def end(
         cert_id=rotation["new_cert_id"],
         detail={"rotation": rotation["id"]} | ({} if evidence is None else {"evidence": evidence}),
     )
+
+
+def _starts_at(row: Row) -> datetime | None:
+    """Return when the order of a renewal is made; None: at once.
+
+    A Certificate is due at the moment that the policy says; only the work is spread, and only where that
+    moment is the policy's own, and no CA's wish.
+    """
+    dates = {"not_before": row["not_before"], "not_after": row["not_after"]}
+    if row["renew_at"] != renewal.due(**dates):
+        return None
+    at: datetime = row["renew_at"] + renewal.spread(**dates, jitter=renewal.jitter(row["id"]))
+    return at
 
 
 def _staged(rolling_out: Row) -> bool:

@@ -302,9 +302,7 @@ class Worker:
             previous_not_after=previous.not_after if previous and claim.reason is Reason.RENEWAL else None,
         )
         cert_id = CertificateId(uuid4())
-        decision = renewal.decide(
-            not_before=chain.not_before, not_after=chain.not_after, jitter=renewal.jitter(cert_id)
-        )
+        decision = renewal.decide(not_before=chain.not_before, not_after=chain.not_after)
         crashpoint("certificate.checked")
         generation = await issuances.store(
             self._database,

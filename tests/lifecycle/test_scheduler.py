@@ -4,11 +4,13 @@ from datetime import timedelta
 
 import pytest
 
+from acme_engine import renewal
 from sds_server.inventory import certificates, roll_outs, rotations, targets
 from sds_server.inventory.tokens import RotationTokens, Tokens
 from sds_server.lifecycle.scheduler import Scheduler
 from sds_server.model import Reason
 from tests.support.databases import turn_clock
+from tests.support.issuances import LEASE
 from tests.support.roll_outs import confirm
 
 
@@ -50,6 +52,44 @@ async def test_a_renewal_is_opened_when_it_is_due_and_not_before(issuances, sche
     assert [] == early
     assert [("www", "renewal", None)] == await open_rotations(sql)
     assert [("www", 1, "expiring_soon")] == await statuses(sql)
+
+
+async def test_it_expires_soon_from_thirty_days_before_its_end_and_its_order_is_spread(
+    issuances, scheduler, sql
+):
+    """The state changes at the policy's moment; a share of each certificate's own puts off the work alone."""
+    certificate = await issuances.issue(await issuances.declare())
+    await complete(issuances)
+    due = certificate.not_after - timedelta(days=30)
+    share = renewal.spread(
+        not_before=certificate.not_before,
+        not_after=certificate.not_after,
+        jitter=renewal.jitter(certificate.id),
+    )
+    await sql.execute("UPDATE certificate SET renew_at = $1", due)
+    await turn_clock(sql, due - await sql.fetchval("SELECT now()") - timedelta(minutes=1))
+    await scheduler.step()
+    before = await statuses(sql)
+    await turn_clock(sql, due - await sql.fetchval("SELECT now()"))
+    await scheduler.step()
+    then, starts_at = await statuses(sql), await sql.fetchval("SELECT max(starts_at) FROM certrotation")
+    claimed = await rotations.claim(issuances.database, replica="a", lease_for=LEASE)
+    await turn_clock(sql, due + share - await sql.fetchval("SELECT now()"))
+
+    assert timedelta(days=90) == certificate.not_after - certificate.not_before
+    assert ([("www", 1, "active")], [("www", 1, "expiring_soon")]) == (before, then)
+    assert (due + share, None) == (starts_at, claimed)
+    assert "www" == (await issuances.claim()).lease.secret
+
+
+async def test_what_a_person_or_the_ca_wants_is_not_spread(issuances, scheduler, sql):
+    """A CA has drawn its moments apart by itself."""
+    await issuances.issue(await issuances.declare())
+    await complete(issuances)
+    await sql.execute("UPDATE certificate SET renew_at = now()")
+    await scheduler.step()
+
+    assert "www" == (await issuances.claim()).lease.secret
 
 
 async def test_the_nearest_expiry_is_worked_on_first(issuances, scheduler, sql):

@@ -259,6 +259,7 @@ async def test_a_declared_secret_gets_its_certificate(worker, ca, declared, data
     assert (1, "issued", "internal", "https://ca.example.test/order/1", "third-left") == tuple(row)
     assert rotation.new_cert_id is not None
     assert [("stored", "https://ca.example.test/order/1")] == await orders(sql)
+    assert timedelta(days=30) == await sql.fetchval("SELECT not_after - renew_at FROM certificate")
 
 
 @pytest.fixture

@@ -32,17 +32,21 @@ def test_a_third_of_its_life_or_half_of_a_short_one_is_left(life, expected):
     assert left(life) == expected
 
 
-def test_jitter_puts_it_off_by_a_fiftieth_of_its_life_and_a_day_at_most():
-    assert left(timedelta(days=45), jitter=1.0) == timedelta(days=15) - timedelta(days=45) / 50
-    assert left(timedelta(days=90), jitter=1.0) == timedelta(days=29)
-    assert left(timedelta(days=90), jitter=0.5) == timedelta(days=29, hours=12)
+def spread(life, jitter):
+    return renewal.spread(not_before=ISSUED, not_after=ISSUED + life, jitter=jitter)
+
+
+def test_orders_are_spread_over_a_fiftieth_of_the_life_and_a_day_at_most():
+    assert spread(timedelta(days=45), 1.0) == timedelta(days=45) / 50
+    assert spread(timedelta(days=90), 1.0) == timedelta(days=1)
+    assert spread(timedelta(days=90), 0.5) == timedelta(hours=12)
 
 
 @pytest.mark.parametrize(
     "life", [timedelta(minutes=5), timedelta(days=6), timedelta(days=10), timedelta(days=398)]
 )
 def test_nothing_puts_it_off_beyond_the_floor(life):
-    at = renewal.decide(not_before=ISSUED, not_after=ISSUED + life, jitter=1.0).at
+    at = renewal.decide(not_before=ISSUED, not_after=ISSUED + life).at + spread(life, 1.0)
 
     assert at <= renewal.floor(not_before=ISSUED, not_after=ISSUED + life) < ISSUED + life
 
@@ -123,10 +127,10 @@ def test_our_own_dates_are_not_tempered_and_the_floor_holds():
     assert short.at == ISSUED + timedelta(minutes=45)
 
 
-def test_a_thousand_certificates_that_were_issued_together_are_renewed_over_half_a_day():
+def test_a_thousand_certificates_that_are_due_together_are_ordered_over_half_a_day():
     """By the jitter that each replica computes alike of a certificate's id."""
     times = sorted(
-        renewal.decide(not_before=ISSUED, not_after=ENDS, jitter=renewal.jitter(UUID(int=rng))).at
+        ISSUED + spread(timedelta(days=90), renewal.jitter(UUID(int=rng)))
         for rng in (random.Random(n).getrandbits(128) for n in range(1000))
     )
     busiest = max(sum(hour <= at < hour + timedelta(hours=1) for at in times) for hour in times[::50])
