@@ -119,11 +119,12 @@ async def answered(
 
 
 async def unanswered(
-    database: Database, question: Question, *, error: str, forget: bool, ask_in: timedelta
+    database: Database, question: Question, *, error: str | None, forget: bool, ask_in: timedelta
 ) -> Planned | None:
     """Plan the renewal without the CA's word; None: it is not to be renewed any more.
 
-    ``forget``: it has answered, with nothing of use. Else its last word may bring the renewal forward.
+    ``error`` None: it offers no such word. ``forget``: it has answered, with nothing of use. Else its last
+    word may bring the renewal forward.
     """
     async with database.transaction() as tx:
         row = await _lock(tx, question)

@@ -122,7 +122,12 @@ class Renewals:
         )
         forget = ari.useless(error)
         planned = await renewal_infos.unanswered(
-            self._database, question, error=str(error), forget=forget, ask_in=ask_in
+            self._database,
+            question,
+            # That a CA offers none is no trouble, and nobody is told of it.
+            error=None if unsupported else str(error),
+            forget=forget,
+            ask_in=ask_in,
         )
         answer = Answer.UNSUPPORTED if unsupported else Answer.USELESS if forget else Answer.FAILED
         self.on_answer(question.issuer, answer)

@@ -214,7 +214,7 @@ async def test_a_ca_that_has_no_answer_any_more_leaves_the_dates(renewals, ca, s
     assert [Answer.ANSWERED, Answer.USELESS] == renewals.answers
 
 
-async def test_a_ca_that_does_not_answer_puts_nothing_off(renewals, ca, sql):
+async def test_a_ca_that_does_not_answer_puts_nothing_off(renewals, ca, certificate, database, sql):
     ca.says(70, 71)
     await renewals.step()
     ca.fails(500)
@@ -224,6 +224,7 @@ async def test_a_ca_that_does_not_answer_puts_nothing_off(renewals, ca, sql):
 
     assert (True, "third-left") == (59.9 <= at <= 60, reason)
     assert [Answer.ANSWERED, Answer.FAILED] == renewals.answers
+    assert "serverInternal" in (await known(database, certificate.id)).error
     assert ["warning"] == [line["log_level"] for line in logs if line["event"] == "renewal.unanswered"]
 
 
@@ -237,11 +238,12 @@ async def test_a_ca_that_does_not_answer_keeps_what_it_wished_earlier(renewals, 
     assert before == await planned(sql)
 
 
-async def test_a_ca_without_renewal_info_is_asked_once_a_day(renewals, fake, certificate, sql):
+async def test_a_ca_without_renewal_info_is_asked_once_a_day(renewals, fake, certificate, database, sql):
     fake.directory = {}
     await renewals.step()
 
     assert ([Answer.UNSUPPORTED], "test") == (renewals.answers, (await planned(sql))[1])
+    assert (await known(database, certificate.id)).error is None, "that is no trouble"
     assert timedelta(hours=21) < await asks_in(sql) < timedelta(hours=27)
 
 
