@@ -193,6 +193,21 @@ HELD_BACK: Final = _counter(
     "Renewals of young certificates that an issuer wanted again and again, and that were made to wait.",
     "issuer",
 )
+LIMIT_LEFT: Final = _gauge(
+    "limit_left_ratio",
+    "What is left of a CA's limit, 0 to 1, by what all replicas have taken; of what is counted for each"
+    " domain, name or set of names that of which least is left. A fifth is kept for `certvoy rotate`.",
+    "issuer",
+    "limit",
+)
+DEFERRED: Final = _gauge(
+    "orders_deferred",
+    "Orders that wait, as their CA would count them against us: by a limit (budget.orders, budget.domain,"
+    " budget.names, budget.failures, budget.accounts), for others of their domain (budget.in_flight), for the"
+    " spacing of the same names, or as none of their issuers may be asked.",
+    "issuer",
+    "reason",
+)
 IDENTIFIER_FAILURES: Final = _gauge(
     "identifier_failures",
     "Validations of a name that failed in the last hour, for the hundred names that failed most; absent where"

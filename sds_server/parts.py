@@ -210,7 +210,7 @@ class Parts:
         await recorder.load()
         streams, census = (
             MeasuredStreams(recorder, to=metrics, clock=clock),
-            Census(database=database, clock=clock),
+            Census(database=database, clock=clock, issuers=cas),
         )
         agents = _agents(config, enroller, admission, clock)
         pusher = Pusher(

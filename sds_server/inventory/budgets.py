@@ -120,6 +120,26 @@ async def left(database: Database, directory_url: str) -> tuple[datetime, Mappin
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Emptiest:
+    """Of each limit (directory, what is counted) the bucket of which least is left, at ``now``."""
+
+    now: datetime
+    buckets: Mapping[tuple[str, Counted], Bucket]
+
+
+async def emptiest_in(tx: Transaction) -> Emptiest:
+    """Return what is left least of, where anything is taken at all."""
+    rows = await tx.rows("emptiest_buckets")
+    return Emptiest(
+        await tx.value("now"),
+        {
+            (row["directory_url"], Counted(row["counted"])): Bucket(row["full_at"], row["closed_until"])
+            for row in rows
+        },
+    )
+
+
 async def sweep(database: Database, *, limit: int) -> None:
     """Forget up to so many buckets that are full again."""
     async with database.transaction() as tx:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from sds_server.inventory import budgets
+from sds_server.inventory.budgets import Emptiest
 from sds_server.inventory.database import Database
 
 DATES_MAX: Final = 10_000
@@ -96,6 +98,12 @@ class Facts:
     stale: Mapping[str, datetime]
     """Since when some Target serves something else than it was proved to serve, by Secret."""
 
+    left: Emptiest
+    """What is left of CAs' limits."""
+
+    deferred: Mapping[tuple[str, ...], int]
+    """How many orders (issuer, reason) wait for a CA's count."""
+
     guilty: Mapping[tuple[str, ...], int]
     """How often a name (issuer, name) could not be validated in the last hour."""
 
@@ -118,6 +126,8 @@ async def read(database: Database) -> Facts:
         stale = await tx.rows("stale_since", STALE_MAX)
         stapled = await tx.rows("staple_dates", DATES_MAX)
         guilty = await tx.rows("guilty", GUILTY_MAX)
+        left = await budgets.emptiest_in(tx)
+        deferred = await tx.rows("deferred_orders")
         counted = await tx.value("census", DELIVERIES_LAST)
     not_well = secrets["none"] + secrets["expired"]
     return Facts(
@@ -134,6 +144,8 @@ async def read(database: Database) -> Facts:
         frozen=[Frozen(row["name"], row["frozen_at"], row["by_person"]) for row in frozen],
         staples=[StapleDates(row["secret"], row["this_update"], row["next_update"]) for row in stapled],
         stale={row["secret"]: row["since"] for row in stale},
+        left=left,
+        deferred={(row["issuer"], row["reason"]): row["orders"] for row in deferred},
         guilty={(row["issuer"], row["identifier"]): row["failures"] for row in guilty},
     )
 

@@ -1088,6 +1088,18 @@ SELECT counted, of, full_at, closed_until FROM rate_bucket
 SELECT counted, of, full_at, closed_until FROM rate_bucket
  WHERE directory_url = $1 AND greatest(full_at, closed_until) > certvoy_now() ORDER BY counted, of;
 
+-- name: emptiest_buckets
+-- Of each limit what the account, the domain or the names have of which least is left.
+SELECT directory_url, counted, max(full_at) AS full_at, max(closed_until) AS closed_until FROM rate_bucket
+ WHERE greatest(full_at, closed_until) > certvoy_now() GROUP BY directory_url, counted;
+
+-- name: deferred_orders
+-- Rotations that wait as their CA would count the order against us, by the reason.
+SELECT s.issuer, r.last_error->>'rule' AS reason, count(*) AS orders FROM certrotation r JOIN secret s ON s.name = r.secret
+ WHERE r.completed_at IS NULL AND r.new_cert_id IS NULL AND r.next_attempt_at > certvoy_now() AND s.deleted_at IS NULL
+   AND (r.last_error->>'rule' IN ('spacing', 'issuers') OR starts_with(r.last_error->>'rule', 'budget.'))
+ GROUP BY 1, 2;
+
 -- name: take_of_bucket
 UPDATE rate_bucket SET full_at = $4 WHERE directory_url = $1 AND counted = $2 AND of = $3;
 

@@ -134,6 +134,14 @@ def after_one(bucket: Bucket, limit: Limit, *, now: datetime) -> datetime:
     return (now if bucket.full_at is None else max(bucket.full_at, now)) + limit.cost
 
 
+def share_left(bucket: Bucket, limit: Limit, *, now: datetime) -> float:
+    """Return which share of a limit is left, 0 to 1; none while the CA says so."""
+    if bucket.closed_until is not None and bucket.closed_until > now:
+        return 0.0
+    taken = timedelta(0) if bucket.full_at is None else bucket.full_at - now
+    return min(1.0, max(0.0, 1 - taken / limit.period))
+
+
 def forecast(
     orders: Iterable[Order], buckets: Mapping[Account, Bucket], limits: Limits, *, now: datetime
 ) -> datetime:

@@ -15,6 +15,9 @@ from sds_server.errors import Unavailable
 from sds_server.inventory import facts
 from sds_server.inventory.database import Database
 from sds_server.inventory.facts import Dates, Facts, StapleDates
+from sds_server.lifecycle import budget
+from sds_server.lifecycle.accounts import Issuer
+from sds_server.lifecycle.budget import FULL
 from sds_server.metrics import Metrics, Values
 
 EVERY: Final = timedelta(seconds=15)
@@ -23,14 +26,19 @@ EVERY: Final = timedelta(seconds=15)
 COUNTS_LAST: Final = timedelta(minutes=5)
 """Then counts are told no more, as nobody knows them; dates stay, as they do not change by themselves."""
 
+NO_ISSUERS: Final[Mapping[str, Issuer]] = {}
+
 OPEN: Final = (RotationState.WAITING, RotationState.HELD, RotationState.ISSUING, RotationState.ROLLING_OUT)
 
 
 class Census:
     """What was read last, and when."""
 
-    def __init__(self, *, database: Database, clock: Clock) -> None:
+    def __init__(
+        self, *, database: Database, clock: Clock, issuers: Mapping[str, Issuer] = NO_ISSUERS
+    ) -> None:
         self._database = database
+        self._issuers = issuers
         self._clock = clock
         self._facts: Facts | None = None
         self._read_at: datetime | None = None
@@ -68,6 +76,8 @@ class Census:
         to.read(metrics.DELIVERIES, lambda: self._counted(_deliveries))
         to.read(metrics.FROZEN, lambda: self._counted(_frozen))
         to.read(metrics.IDENTIFIER_FAILURES, lambda: self._counted(lambda now: now.guilty))
+        to.read(metrics.LIMIT_LEFT, lambda: self._counted(self._left))
+        to.read(metrics.DEFERRED, lambda: self._counted(self._deferred))
         to.read(metrics.STALE, lambda: self._counted(_stale))
         to.read(metrics.UNPROVED, lambda: self._counted(_unproved))
 
@@ -78,6 +88,19 @@ class Census:
     @property
     def _staples(self) -> Sequence[StapleDates]:
         return () if self._facts is None else self._facts.staples
+
+    def _left(self, now: Facts) -> Values:
+        return {
+            (name, counted): budget.share_left(
+                now.left.buckets.get((issuer.directory_url, counted), FULL), limit, now=now.left.now
+            )
+            for name, issuer in self._issuers.items()
+            for counted, limit in issuer.limits.limits.items()
+        }
+
+    def _deferred(self, now: Facts) -> Values:
+        """Of issuers that are configured: what stands in the inventory besides would be nobody's label."""
+        return {(name, why): orders for (name, why), orders in now.deferred.items() if name in self._issuers}
 
     def _counted(self, count: Callable[[Facts], Values]) -> Values:
         read_at = self._read_at

@@ -27,6 +27,7 @@ CROWDED: Final = timedelta(seconds=2)
 """How long an order waits for others of its registered domain: about as long as one of them takes."""
 
 RULE: Final = "budget"
+"""And behind a dot the limit that is spent, or ``in_flight``: metrics count what waits by that."""
 
 ANCIENT: Final = timedelta(days=400)
 """A certificate older than that is nobody's predecessor: none lives as long."""
@@ -66,7 +67,7 @@ class Treasurer:
                     secret.name,
                     f"{refusal.orders} orders for names of {refusal.domain} are in flight at {issuer.name}",
                     wait=CROWDED,
-                    rule=RULE,
+                    rule=f"{RULE}.in_flight",
                     hint="nothing: it goes on when they are done",
                 )
             case Refusal():
@@ -160,7 +161,7 @@ def _too_often(secret: str, issuer: Issuer, refusal: Refusal, wait: timedelta) -
         secret,
         f"{issuer.name}: {refusal.said}",
         wait=wait,
-        rule=RULE,
+        rule=f"{RULE}.{refusal.account.counted}",
         hint=None
         if not refusal.by_hand and not refusal.by_ca
         else "nothing: it is ordered when the CA allows it",

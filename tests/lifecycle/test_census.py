@@ -1,6 +1,7 @@
 """The census: what metrics say of the inventory is what the inventory says, and lasts while it is away."""
 
 import time
+from dataclasses import replace
 from datetime import timedelta
 from itertools import product
 
@@ -8,8 +9,11 @@ import pytest
 
 from sds_server.conditions import delivery_state
 from sds_server.errors import Unavailable
-from sds_server.inventory import declarations, facts, freezes, rotations, targets
+from sds_server.inventory import budgets, declarations, facts, freezes, rotations, targets
+from sds_server.lifecycle.accounts import Issuer
+from sds_server.lifecycle.budget import Account
 from sds_server.lifecycle.census import COUNTS_LAST, Census
+from sds_server.limits import Counted, Limit, Preset
 from sds_server.metrics import Metrics
 from sds_server.model import Reason
 from tests.support.clocks import TurnedClock
@@ -105,6 +109,44 @@ async def test_open_rotations_are_told_by_how_far_they_are(issuances, census, sa
     assert pytest.approx(oldest.timestamp(), abs=1e-3) == min(
         value for key, value in found.items() if key[0] == "certvoy_rotation_oldest_open_timestamp_seconds"
     )
+
+
+async def test_what_is_left_of_a_ca_s_limits_is_told_and_what_waits_for_them(
+    issuances, cuttable, clock, database, sql
+):
+    """Of what is counted for each domain that of which least is left."""
+    limits = {
+        Counted.ORDERS: Limit(10, timedelta(hours=10)),
+        Counted.DOMAIN: Limit(4, timedelta(hours=8)),
+        Counted.NAMES: Limit(5, timedelta(days=7)),
+    }
+    issuer = Issuer("internal", "https://ca.example.test/dir", None, (), (), terms_agreed=True, eab=None)
+    metrics = Metrics(version="1")
+    census = Census(
+        database=cuttable, clock=clock, issuers={"internal": replace(issuer, limits=Preset(limits))}
+    )
+    census.tell(metrics)
+    of = {"directory_url": issuer.directory_url, "limits": limits}
+    for domain in ("a.test", "b.test", "b.test"):
+        taken = [Account(Counted.ORDERS, ""), Account(Counted.DOMAIN, domain)]
+        await budgets.take(database, taken, **of)
+    await budgets.close(database, [Account(Counted.NAMES, "a.test")], lasts=timedelta(hours=1), **of)
+    for name, rule in (("a", "budget.domain"), ("b", "budget.domain"), ("c", "csr")):
+        await issuances.declare(name, [f"{name}.test"])
+        error = {"what": "no", "rule": rule}
+        claim = await issuances.claim()
+        await rotations.fail(
+            database, claim.lease, error=error, pause=timedelta(hours=1), counted=False, actor="replica:test"
+        )
+    await census.step()
+    found = samples(metrics.exposition())
+
+    assert {"orders": 0.7, "domain": 0.5, "names": 0.0} == {
+        key[2]: round(value, 2) for key, value in found.items() if key[0] == "certvoy_limit_left_ratio"
+    }
+    assert {("certvoy_orders_deferred", "internal", "budget.domain"): 2} == {
+        key: value for key, value in found.items() if key[0] == "certvoy_orders_deferred"
+    }
 
 
 async def test_deliveries_are_judged_as_everywhere_else(issuances, database, sql):

@@ -1260,7 +1260,7 @@ async def test_what_a_limit_forbids_is_not_ordered_and_waits_with_its_reason(
     waiting = [rotation for rotation in found if rotation.new_cert_id is None]
 
     assert (1, 2) == (ca.ordered, len(waiting))
-    assert {"budget"} == {rotation.last_error["rule"] for rotation in waiting}
+    assert {"budget.orders"} == {rotation.last_error["rule"] for rotation in waiting}
     assert "2 orders of this account in 2 h would be exceeded" in waiting[0].last_error["what"]
     assert [0, 0] == [rotation.attempts for rotation in waiting]
     assert all(

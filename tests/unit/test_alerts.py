@@ -62,6 +62,7 @@ WELL = {
     f'{ATTEMPTS}"issued"}}': "0+1x200",
     f'{ATTEMPTS}"refused"}}': "0x200",
     f'{ATTEMPTS}"interrupted"}}': "0+5x200",
+    'certvoy_orders_deferred{instance="a",issuer="le",reason="budget.in_flight"}': "4x200",
     f'{LOOP}"census"}}': "0+60x200",
     f'{LOOP}"worker-0"}}': "0x200",
     f'{KMS}"success"}}': "0+1x200",
@@ -99,6 +100,10 @@ CASES = {
     "CertvoyStapleEnding": (staple(-4 * DAY, DAY), {"secret": "www"}),
     "CertvoyRevokedElsewhere": ({f'{STAPLES}"revoked"}}': "0+1x200"}, {"instance": "a"}),
     "CertvoyIssuanceFailing": ({f'{ATTEMPTS}"refused"}}': "0+3x200"}, {"issuer": "le"}),
+    "CertvoyOrdersDeferred": (
+        {'certvoy_orders_deferred{issuer="le",instance="a",reason="budget.domain"}': "3x200"},
+        {"issuer": "le", "reason": "budget.domain"},
+    ),
     "CertvoyIssuerPaused": ({'certvoy_issuer_paused{issuer="le",instance="a"}': "1x200"}, {"issuer": "le"}),
     "CertvoyRenewalHeldBack": (
         {'certvoy_renewals_held_back_total{instance="a",issuer="le"}': "0x110 1x90"},
