@@ -45,9 +45,10 @@ from sds_server.inventory import (
     rotations,
     secrets,
 )
-from sds_server.inventory.database import COMMAND_TIMEOUT_S, Database, migrate, open_database
+from sds_server.inventory.database import COMMAND_TIMEOUT_S, Database, open_database
 from sds_server.inventory.deliveries import News
 from sds_server.inventory.rotations import Claim
+from sds_server.inventory.schema import migrate
 from sds_server.inventory.tokens import Tokens
 from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms

@@ -22,7 +22,8 @@ from sds_server.config_dns import DnsConfig
 from sds_server.config_values import EMBEDDED
 from sds_server.errors import ConfigError
 from sds_server.inventory import deployment
-from sds_server.inventory.database import Database, migrate, open_database
+from sds_server.inventory.database import Database, open_database
+from sds_server.inventory.schema import bring_up
 from sds_server.keys.kms import Kms, Sealer
 from sds_server.keys.providers import PROVIDERS
 from sds_server.lifecycle.accounts import Issuer
@@ -36,6 +37,9 @@ VERSION_KEY_BYTES: Final = 32
 
 FIXED_WAIT: Final = timedelta(seconds=60)
 """How long is waited where nobody is asked and no time is given."""
+
+ROLES_HINT: Final = "`certvoy migrate` says what to run; until then this login could change the audit"
+"""Where a database has not its roles."""
 
 _log = get("app")
 
@@ -51,12 +55,31 @@ async def open_inventory(config: Config, stack: AsyncExitStack) -> tuple[Databas
         postgres = EmbeddedPostgres(postgres_directory(config))
         await postgres.start()
         stack.push_async_callback(postgres.stop)
-    database = await open_database(connect_arguments(config))
+    connect = connect_arguments(config)
+    role = await prepare_schema(connect)
+    database = await open_database(connect, role=role)
     stack.push_async_callback(database.close)
-    applied = await migrate(database)
-    if applied:
-        _log.info("schema.migrated", migrations=applied)
     return database, postgres
+
+
+async def prepare_schema(connect: Mapping[str, Any]) -> str | None:
+    """Migrate the database as far as its login may; return the role that may do all that is left to do.
+
+    None: the login can be no less than it is.
+
+    Raises:
+        OperatorError: it cannot be reached, or is too old and the login may not migrate it.
+    """
+    database = await open_database(connect, size=1)
+    try:
+        schema = await bring_up(database)
+    finally:
+        await database.close()
+    if schema.applied:
+        _log.info("schema.migrated", migrations=schema.applied)
+    if schema.hinders:
+        _log.warning("roles.missing", reason=schema.hinders, hint=ROLES_HINT)
+    return schema.become
 
 
 async def custody(
@@ -108,6 +131,21 @@ def connect_arguments(config: Config) -> Mapping[str, Any]:
     if config.database == EMBEDDED:
         return EmbeddedPostgres.connect_arguments(postgres_directory(config))
     return {"dsn": config.database}
+
+
+def connect_arguments_in(file: Path) -> Mapping[str, Any]:
+    """Return how a database is reached whose URL is all that a file holds.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else. What it holds is not repeated.
+    """
+    try:
+        url = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{file} cannot be read: {e}") from e
+    if not url.startswith(("postgresql://", "postgres://")):
+        raise ConfigError(f"{file} holds no PostgreSQL URL", hint="write postgresql://user@host/database")
+    return {"dsn": url}
 
 
 def postgres_directory(config: Config) -> Path:

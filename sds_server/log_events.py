@@ -656,6 +656,12 @@ EVENTS: Final = (
         "A part of what keeps keys out of freed memory and core files is missing.",
         ("what", "reason", "hint"),
     ),
+    LogEvent(
+        "roles.missing",
+        "warning",
+        "The database has not its roles: this control plane may do what it need not, as the owner of all.",
+        ("reason", "hint"),
+    ),
     LogEvent("schema.migrated", "info", "The database was brought to this release.", ("migrations",)),
     LogEvent(
         "secret.undeclared",

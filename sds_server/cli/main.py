@@ -30,6 +30,7 @@ COMMANDS = {
     "issuers": ("sds_server.cli.issuers:issuers", "List the CAs, and keep our accounts there."),
     "kms": ("sds_server.cli.kms:kms", "Say which KEKs are in use, and bring keys to the newest."),
     "ls": ("sds_server.cli.ls:ls", "List secrets or certificates."),
+    "migrate": ("sds_server.cli.migrate:migrate", "Bring the database to this release, as its owner."),
     "probe": ("sds_server.cli.probe:probe", "Look at what is served, now."),
     "proxies": ("sds_server.cli.proxies:proxies", "List what each proxy has, the worst first."),
     "resume": ("sds_server.cli.freeze:resume", "Let a frozen secret go on."),

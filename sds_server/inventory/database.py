@@ -1,14 +1,13 @@
-"""The one way to PostgreSQL: a pool with deadlines, named statements, transactions, migrations.
+"""The one way to PostgreSQL: a pool with deadlines, named statements, transactions.
 
 asyncpg's errors end here: what cannot be reached or answers too late is `Unavailable`. A connection on which
 anything failed is terminated, because a half-dead one given back to the pool hangs whoever takes it next.
 """
 
 import asyncio
-import hashlib
 import json
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -17,7 +16,7 @@ from weakref import WeakSet
 
 import asyncpg
 
-from sds_server.errors import SchemaMismatch, Unavailable
+from sds_server.errors import Unavailable
 
 COMMAND_TIMEOUT_S: Final = 10.0
 BEGIN_TIMEOUT_S: Final = 3.0
@@ -58,22 +57,17 @@ _OUT_OF_ORDER: Final = (
 Row = Mapping[str, Any]
 
 
+def session_settings(role: str | None = None) -> dict[str, str]:
+    """Return what each session is told when it begins."""
+    return {**SESSION_SETTINGS, **({} if role is None else {"role": role})}
+
+
 @cache
 def statements() -> Mapping[str, str]:
     """Read queries.sql: the statement below each ``-- name: NAME``."""
     text = (_PACKAGE / "queries.sql").read_text()
     parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)[1:]
     return dict(zip(parts[::2], (body.strip() for body in parts[1::2]), strict=True))
-
-
-def migrations() -> Sequence[tuple[int, str, str]]:
-    """Return (version, name, SQL) of every migration, in order; from the wheel or from the checkout."""
-    installed = _PACKAGE.parent / "migrations"
-    folder = installed if installed.is_dir() else _PACKAGE.parent.parent / "migrations"
-    return [
-        (int(path.name.split("_", 1)[0]), path.stem, path.read_text())
-        for path in sorted(folder.glob("*.sql"))
-    ]
 
 
 class Transaction:
@@ -106,8 +100,8 @@ class Transaction:
 class Database:
     """A pool of connections. Open it with `open_database`."""
 
-    def __init__(self, connect: Mapping[str, Any]) -> None:
-        self._connect = connect
+    def __init__(self, connect: Mapping[str, Any], *, role: str | None = None) -> None:
+        self._connect = {**connect, "server_settings": session_settings(role)}
         self._pool: Any = None
         self._made: WeakSet[Any] = WeakSet()
         self._busy: set[int] = set()
@@ -125,7 +119,6 @@ class Database:
             max_size=size,
             command_timeout=COMMAND_TIMEOUT_S,
             timeout=CONNECT_TIMEOUT_S,
-            server_settings=dict(SESSION_SETTINGS),
             init=self._prepare,
         )
 
@@ -201,66 +194,19 @@ class Database:
         )
 
 
-async def open_database(connect: Mapping[str, Any], *, size: int = POOL_SIZE) -> Database:
+async def open_database(
+    connect: Mapping[str, Any], *, size: int = POOL_SIZE, role: str | None = None
+) -> Database:
     """Open a pool; ``connect`` holds asyncpg's connection arguments (a ``dsn``, or host, user, ...).
+
+    Its sessions act as the ``role``, where one is named, and have no other rights than that.
 
     Raises:
         Unavailable: nobody answers there, or it lets us not in.
     """
-    database = Database(connect)
+    database = Database(connect, role=role)
     await database.open(size=size)
     return database
-
-
-async def migrate(database: Database) -> list[str]:
-    """Bring the schema up to this release and return the names of the migrations that were applied.
-
-    Replicas that start together take turns. Migrations only add, so that the release before runs on the
-    result.
-
-    Raises:
-        SchemaMismatch: the schema is newer than this release, was changed by hand, or holds somebody else's
-        tables.
-    """
-    applied = []
-    async with database.transaction() as tx:
-        await tx.rows("lock_migrations")
-        if await tx.value("schema_exists"):
-            present = {row["version"]: row for row in await tx.rows("migrations")}
-        elif await tx.value("is_empty"):
-            present = {}
-        else:
-            raise SchemaMismatch(
-                "database: it holds tables that are not certvoy's", hint="give certvoy a database of its own"
-            )
-        known = migrations()
-        _refuse_foreign(present, known)
-        for version, name, sql in known:
-            if version not in present:
-                await tx.run_script(sql)
-                await tx.rows("insert_migration", version, name, _checksum(sql))
-                applied.append(name)
-    return applied
-
-
-def _refuse_foreign(present: Mapping[int, Row], known: Sequence[tuple[int, str, str]]) -> None:
-    newest = max((version for version, _, _ in known), default=0)
-    newer = [row["name"] for version, row in present.items() if version > newest]
-    if newer:
-        raise SchemaMismatch(
-            f"database: its schema is newer than this release, which does not know {', '.join(newer)}",
-            hint="run the release that migrated it, or a newer one",
-        )
-    for version, name, sql in known:
-        if version in present and present[version]["checksum"] != _checksum(sql):
-            raise SchemaMismatch(
-                f"database: migration {name} was applied in another form than this release's",
-                hint="restore the database or the release that it belongs to",
-            )
-
-
-def _checksum(sql: str) -> bytes:
-    return hashlib.sha256(sql.encode()).digest()
 
 
 async def _connect(connect: Mapping[str, Any]) -> Any:
@@ -269,7 +215,6 @@ async def _connect(connect: Mapping[str, Any]) -> Any:
             **connect,
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=COMMAND_TIMEOUT_S,
-            server_settings=dict(SESSION_SETTINGS),
         )
     except (*UNREACHABLE, *_OUT_OF_ORDER) as e:
         raise Unavailable(

@@ -1922,8 +1922,29 @@ UPDATE proxy SET credential_at = certvoy_now(), credential_until = $3 WHERE id =
 
 -- ---------------------------------------------------------------- migrations
 
--- name: schema_exists
-SELECT to_regclass('schema_migration') IS NOT NULL;
+-- name: schema_owner
+-- Nobody: there is no schema yet.
+SELECT pg_get_userbyid(relowner)::text FROM pg_class WHERE oid = to_regclass('schema_migration');
+
+-- name: role
+SELECT role_of($1)::text;
+
+-- name: may_act_as
+-- Whether whoever asks can be that role (SET ROLE): since PostgreSQL 16 a member may be one that cannot.
+SELECT pg_has_role($1::text::name, CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END);
+
+-- name: set_up_roles
+SELECT set_up_roles();
+
+-- name: become
+-- Until the transaction ends.
+SELECT set_config('role', $1, true);
+
+-- name: login
+SELECT session_user::text;
+
+-- name: may_create
+SELECT has_schema_privilege(current_schema(), 'CREATE');
 
 -- name: lock_migrations
 -- Replicas that start together migrate one after the other.

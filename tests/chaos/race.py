@@ -17,7 +17,8 @@ from typing import Any
 import asyncpg
 
 from acme_engine.http01 import Http01Responder
-from sds_server.inventory.database import migrate, open_database
+from sds_server.inventory.database import open_database
+from sds_server.inventory.schema import migrate
 from sds_server.inventory.tokens import Tokens
 from sds_server.programs.postgres import EmbeddedPostgres
 from tests.chaos.checker import Checker

@@ -9,8 +9,9 @@ import pytest
 from sds_server.clock import SystemClock
 from sds_server.errors import Unavailable
 from sds_server.inventory import feed as feeds
-from sds_server.inventory.database import BEGIN_TIMEOUT_S, COMMAND_TIMEOUT_S, migrate, open_database
+from sds_server.inventory.database import BEGIN_TIMEOUT_S, COMMAND_TIMEOUT_S, open_database
 from sds_server.inventory.feed import Feed
+from sds_server.inventory.schema import migrate
 from tests.support.fault_proxy import Fault
 from tests.support.postgres_network import behind
 

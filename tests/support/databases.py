@@ -13,7 +13,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from sds_server.inventory.database import Database, migrate, open_database
+from sds_server.inventory.database import Database, open_database
+from sds_server.inventory.schema import migrate
 from sds_server.programs.postgres import EmbeddedPostgres
 from tests.support.keyscan_plugin import SCAN, here
 

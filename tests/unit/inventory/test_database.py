@@ -8,7 +8,9 @@ import pytest
 
 from sds_server.errors import SchemaMismatch, Unavailable
 from sds_server.inventory import database as databases
-from sds_server.inventory.database import migrate, open_database, statements
+from sds_server.inventory import schema as schemas
+from sds_server.inventory.database import open_database, statements
+from sds_server.inventory.schema import migrate
 
 ROOT = Path(__file__).parents[3]
 
@@ -22,6 +24,7 @@ UNION ALL SELECT 'function', proname, pg_get_functiondef(oid)
   FROM pg_proc WHERE pronamespace = 'public'::regnamespace
 UNION ALL SELECT 'options', relname, array_to_string(reloptions, ' ') FROM pg_class
   WHERE relnamespace = 'public'::regnamespace AND reloptions IS NOT NULL
+UNION ALL SELECT 'right', part || ' ' || relation, rights FROM role_right
 UNION ALL SELECT 'trigger', tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
 ORDER BY 1, 2, 3
 """
@@ -58,16 +61,16 @@ async def test_replicas_that_start_together_migrate_once(connect):
     await first.close()
     await second.close()
 
-    assert [0, len(databases.migrations())] == sorted(map(len, applied))
+    assert [0, len(schemas.migrations())] == sorted(map(len, applied))
 
 
 async def test_a_migration_may_take_longer_than_a_statement(connect, monkeypatch):
     monkeypatch.setattr(
         databases, "SESSION_SETTINGS", {**databases.SESSION_SETTINGS, "statement_timeout": "200ms"}
     )
-    all_of_them = databases.migrations()
+    all_of_them = schemas.migrations()
     monkeypatch.setattr(
-        databases, "migrations", lambda: [*all_of_them, (9999, "9999_slow", "SELECT pg_sleep(0.4)")]
+        schemas, "migrations", lambda: [*all_of_them, (9999, "9999_slow", "SELECT pg_sleep(0.4)")]
     )
     opened = await open_database(connect, size=1)
     applied = await migrate(opened)
