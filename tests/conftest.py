@@ -9,11 +9,11 @@ import structlog
 
 from sds_server.log import ENGINE
 from sds_server.programs.child import PORTS_FROM, ephemeral_from
-from tests.support.databases import connect, database, postgres, sql
+from tests.support.databases import bare, connect, database, postgres, sql, template
 from tests.support.keyscan_plugin import KeyScan
 from tests.support.promtool import promtool
 
-__all__ = ["connect", "database", "postgres", "promtool", "sql"]
+__all__ = ["bare", "connect", "database", "postgres", "promtool", "sql", "template"]
 
 
 @pytest.fixture(autouse=True)

@@ -85,12 +85,12 @@ async def issuers(sql):
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-async def test_a_rolling_upgrade(pair, ca, connect, tmp_path):
+async def test_a_rolling_upgrade(pair, ca, bare, tmp_path):
     older_home, newer_home = (make(tmp_path) for make in PAIRS[pair])
-    older = Release(tmp_path, older_home, name="older", connect=connect, ca=ca)
-    newer = Release(tmp_path, newer_home, name="newer", connect=connect, ca=ca)
+    older = Release(tmp_path, older_home, name="older", connect=bare, ca=ca)
+    newer = Release(tmp_path, newer_home, name="newer", connect=bare, ca=ca)
     older.plane.settings["http01"]["listen"] = f"{HOST}:{ca.http01_port}"
-    sql = await asyncpg.connect(**connect)
+    sql = await asyncpg.connect(**bare)
 
     async def over():
         return await sql.fetchval("SELECT count(*) FROM certrotation WHERE completed_at IS NULL") == 0

@@ -73,8 +73,8 @@ def test_what_is_public_is_no_find(known):
     assert [] == keys_in(b" ".join([*public, said]), known)
 
 
-async def test_a_key_in_a_row_is_found_whatever_its_column(connect):
-    connection = await asyncpg.connect(**connect)
+async def test_a_key_in_a_row_is_found_whatever_its_column(bare):
+    connection = await asyncpg.connect(**bare)
     found = []
     for kind, value in {
         "text": PEM.decode(),
@@ -84,7 +84,7 @@ async def test_a_key_in_a_row_is_found_whatever_its_column(connect):
         await connection.execute(f"CREATE TABLE planted (id int, value {kind})")
         await connection.execute(f"INSERT INTO planted VALUES (1, $1::{kind})", value)
         scan = Scan()
-        await scan.look_at_database(connect, "here")
+        await scan.look_at_database(bare, "here")
         found.append((scan.looked["rows"], bool(scan.found)))
         await connection.execute("DROP TABLE planted")
     await connection.close()

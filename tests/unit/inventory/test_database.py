@@ -53,8 +53,8 @@ def test_every_statement_is_used_and_every_name_exists():
     assert used == set(statements())
 
 
-async def test_replicas_that_start_together_migrate_once(connect):
-    first, second = await open_database(connect, size=2), await open_database(connect, size=2)
+async def test_replicas_that_start_together_migrate_once(bare):
+    first, second = await open_database(bare, size=2), await open_database(bare, size=2)
     import asyncio
 
     applied = await asyncio.gather(migrate(first), migrate(second))
@@ -64,7 +64,7 @@ async def test_replicas_that_start_together_migrate_once(connect):
     assert [0, len(schemas.migrations())] == sorted(map(len, applied))
 
 
-async def test_a_migration_may_take_longer_than_a_statement(connect, monkeypatch):
+async def test_a_migration_may_take_longer_than_a_statement(bare, monkeypatch):
     monkeypatch.setattr(
         databases, "SESSION_SETTINGS", {**databases.SESSION_SETTINGS, "statement_timeout": "200ms"}
     )
@@ -72,7 +72,7 @@ async def test_a_migration_may_take_longer_than_a_statement(connect, monkeypatch
     monkeypatch.setattr(
         schemas, "migrations", lambda: [*all_of_them, (9999, "9999_slow", "SELECT pg_sleep(0.4)")]
     )
-    opened = await open_database(connect, size=1)
+    opened = await open_database(bare, size=1)
     applied = await migrate(opened)
     async with opened.transaction() as tx:
         limit = await tx._connection.fetchval("SHOW statement_timeout")
@@ -96,11 +96,11 @@ async def test_a_migration_that_was_changed_is_refused(database, sql):
         await migrate(database)
 
 
-async def test_somebody_elses_database_is_left_alone(connect):
-    admin = await asyncpg.connect(**connect)
+async def test_somebody_elses_database_is_left_alone(bare):
+    admin = await asyncpg.connect(**bare)
     await admin.execute("CREATE TABLE theirs (id int)")
     await admin.close()
-    opened = await open_database(connect, size=1)
+    opened = await open_database(bare, size=1)
 
     with pytest.raises(SchemaMismatch, match="not certvoy's"):
         await migrate(opened)
