@@ -115,6 +115,9 @@ ACTIONS: Final = (
     ),
     AuditAction("key.unopened", "secret", "A sealed key does not open, and which rule was broken."),
     AuditAction("key.destroyed", "secret", "Its data key was destroyed: nobody can open it any more."),
+    AuditAction(
+        "keys.checked", "KEK", "Somebody had keys opened by chance, to see that they open; and which did not."
+    ),
     AuditAction("keys.rewrapped", "KEK", "Data keys were brought from this KEK to the newest."),
     AuditAction(
         "kms.silent", "KEK", "The KMS does not answer this replica: nothing new is ordered.", bounded=True

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from pydantic_core import PydanticCustomError
 
 from sds_server.config_file import Model
-from sds_server.config_values import ExistingFile, File, FilePath, Wrong
+from sds_server.config_values import Duration, ExistingFile, File, FilePath, Wrong
 from sds_server.yaml_lines import shown
 
 ENVIRONMENT: Final = "CERTVOY_ENV"
@@ -162,6 +162,10 @@ class KmsConfig(KekConfig):
 
     previous: tuple[KekConfig, ...] = ()
     """KEKs that wrapped before, or that another replica wraps with already: they open, and wrap nothing."""
+
+    backups_kept: Duration | None = None
+    """For how long you keep backups of the database: ``certvoy kms status`` then says until when each version
+    of a KEK is needed."""
 
     @model_validator(mode="after")
     def _is_no_trial(self) -> "KmsConfig":

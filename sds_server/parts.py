@@ -48,6 +48,7 @@ from sds_server.lifecycle.enroller import Enroller
 from sds_server.lifecycle.heartbeat import EVERY as BEAT
 from sds_server.lifecycle.heartbeat import Heartbeat
 from sds_server.lifecycle.issuer_desk import IssuerDesk
+from sds_server.lifecycle.key_checks import KeyChecks
 from sds_server.lifecycle.loop import Loop
 from sds_server.lifecycle.mass_revoker import MassRevoker
 from sds_server.lifecycle.on_demand import OnDemand
@@ -310,7 +311,8 @@ class Parts:
             uploads=Uploads(database=database, sealer=sealer, clock=clock, replica=config.replica),
             payloads=payloads,
             preflights=Preflights(database=database, issuers=cas),
-            rewrapper=Rewrapper(database=database, sealer=sealer),
+            rewrapper=Rewrapper(database=database, sealer=sealer, backups_kept=config.kms.backups_kept),
+            key_checks=KeyChecks(database=database, sealer=sealer),
             mass_revoker=MassRevoker(database=database, issuers=cas),
             desk=IssuerDesk(database=database, accounts=accounts, issuers=cas),
             on_said=prover.said,

@@ -4,18 +4,19 @@ from datetime import datetime
 from http import HTTPStatus
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from sds_server.admin.routes import Answer, Call, Route, Shape
-from sds_server.keys.custody import Custody
+from sds_server.keys.custody import SAMPLE_MAX, Custody
 from sds_server.model import KeyId, Scope
 
 
 class Kek(BaseModel):
     """A version of a KEK, and how many keys it has wrapped.
 
-    ``opens``: the replica that answers has it. ``left_at``: when the last keys were moved away from it; a
-    backup from before that needs it.
+    ``opens``: the replica that answers has it. ``left_at``: when the last keys were moved away from it, or
+    destroyed; a backup from before that needs it. ``needed_until``: when the last such backup is gone, by
+    ``kms.backups_kept``.
     """
 
     kek_uri: str
@@ -24,6 +25,7 @@ class Kek(BaseModel):
     current: bool
     opens: bool
     left_at: datetime | None
+    needed_until: datetime | None
 
 
 class Keks(BaseModel):
@@ -49,8 +51,14 @@ class PostRewrap(Shape):
     all: bool = False
 
 
+class PostCheck(Shape):
+    """How many keys are opened by chance."""
+
+    sample: int = Field(20, ge=1, le=SAMPLE_MAX)
+
+
 class Refusal(BaseModel):
-    """A key that could not be rewrapped, and stays as it is."""
+    """A key that could not be rewrapped, and stays as it is, or that does not open."""
 
     key_id: UUID
     why: str
@@ -66,6 +74,13 @@ class Rewrapped(BaseModel):
     passed_over: int
     refused: list[Refusal]
     after: UUID | None
+
+
+class Checked(BaseModel):
+    """What a drill found: so many keys opened and are those of their certificates, and which are not."""
+
+    opened: int
+    refused: list[Refusal]
 
 
 async def status(call: Call) -> Answer:
@@ -86,6 +101,13 @@ async def rewrap(call: Call) -> Answer:
     )
 
 
+async def check(call: Call) -> Answer:
+    """Open keys by chance; nothing of them is returned."""
+    checked = await call.services.key_checks.sample(call.body(PostCheck).sample, actor=call.caller.actor)
+    refused = [Refusal(key_id=key_id, why=why) for key_id, why in checked.refused.items()]
+    return Answer(Checked(opened=checked.opened, refused=refused))
+
+
 def _shape(custody: Custody) -> Keks:
     return Keks(
         kek_uri=custody.kek_uri,
@@ -100,6 +122,7 @@ def _shape(custody: Custody) -> Keks:
                 current=kek.current,
                 opens=kek.opens,
                 left_at=kek.left_at,
+                needed_until=kek.needed_until,
             )
             for kek in custody.keks
         ],
@@ -123,5 +146,14 @@ ROUTES = (
         scope=Scope.ADMIN,
         body=PostRewrap,
         answers={HTTPStatus.OK: Rewrapped},
+    ),
+    Route(
+        method="POST",
+        path="/v1/kms/checks",
+        handler=check,
+        summary="Open keys by chance by the KMS, and say which do not open",
+        scope=Scope.ADMIN,
+        body=PostCheck,
+        answers={HTTPStatus.OK: Checked},
     ),
 )

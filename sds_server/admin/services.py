@@ -16,7 +16,7 @@ from sds_server.inventory.mass_revocations import Begun, Outlook
 from sds_server.inventory.payloads import Stored
 from sds_server.inventory.proxies import GrantedName, Proxy
 from sds_server.inventory.uploads import Uploaded
-from sds_server.keys.custody import Batch, Custody
+from sds_server.keys.custody import Batch, Checked, Custody
 from sds_server.model import Identity, KeyId, Kind, RevocationReason, SecretName
 from sds_server.payloads.content import Content, Described
 from sds_server.targets.calls import Agents
@@ -104,6 +104,14 @@ class Rewrapper(Protocol):
 
     async def step(self, *, after: KeyId | None, every: bool, actor: str) -> Batch:
         """Rewrap the next batch behind ``after``; ``every``: also what is wrapped by the newest version."""
+        ...
+
+
+class KeyChecks(Protocol):
+    """A drill of custody: see `lifecycle.key_checks`."""
+
+    async def sample(self, count: int, *, actor: str) -> Checked:
+        """Open so many keys by chance, and say which do not."""
         ...
 
 
@@ -216,6 +224,7 @@ class Services:
     payloads: Payloads
     preflights: Preflights
     rewrapper: Rewrapper
+    key_checks: KeyChecks
     desk: Desk
     mass_revoker: MassRevocations
     on_said: Callable[[str], None]

@@ -1,5 +1,6 @@
 """`certvoy kms`: which KEKs are in use, and keys brought to the newest."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -7,6 +8,7 @@ import click
 from sds_server.cli.api import Api, asks
 from sds_server.cli.output import json_option, moment, note, print_json, table
 from sds_server.errors import CustodyError
+from sds_server.keys.custody import SAMPLE_MAX
 
 
 @click.group()
@@ -67,6 +69,31 @@ def rewrap(*, every: bool, as_json: bool, api: Api) -> None:
         )
 
 
+@kms.command()
+@click.option("--sample", type=click.IntRange(1, SAMPLE_MAX), default=20, show_default=True, help="So many.")
+@json_option
+@asks
+def check(*, sample: int, as_json: bool, api: Api) -> None:
+    """Open some keys by chance by the KMS, and hold each against its certificate; none is shown.
+
+    What is in memory does not help: it is what a restart would meet. It ends with 1 if one does not open.
+    """
+    done = api.post("v1", "kms", "checks", body={"sample": sample}, repeat=True)
+    if as_json:
+        print_json(done)
+    else:
+        click.echo(
+            f"{done['opened']} of {done['opened'] + len(done['refused'])} keys opened and are their own"
+        )
+        for refusal in done["refused"]:
+            note(f"not opened: {_named(refusal)}")
+    if done["refused"]:
+        raise CustodyError(
+            f"{len(done['refused'])} keys do not open",
+            hint="`certvoy kms status` names the KEKs; restore what is missing, or rotate what they are of",
+        )
+
+
 def _named(refusal: dict[str, Any]) -> str:
     """Return why, with the key: a KMS does not know whose data key it refuses."""
     key = f"key {refusal['key_id']}: "
@@ -80,6 +107,10 @@ def _meaning(item: dict[str, Any]) -> str:
         return "cannot be opened here: name it in kms.previous"
     if item["keys"]:
         return "behind: `certvoy kms rewrap`"
+    if item["needed_until"] is not None:
+        until = moment(item["needed_until"])
+        over = datetime.fromisoformat(item["needed_until"]) <= datetime.now(UTC)
+        return "may go: no kept backup needs it" if over else f"kept backups need it until {until}"
     if item["left_at"] is not None:
         return f"may go, once no kept backup is from before {moment(item['left_at'])}"
     return "wraps nothing: may go"

@@ -24,6 +24,7 @@ COMMANDS = {
         "Print a zone's standing records for our account.",
     ),
     "doctor": ("sds_server.cli.doctor:doctor", "Look for what would go wrong, before it does."),
+    "drill": ("sds_server.cli.drill:drill", "Try whether a backup would bring everything back."),
     "freeze": ("sds_server.cli.freeze:freeze", "Hold a secret as it is."),
     "generic": ("sds_server.cli.generic:generic", "Put a generic secret for a filter of Envoy's."),
     "issue": ("sds_server.cli.issue:issue", "Declare a secret and get its certificate."),

@@ -42,6 +42,15 @@ class Dates:
     renew_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """What a restored database holds. ``until``: its last entry of the audit; None: it has none."""
+
+    until: datetime | None
+    entries: int
+    secrets: int
+
+
 FROZEN_MAX: Final = 1_000
 """Frozen Secrets with a series of their own."""
 
@@ -164,3 +173,11 @@ async def _count_deliveries(database: Database) -> None:
             ],
         }
         await tx.rows("end_census", counted, COUNTED_EVERY, SHARE)
+
+
+async def backup(database: Database) -> Backup:
+    """Return what this database holds, and until when."""
+    async with database.transaction() as tx:
+        row = await tx.row("backup")
+    assert row is not None  # noqa: S101 - counts
+    return Backup(**dict(row))

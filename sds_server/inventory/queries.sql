@@ -943,9 +943,25 @@ SELECT kek_uri, kek_version, count(*) AS keys FROM key_material
  WHERE destroyed_at IS NULL AND kek_uri <> 'external' GROUP BY kek_uri, kek_version ORDER BY kek_uri, kek_version;
 
 -- name: keks_left
--- When keys were last moved away from a KEK's version: backups before that need it.
-SELECT subject AS kek_uri, (payload::json ->> 'from_version')::int AS kek_version, max(timestamp) AS left_at FROM certaudit
- WHERE action = 'keys.rewrapped' GROUP BY 1, 2;
+-- When keys were last moved away from a KEK's version, or destroyed under it: backups before that need it.
+SELECT kek_uri, kek_version, max(left_at) AS left_at FROM (
+       SELECT subject AS kek_uri, (payload::json ->> 'from_version')::int AS kek_version, max(timestamp) AS left_at FROM certaudit
+        WHERE action = 'keys.rewrapped' GROUP BY 1, 2
+        UNION ALL
+       SELECT kek_uri, kek_version, max(destroyed_at) FROM key_material
+        WHERE destroyed_at IS NOT NULL AND kek_uri <> 'external' GROUP BY 1, 2) AS gone
+ GROUP BY 1, 2;
+
+-- name: sample_keys
+-- $2 keys from $1 on, round the end: ids are random, so are their neighbours.
+SELECT k.key_id, k.purpose, k.spki_sha256, k.suite, k.envelope, k.dek_wrapped, k.kek_uri, k.kek_version, h.chain_pem
+  FROM (SELECT * FROM (SELECT 0 AS half, id AS key_id, purpose, spki_sha256, suite, envelope, dek_wrapped, kek_uri, kek_version
+                         FROM key_material WHERE id >= $1 AND destroyed_at IS NULL AND kek_uri <> 'external' ORDER BY id LIMIT $2) a
+        UNION ALL
+        SELECT * FROM (SELECT 1 AS half, id AS key_id, purpose, spki_sha256, suite, envelope, dek_wrapped, kek_uri, kek_version
+                         FROM key_material WHERE id < $1 AND destroyed_at IS NULL AND kek_uri <> 'external' ORDER BY id LIMIT $2) b
+         ORDER BY half, key_id LIMIT $2) k
+  LEFT JOIN certificate c ON c.key_id = k.key_id LEFT JOIN certificate_chain h ON h.cert_id = c.id;
 
 -- name: keys_behind
 -- The next $5 keys behind $1 that version $3 of the KEK $2 has not wrapped; $4: all the others too.
@@ -1759,6 +1775,11 @@ UNION ALL
 
 -- name: append_audit
 INSERT INTO certaudit (cert_id, action, actor, subject, payload) VALUES ($1, $2, $3, $4, $5);
+
+-- name: backup
+-- What a restored database holds, and until when.
+SELECT (SELECT max(timestamp) FROM certaudit) AS until, (SELECT count(*) FROM certaudit) AS entries,
+       (SELECT count(*) FROM secret WHERE deleted_at IS NULL) AS secrets;
 
 -- name: newest_audited
 -- What was told last of the subject under this action.

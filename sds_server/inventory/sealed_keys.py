@@ -2,14 +2,20 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
+from uuid import uuid4
 
 from sds_server.crashpoint import crashpoint
 from sds_server.errors import NotFound
 from sds_server.inventory import audit
 from sds_server.inventory.database import Database, Row, Transaction
-from sds_server.keys.custody import KekVersion
+from sds_server.keys.custody import Checked, KekVersion
 from sds_server.model import KeyId, SealedKey
+
+TOLD_MAX: Final = 20
+"""So many keys that do not open are named in an entry of the audit."""
 
 
 async def insert(tx: Transaction, key: SealedKey) -> None:
@@ -46,6 +52,32 @@ async def keks(database: Database) -> tuple[Mapping[KekVersion, int], Mapping[Ke
         used = {(row["kek_uri"], row["kek_version"]): row["keys"] for row in await tx.rows("keks_in_use")}
         left = {(row["kek_uri"], row["kek_version"]): row["left_at"] for row in await tx.rows("keks_left")}
     return used, left
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A key, with the chain of the Certificate that it belongs to; None: it belongs to none."""
+
+    key: SealedKey
+    chain_pem: str | None
+
+
+async def sample(database: Database, count: int) -> Sequence[Sampled]:
+    """Return so many keys by chance, or all that are sealed here."""
+    async with database.transaction() as tx:
+        rows = await tx.rows("sample_keys", uuid4(), count)
+    return [Sampled(from_row(row), row["chain_pem"]) for row in rows]
+
+
+async def tell_checked(database: Database, checked: Checked, *, kek_uri: str, actor: str) -> None:
+    """Audit that keys were opened by chance, and which did not open."""
+    detail = {
+        "opened": checked.opened,
+        "refused": {str(key_id): why for key_id, why in list(checked.refused.items())[:TOLD_MAX]},
+        "failed": len(checked.refused),
+    }
+    async with database.transaction() as tx:
+        await audit.append(tx, action="keys.checked", actor=actor, subject=kek_uri, detail=detail)
 
 
 async def behind(

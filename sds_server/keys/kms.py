@@ -198,6 +198,17 @@ class Sealer:
         cached.opened = digest
         return content
 
+    async def check(self, sealed: SealedKey) -> None:
+        """Open it by its KMS, whatever is in memory, and forget what came out.
+
+        Raises:
+            CustodyError: as of `open`.
+            Unavailable: the KMS does not answer.
+        """
+        line, binding = self._line_of(sealed), self._binding(sealed)
+        dek = await line.unwrap(sealed.dek_wrapped, sealed.kek_version, binding.context)
+        envelope.unseal(sealed.envelope, dek=dek, binding=binding)
+
     async def rewrap(self, sealed: SealedKey) -> SealedKey:
         """Return the key with its DEK wrapped by the newest version of our KEK; the key itself stays closed.
 

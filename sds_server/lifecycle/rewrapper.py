@@ -5,6 +5,7 @@ that whoever is killed begins again where they are; whoever works beside another
 """
 
 import asyncio
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
@@ -29,9 +30,10 @@ VERSION_PURPOSE: Final = "version"
 class Rewrapper:
     """Says which KEKs are in use, and moves keys to the newest."""
 
-    def __init__(self, *, database: Database, sealer: Sealer) -> None:
+    def __init__(self, *, database: Database, sealer: Sealer, backups_kept: timedelta | None = None) -> None:
         self._database = database
         self._sealer = sealer
+        self._backups_kept = backups_kept
 
     async def custody(self) -> Custody:
         """Say which KEKs and versions are in use, by count; the KMS is asked for its newest version."""
@@ -48,7 +50,14 @@ class Rewrapper:
         return Custody(
             current,
             newest,
-            listed(used, left, current=current, newest=newest, opens=self._sealer.keks),
+            listed(
+                used,
+                left,
+                current=current,
+                newest=newest,
+                opens=self._sealer.keks,
+                backups_kept=self._backups_kept,
+            ),
             error,
         )
 

@@ -48,7 +48,8 @@ async def test_a_batch_that_is_none_is_refused(api, body):
     assert 422 == (await api.local("POST", "/v1/kms/rewrap", json=body)).status
 
 
-KEK = {"kek_uri": "local:a", "kek_version": 1, "keys": 0, "current": False, "opens": True, "left_at": None}
+KEK = {"kek_uri": "local:a", "kek_version": 1, "keys": 0, "current": False, "opens": True}
+KEK |= {"left_at": None, "needed_until": None}
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,14 @@ KEK = {"kek_uri": "local:a", "kek_version": 1, "keys": 0, "current": False, "ope
         (
             {"left_at": "2026-01-02T03:04:05Z"},
             "may go, once no kept backup is from before 2026-01-02T03:04:05Z",
+        ),
+        (
+            {"left_at": "2026-01-02T03:04:05Z", "needed_until": "2099-01-02T03:04:05Z"},
+            "kept backups need it until 2099-01-02T03:04:05Z",
+        ),
+        (
+            {"left_at": "2025-01-02T03:04:05Z", "needed_until": "2025-02-02T03:04:05Z"},
+            "may go: no kept backup needs it",
         ),
         ({}, "wraps nothing: may go"),
     ],

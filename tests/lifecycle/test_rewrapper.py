@@ -3,6 +3,7 @@
 
 import asyncio
 import json
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -227,6 +228,30 @@ async def test_custody_says_since_when_a_kek_is_not_needed(database, before, rew
     (left,) = [kek for kek in (await rewrapper.custody()).keks if kek.kek_uri == old.kek_uri]
 
     assert (0, True) == (left.keys, left.left_at is not None)
+
+
+async def test_custody_says_until_when_kept_backups_need_a_kek(database, before, old, new, identity):
+    """A backup from before the last key was moved away holds keys that the old KEK alone opens."""
+    await stored(database, before)
+    sealer = Sealer(new, deployment=identity, clock=SystemClock(), previous=[old])
+    keeping = Rewrapper(database=database, sealer=sealer, backups_kept=timedelta(days=30))
+    await finish(keeping)
+    (left,) = [kek for kek in (await keeping.custody()).keks if kek.kek_uri == old.kek_uri]
+
+    assert timedelta(days=30) == left.needed_until - left.left_at
+
+
+async def test_a_kek_whose_last_key_was_destroyed_is_needed_by_backups_from_before(
+    database, before, rewrapper, old, sql
+):
+    """Nothing was rewrapped: all that it had wrapped was replaced in its time."""
+    await stored(database, before)
+    await sql.execute(
+        "UPDATE key_material SET dek_wrapped = NULL, envelope = NULL, destroyed_at = certvoy_now()"
+    )
+    (left,) = [kek for kek in (await rewrapper.custody()).keks if kek.kek_uri == old.kek_uri]
+
+    assert (0, 1, True) == (left.keys, left.kek_version, left.left_at is not None)
 
 
 async def test_custody_names_a_kek_that_opens_nowhere_here(database, before, after):

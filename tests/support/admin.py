@@ -32,6 +32,7 @@ from sds_server.lifecycle.admission import Admission
 from sds_server.lifecycle.calling import CallerCredential
 from sds_server.lifecycle.enroller import Enroller
 from sds_server.lifecycle.issuer_desk import IssuerDesk
+from sds_server.lifecycle.key_checks import KeyChecks
 from sds_server.lifecycle.mass_revoker import MassRevoker
 from sds_server.lifecycle.payloads import Payloads
 from sds_server.lifecycle.preflights import Preflights
@@ -181,6 +182,7 @@ async def serving(
             uploads=await _uploads(database, directory),
             payloads=await _payloads(database, directory),
             rewrapper=await _rewrapper(database, directory),
+            key_checks=await _key_checks(database, directory),
             mass_revoker=MassRevoker(database=database, issuers=_cas(issuers)),
             **{
                 "desk": await _desk(database, directory, issuers),
@@ -293,6 +295,11 @@ async def _desk(database: Database, directory: Path, issuers: Sequence[str]) -> 
 async def _payloads(database: Database, directory: Path) -> Payloads:
     issuances = await Issuances.open(database, directory)
     return Payloads(database=database, sealer=issuances.sealer, clock=SystemClock(), actor="replica:test")
+
+
+async def _key_checks(database: Database, directory: Path) -> KeyChecks:
+    issuances = await Issuances.open(database, directory)
+    return KeyChecks(database=database, sealer=issuances.sealer)
 
 
 async def _rewrapper(database: Database, directory: Path) -> Rewrapper:

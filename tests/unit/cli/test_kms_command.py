@@ -77,3 +77,19 @@ async def test_what_is_behind_is_told_with_what_to_do(run, issued, sql):
     assert "vault:transit/gone" in out
     assert "cannot be opened here: name it in kms.previous" in out
     assert "3 keys are behind: `certvoy kms rewrap`" in err
+
+
+async def test_check_says_how_many_opened(run, issued):
+    code, out, err = await run("check", "--sample", "10")
+
+    assert (0, "3 of 3 keys opened and are their own\n", "") == (code, out, err)
+
+
+async def test_check_ends_with_1_and_names_what_does_not_open(run, issued, sql):
+    of_a = "SELECT key_id FROM certificate WHERE secret = 'a'"
+    key = await sql.fetchval(of_a)
+    await sql.execute(f"UPDATE key_material SET dek_wrapped = '\\x00' WHERE id = ({of_a})")
+    code, out, err = await run("check")
+
+    assert (1, True) == (code, out.startswith("2 of 3 keys"))
+    assert str(key) in err
