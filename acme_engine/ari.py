@@ -123,13 +123,19 @@ class Inquiry:
         ca_file: Path | None = None,
         allow_http: bool = False,
         timeout_s: float = TIMEOUT_S,
+        on_date: transport.OnDate | None = None,
     ) -> None:
         self._directory_url = directory_url
         self._timeout_s = timeout_s
         self._reading = asyncio.Lock()
         self._base: str | AcmeError | None = None
         self._transport = transport.Transport(
-            directory_url, user_agent=USER_AGENT, ca_file=ca_file, allow_http=allow_http, patience_s=0.0
+            directory_url,
+            user_agent=USER_AGENT,
+            ca_file=ca_file,
+            allow_http=allow_http,
+            patience_s=0.0,
+            on_date=on_date,
         )
 
     async def __aenter__(self) -> Self:

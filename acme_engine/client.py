@@ -78,13 +78,15 @@ class Client:
         patience_s: float = transport.PATIENCE_S,
         hands_up_limits: bool = False,
         pace: Pace | None = None,
+        on_date: transport.OnDate | None = None,
     ) -> None:
         """Speak to the CA at ``directory_url``; nothing is sent yet.
 
         With ``ca_file`` the server's certificate must build to that file, without one to the system's CAs.
         ``account_url`` is what `register` returned before. ``allow_http`` is for tests, on loopback only.
         ``patience_s`` is how long a request is sent again in place. ``hands_up_limits``: what the CA says
-        with a Retry-After is raised at once, for who can keep others from asking too.
+        with a Retry-After is raised at once, for who can keep others from asking too. ``on_date`` hears of
+        each answer how far our clock is ahead of the CA's.
         """
         self.account_url = account_url
         self.clock = clock
@@ -104,6 +106,7 @@ class Client:
             patience_s=patience_s,
             hands_up_limits=hands_up_limits,
             pace=pace,
+            on_date=on_date,
         )
 
     async def __aenter__(self) -> Self:

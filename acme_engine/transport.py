@@ -78,6 +78,9 @@ class Repeat(StrEnum):
 
 
 Sleep = Callable[[float], Awaitable[object]]
+OnDate = Callable[[timedelta], None]
+"""Hears how far our clock is ahead of the CA's; negative: behind."""
+
 Clock = Callable[[], datetime]
 
 
@@ -135,11 +138,12 @@ class Transport:
         patience_s: float = PATIENCE_S,
         hands_up_limits: bool = False,
         pace: Pace | None = None,
+        on_date: OnDate | None = None,
     ) -> None:
         """Pin the origin of ``directory_url``; with ``ca_file`` only that file's CAs are trusted.
 
         ``hands_up_limits``: an answer with Retry-After is raised at once and never waited for in place, for
-        who can keep others from asking too.
+        who can keep others from asking too. ``on_date`` hears of each answer how far our clock is ahead.
         """
         self._origin = _checked(directory_url, allow_http=allow_http).origin()
         self._user_agent = user_agent
@@ -150,6 +154,7 @@ class Transport:
         self._patience_s = patience_s
         self._hands_up_limits = hands_up_limits
         self._pace = pace
+        self._on_date = on_date
         self._nonces: deque[str] = deque(maxlen=MAX_NONCES)
         self._session: aiohttp.ClientSession | None = None
         self._proxy: Proxy | None = None
@@ -256,6 +261,7 @@ class Transport:
         try:
             if self._pace is not None:
                 await self._pace.turn()
+            sent_at = self._clock()
             async with self._session.request(
                 method,
                 target,
@@ -275,6 +281,10 @@ class Transport:
             raise Unreachable(f"{target}: {_reason(e)}") from e
         # No await from here to where the nonce is taken: who fetched one cannot lose it to another request.
         self._keep_nonce(response.headers.getall("Replay-Nonce", []))
+        if self._on_date is not None:
+            ours = ahead(response.headers.get("Date"), sent_at=sent_at, heard_at=self._clock())
+            if ours is not None and "Age" not in response.headers:  # what a cache says is of another time
+                self._on_date(ours)
         retry_after = parse_retry_after(response.headers.get("Retry-After"), now=self._clock())
         if HTTPStatus(200) <= response.status < HTTPStatus.MULTIPLE_CHOICES:
             return Reply(str(target), response.status, response.headers, content, retry_after)
@@ -314,6 +324,22 @@ def parse_retry_after(value: str | None, *, now: datetime) -> timedelta | None:
         return None
     # An HTTP-date is in GMT, whatever the local zone is: `at` is aware, or naive for "-0000".
     return max(at.replace(tzinfo=at.tzinfo or UTC) - now, timedelta(0))
+
+
+def ahead(date: str | None, *, sent_at: datetime, heard_at: datetime) -> timedelta | None:
+    """Say how far our clock is ahead of a Date (RFC 9110 section 6.6.1), negative: behind; None: it has none.
+
+    The server wrote it between our two moments, to the whole second: what fits into that is no difference.
+    """
+    try:
+        theirs = email.utils.parsedate_to_datetime(date) if date is not None else None
+    except (ValueError, OverflowError):
+        return None
+    if theirs is None:
+        return None
+    begins = theirs.replace(tzinfo=theirs.tzinfo or UTC)
+    ends = begins + timedelta(seconds=1)
+    return max(sent_at - ends, timedelta(0)) + min(heard_at - begins, timedelta(0))
 
 
 def _may_repeat(error: Refused | Unreachable, repeat: Repeat) -> bool:

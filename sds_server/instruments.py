@@ -19,6 +19,7 @@ from sds_server.lifecycle.publisher import Publisher
 from sds_server.lifecycle.recorder import Recorder
 from sds_server.lifecycle.renewals import Answer, Renewals
 from sds_server.lifecycle.settler import Settler
+from sds_server.lifecycle.skew import Skew
 from sds_server.lifecycle.worker import Worker
 from sds_server.metrics import Metrics
 from sds_server.on_demand.rules import Result
@@ -227,6 +228,14 @@ def watch_issuers(patience: Patience, *, issuers: Iterable[str], to: Metrics) ->
     """Tell which CAs are left alone."""
     known = sorted(issuers)
     to.read(metrics.ISSUER_PAUSED, lambda: {(issuer,): issuer in patience.paused for issuer in known})
+
+
+def watch_skew(skew: Skew, *, to: Metrics) -> None:
+    """Tell how far our clock is ahead of each CA's."""
+    to.read(
+        metrics.CLOCK_AHEAD,
+        lambda: {(issuer,): ahead.total_seconds() for issuer, ahead in skew.ahead.items()},
+    )
 
 
 def watch_renewals(renewals: Renewals, *, issuers: Iterable[str], clock: Clock, to: Metrics) -> None:

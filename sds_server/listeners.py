@@ -17,6 +17,7 @@ from sds_server.inventory import api_tokens
 from sds_server.lifecycle.admission import Admission
 from sds_server.lifecycle.loop import Loop
 from sds_server.lifecycle.patience import Patience
+from sds_server.lifecycle.skew import HINT, Skew
 from sds_server.xds.caller import Door
 from sds_server.xds.fetch import Fetcher
 from sds_server.xds.rest import RestServer
@@ -105,8 +106,11 @@ def api(config: Config, services: Services, admission: Admission, tls: HttpsTls 
     )
 
 
-def checks(loops: Iterable[Loop], patience: Patience) -> list[Check]:
-    """Say how each loop is, and which CA is left alone: none of that ends serving, as it is from memory."""
+def checks(loops: Iterable[Loop], patience: Patience, skew: Skew) -> list[Check]:
+    """Say how each loop is, which CA is left alone, and whether our clock is that of CAs.
+
+    None of that ends serving, as it is from memory.
+    """
     parts = [
         Check(loop.name, Health.OK)
         if not loop.failures
@@ -117,4 +121,5 @@ def checks(loops: Iterable[Loop], patience: Patience) -> list[Check]:
         Check(f"issuer {name}", Health.DEGRADED, f"since {pause.since:%FT%TZ}: {pause.error['what']}")
         for name, pause in patience.paused.items()
     ]
-    return parts + cas
+    clock = [Check("clock", Health.DEGRADED, f"{said}; {HINT}") for said in skew.complaints()]
+    return parts + cas + clock

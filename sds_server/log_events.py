@@ -388,6 +388,14 @@ EVENTS: Final = (
     LogEvent(
         "lease.unextended", "warning", "A lease could not be extended; tried again.", ("secret", "error")
     ),
+    LogEvent("clock.agrees", "info", "This machine's clock is the CA's again.", ("issuer", "ahead_s")),
+    LogEvent(
+        "clock.skewed",
+        "error",
+        "This machine's clock is more than a minute from the CA's: new certificates may count as not yet"
+        " valid, and old ones be served too long. Negative: behind. Said again every hour.",
+        ("issuer", "ahead_s", "hint"),
+    ),
     LogEvent(
         "issuer.held",
         "error",

@@ -176,6 +176,12 @@ PUSHED: Final = _counter(
 ISSUER_PAUSED: Final = _gauge(
     "issuer_paused", "1 while no replica asks the issuer: it is away, or wants to be left alone.", "issuer"
 )
+CLOCK_AHEAD: Final = _gauge(
+    "clock_ahead_seconds",
+    "How far this replica's clock is ahead of the issuer's, by its last answer; negative: behind; absent"
+    " before.",
+    "issuer",
+)
 RENEWAL_INFOS: Final = _counter(
     "renewal_infos",
     "Questions to CAs when they would like a certificate renewed (ARI): answered, unsupported (the CA has no"

@@ -32,6 +32,7 @@ from sds_server.instruments import (
     watch_loops,
     watch_on_demand,
     watch_renewals,
+    watch_skew,
     watch_types,
     watch_work,
 )
@@ -64,6 +65,7 @@ from sds_server.lifecycle.revoker import Revoker
 from sds_server.lifecycle.rewrapper import Rewrapper
 from sds_server.lifecycle.scheduler import Scheduler
 from sds_server.lifecycle.settler import Settler
+from sds_server.lifecycle.skew import Skew
 from sds_server.lifecycle.stapler import Stapler
 from sds_server.lifecycle.treasurer import Treasurer
 from sds_server.lifecycle.uploads import Uploads
@@ -158,6 +160,9 @@ class Parts:
             actor=actor,
             admit=Treasurer(database=database).admit_account,
         )
+        skew = Skew(clock=clock)
+        accounts.on_date = skew.measured
+        watch_skew(skew, to=metrics)
         cas, withdrawer = _issuers(config, database)
         patience = Patience(database=database, issuers=cas, answers=answers, actor=actor)
         revoker = Revoker(
@@ -260,7 +265,7 @@ class Parts:
                 Scheduler(database=database, tokens=Tokens(database), actor=actor).step,
                 every=poll,
             ),
-            Loop("renewals", _renewals(database, cas, clock, actor, to=metrics).step, every=poll),
+            Loop("renewals", _renewals(database, cas, clock, actor, skew, to=metrics).step, every=poll),
             Loop("withdrawer", withdrawer.step, every=SWEEP),
             pushing,
             Loop("patience", patience.step, every=poll),
@@ -297,7 +302,7 @@ class Parts:
             rules=frozenset(rule.name for rule in config.on_demand),
             issuers={name: issuer.directory for name, issuer in config.issuers.items()},
             over_dns=frozenset(name for name, issuer in config.issuers.items() if issuer.dns is not None),
-            checks=partial(checks, loops, patience),
+            checks=partial(checks, loops, patience, skew),
             metrics=metrics.exposition,
             authorize=admission.authorize,
             granted=admission.granted,
@@ -408,10 +413,11 @@ def _lookouts(
 
 
 def _renewals(
-    database: Database, cas: Mapping[str, Issuer], clock: Clock, actor: str, *, to: Metrics
+    database: Database, cas: Mapping[str, Issuer], clock: Clock, actor: str, skew: Skew, *, to: Metrics
 ) -> Renewals:
     """Build what asks CAs for renewals' times, counted."""
     renewals = Renewals(database=database, issuers=cas, clock=clock, rng=SystemRandom(), actor=actor)
+    renewals.on_date = skew.measured
     watch_renewals(renewals, issuers=cas, clock=clock, to=to)
     return renewals
 

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from cryptography import x509
@@ -25,6 +25,9 @@ from sds_server.limits import OFF, Preset
 from sds_server.log import get
 from sds_server.model import KeyId, SealedKey
 from sds_server.spacing import Spacing
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 ACCOUNT_PURPOSE: Final = "account"
 
@@ -86,6 +89,8 @@ class Accounts:
         self._actor = actor
         self._ready: dict[str, Account] = {}
         self._paces: dict[str, Pace] = {}
+        self.on_date: Callable[[str, timedelta], None] = lambda _issuer, _ahead: None
+        """Hears of each of a CA's answers how far our clock is ahead of its own."""
 
     async def ensure(self, issuer: Issuer) -> Account:
         """Return the issuer's account, registered.
@@ -238,6 +243,7 @@ class Accounts:
             patience_s=PATIENCE_S,
             hands_up_limits=True,
             pace=self._pace(issuer),
+            on_date=lambda ahead: self.on_date(issuer.name, ahead),
         )
 
 

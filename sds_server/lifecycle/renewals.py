@@ -62,6 +62,7 @@ class Renewals:
         self._allow_http = allow_http
         self.on_answer: Callable[[str, Answer], None] = lambda _issuer, _answer: None
         self.on_held_back: Callable[[str], None] = lambda _issuer: None
+        self.on_date: Callable[[str, timedelta], None] = lambda _issuer, _ahead: None
 
     async def step(self) -> None:
         """Ask all that is due.
@@ -87,7 +88,10 @@ class Renewals:
                 await self._ask_one(inquiry, question)
 
         async with ari.Inquiry(
-            issuer.directory_url, ca_file=issuer.ca_file, allow_http=self._allow_http
+            issuer.directory_url,
+            ca_file=issuer.ca_file,
+            allow_http=self._allow_http,
+            on_date=lambda ahead: self.on_date(name, ahead),
         ) as inquiry:
             await asyncio.gather(*(one(inquiry, question) for question in questions))
 

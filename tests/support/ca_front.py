@@ -43,6 +43,8 @@ class CaFront:
 
     def __init__(self, directory: Path, *, upstream: str, upstream_ca: Path) -> None:
         self.visits: list[Visit] = []
+        self.date: str | None = None
+        """The Date of its answers, where that is not the CA's."""
         self.in_flight = 0
         self.most_in_flight = 0
         self.port = free_port()
@@ -165,6 +167,8 @@ class CaFront:
         ) as answer:
             content = self._changed(request.path, await answer.read())
             kept = [(n, v) for n, v in answer.headers.items() if n.lower() not in HOP_BY_HOP]
+            if self.date is not None:
+                kept = [(n, v) for n, v in kept if n.lower() != "date"] + [("Date", self.date)]
             return web.Response(status=answer.status, body=content, headers=kept)
 
     def _changed(self, path: str, content: bytes) -> bytes:

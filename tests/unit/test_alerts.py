@@ -72,6 +72,7 @@ WELL = {
     f'{BUCKET}"+Inf"}}': "0+100x200",
     f'{ROTATION}"rolling_out"}}': "0+60x200",
     'certvoy_kms_insecure{instance="a"}': "0x200",
+    'certvoy_clock_ahead_seconds{instance="a",issuer="le"}': "-1x200",
 }
 
 CASES = {
@@ -105,6 +106,10 @@ CASES = {
         {"issuer": "le", "reason": "budget.domain"},
     ),
     "CertvoyIssuerPaused": ({'certvoy_issuer_paused{issuer="le",instance="a"}': "1x200"}, {"issuer": "le"}),
+    "CertvoyClockSkewed": (
+        {'certvoy_clock_ahead_seconds{instance="a",issuer="le"}': "-90x200"},
+        {"instance": "a"},
+    ),
     "CertvoyRenewalHeldBack": (
         {'certvoy_renewals_held_back_total{instance="a",issuer="le"}': "0x110 1x90"},
         {"issuer": "le"},

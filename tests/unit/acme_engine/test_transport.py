@@ -14,7 +14,7 @@ import pytest
 from acme_engine import Actor, Client, KeyType, Refused, keys
 from acme_engine.client import answers
 from acme_engine.errors import BadReply, Misconfigured, Unreachable
-from acme_engine.transport import BAD_NONCE_TRIES, MAX_BODY, PATIENCE_S, parse_retry_after
+from acme_engine.transport import BAD_NONCE_TRIES, MAX_BODY, PATIENCE_S, ahead, parse_retry_after
 from sds_server.programs.child import free_port
 from tests.support import pki
 from tests.support.fake_ca import problem
@@ -434,3 +434,21 @@ async def test_a_ca_file_is_the_only_trust(tmp_path):
         context = client._transport._session.connector._ssl
 
     assert context.cert_store_stats()["x509_ca"] == 1
+
+
+@pytest.mark.parametrize(
+    ("date", "expected_s"),
+    [
+        ("Tue, 24 Nov 2026 09:00:05 GMT", 0),  # between the two moments
+        ("Tue, 24 Nov 2026 08:59:59 GMT", 0),  # the second that ends when the request was sent
+        ("Tue, 24 Nov 2026 08:58:00 GMT", 119),
+        ("Tue, 24 Nov 2026 09:02:00 GMT", -110),
+        ("yesterday", None),
+        (None, None),
+    ],
+)
+def test_how_far_our_clock_is_ahead_is_what_an_answer_s_time_does_not_explain(date, expected_s):
+    sent_at = datetime(2026, 11, 24, 9, 0, 0, tzinfo=UTC)
+    got = ahead(date, sent_at=sent_at, heard_at=sent_at + timedelta(seconds=10))
+
+    assert expected_s == (None if got is None else got.total_seconds())
