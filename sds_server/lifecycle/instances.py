@@ -5,6 +5,7 @@ is what every one of them has accepted, and a refusal stays until who refused sa
 The same rule holds for the streams of a replica and for the replicas of a Target.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -53,14 +54,57 @@ def find(instances: Instances, of: str) -> Instance | None:
     return next((item for item in instances if item.of == of), None)
 
 
-def put(instances: Instances, one: Instance) -> Instances:
-    """Return them with this one, new or changed."""
-    return (*without(instances, one.of), one)
+class Living:
+    """The streams of one Target that want one Secret, added up as they speak.
+
+    A stream that has asked for ten thousand names below one wildcard counts as ten thousand: what they say
+    together is known without a look at each.
+    """
+
+    def __init__(self) -> None:
+        self._by: dict[str, Instance] = {}
+        self._accepted: Counter[int] = Counter()
+        self._refused: Counter[int] = Counter()
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._by)
+
+    def find(self, of: str) -> Instance | None:
+        """Return the one of this token."""
+        return self._by.get(of)
+
+    def put(self, one: Instance) -> None:
+        """Take this one in, new or changed."""
+        self.remove(one.of)
+        self._by[one.of] = one
+        _add(self._accepted, one.accepted, 1)
+        _add(self._refused, one.refused, 1)
+
+    def remove(self, of: str) -> None:
+        """Go on without this one, if it is there."""
+        one = self._by.pop(of, None)
+        if one is not None:
+            _add(self._accepted, one.accepted, -1)
+            _add(self._refused, one.refused, -1)
+
+    def together(self, of: str) -> Instance:
+        """As the function: what all of them say, as one of this token."""
+        all_accept = bool(self._by) and self._accepted.total() == len(self._by)
+        return Instance(
+            of,
+            streams=len(self._by),
+            accepted=min(self._accepted) if all_accept else None,
+            refused=max(self._refused, default=None),
+        )
 
 
-def without(instances: Instances, of: str) -> Instances:
-    """Return those that are left without this one."""
-    return tuple(item for item in instances if item.of != of)
+def _add(counts: Counter[int], generation: int | None, change: int) -> None:
+    """Count a generation; only those that somebody speaks of are kept, mostly one or two."""
+    if generation is not None:
+        counts[generation] += change
+        if not counts[generation]:
+            del counts[generation]
 
 
 def freed(before: Instance, after: Instance) -> int | None:

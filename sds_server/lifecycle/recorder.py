@@ -17,7 +17,7 @@ from sds_server.inventory.audit import Deed, Deeds
 from sds_server.inventory.database import Database
 from sds_server.inventory.deliveries import News
 from sds_server.lifecycle import instances
-from sds_server.lifecycle.instances import Instance, Instances
+from sds_server.lifecycle.instances import Instance, Living
 from sds_server.log import get
 from sds_server.model import Identity
 from sds_server.xds.caller import Denied
@@ -81,8 +81,11 @@ class Recorder:
         self._notes: dict[Key, _Note] = {}
         self._denials: dict[Identity, Deeds] = {}
         self._capped: set[Identity] = set()
-        self._streams: dict[Key, Instances] = {}
+        self._streams: dict[Key, Living] = {}
         self._fetches: dict[Key, int] = {}
+        self._peers: dict[str, set[PeerNode]] = {}
+        """Who has a stream or a fetch for a name."""
+
         self._refused: dict[PeerNode, set[tuple[str, str]]] = {}
         self._refreshed_at = self._swept_at = clock.monotonic()
 
@@ -104,6 +107,7 @@ class Recorder:
         if self._authorize(peer.identity, name):
             if peer.stream is None:
                 self._fetches[peer, name] = self._fetches.get((peer, name), 0) + 1
+                self._peers.setdefault(name, set()).add(peer)
             else:
                 self._came(peer, peer.stream, name)
             self._note(peer, name)
@@ -251,9 +255,8 @@ class Recorder:
 
     def declared(self, name: str) -> None:
         """There is a Secret of that name now: who has wanted it all along counts from the start."""
-        for key in (*self._streams, *self._fetches):
-            if key[1] == name:
-                self._notes.setdefault(key, _Note())
+        for peer in self._peers.get(name, ()):
+            self._notes.setdefault((peer, name), _Note())
         self.on_news()
 
     def _refresh(self) -> None:
@@ -282,7 +285,7 @@ class Recorder:
 
     def _mine(self, key: Key) -> Instance:
         """All of its streams here, as they are now; none is left: also told."""
-        return instances.together(self._replica, self._streams.get(key, ()))
+        return self._streams.get(key, Living()).together(self._replica)
 
     def _note(
         self, peer: PeerNode, name: str, *, wanted: bool = True, **news: int | str | tuple[str, ...] | None
@@ -301,19 +304,22 @@ class Recorder:
     # The streams
 
     def _came(self, peer: PeerNode, stream: str, name: str) -> None:
-        live = self._streams.get((peer, name), ())
-        if instances.find(live, stream) is None:
-            self._streams[peer, name] = instances.put(live, Instance(stream))
+        live = self._streams.setdefault((peer, name), Living())
+        self._peers.setdefault(name, set()).add(peer)
+        if live.find(stream) is None:
+            live.put(Instance(stream))
 
     def _heard(
         self, peer: PeerNode, name: str, said: Callable[[Instance, int], Instance], generation: int
     ) -> int | None:
         """Let the stream have said it; return what all of them have accepted now."""
-        live = self._streams.get((peer, name), ())
-        one = None if peer.stream is None else instances.find(live, peer.stream)
+        live = self._streams.get((peer, name))
+        if live is None:
+            return generation
+        one = None if peer.stream is None else live.find(peer.stream)
         if one is not None:
-            live = self._streams[peer, name] = instances.put(live, said(one, generation))
-        return instances.together(self._replica, live).accepted if live else generation
+            live.put(said(one, generation))
+        return live.together(self._replica).accepted
 
     def _left(self, peer: PeerNode, name: str) -> bool:
         """Count one stream less, and let the others speak without it; True when it was the last one."""
@@ -321,14 +327,29 @@ class Recorder:
             fetches = self._fetches.pop((peer, name), 0) - 1
             if fetches > 0:
                 self._fetches[peer, name] = fetches
+            self._forget(peer, name)
             return fetches == 0
-        before = self._streams.pop((peer, name), ())
-        after = instances.without(before, peer.stream)
-        if after:
-            self._streams[peer, name] = after
-            freed = instances.freed(*(instances.together(self._replica, some) for some in (before, after)))
-            if freed is None:
-                self._note(peer, name)
-            else:
-                self._agreed(peer, name, freed)
-        return bool(before) and not after
+        live = self._streams.get((peer, name))
+        if live is None:
+            return False
+        before = live.together(self._replica)
+        live.remove(peer.stream)
+        if not live:
+            del self._streams[peer, name]
+            self._forget(peer, name)
+            return True
+        freed = instances.freed(before, live.together(self._replica))
+        if freed is None:
+            self._note(peer, name)
+        else:
+            self._agreed(peer, name, freed)
+        return False
+
+    def _forget(self, peer: PeerNode, name: str) -> None:
+        """Note that the peer has nothing open for the name any more, if that is so."""
+        if (peer, name) in self._streams or (peer, name) in self._fetches:
+            return
+        peers = self._peers.get(name, set())
+        peers.discard(peer)
+        if not peers:
+            self._peers.pop(name, None)

@@ -1,6 +1,7 @@
 """The recorder: what the streams tell is merged, kept while the database is down, and written once."""
 
 import json
+import sys
 from dataclasses import replace
 from datetime import timedelta
 
@@ -64,6 +65,69 @@ def recorder(make):
 @pytest.fixture
 async def declared(issuances):
     return await issuances.declare()
+
+
+def calls(work, *arguments):
+    """Count the calls of functions, and the values that generators yield, while the work is done."""
+    count = 0
+
+    def note(_frame, event, _argument):
+        nonlocal count
+        count += event in {"call", "c_call"}
+
+    sys.setprofile(note)
+    try:
+        work(*arguments)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def story(recorder, names):
+    """One stream asks for so many names below one wildcard, accepts what it gets, and leaves."""
+    each = [replace(EDGE, stream=f"one/{number}.example.test") for number in range(names)]
+    for peer in each:
+        recorder.subscribed(peer, "*.example.test")
+    for peer in each:
+        recorder.sent(peer, replace(resource(), name="*.example.test"))
+    for peer in each:
+        recorder.accepted(peer, "*.example.test", "v1", 1)
+    for peer in each:
+        recorder.disconnected(peer, "*.example.test")
+
+
+def test_names_below_a_wildcard_cost_each_the_same_however_many_there_are(make):
+    few, many = calls(story, make(), 100), calls(story, make(), 1000)
+
+    assert many < 11 * few
+
+
+def test_names_that_are_declared_cost_each_the_same_however_many_are_wanted(make):
+    def declare(recorder, names):
+        for name in names:
+            recorder.declared(name)
+
+    counts = []
+    for number in (100, 1000):
+        recorder, names = make(), [f"{n}.example.test" for n in range(number)]
+        for name in names:
+            recorder.subscribed(replace(EDGE, stream="one"), name)
+        looked = Looked(recorder._streams)
+        recorder._streams = looked
+        declare(recorder, names)
+        counts.append(looked.looks)
+
+    assert [0, 0] == counts
+
+
+class Looked(dict):
+    """Counts how often all of it is gone through."""
+
+    looks = 0
+
+    def __iter__(self):
+        self.looks += 1
+        return super().__iter__()
 
 
 def resource(generation=1):

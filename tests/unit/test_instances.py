@@ -1,8 +1,10 @@
 """Instances: what several streams of one Target say together."""
 
+import random
+
 import pytest
 
-from sds_server.lifecycle.instances import Instance, find, freed, put, together, without
+from sds_server.lifecycle.instances import Instance, Living, find, freed, together
 
 ACCEPTED, SILENT = Instance("x", accepted=2), Instance("y")
 OLDER = Instance("z", accepted=1)
@@ -71,10 +73,29 @@ def test_who_leaves_frees_what_it_alone_hindered(leaves, rest, generation):
     assert generation == freed(together("all", (leaves, *rest)), together("all", rest))
 
 
-def test_one_is_found_replaced_and_removed_by_its_token():
-    both = put(put((), ACCEPTED), SILENT)
+def test_one_is_found_in_a_row():
+    assert SILENT == find((ACCEPTED, SILENT), "y")
+    assert None is find((ACCEPTED, SILENT), "nobody")
 
-    assert SILENT == find(both, "y")
-    assert None is find(both, "nobody")
-    assert {ACCEPTED, SILENT.accept(1)} == set(put(both, SILENT.accept(1)))
-    assert (ACCEPTED,) == without(both, "y")
+
+def test_what_is_added_up_as_they_speak_is_what_a_look_at_each_says():
+    """A walk of a thousand steps over a few streams: they come, say yes or no, and leave."""
+    rng, living, each = random.Random(1), Living(), {}
+    for _ in range(1000):
+        of, generation = rng.choice("abcdef"), rng.randrange(4)
+        before = each.get(of, Instance(of))
+        match rng.randrange(4):
+            case 0:
+                living.remove(of)
+                each.pop(of, None)
+            case 1:
+                each[of] = before.accept(generation)
+            case 2:
+                each[of] = before.refuse(generation)
+            case 3:
+                each[of] = Instance(of)
+        if of in each:
+            living.put(each[of])
+
+        assert together("all", each.values()) == living.together("all")
+        assert (len(each), each.get(of)) == (len(living), living.find(of))
