@@ -5,9 +5,11 @@ import asyncio
 import pytest
 from aiohttp import web
 
+from acme_engine.pace import Pace
 from sds_server.on_demand import ask as asks
-from sds_server.on_demand.ask import Asker
+from sds_server.on_demand.ask import PER_SECOND, Asker
 from sds_server.on_demand.rules import Result
+from tests.support.clocks import HastyClock
 
 AT_ONCE = 2
 
@@ -96,6 +98,19 @@ async def test_so_many_questions_are_under_way_at_once_and_the_others_wait(site,
 
     assert [None] * 3 * AT_ONCE == answers
     assert 3 * AT_ONCE == len(asked)
+
+
+async def test_questions_come_so_many_a_second_at_most(site):
+    """However many names somebody makes up: the first goes at once, each other one in its turn."""
+    url, asked = site
+    clock = HastyClock()
+    asker = Asker(within_s=20, pace=Pace(PER_SECOND, clock=clock.monotonic, sleep=clock.sleep))
+    for number in range(1 + PER_SECOND):
+        await asker.ask(url, f"{number}.test")
+    await asker.close()
+
+    assert 1 + PER_SECOND == len(asked)
+    assert pytest.approx(1.0) == clock.monotonic()
 
 
 async def test_neither_cookies_nor_the_environment_change_a_question(asker, site, monkeypatch):
