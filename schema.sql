@@ -484,6 +484,11 @@ CREATE TABLE census (
 );
 INSERT INTO census DEFAULT VALUES;
 
+-- Which PostgreSQL we are in: numbers of transactions mean nothing in another one, into which a dump was restored.
+CREATE FUNCTION certvoy_cluster() RETURNS bigint LANGUAGE sql STABLE AS $$
+    SELECT system_identifier FROM pg_control_system()
+$$;
+
 -- Append-only facts, each written in the transaction of the change it tells of. payload is the exact canonical JSON.
 CREATE TABLE certaudit (
     id        bigserial PRIMARY KEY,
@@ -493,8 +498,11 @@ CREATE TABLE certaudit (
     timestamp timestamptz NOT NULL DEFAULT certvoy_now(),
     xid       xid8 NOT NULL DEFAULT pg_current_xact_id(),
     subject   text NOT NULL,
-    payload   text NOT NULL
+    payload   text NOT NULL,
+    -- Entries that were there before this column have 0.
+    cluster   bigint NOT NULL DEFAULT certvoy_cluster()
 );
+CREATE INDEX certaudit_sealing ON certaudit (cluster, xid, id);
 CREATE INDEX certaudit_subject ON certaudit (subject, id);
 -- Which generations of a Secret there were, without reading what all its Targets said: a row that was put back is found by that.
 CREATE INDEX certaudit_generation ON certaudit (subject, id) WHERE action IN
@@ -506,6 +514,49 @@ BEGIN
 END $$;
 CREATE TRIGGER certaudit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON certaudit
     FOR EACH STATEMENT EXECUTE FUNCTION certaudit_is_append_only();
+
+-- The Merkle tree over the audit (RFC 9162). An entry's leaf covers every column of it. nodes: the hashes above the leaf that it
+-- completes, lowest first. No foreign key: it would lock, and so write, each entry again; that an entry is there verification asks.
+CREATE TABLE auditleaf (
+    leaf_index bigint PRIMARY KEY CHECK (leaf_index >= 0),
+    event_id   bigint NOT NULL UNIQUE,
+    leaf_hash  bytea NOT NULL CHECK (octet_length(leaf_hash) = 32),
+    nodes      bytea NOT NULL CHECK (octet_length(nodes) % 32 = 0)
+);
+
+-- Its heads, each signed by a key that is not in the database.
+CREATE TABLE auditcheckpoint (
+    tree_size bigint PRIMARY KEY CHECK (tree_size > 0),
+    root      bytea NOT NULL CHECK (octet_length(root) = 32),
+    note      text NOT NULL,
+    sealed_at timestamptz NOT NULL DEFAULT certvoy_now()
+);
+
+-- Who seals now, and what comes next: only who has the number of the lease, and knows the tree's size, can append to it.
+CREATE TABLE auditsealer (
+    one          boolean PRIMARY KEY DEFAULT true CHECK (one),
+    lease_no     bigint NOT NULL DEFAULT 0,
+    leased_by    text,
+    leased_until timestamptz,
+    tree_size    bigint NOT NULL DEFAULT 0 CHECK (tree_size >= 0)
+);
+INSERT INTO auditsealer DEFAULT VALUES;
+
+-- How far that is, in each PostgreSQL that has written entries: all that are older, in the order of (xid, id), have their leaf.
+CREATE TABLE auditsealed (
+    cluster  bigint PRIMARY KEY,
+    xid      xid8 NOT NULL,
+    event_id bigint NOT NULL
+);
+
+CREATE FUNCTION audit_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% is append-only: % refused', TG_TABLE_NAME, TG_OP USING ERRCODE = 'insufficient_privilege';
+END $$;
+CREATE TRIGGER auditleaf_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON auditleaf
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only();
+CREATE TRIGGER auditcheckpoint_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON auditcheckpoint
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only();
 
 -- What peers may do as often as they like is audited so often in a window, for each identity, and counted beyond that: the count is
 -- an entry when the window is over. How much is written is never what a client decides.
@@ -853,6 +904,10 @@ INSERT INTO role_right (part, relation, rights) VALUES
     ('app', 'acme_order', 'SELECT, INSERT, UPDATE'),
     ('app', 'api_token', 'SELECT, INSERT, UPDATE'),
     ('app', 'audit_tally', 'SELECT, INSERT, UPDATE, DELETE'),
+    ('app', 'auditcheckpoint', 'SELECT, INSERT'),
+    ('app', 'auditleaf', 'SELECT, INSERT'),
+    ('app', 'auditsealed', 'SELECT, INSERT, UPDATE'),
+    ('app', 'auditsealer', 'SELECT, UPDATE'),
     ('app', 'canary', 'SELECT, INSERT, DELETE'),
     ('app', 'census', 'SELECT, UPDATE'),
     -- Neither number nor time of an entry are the writer's to choose.

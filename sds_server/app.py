@@ -37,8 +37,11 @@ async def serve(
     on_ready: Callable[[Addresses], None] | None = None,
     on_stop: Callable[[], None] | None = None,
     reload: Callable[[], Config] | None = None,
+    accept_fork: bool = False,
 ) -> None:
     """Run until SIGTERM or SIGINT, then stop in order. At SIGHUP take whom a ``reload`` denies.
+
+    ``accept_fork``: somebody knows why the audit is not the one that was witnessed here.
 
     Raises:
         OperatorError: something that we depend on is not there; nothing is left running.
@@ -49,7 +52,9 @@ async def serve(
         loop.add_signal_handler(sig, stop.set)
     try:
         async with AsyncExitStack() as stack:
-            parts, addresses = await stack.enter_async_context(_running(config, SystemClock()))
+            parts, addresses = await stack.enter_async_context(
+                _running(config, SystemClock(), accept_fork=accept_fork)
+            )
             if reload is not None:
                 loop.add_signal_handler(signal.SIGHUP, _reload, reload, parts)
                 stack.callback(loop.remove_signal_handler, signal.SIGHUP)
@@ -81,12 +86,14 @@ def _reload(reload: Callable[[], Config], parts: Parts) -> None:
 
 
 @asynccontextmanager
-async def _running(config: Config, clock: Clock) -> AsyncIterator[tuple[Parts, Addresses]]:
+async def _running(
+    config: Config, clock: Clock, *, accept_fork: bool = False
+) -> AsyncIterator[tuple[Parts, Addresses]]:
     async with AsyncExitStack() as stack:
         stack.enter_context(lookups.apart())
         config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         database, postgres = await open_inventory(config, stack)
-        parts = await Parts.build(config, database, clock, stack)
+        parts = await Parts.build(config, database, clock, stack, accept_fork=accept_fork)
         stack.push_async_callback(parts.withdrawer.close)
         stack.push_async_callback(parts.worker.close)
         if postgres is not None:

@@ -124,6 +124,10 @@ ACTIONS: Final = (
     ),
     AuditAction("kms.answers", "KEK", "It answers again.", bounded=True),
     AuditAction("kms.refused", "KEK", "It does not wrap: its key or our right is gone.", bounded=True),
+    # The audit itself
+    AuditAction(
+        "audit.fork_accepted", "audit", "Somebody started on another audit than the one witnessed there."
+    ),
     # Accounts at CAs
     AuditAction("account.begun", "directory", "A key for an account was stored, before the CA hears of it."),
     AuditAction("account.registered", "directory", "The CA has made the account."),

@@ -571,6 +571,18 @@ class RotationConfig(Model):
     """How often a worker looks for work that no notification told it of."""
 
 
+class AuditConfig(Model):
+    """What proves that nobody has rewritten the audit; each replica has its own."""
+
+    key: FilePath
+    """The Ed25519 key that signs the audit's checkpoints, made at the first start: ``audit-key.pem`` in
+    ``state_dir`` by default. Verifiers want what lies beside it, ``audit-key.pub``."""
+
+    checkpoints: FilePath
+    """The file of checkpoints that were seen: ``audit-checkpoints.jsonl`` in ``state_dir`` by default. Copy
+    it to where nobody who administers the database can write."""
+
+
 class LogConfig(Model):
     """What is logged."""
 
@@ -604,6 +616,7 @@ class Config(Model):
     push: PushConfig = PushConfig()
     rotation: RotationConfig = RotationConfig()
     log: LogConfig = LogConfig()
+    audit: AuditConfig
 
     @field_validator("tls_alpn01")
     @classmethod
@@ -639,7 +652,11 @@ class Config(Model):
         kms = raw.get("kms", {})
         if isinstance(kms, dict):
             kms = with_key_file(kms, state_dir)
-        return {**raw, "state_dir": state_dir, "kms": kms}
+        audit = raw.get("audit", {})
+        if isinstance(audit, dict):
+            files = {"key": "audit-key.pem", "checkpoints": "audit-checkpoints.jsonl"}
+            audit = {key: f"{state_dir}/{name}" for key, name in files.items()} | audit
+        return {**raw, "state_dir": state_dir, "kms": kms, "audit": audit}
 
 
 def load(path: Path) -> Config:
@@ -661,7 +678,8 @@ def load(path: Path) -> Config:
 def schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of the file; what it cannot say (that a file exists) `load` says."""
     described = Config.model_json_schema()
-    described["required"] = [key for key in described["required"] if key not in {"state_dir", "kms"}]
+    described["required"] = [key for key in described["required"] if key not in {"state_dir", "kms", "audit"}]
+    del described["$defs"]["AuditConfig"]["required"]
     with_durations(
         described, RotationConfig, EnrolmentConfig, SdsConfig, OnDemandConfig, *DNS_MODELS.values()
     )
@@ -689,4 +707,5 @@ _SECTIONS: Mapping[tuple[str, ...], type[Model]] = {
     ("push",): PushConfig,
     ("rotation",): RotationConfig,
     ("log",): LogConfig,
+    ("audit",): AuditConfig,
 }

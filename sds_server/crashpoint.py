@@ -117,6 +117,9 @@ POINTS: Final[Mapping[str, str]] = {
     "tickets.rotated": "the next key is committed",
     # Audit
     "audit.appended": "an entry is written, and its change is not committed",
+    "audit.sealing": "leaves and their checkpoint are written and not committed",
+    "audit.sealed": "they are committed, and the checkpoint has not left the database",
+    "audit.checkpointed": "the checkpoint is in this replica's file",
 }
 """The control plane's points, in the order in which a Rotation comes to them: what is so then."""
 

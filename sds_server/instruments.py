@@ -10,6 +10,7 @@ from sds_server import memory, metrics
 from sds_server.clock import Clock
 from sds_server.errors import CustodyError
 from sds_server.keys.kms import Kms, Sealer, WrappedDek
+from sds_server.lifecycle.audit_sealer import AuditSealer
 from sds_server.lifecycle.failure import Ended
 from sds_server.lifecycle.loop import Loop
 from sds_server.lifecycle.on_demand import OnDemand
@@ -183,6 +184,16 @@ def watch_custody(sealer: Sealer, *, to: Metrics) -> None:
     """Tell whether the KEK that wraps is for trials only; those that only open may be."""
     to.number(metrics.KMS_INSECURE, lambda: sealer.insecure)
     to.number(metrics.MEMORY_SCRUB, lambda: memory.look().works)
+
+
+def watch_audit(sealer: AuditSealer, *, to: Metrics) -> None:
+    """Tell how far the audit is sealed."""
+    to.number(metrics.AUDIT_UNSEALED, lambda: sealer.unsealed_s)
+    to.number(metrics.AUDIT_BROKEN, lambda: sealer.broken)
+    to.read(
+        metrics.AUDIT_SEALED_AT,
+        lambda: {} if sealer.sealed_at is None else {(): sealer.sealed_at.timestamp()},
+    )
 
 
 def watch_loops(loops: Iterable[Loop], *, to: Metrics, clock: Clock) -> None:

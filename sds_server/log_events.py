@@ -617,6 +617,31 @@ EVENTS: Final = (
         "What an agent said was of a pair that is not current any more.",
         ("secret", "error"),
     ),
+    # The audit
+    LogEvent(
+        "audit.broken",
+        "error",
+        "The audit is damaged, or not the one witnessed here. Nothing more is sealed; find out why.",
+        ("error", "hint"),
+    ),
+    LogEvent(
+        "audit.checkpointed",
+        "info",
+        "The audit has so many leaves, with this root; the note is signed. Keep it elsewhere.",
+        ("size", "root", "note"),
+    ),
+    LogEvent(
+        "audit.fork_accepted",
+        "error",
+        "Started on an audit that is not the one witnessed here, as somebody said that they know.",
+        ("reason", "witnessed", "leaves", "common"),
+    ),
+    LogEvent(
+        "audit.key_ready",
+        "info",
+        "This key signs the audit's checkpoints: whoever verifies needs it. New: it was made now.",
+        ("key", "new"),
+    ),
     # The process
     LogEvent(
         "audit.dropped",

@@ -268,6 +268,18 @@ MEMORY_SCRUB: Final = _gauge(
     "memory_scrub", "1 where memory is overwritten as soon as it is freed, by a look at the start, else 0."
 )
 
+AUDIT_UNSEALED: Final = _gauge(
+    "audit_unsealed_seconds",
+    "How old the oldest audit entry is that no signed checkpoint covers; 0: none.",
+)
+AUDIT_SEALED_AT: Final = _gauge(
+    "audit_checkpoint_timestamp_seconds",
+    "When this replica last saw a new checkpoint of the audit; absent before.",
+)
+AUDIT_BROKEN: Final = _gauge(
+    "audit_broken", "1 where the audit is not the one that this replica has witnessed, or is damaged."
+)
+
 LOOP_FAILURES: Final = _counter("loop_failures", "Steps of a loop that failed and were tried again.", "loop")
 LOOP_SUCCESS: Final = _gauge(
     "loop_last_success_timestamp_seconds", "When a loop last did all that there was to do.", "loop"

@@ -17,6 +17,8 @@ from acme_engine.tls_alpn01 import TlsAlpn01Responder
 from sds_server import authority
 from sds_server.admin.server import AdminServer
 from sds_server.admin.services import Services
+from sds_server.audit.signing import open_signer
+from sds_server.audit.witness import Witness
 from sds_server.clock import Clock
 from sds_server.config import Config, OnDemandConfig
 from sds_server.config_values import EVERY_HOST
@@ -26,6 +28,7 @@ from sds_server.identity import Grant
 from sds_server.instruments import (
     MeasuredKms,
     MeasuredStreams,
+    watch_audit,
     watch_custody,
     watch_delivery,
     watch_issuers,
@@ -36,12 +39,15 @@ from sds_server.instruments import (
     watch_types,
     watch_work,
 )
+from sds_server.inventory import deployment
 from sds_server.inventory.database import Database
 from sds_server.inventory.feed import Feed
 from sds_server.inventory.tokens import Tokens
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.accounts import Accounts, Issuer, answers
 from sds_server.lifecycle.admission import RELOAD, Admission
+from sds_server.lifecycle.audit_sealer import EVERY as SEAL_EVERY
+from sds_server.lifecycle.audit_sealer import AuditSealer
 from sds_server.lifecycle.bookkeeper import Bookkeeper
 from sds_server.lifecycle.calling import CallerCredential
 from sds_server.lifecycle.census import EVERY, Census
@@ -124,14 +130,25 @@ class Parts:
     loops: list[Loop]
 
     @classmethod
-    async def build(cls, config: Config, database: Database, clock: Clock, stack: AsyncExitStack) -> "Parts":
+    async def build(
+        cls,
+        config: Config,
+        database: Database,
+        clock: Clock,
+        stack: AsyncExitStack,
+        *,
+        accept_fork: bool = False,
+    ) -> "Parts":
         """Build them on an open inventory; nothing listens or runs yet. ``stack`` closes what is open.
+
+        ``accept_fork``: somebody knows why the audit is not the one that was witnessed here.
 
         Raises:
             OperatorError: something that we depend on is not there.
         """
         actor, life = f"replica:{config.replica}", f"{config.replica}/{token_hex(8)}"
         metrics = Metrics(version=importlib.metadata.version("certvoy"))
+        auditing = await _audit(config, database, clock, life, actor, accept_fork=accept_fork)
         sealer, version_key = await custody(
             config, database, clock, stack, around=partial(MeasuredKms, to=metrics, clock=clock)
         )
@@ -154,14 +171,7 @@ class Parts:
             actor=actor,
             sweep_every=SWEEP,
         )
-        accounts = Accounts(
-            database=database,
-            sealer=sealer,
-            actor=actor,
-            admit=Treasurer(database=database).admit_account,
-        )
-        skew = Skew(clock=clock)
-        accounts.on_date = skew.measured
+        accounts, skew = _accounts(database, sealer, clock, actor)
         watch_skew(skew, to=metrics)
         cas, withdrawer = _issuers(config, database)
         patience = Patience(database=database, issuers=cas, answers=answers, actor=actor)
@@ -219,18 +229,17 @@ class Parts:
             Census(database=database, clock=clock, issuers=cas),
         )
         agents = _agents(config, enroller, admission, clock)
-        pusher = Pusher(
-            database=database,
-            catalog=catalog,
-            agents=agents,
-            authorize=partial(admission.authorize, kind=Kind.TLS_CERTIFICATE),
-            seen_for=config.rotation.seen_for,
+        pushing = _pushing(
+            config,
+            database,
+            catalog,
+            agents,
+            admission,
             clock=clock,
-            rng=SystemRandom(),
             actor=actor,
+            prover=prover,
+            metrics=metrics,
         )
-        pusher.on_said, pusher.on_pushed = prover.said, partial(metrics.count, PUSHED)
-        pushing = Loop("pusher", pusher.step, every=poll)
         on_demand, demanding = _on_demand(config, database, admission, clock, actor)
         await on_demand.step()
 
@@ -274,6 +283,7 @@ class Parts:
             Loop("stapler", _stapler(config, database, clock, actor, metrics).step, every=poll),
             *demanding,
             *working,
+            Loop("audit-sealer", auditing.step, every=SEAL_EVERY),
         ]
         service = Service(
             catalog=catalog,
@@ -293,6 +303,7 @@ class Parts:
         sds, rest = transports(config, service, admission)
         watch_delivery(publisher, streams, prover, settler, recorder=recorder, sds=sds, to=metrics)
         watch_on_demand(on_demand, to=metrics)
+        watch_audit(auditing, to=metrics)
         _watch(metrics, config, clock, loops, feed=feed, worker=worker, census=census, patience=patience)
         admission.on_change = sds.recheck
         services = Services(
@@ -364,6 +375,61 @@ def _bookkeeping(
     sealer.on_turn = bookkeeper.kms
     admission.on_deny = partial(bookkeeper.deny, actor=f"config:{config.replica}")
     return bookkeeper, loop
+
+
+def _accounts(database: Database, sealer: Sealer, clock: Clock, actor: str) -> tuple[Accounts, Skew]:
+    """Build what talks to CAs in our name, and have their clocks held against ours."""
+    admit = Treasurer(database=database).admit_account
+    accounts, skew = Accounts(database=database, sealer=sealer, actor=actor, admit=admit), Skew(clock=clock)
+    accounts.on_date = skew.measured
+    return accounts, skew
+
+
+def _pushing(
+    config: Config,
+    database: Database,
+    catalog: Catalog,
+    agents: Agents,
+    admission: Admission,
+    *,
+    clock: Clock,
+    actor: str,
+    prover: Prover,
+    metrics: Metrics,
+) -> Loop:
+    """Build what brings bundles to agents, and have its answers told."""
+    pusher = Pusher(
+        database=database,
+        catalog=catalog,
+        agents=agents,
+        authorize=partial(admission.authorize, kind=Kind.TLS_CERTIFICATE),
+        seen_for=config.rotation.seen_for,
+        clock=clock,
+        rng=SystemRandom(),
+        actor=actor,
+    )
+    pusher.on_said, pusher.on_pushed = prover.said, partial(metrics.count, PUSHED)
+    return Loop("pusher", pusher.step, every=config.rotation.poll)
+
+
+async def _audit(
+    config: Config, database: Database, clock: Clock, life: str, actor: str, *, accept_fork: bool
+) -> AuditSealer:
+    """Build what seals the audit, and hold the database's against what was witnessed here."""
+    identity, _ = await deployment.identify(database)
+    new = not config.audit.key.exists()
+    signer = open_signer(config.audit.key, origin=f"certvoy/{identity}")
+    sealer = AuditSealer(
+        database=database,
+        signer=signer,
+        witness=Witness(config.audit.checkpoints),
+        holder=life,
+        actor=actor,
+        clock=clock,
+    )
+    await sealer.begin(accept_fork=accept_fork)
+    _log.info("audit.key_ready", key=str(signer.public), new=new)
+    return sealer
 
 
 def _issuers(config: Config, database: Database) -> tuple[Mapping[str, Issuer], Withdrawer]:

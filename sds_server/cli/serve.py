@@ -19,7 +19,13 @@ from sds_server.systemd import Systemd
     type=click.Path(path_type=Path),
     help="Write the ports chosen, once ready: SDS HTTP-01, then those of API, health and REST, 0 for none.",
 )
-def serve(path: Path, ports_file: Path | None) -> None:
+@click.option(
+    "--acknowledge-fork",
+    "accept_fork",
+    is_flag=True,
+    help="Go on although the audit is not the one witnessed here: you restored a backup. It is audited.",
+)
+def serve(path: Path, ports_file: Path | None, *, accept_fork: bool) -> None:
     """Run the control plane until SIGTERM. At SIGHUP it reads sds.deny again."""
     config = load(path)
     log.configure(level=config.log.level, replica=config.replica)
@@ -39,7 +45,13 @@ def serve(path: Path, ports_file: Path | None) -> None:
     async def run() -> None:
         feeding = asyncio.create_task(systemd.feed_watchdog())
         try:
-            await app.serve(config, on_ready=ready, on_stop=systemd.stopping, reload=partial(load, path))
+            await app.serve(
+                config,
+                on_ready=ready,
+                on_stop=systemd.stopping,
+                reload=partial(load, path),
+                accept_fork=accept_fork,
+            )
         finally:
             feeding.cancel()
 

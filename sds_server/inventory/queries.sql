@@ -1814,6 +1814,90 @@ SELECT id, cert_id, action, actor, timestamp, subject, payload FROM certaudit
 -- name: notify
 SELECT pg_notify('certvoy', $1);
 
+-- ---------------------------------------------------------------- the audit's tree
+
+-- name: audit_head
+-- How the tree stands: its leaves, its newest checkpoint, and the oldest entry that has no leaf yet. Clusters are few, so that each
+-- is looked up by itself.
+WITH RECURSIVE clusters (cluster) AS (
+    SELECT min(cluster) FROM certaudit
+     UNION ALL
+    SELECT (SELECT min(a.cluster) FROM certaudit a WHERE a.cluster > c.cluster) FROM clusters c WHERE c.cluster IS NOT NULL)
+SELECT (SELECT coalesce(max(leaf_index) + 1, 0) FROM auditleaf) AS leaves, s.tree_size, c.tree_size AS checkpoint, c.note,
+       (SELECT certvoy_now() - min(oldest.timestamp)
+          FROM clusters k LEFT JOIN auditsealed p ON p.cluster = k.cluster
+         CROSS JOIN LATERAL (
+               SELECT a.timestamp FROM certaudit a
+                WHERE a.cluster = k.cluster AND (a.xid, a.id) > (coalesce(p.xid, '0'), coalesce(p.event_id, 0))
+                ORDER BY a.xid, a.id LIMIT 1) oldest) AS unsealed
+  FROM auditsealer s
+  LEFT JOIN (SELECT tree_size, note FROM auditcheckpoint ORDER BY tree_size DESC LIMIT 1) c ON true;
+
+-- name: claim_audit_sealer
+-- Nobody's, or ours: with a new number each time, by which what we began before is fenced off.
+UPDATE auditsealer SET lease_no = lease_no + 1, leased_by = $1, leased_until = certvoy_now() + $2::interval
+ WHERE leased_by = $1 OR leased_until IS NULL OR leased_until <= certvoy_now()
+RETURNING lease_no;
+
+-- name: entries_to_seal
+-- The next $1 entries: those of another PostgreSQL first (a dump of it was restored here, where nobody writes them any more), then
+-- ours, as far as no transaction is under way that could still add one before them.
+WITH RECURSIVE clusters (cluster) AS (
+    SELECT min(cluster) FROM certaudit
+     UNION ALL
+    SELECT (SELECT min(a.cluster) FROM certaudit a WHERE a.cluster > c.cluster) FROM clusters c WHERE c.cluster IS NOT NULL)
+SELECT a.id, a.cert_id, a.action, a.actor, a.timestamp, a.xid::text AS xid, a.cluster, a.subject, a.payload
+  FROM clusters k LEFT JOIN auditsealed p ON p.cluster = k.cluster
+ CROSS JOIN LATERAL (
+       SELECT * FROM certaudit e
+        WHERE e.cluster = k.cluster AND (e.xid, e.id) > (coalesce(p.xid, '0'), coalesce(p.event_id, 0))
+          AND (e.cluster <> certvoy_cluster() OR e.xid < pg_snapshot_xmin(pg_current_snapshot()))
+        ORDER BY e.xid, e.id LIMIT $1) a
+ ORDER BY a.cluster = certvoy_cluster(), a.cluster, a.xid, a.id LIMIT $1;
+
+-- name: seal_audit
+-- Leaves $3 (entries), $4 (hashes), $5 (nodes) behind the $2 that there are, with their checkpoint, for who has lease $1: all of it
+-- or nothing.
+WITH fence AS (
+    UPDATE auditsealer SET tree_size = tree_size + cardinality($3::bigint[])
+     WHERE lease_no = $1 AND tree_size = $2 AND leased_until > certvoy_now() RETURNING tree_size),
+leaves AS (
+    INSERT INTO auditleaf (leaf_index, event_id, leaf_hash, nodes)
+    SELECT $2 + n.nth - 1, n.event_id, n.leaf_hash, n.nodes
+      FROM fence, unnest($3::bigint[], $4::bytea[], $5::bytea[]) WITH ORDINALITY AS n (event_id, leaf_hash, nodes, nth)),
+places AS (
+    INSERT INTO auditsealed AS known (cluster, xid, event_id)
+    SELECT n.cluster, n.xid::xid8, n.event_id FROM fence, unnest($6::bigint[], $7::text[], $8::bigint[]) AS n (cluster, xid, event_id)
+        ON CONFLICT (cluster) DO UPDATE SET xid = EXCLUDED.xid, event_id = EXCLUDED.event_id)
+INSERT INTO auditcheckpoint (tree_size, root, note) SELECT tree_size, $9, $10 FROM fence RETURNING tree_size;
+
+-- name: audit_nodes
+-- The hashes beside these leaves.
+SELECT leaf_index, leaf_hash, nodes FROM auditleaf WHERE leaf_index = ANY ($1::bigint[]);
+
+-- name: audit_leaves
+-- The next $2 leaves from $1 on, each with its entry, if that is there, and the checkpoint of the tree that ends with it.
+SELECT l.leaf_index, l.leaf_hash, l.event_id, c.note,
+       a.id, a.cert_id, a.action, a.actor, a.timestamp, a.xid::text AS xid, a.cluster, a.subject, a.payload
+  FROM auditleaf l
+  LEFT JOIN certaudit a ON a.id = l.event_id
+  LEFT JOIN auditcheckpoint c ON c.tree_size = l.leaf_index + 1
+ WHERE l.leaf_index >= $1 ORDER BY l.leaf_index LIMIT $2;
+
+-- name: audit_unsealed
+-- The next $2 entries behind $1 that are in no leaf.
+SELECT a.id, a.cert_id, a.action, a.actor, a.timestamp, a.xid::text AS xid, a.cluster, a.subject, a.payload
+  FROM certaudit a
+ WHERE a.id > $1 AND NOT EXISTS (SELECT FROM auditleaf l WHERE l.event_id = a.id) ORDER BY a.id LIMIT $2;
+
+-- name: audit_leaf
+-- The leaf of entry $1.
+SELECT l.leaf_index, a.id, a.cert_id, a.action, a.actor, a.timestamp, a.xid::text AS xid, a.cluster, a.subject, a.payload
+  FROM auditleaf l JOIN certaudit a ON a.id = l.event_id WHERE l.event_id = $1;
+
+-- name: audit_entry_exists
+SELECT EXISTS (SELECT FROM certaudit WHERE id = $1);
+
 -- ---------------------------------------------------------------- tokens of the API
 
 -- name: insert_api_token

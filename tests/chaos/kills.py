@@ -14,6 +14,7 @@ from sds_server.crashpoint import POINTS
 from sds_server.errors import CertvoyError
 from sds_server.programs.postgres import EmbeddedPostgres
 from tests.chaos.account_stories import Budgeted, Rekeyed
+from tests.chaos.audit_story import Sealed
 from tests.chaos.demand_story import AskedFor
 from tests.chaos.dns_story import ByDns
 from tests.chaos.fleet_stories import Outlived, Relapsed, Staged, TakenBack
@@ -49,6 +50,7 @@ STORIES: Mapping[str, type[Story]] = {
     "payload.rejecting": Unrooted,
     "tickets.made": Ticketed,
     "audit.appended": Story,
+    "audit.sealing": Sealed,
 }
 """Which story comes by a point, and by those after it up to the next of these."""
 

@@ -61,6 +61,12 @@ async def admin(connect):
 
 
 @pytest.fixture
+async def bare_admin(bare):
+    async with session(bare) as connection:
+        yield connection
+
+
+@pytest.fixture
 async def app(connect, admin):
     await up(connect)
     async with session(await login(connect, admin, member_of=["app"])) as connection:
@@ -186,39 +192,41 @@ async def test_no_right_is_given_that_no_statement_and_no_trigger_needs(database
         assert [] == [right for right in given if not re.search(needs[right], text)], table
 
 
-async def test_an_owner_who_may_make_no_roles_is_told_what_to_run(connect, admin, tmp_path):
+async def test_an_owner_who_may_make_no_roles_is_told_what_to_run(bare, bare_admin, tmp_path):
     """As on a managed PostgreSQL: all works without, and with once somebody else has made them."""
-    owner = await login(connect, admin)
-    await admin.execute(f"ALTER DATABASE {connect['database']} OWNER TO {owner['user']}")
+    owner = await login(bare, bare_admin)
+    await bare_admin.execute(f"ALTER DATABASE {bare['database']} OWNER TO {owner['user']}")
     schema = await up(owner)
     began_as = await prepare_schema(owner)
     plane = ControlPlane(tmp_path, database=dsn(owner))
     (tmp_path / "url").write_text(dsn(owner))
     code, said = await plane.command("migrate", "--database-file", str(tmp_path / "url"))
     assert 0 == code, said
-    await admin.execute(said[said.index("CREATE ROLE") :])
+    await bare_admin.execute(said[said.index("CREATE ROLE") :])
     later = await prepare_schema(owner)
 
-    assert f"the role {connect['database']}_migrator is missing" in schema.hinders
+    assert f"the role {bare['database']}_migrator is missing" in schema.hinders
     assert None is began_as
-    assert f"{connect['database']}_app" == later
-    assert f"{connect['database']}_migrator" == await admin.fetchval(
+    assert f"{bare['database']}_app" == later
+    assert f"{bare['database']}_migrator" == await bare_admin.fetchval(
         "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 'certaudit'"
     )
     assert None is (await up(owner, again=True)).hinders
 
 
-async def test_who_may_make_roles_makes_them_and_goes_on_migrating(connect, admin):
-    owner = await login(connect, admin, options="CREATEROLE")
-    await admin.execute(f"ALTER DATABASE {connect['database']} OWNER TO {owner['user']}")
+async def test_who_may_make_roles_makes_them_and_goes_on_migrating(bare, bare_admin):
+    owner = await login(bare, bare_admin, options="CREATEROLE")
+    await bare_admin.execute(f"ALTER DATABASE {bare['database']} OWNER TO {owner['user']}")
     role = await prepare_schema(owner)
-    await admin.execute("DELETE FROM schema_migration WHERE name = '0024_accounts'")
-    await admin.execute("DROP TABLE validation_failure; ALTER TABLE acme_account DROP COLUMN next_key_id")
+    await bare_admin.execute("DELETE FROM schema_migration WHERE name = '0024_accounts'")
+    await bare_admin.execute(
+        "DROP TABLE validation_failure; ALTER TABLE acme_account DROP COLUMN next_key_id"
+    )
     again = await up(owner)
 
-    assert f"{connect['database']}_app" == role
+    assert f"{bare['database']}_app" == role
     assert (["0024_accounts"], None) == (again.applied, again.hinders)
-    assert await admin.fetchval(f"SELECT has_table_privilege('{role}', 'validation_failure', 'DELETE')")
+    assert await bare_admin.fetchval(f"SELECT has_table_privilege('{role}', 'validation_failure', 'DELETE')")
 
 
 async def test_rights_that_somebody_gave_besides_are_taken(connect, admin):
@@ -257,9 +265,9 @@ async def test_a_control_plane_may_not_migrate_and_says_what_is_missing(connect,
     assert "certvoy migrate" in e.value.next_step
 
 
-async def test_an_empty_database_is_not_begun_by_who_may_not(connect, admin):
+async def test_an_empty_database_is_not_begun_by_who_may_not(bare, bare_admin):
     with pytest.raises(SchemaMismatch, match="it is empty"):
-        await up(await login(connect, admin))
+        await up(await login(bare, bare_admin))
 
 
 @pytest.fixture
