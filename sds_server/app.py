@@ -24,7 +24,7 @@ class Addresses:
     """Where a running control plane listens; None: it does not."""
 
     sds_port: int
-    http01_port: int
+    http01_port: int | None
     admin_port: int | None
     probes_port: int | None
     rest_port: int | None = None
@@ -99,9 +99,10 @@ async def _running(
         if postgres is not None:
             parts.loops.append(Loop("postgres", postgres.keep, every=config.rotation.poll))
         try:
-            http01_port = await parts.responder.start()
-            stack.push_async_callback(parts.responder.stop)
-            tls_alpn01_port = None
+            http01_port = tls_alpn01_port = None
+            if parts.responder is not None:
+                http01_port = await parts.responder.start()
+                stack.push_async_callback(parts.responder.stop)
             if parts.tls_responder is not None:
                 tls_alpn01_port = await parts.tls_responder.start()
                 stack.push_async_callback(parts.tls_responder.stop)

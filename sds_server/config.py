@@ -44,6 +44,7 @@ from sds_server.config_values import (
     NamePattern,
     Names,
     ProofPolicy,
+    ResponderAddress,
     ServerName,
     Some,
     TrustDomain,
@@ -164,8 +165,8 @@ class IssuerConfig(Model):
 class Http01Config(Model):
     """Where HTTP-01 challenges are answered; the CA asks on port 80, wherever that is forwarded from."""
 
-    listen: ListenAddress
-    """The address of the responder."""
+    listen: ResponderAddress
+    """The address of the responder; ``off`` where ``certvoy responder`` answers, as a user of its own."""
 
     webroot: FilePath | None = None
     """The root of a web server on this machine that has port 80: the answers are written there as well, below
@@ -175,8 +176,8 @@ class Http01Config(Model):
 class TlsAlpn01Config(Model):
     """Where TLS-ALPN-01 challenges are answered: what has port 443 sends on what offers ``acme-tls/1``."""
 
-    listen: ListenAddress
-    """The address of the responder, which ends TLS itself."""
+    listen: ResponderAddress
+    """The address of the responder, which ends TLS itself; ``off`` where ``certvoy responder`` answers."""
 
 
 _Served = TypeVar("_Served", "SdsConfig", "AdminConfig")

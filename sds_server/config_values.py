@@ -52,6 +52,9 @@ class Listen:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+OFF: Final = "off"
+"""Of a responder: another process answers."""
+
 _LONGEST: Final = timedelta(days=100 * 365)
 """Beyond that, dates have no name."""
 
@@ -129,7 +132,12 @@ def spelt(span: timedelta) -> str:
     return "".join(parts) or "0s"
 
 
-def _listen(text: Any, info: ValidationInfo[File]) -> Listen:
+def listen_address(text: Any) -> Listen:
+    """Read an address to listen on, ``host:port``.
+
+    Raises:
+        Wrong: it is none.
+    """
     host, colon, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
     bare = host.removeprefix("[").removesuffix("]")
     bracketed = host == f"[{bare}]"
@@ -138,7 +146,11 @@ def _listen(text: Any, info: ValidationInfo[File]) -> Listen:
             f"must be host:port, got {shown(text)}",
             'quote it: "0.0.0.0:8080", or "[::]:8080" for IPv6',
         )
-    listen = Listen(bare, int(port))
+    return Listen(bare, int(port))
+
+
+def _listen(text: Any, info: ValidationInfo[File]) -> Listen:
+    listen = listen_address(text)
     file = info.context
     for other in file.listens:
         same_host = listen.host == other.host or EVERY_HOST & {listen.host, other.host}
@@ -146,6 +158,10 @@ def _listen(text: Any, info: ValidationInfo[File]) -> Listen:
             raise Wrong(f"{listen} is taken: {other} is above", "give each its own port")
     file.listens.append(listen)
     return listen
+
+
+def _listen_or_off(text: Any, info: ValidationInfo[File]) -> Listen | None:
+    return None if text == OFF else _listen(text, info)
 
 
 def _https(url: str) -> str:
@@ -357,6 +373,9 @@ _URL = WithJsonSchema(
     }
 )
 _ADDRESS = WithJsonSchema({"type": "string", "pattern": ":[0-9]+$", "examples": ["0.0.0.0:8443"]})
+_ADDRESS_OR_OFF = WithJsonSchema(
+    {"type": "string", "pattern": f"(:[0-9]+|^{OFF})$", "examples": ["0.0.0.0:8080", OFF]}
+)
 
 _PROOF = WithJsonSchema(
     {"type": "string", "pattern": "^(all|accepted|[1-9][0-9]?%)$", "examples": ["all", "accepted", "90%"]}
@@ -391,6 +410,7 @@ HttpUrl = Annotated[str, AfterValidator(http_url)]
 ExistingFile = Annotated[Path, AfterValidator(_readable), BeforeValidator(_path), _PATH]
 Duration = Annotated[timedelta, BeforeValidator(duration), PlainSerializer(spelt), _SPAN]
 ListenAddress = Annotated[Listen, BeforeValidator(_listen), _ADDRESS]
+ResponderAddress = Annotated[Listen | None, BeforeValidator(_listen_or_off), _ADDRESS_OR_OFF]
 AskUrl = Annotated[str, AfterValidator(ask_url)]
 DnsSuffix = Annotated[str, AfterValidator(_dns_suffix)]
 DirectoryUrl = Annotated[str, AfterValidator(_https)]

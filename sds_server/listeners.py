@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+from acme_engine.http01 import Http01Responder
 from acme_engine.solver import TokenReader
 from acme_engine.tls_alpn01 import TlsAlpn01Responder
 from sds_server.admin.callers import Callers
@@ -12,6 +13,7 @@ from sds_server.admin.server import AdminServer
 from sds_server.admin.services import Check, Health, Services
 from sds_server.admin.table import ROUTES
 from sds_server.config import Config
+from sds_server.config_values import Listen
 from sds_server.credentials import Files, HttpsTls, server_credentials
 from sds_server.inventory import api_tokens
 from sds_server.lifecycle.admission import Admission
@@ -67,11 +69,14 @@ def transports(config: Config, service: Service, admission: Admission) -> tuple[
     return sds, rest
 
 
-def tls_responder(config: Config, tokens: TokenReader) -> TlsAlpn01Responder | None:
-    """Build what answers TLS-ALPN-01; None: nothing is to."""
-    if config.tls_alpn01 is None:
-        return None
-    return TlsAlpn01Responder(tokens, host=config.tls_alpn01.listen.host, port=config.tls_alpn01.listen.port)
+def http01_responder(listen: Listen | None, tokens: TokenReader) -> Http01Responder | None:
+    """Build what answers HTTP-01; None: another process does."""
+    return None if listen is None else Http01Responder(tokens, host=listen.host, port=listen.port)
+
+
+def tls_responder(listen: Listen | None, tokens: TokenReader) -> TlsAlpn01Responder | None:
+    """Build what answers TLS-ALPN-01; None: nothing is to, or another process does."""
+    return None if listen is None else TlsAlpn01Responder(tokens, host=listen.host, port=listen.port)
 
 
 def https(config: Config, admission: Admission) -> HttpsTls | None:

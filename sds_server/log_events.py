@@ -695,6 +695,19 @@ EVENTS: Final = (
         "The database has not its roles: this control plane may do what it need not, as the owner of all.",
         ("reason", "hint"),
     ),
+    LogEvent(
+        "responder.overprivileged",
+        "warning",
+        "What answers challenges logs in as somebody who may read sealed keys: give it a login of that role.",
+        ("login", "role"),
+    ),
+    LogEvent(
+        "responder.ready",
+        "info",
+        "Challenges are answered, on these ports.",
+        ("http01_port", "tls_alpn01_port"),
+    ),
+    LogEvent("responder.stopped", "info", "What answers challenges has stopped."),
     LogEvent("schema.migrated", "info", "The database was brought to this release.", ("migrations",)),
     LogEvent(
         "secret.undeclared",

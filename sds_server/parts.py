@@ -78,7 +78,7 @@ from sds_server.lifecycle.uploads import Uploads
 from sds_server.lifecycle.watcher import Watcher
 from sds_server.lifecycle.withdrawer import Withdrawer
 from sds_server.lifecycle.worker import Worker
-from sds_server.listeners import api, checks, https, tls_responder, transports
+from sds_server.listeners import api, checks, http01_responder, https, tls_responder, transports
 from sds_server.log import get
 from sds_server.metrics import PUSHED, ROLLED_BACK, STAPLE_ANSWERS, Metrics
 from sds_server.model import Kind
@@ -119,7 +119,7 @@ class Parts:
     rest: RestServer | None
     admission: Admission
     admin: AdminServer
-    responder: Http01Responder
+    responder: Http01Responder | None
     tls_responder: TlsAlpn01Responder | None
     recorder: Recorder
     bookkeeper: Bookkeeper
@@ -341,10 +341,10 @@ class Parts:
             sds=sds,
             rest=rest,
             admission=admission,
-            responder=Http01Responder(
-                Tokens(database), host=config.http01.listen.host, port=config.http01.listen.port
+            responder=http01_responder(config.http01.listen, Tokens(database)),
+            tls_responder=tls_responder(
+                None if config.tls_alpn01 is None else config.tls_alpn01.listen, Tokens(database)
             ),
-            tls_responder=tls_responder(config, Tokens(database)),
             recorder=recorder,
             bookkeeper=bookkeeper,
             heartbeat=heartbeat,

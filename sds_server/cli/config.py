@@ -20,7 +20,9 @@ def check(file: Path) -> None:
     found = load(file)
     counts = {"issuer": len(found.issuers), "secret": len(found.secrets), "grant": len(found.grants)}
     summary = ", ".join(f"{count} {noun}{'s' * (count != 1)}" for noun, count in counts.items())
-    click.echo(f"ok: {summary}; SDS on {found.sds.listen}, HTTP-01 on {found.http01.listen}")
+    at = found.http01.listen
+    answers = "by certvoy responder" if at is None else f"on {at}"
+    click.echo(f"ok: {summary}; SDS on {found.sds.listen}, HTTP-01 {answers}")
 
 
 @config.command(name="schema")

@@ -34,6 +34,7 @@ COMMANDS = {
     "migrate": ("sds_server.cli.migrate:migrate", "Bring the database to this release, as its owner."),
     "probe": ("sds_server.cli.probe:probe", "Look at what is served, now."),
     "proxies": ("sds_server.cli.proxies:proxies", "List what each proxy has, the worst first."),
+    "responder": ("sds_server.cli.responder:command", "Answer challenges, as a user with no other right."),
     "resume": ("sds_server.cli.freeze:resume", "Let a frozen secret go on."),
     "revoke": ("sds_server.cli.revoke:revoke", "Revoke a certificate, once its successor is proved or now."),
     "rollback": ("sds_server.cli.freeze:rollback", "Take back what is being rolled out."),

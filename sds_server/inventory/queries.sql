@@ -2038,6 +2038,17 @@ SELECT role_of($1)::text;
 -- Whether whoever asks can be that role (SET ROLE): since PostgreSQL 16 a member may be one that cannot.
 SELECT pg_has_role($1::text::name, CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END);
 
+-- name: has_roles
+SELECT to_regproc('role_of') IS NOT NULL;
+
+-- name: may_become
+-- As may_act_as, of a role that may not be there.
+SELECT coalesce(pg_has_role(oid, CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END), false)
+  FROM pg_roles WHERE rolname = $1::text::name;
+
+-- name: reads_keys
+SELECT has_table_privilege('key_material', 'SELECT');
+
 -- name: set_up_roles
 SELECT set_up_roles();
 

@@ -84,6 +84,36 @@ async def bring_up(database: Database, *, again: bool = False) -> Schema:
         return Schema(applied, roles, login, hinders, roles.app if less else None)
 
 
+@dataclass(frozen=True, slots=True)
+class ResponderRole:
+    """Who answers challenges: a ``login`` that may ``become`` the role of that ``name``; None: it cannot.
+
+    ``reads_keys``: it keeps the right to read sealed keys.
+    """
+
+    login: str
+    name: str
+    become: str | None
+    reads_keys: bool
+
+
+async def responder_role(database: Database) -> ResponderRole:
+    """Return as whom challenges are answered in a database.
+
+    Raises:
+        SchemaMismatch: it is of no release that has the roles.
+    """
+    async with database.transaction() as tx:
+        if not await tx.value("has_roles"):
+            raise SchemaMismatch(
+                "database: it has no schema of this release",
+                hint="run `certvoy migrate`, or start a control plane on it first",
+            )
+        login, name = await tx.value("login"), await tx.value("role", "responder")
+        become = name if await tx.value("may_become", name) else None
+        return ResponderRole(login, name, become, become is None and await tx.value("reads_keys"))
+
+
 async def _migrate(tx: Transaction) -> Sequence[str]:
     await tx.rows("lock_migrations")
     if owner := await tx.value("schema_owner"):

@@ -229,6 +229,20 @@ async def test_who_may_make_roles_makes_them_and_goes_on_migrating(bare, bare_ad
     assert await bare_admin.fetchval(f"SELECT has_table_privilege('{role}', 'validation_failure', 'DELETE')")
 
 
+async def test_a_superuser_serves_as_the_app(connect):
+    """Its pool, and the connection that listens."""
+    role = await prepare_schema(connect)
+    opened = await open_database(connect, size=1, role=role)
+    async with opened.transaction() as tx:
+        pool = await tx._connection.fetchval("SELECT current_user")
+    listening = await opened.listen()
+    listens = await listening.fetchval("SELECT current_user")
+    await listening.close()
+    await opened.close()
+
+    assert f"{connect['database']}_app" == pool == listens
+
+
 async def test_rights_that_somebody_gave_besides_are_taken(connect, admin):
     await up(connect)
     await admin.execute(f"GRANT ALL ON certaudit TO {connect['database']}_app")

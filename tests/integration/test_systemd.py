@@ -14,6 +14,7 @@ import yaml
 
 from sds_server import memory
 from sds_server.agent.files import CredentialFiles
+from sds_server.cli.responder import command as responder_command
 from sds_server.config import load
 from sds_server.programs.child import Child, free_port
 from tests.support.control_plane import HOST, ControlPlane, dsn, until
@@ -24,6 +25,7 @@ DIRECTORY = ROOT / "deploy" / "systemd"
 UNIT = DIRECTORY / "certvoy.service"
 AGENT = DIRECTORY / "certvoy-agent.service"
 PAIRS = DIRECTORY / "certvoy-pairs.service"
+RESPONDER = DIRECTORY / "certvoy-responder.service"
 PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
 
 
@@ -42,7 +44,7 @@ def unit(file=UNIT):
     return Unit(file.read_text().replace("\\\n", ""))
 
 
-@pytest.mark.parametrize("file", [UNIT, AGENT, PAIRS], ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [UNIT, AGENT, PAIRS, RESPONDER], ids=lambda file: file.stem)
 def test_systemd_finds_nothing_to_say_about_the_unit(file, tmp_path):
     """The program is another: in /opt/certvoy there is none here."""
     if shutil.which("systemd-analyze") is None:
@@ -56,7 +58,7 @@ def test_systemd_finds_nothing_to_say_about_the_unit(file, tmp_path):
     assert (0, []) == (run.returncode, ours)
 
 
-@pytest.mark.parametrize("file", [UNIT, AGENT], ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [UNIT, AGENT, RESPONDER], ids=lambda file: file.stem)
 def test_every_credential_of_a_unit_is_put_there_by_the_readme(file):
     """Systemd starts nothing for which one is missing."""
     commands = "".join(blocks((DIRECTORY / "README.md").read_text()))
@@ -65,7 +67,7 @@ def test_every_credential_of_a_unit_is_put_there_by_the_readme(file):
     assert [] == [path for path in sources if not re.search(rf"(?m)^install .* {path}(?= |$)", commands)]
 
 
-@pytest.mark.parametrize("file", [UNIT, AGENT, PAIRS], ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [UNIT, AGENT, PAIRS, RESPONDER], ids=lambda file: file.stem)
 def test_no_directive_stands_in_a_comment_of_its_line(file):
     """Systemd reads a # after a value as a part of it."""
     assert [] == [value for values in unit(file).values() for value in values if "#" in value]
@@ -93,6 +95,23 @@ def test_a_unit_keeps_keys_out_of_freed_memory_core_files_and_swap(file):
 
     assert None is memory.environment_for(assignments)
     assert (["0"], ["0"]) == (unit(file)["LimitCORE"], unit(file)["MemorySwapMax"])
+
+
+def test_the_responder_is_shut_in_as_the_control_plane_is_but_for_its_port():
+    """And it is handed the database's URL alone."""
+    ours, answers = unit(), unit(RESPONDER)
+    told = {"Description", "ExecStart", "LoadCredential", "Restart", "CapabilityBoundingSet"}
+    only = {"StateDirectory", "StateDirectoryMode", "LimitNOFILE", "TimeoutStartSec", "TimeoutStopSec"}
+
+    assert {"AmbientCapabilities", "InaccessiblePaths"} == set(answers) - set(ours)
+    assert only | {"ExecReload"} == set(ours) - set(answers)
+    assert {key: values for key, values in ours.items() if key in answers and key not in told} == {
+        key: values for key, values in answers.items() if key in ours and key not in told
+    }
+    assert ["database:/etc/certvoy/database.answer"] == answers["LoadCredential"]
+    (command,) = answers["ExecStart"]
+    words = shlex.split(command.replace("${CREDENTIALS_DIRECTORY}", "/run"))[2:]
+    assert "0.0.0.0:80" == str(responder_command.make_context("responder", words).params["http01"])
 
 
 def test_the_configuration_loads_with_the_credentials_that_the_unit_hands_over(tmp_path, monkeypatch):
