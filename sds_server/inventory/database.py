@@ -2,11 +2,16 @@
 
 asyncpg's errors end here: what cannot be reached or answers too late is `Unavailable`. A connection on which
 anything failed is terminated, because a half-dead one given back to the pool hangs whoever takes it next.
+
+A COMMIT whose answer is lost may have happened. So a transaction that has written knows its own number, and
+the server is asked by that, on another connection, what became of it: who called hears of a success or of a
+failure, and not of a doubt.
 """
 
 import asyncio
 import json
 import re
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import cache
@@ -26,6 +31,10 @@ CONNECT_TIMEOUT_S: Final = 5.0
 MIGRATION_TIMEOUT_S: Final = 600.0
 """For one migration, which may have to write a million rows."""
 
+FATE_WITHIN_S: Final = 5.0
+"""So long is asked what became of a COMMIT that was not answered; after that its caller is told so."""
+
+FATE_POLL_S: Final = 0.1
 POOL_SIZE: Final = 10
 SESSION_SETTINGS: Final[Mapping[str, str]] = {
     "application_name": "certvoy",
@@ -33,7 +42,19 @@ SESSION_SETTINGS: Final[Mapping[str, str]] = {
     "lock_timeout": "5s",
     "idle_in_transaction_session_timeout": "15s",
     "timezone": "UTC",
+    # What was committed is on the disk before anybody is told, whatever a server's own setting is.
+    "synchronous_commit": "on",
 }
+WRITABLE: Final = "read-write"
+"""Of several hosts the one that takes writes: nothing is ever decided by what a replica has."""
+
+KEEPALIVE: Final[Mapping[str, int]] = {
+    "TCP_KEEPIDLE": 15,
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 30_000,
+}
+"""An idle connection that a network has cut ends after 30 s (tcp(7)), before somebody waits for it."""
 
 _PACKAGE: Final = Path(__file__).resolve().parent
 UNREACHABLE: Final = (
@@ -70,24 +91,49 @@ def statements() -> Mapping[str, str]:
     return dict(zip(parts[::2], (body.strip() for body in parts[1::2]), strict=True))
 
 
+@cache
+def _writes(statement: str) -> bool:
+    """Whether a statement may write; what locks alone, or calls a function that writes, need not count."""
+    return re.search(r"\b(INSERT|UPDATE|DELETE)\b", statements()[statement]) is not None
+
+
+class Connection(asyncpg.Connection):
+    """One that notices by itself that the network between is gone, where there is a network."""
+
+    def __init__(self, protocol: Any, transport: asyncio.Transport, *rest: Any) -> None:
+        super().__init__(protocol, transport, *rest)
+        at: socket.socket | None = transport.get_extra_info("socket")
+        if at is None or at.family not in {socket.AF_INET, socket.AF_INET6}:
+            return
+        at.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEPALIVE.items():
+            if hasattr(socket, name):  # not every system has all of them
+                at.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
 class Transaction:
     """One transaction on one connection, speaking in statement names."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self.wrote = False
+        """Whether it may have written."""
 
     async def rows(self, statement: str, *arguments: object) -> list[Row]:
         """Run the statement and return every row."""
+        self.wrote |= _writes(statement)
         rows: list[Row] = await self._connection.fetch(statements()[statement], *arguments)
         return rows
 
     async def row(self, statement: str, *arguments: object) -> Row | None:
         """Run the statement and return its first row."""
+        self.wrote |= _writes(statement)
         row: Row | None = await self._connection.fetchrow(statements()[statement], *arguments)
         return row
 
     async def value(self, statement: str, *arguments: object) -> Any:
         """Run the statement and return the first column of its first row; None without one."""
+        self.wrote |= _writes(statement)
         return await self._connection.fetchval(statements()[statement], *arguments)
 
     async def run_script(self, sql: str) -> None:
@@ -101,7 +147,7 @@ class Database:
     """A pool of connections. Open it with `open_database`."""
 
     def __init__(self, connect: Mapping[str, Any], *, role: str | None = None) -> None:
-        self._connect = {**connect, "server_settings": session_settings(role)}
+        self._connect = {**connect, "server_settings": session_settings(role), **_CONNECTION}
         self._pool: Any = None
         self._made: WeakSet[Any] = WeakSet()
         self._busy: set[int] = set()
@@ -140,8 +186,17 @@ class Database:
             # By hand, and not by asyncpg's own block: that one says ROLLBACK, without a limit, to a
             # connection that has just failed to answer.
             await connection.execute("BEGIN", timeout=BEGIN_TIMEOUT_S)
-            yield Transaction(connection)
-            await connection.execute("COMMIT")
+            tx = Transaction(connection)
+            yield tx
+            number = await tx.row("transaction_number") if tx.wrote else None
+            try:
+                await connection.execute("COMMIT")
+            except (*UNREACHABLE, asyncpg.OperatorInterventionError) as e:
+                if isinstance(e, TimeoutError):
+                    self._distrust()
+                _terminate(connection)
+                if number is None or not await self._came_to_pass(number):
+                    raise
         except (*UNREACHABLE, *_OUT_OF_ORDER) as e:
             if isinstance(e, TimeoutError):
                 self._distrust()
@@ -158,6 +213,36 @@ class Database:
             # The connection may break when it is given back; what was committed before is done all the same.
             with suppress(*UNREACHABLE, *_OUT_OF_ORDER):
                 await self._pool.release(connection, timeout=CONNECT_TIMEOUT_S)
+
+    async def _came_to_pass(self, number: Row) -> bool:
+        """Ask what became of a transaction whose COMMIT was not answered.
+
+        Raises:
+            Unavailable: nobody can say in time; or another server is there now, which may not have it.
+        """
+        unknown = "whether it was committed is not known: look before you do it again"
+        try:
+            async with asyncio.timeout(FATE_WITHIN_S):
+                while True:
+                    with suppress(Unavailable):
+                        fate = await self._ask_what_became_of(number)
+                        if fate is not None:
+                            return fate
+                    await asyncio.sleep(FATE_POLL_S)
+        except TimeoutError as e:
+            raise Unavailable(f"database: no answer to a COMMIT; {unknown}") from e
+
+    async def _ask_what_became_of(self, number: Row) -> bool | None:
+        """Return whether it was committed; None: it is at it still, or this server cannot know."""
+        connection = await _connect(self._connect)
+        try:
+            tx = Transaction(connection)
+            fate = await tx.value("transaction_fate", number["number"], number["timeline"])
+        except (*UNREACHABLE, asyncpg.PostgresError):
+            return None
+        finally:
+            _terminate(connection)
+        return {"committed": True, "aborted": False}.get(fate)
 
     async def listen(self) -> Any:
         """Open a connection of its own for LISTEN; the caller closes it.
@@ -192,6 +277,12 @@ class Database:
         await connection.set_type_codec(
             "jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads, format="text"
         )
+
+
+_CONNECTION: Final[Mapping[str, Any]] = {
+    "connection_class": Connection,
+    "target_session_attrs": WRITABLE,
+}
 
 
 async def open_database(

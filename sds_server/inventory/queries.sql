@@ -2038,6 +2038,14 @@ SELECT role_of($1)::text;
 -- Whether whoever asks can be that role (SET ROLE): since PostgreSQL 16 a member may be one that cannot.
 SELECT pg_has_role($1::text::name, CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END);
 
+-- name: transaction_number
+-- By what the server knows it later; no row: it has written nothing. A promoted replica begins another timeline, and counts on from what it has seen.
+SELECT pg_current_xact_id_if_assigned()::text AS number, substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) AS timeline
+ WHERE pg_current_xact_id_if_assigned() IS NOT NULL;
+
+-- name: transaction_fate
+SELECT CASE WHEN substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) = $2 THEN pg_xact_status($1::text::xid8) END;
+
 -- name: has_roles
 SELECT to_regproc('role_of') IS NOT NULL;
 
