@@ -30,7 +30,10 @@ _PATTERNS: Final = (
     # What is logged may be a stranger's words, and no words may hold the loop up: a pattern begins at few
     # places of any text, and none of its parts runs over the same characters from many of them.
     # A block that was cut has no end: all that follows goes with it.
-    (re.compile(r"-----BEGIN[^-]*PRIVATE KEY-----.*?(?:-----END[^-]*-----|\Z)", re.DOTALL), REMOVED),
+    (
+        re.compile(r"-----BEGIN[^-]*PRIVATE(?: |\+|%20)KEY-----.*?(?:-----END[^-]*-----|\Z)", re.DOTALL),
+        REMOVED,
+    ),
     # A header or a field, and not ACME's noun in the name of an event: authorization.valid.
     (re.compile(r"\b(authorization(?!\.[a-z])\W{1,8}).*", re.IGNORECASE), rf"\1{REMOVED}"),
     (re.compile(r"\b(bearer\s+)[^\s\"',]+", re.IGNORECASE), rf"\1{REMOVED}"),
@@ -50,7 +53,15 @@ _PATTERNS: Final = (
     ),
     (re.compile(rf"(?<![^\W_])({_NAMES}\s*=\s*)(?:({_QUOTE}).*\2|[^\s&]+)", re.IGNORECASE), rf"\1{REMOVED}"),
     # No fingerprint, serial number or URL of ours has so many in a row; a bare key in base64 has.
-    (re.compile(r"(?:[A-Za-z0-9+/_=-]|\\{1,8}n){120,}"), REMOVED),
+    # Its lines may be broken, escaped, or made fit for a URL.
+    (re.compile(r"(?:[A-Za-z0-9+/_=\r\n-]|\\{1,8}[nr]|%[0-9A-Fa-f]{2}){120,}"), REMOVED),
+    # PKCS#8 of Ed25519 is shorter than that, and begins as no other thing does.
+    (re.compile(r"MC4CAQAwBQYDK2Vw[A-Za-z0-9+/_=-]*"), REMOVED),
+    # What Python prints of bytes: a key in DER has an escape every few characters.
+    (
+        re.compile(r"(?<!\\)(?:\\{1,8}x[0-9a-fA-F]{2}(?:[^\\\n]|\\{1,8}[^x\\\n]){0,60}){4,}"),
+        REMOVED,
+    ),
 )
 
 

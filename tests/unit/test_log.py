@@ -1,15 +1,18 @@
 """A line of the log: one JSON object, whoever speaks, and no secret in it wherever it was put."""
 
 import asyncio
+import base64
 import io
 import json
 import logging
 import time
 import warnings
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote, quote_plus
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -137,18 +140,43 @@ def _body(pem: str) -> list[str]:
     return pem.strip().splitlines()[1:-1]
 
 
+PEM, ED25519 = _private_key(), keys.pem(Ed25519PrivateKey.generate()).decode()
+LINES, BARE = _body(PEM), "".join(_body(PEM))
+DER = base64.b64decode(BARE)
+
+
+def _of_key(text: str, begin: int, end: int) -> tuple[str, list[str]]:
+    """A text of which these characters are the key's own."""
+    return text, [text[begin:end]]
+
+
+OF_KEYS = [
+    (PEM, LINES),
+    (PEM.replace("\n", "\\n"), LINES),
+    (PEM[: len(PEM) // 2], [PEM[40 : len(PEM) // 2].strip().splitlines()[0]]),
+    (BARE, LINES),
+    ("\n".join(LINES), LINES),
+    ("\\r\\n".join(LINES), LINES),
+    (quote(PEM), [quote(line) for line in LINES]),
+    (quote_plus(PEM), [quote_plus(line) for line in LINES]),
+    (quote(BARE, safe=""), [quote(line, safe="") for line in LINES]),
+    ("".join(_body(ED25519)), [_body(ED25519)[0][22:]]),
+    _of_key(base64.urlsafe_b64encode(DER).decode(), 48, 88),
+    _of_key(base64.b64encode(PEM.encode()).decode(), 100, 140),
+    _of_key(DER.hex(), 72, 136),
+    _of_key(repr(DER), -60, -1),
+]
+"""A private key as text: whole, cut, escaped, encoded."""
+
+
 @st.composite
 def secrets(draw):
     """Return (the text that holds a secret, the parts of it that must not come out)."""
     one = draw(word)
-    pem = _private_key()
     return draw(
         st.sampled_from(
             [
-                (pem, _body(pem)),
-                (pem.replace("\n", "\\n"), _body(pem)),
-                (pem[: len(pem) // 2], [pem[40 : len(pem) // 2].strip().splitlines()[0]]),
-                ("".join(_body(pem)), _body(pem)),
+                *OF_KEYS,
                 (f"certvoy_{(text := draw(token))}", [text]),
                 (f"Authorization: Bearer {one}", [one]),
                 (f"Authorization: Basic {one}", [one]),
@@ -281,7 +309,23 @@ def test_an_object_that_cannot_be_printed_is_named():
 
 @pytest.mark.parametrize(
     "part",
-    ["a.", "a-", "a", "-eyJ", "\\", "a://b:", '"d":', "token", "-----BEGIN", " BEGIN PRIVATE KEY-----"],
+    [
+        "a.",
+        "a-",
+        "a",
+        "-eyJ",
+        "\\",
+        "\\x00",
+        "\\x00" + "a" * 59,
+        "%41",
+        "\n",
+        "\\n",
+        "a://b:",
+        '"d":',
+        "token",
+        "-----BEGIN",
+        " BEGIN PRIVATE KEY-----",
+    ],
 )
 def test_no_words_of_a_stranger_hold_up_who_logs_them(part):
     words = (part * TEXT_MAX)[:TEXT_MAX]
