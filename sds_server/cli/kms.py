@@ -1,5 +1,6 @@
 """`certvoy kms`: which KEKs are in use, and keys brought to the newest."""
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -46,7 +47,7 @@ def rewrap(*, every: bool, as_json: bool, api: Api) -> None:
     """
     done: dict[str, Any] = {"rewrapped": 0, "passed_over": 0, "refused": []}
     behind = api.get("v1", "kms")["behind"]
-    after = None
+    after, began = None, time.monotonic()
     while True:
         # Twice is the same as once: what is done is not behind any more.
         batch = api.post("v1", "kms", "rewrap", body={"after": after, "all": every}, repeat=True)
@@ -59,7 +60,11 @@ def rewrap(*, every: bool, as_json: bool, api: Api) -> None:
     if as_json:
         print_json(done)
     else:
-        click.echo(f"{done['rewrapped']} keys rewrapped; `certvoy kms status` says which KEKs are in use")
+        rate = done["rewrapped"] / max(time.monotonic() - began, 0.001)
+        click.echo(
+            f"{done['rewrapped']} keys rewrapped, {rate:.0f} a second;"
+            " `certvoy kms status` says which KEKs are in use"
+        )
         for refusal in done["refused"]:
             note(f"not rewrapped: {_named(refusal)}")
     if done["refused"]:
