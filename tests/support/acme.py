@@ -1,9 +1,10 @@
 """What a test needs to order a certificate: tokens and a journal in memory, a key, a crash."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from acme_engine import Client, Http01Responder, Http01Solver, KeyType, Solver, keys, obtain
+from acme_engine import Client, Http01Responder, Http01Solver, KeyType, Order, Solver, keys, obtain
 from acme_engine.ordering import NO_TERMS, Terms
 
 
@@ -88,6 +89,31 @@ class Orderer:
             terms=self._terms,
             on_step=lambda name, fields: self.steps.append((name, dict(fields))),
         )
+
+
+class OneByOne(Client):
+    """A client whose newOrder waits for the one before: Pebble, in every version, deadlocks otherwise."""
+
+    def __init__(self, directory_url: str, *, turn: asyncio.Lock | None = None, **more: object) -> None:
+        super().__init__(directory_url, **more)  # type: ignore[arg-type]
+        self._turn = turn or asyncio.Lock()
+
+    async def new_order(self, names: Sequence[str], more: Mapping[str, object] | None = None) -> Order:
+        async with self._turn:
+            return await super().new_order(names, more)
+
+
+async def some_at_once(do: Callable[[int], Awaitable[object]], count: int, *, at_once: int) -> None:
+    """Do it ``count`` times, so many at a time; the first failure ends all."""
+    limit = asyncio.Semaphore(at_once)
+
+    async def one(number: int) -> None:
+        async with limit:
+            await do(number)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(count):
+            group.create_task(one(number))
 
 
 @asynccontextmanager

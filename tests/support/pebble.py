@@ -35,12 +35,13 @@ class Pebble:
         eab: Eab | None = None,
         http_port: int | None = None,
         kind: bool = False,
+        nonce_reject_percent: int | None = None,
         dns_server: str | None = None,
     ) -> None:
         """Start both; ``http_port`` is where it validates HTTP-01. `ready` says when they answer.
 
-        ``kind``: it refuses no nonce and never sleeps, for many orders. ``dns_server``: the host:port that it
-        asks instead of its own DNS server.
+        ``kind``: it never sleeps, for many orders, and refuses no nonce, or ``nonce_reject_percent`` of them.
+        ``dns_server``: the host:port that it asks instead of its own DNS server.
         """
         pebble = debian.program("pebble", of="pebble")
         challtestsrv = debian.program("pebble-challtestsrv", of="pebble")
@@ -51,6 +52,8 @@ class Pebble:
         self.directory_url = f"https://localhost:{port}/dir"
         self._management_url = f"https://localhost:{management}"
         self._log = directory / "pebble.log"
+        if nonce_reject_percent is None:
+            nonce_reject_percent = 0 if kind else NONCE_REJECT_PERCENT
         authority = pki.authority("Pebble's API")
         self.ca_file = authority.write(directory / "ca.pem")
         chain, key = authority.issue(["localhost"], ips=["127.0.0.1"]).write(directory, "api")
@@ -89,7 +92,7 @@ class Pebble:
             [pebble, "-config", config, "-dnsserver", dns_server or f"127.0.0.1:{dns}", "-strict"],
             log=self._log,
             env={
-                "PEBBLE_WFE_NONCEREJECT": "0" if kind else str(NONCE_REJECT_PERCENT),
+                "PEBBLE_WFE_NONCEREJECT": str(nonce_reject_percent),
                 **({"PEBBLE_VA_NOSLEEP": "1"} if kind else {"PEBBLE_VA_SLEEPTIME": str(VALIDATION_SLEEP_S)}),
                 "PEBBLE_AUTHZREUSE": "0",
                 "PEBBLE_ALTERNATE_ROOTS": "1",
@@ -129,6 +132,10 @@ class Pebble:
     def issued(self) -> int:
         """Count the certificates it ever issued."""
         return len(re.findall(r"Issued certificate serial", self._log.read_text()))
+
+    def requests(self, method: str) -> int:
+        """Count the requests of a method that it answered, its directory's and its management's too."""
+        return self._log.read_text().count(f" {method} /")
 
     async def _answers(self) -> bool:
         try:
