@@ -9,7 +9,10 @@ from pathlib import Path
 
 from benchmarks.report import report
 
-INFRASTRUCTURE = {"__init__", "__main__", "filling", "library_client", "report", "stream_server"}
+INFRASTRUCTURE = {
+    *("__init__", "__main__", "report", "filling", "stream_server"),
+    *("library_client", "order_programs", "turns"),
+}
 
 
 def main(wanted: list[str]) -> int:
