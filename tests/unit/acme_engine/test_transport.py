@@ -14,7 +14,7 @@ import pytest
 from acme_engine import Actor, Client, KeyType, Refused, keys
 from acme_engine.client import answers
 from acme_engine.errors import BadReply, Misconfigured, Unreachable
-from acme_engine.transport import BAD_NONCE_TRIES, MAX_BODY, PATIENCE_S, ahead, parse_retry_after
+from acme_engine.transport import BAD_NONCE_TRIES, MAX_BODY, PATIENCE_S, _tls, ahead, parse_retry_after
 from sds_server.programs.child import free_port
 from tests.support import pki
 from tests.support.fake_ca import problem
@@ -425,6 +425,23 @@ async def test_a_ca_file_that_cannot_be_used_is_said_at_once(tmp_path, content):
     with pytest.raises(Misconfigured, match=str(path)):
         async with Client("https://ca.example/dir", account_key=KEY, ca_file=path):
             pass
+
+
+def test_what_is_trusted_is_read_once_for_many_clients_and_again_when_it_has_changed(tmp_path):
+    """The system's roots take 23 ms to read, which is more than all the rest of an order."""
+    path = pki.authority("One").write(tmp_path / "ca.pem")
+    first, second, system = _tls(path), _tls(path), _tls(None)
+    pki.authority("Another").write(path)
+    changed = _tls(path)
+
+    assert first is second
+    assert system is _tls(None)
+    assert ["One"] == trusted(first)
+    assert ["Another"] == trusted(changed)
+
+
+def trusted(context):
+    return [dict(part[0] for part in ca["subject"])["commonName"] for ca in context.get_ca_certs()]
 
 
 async def test_a_ca_file_is_the_only_trust(tmp_path):
