@@ -268,6 +268,9 @@ class _Issuance:
 
     def _choose(self, authorization: Authorization) -> _Proof:
         solver, challenge = self._solvers.choose(authorization)
+        if challenge.token is None:  # what stands in DNS for the account, and not for this order
+            account = challenge.account or self._client.account_url
+            return _Proof(authorization, solver, replace(challenge, account=account), "")
         return _Proof(authorization, solver, challenge, self._client.key_authorization(challenge))
 
     async def _present(self, proof: _Proof) -> None:

@@ -134,7 +134,10 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """One way to prove a name (section 8); ``token`` is None where the type has none, or an unusable one."""
+    """One way to prove a name (section 8); ``token`` is None where the type has none, or an unusable one.
+
+    ``issuers`` and ``account`` are dns-persist-01's: what its record may call the CA, and for whom it stands.
+    """
 
     type: str
     url: str
@@ -142,6 +145,8 @@ class Challenge:
     token: str | None
     error: Problem | None
     retry_after: timedelta | None = None
+    issuers: tuple[str, ...] = ()
+    account: str | None = None
 
     @classmethod
     def parse(cls, document: object, *, retry_after: timedelta | None = None) -> "Challenge":
@@ -155,7 +160,14 @@ class Challenge:
             token=token if token is not None and TOKEN.fullmatch(token) else None,
             error=_problem(fields.get("error")),
             retry_after=retry_after,
+            issuers=tuple(name.lower().rstrip(".") for name in _names(fields.get("issuer-domain-names"))),
+            account=fields.optional_text("accounturi"),
         )
+
+    @property
+    def usable(self) -> bool:
+        """Whether it has what its answer is made of."""
+        return self.token is not None or (self.type == "dns-persist-01" and bool(self.issuers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +201,7 @@ class Authorization:
 
     def challenge(self, kind: str) -> Challenge | None:
         """Return the usable challenge of a type, if it is offered."""
-        return next((c for c in self.challenges if c.type == kind and c.token is not None), None)
+        return next((c for c in self.challenges if c.type == kind and c.usable), None)
 
 
 class _Fields:

@@ -23,6 +23,7 @@ from yarl import URL
 from acme_engine import caa
 from acme_engine.dns.servers import Silent, ask
 from acme_engine.dns.zones import Zones
+from acme_engine.dns_records import persist_record_name
 from acme_engine.errors import ZoneNotFound
 from acme_engine.names import normalise
 from acme_engine.selfcheck import MAX_BODY, REDIRECTS_MAX, TIMEOUT_S
@@ -80,7 +81,7 @@ async def examine(
     wanted = normalise(name)
     host = wanted.removeprefix("*.")
     findings = []
-    if wanted != host and method != "dns-01":
+    if wanted != host and not method.startswith("dns-"):
         findings.append(
             Finding(
                 "wildcard",
@@ -93,8 +94,8 @@ async def examine(
         _authorization(wanted, ca=ca, method=method, zones=zones), _addresses(host, ca=ca, zones=zones)
     )
     findings.append(authorized)
-    if method == "dns-01":
-        return [*findings, await _zone(host, zones)]
+    if method.startswith("dns-"):
+        return [*findings, await _zone(host, method, zones)]
     findings.append(found)
     if question is not None and method == "http-01":
         inside = _Sockets(addresses, public=ca.public)
@@ -244,18 +245,16 @@ def _heard(question: Question, status: int, body: str, came_to: str) -> tuple[st
     return f"answered{redirected}", ""
 
 
-async def _zone(host: str, zones: Zones) -> Finding:
-    """Find where the TXT record of DNS-01 is to be put."""
-    name = f"_acme-challenge.{host}"
+async def _zone(host: str, method: str, zones: Zones) -> Finding:
+    """Find where the TXT record of DNS-01 is to be put, or the standing one is."""
+    name = persist_record_name(host) if method == "dns-persist-01" else f"_acme-challenge.{host}"
     try:
         place = await zones.place(name)
     except ZoneNotFound as e:
-        return Finding(
-            "dns-01", Verdict.FAILED, str(e), f"delegate the zone of {host} to servers that answer"
-        )
+        return Finding(method, Verdict.FAILED, str(e), f"delegate the zone of {host} to servers that answer")
     alias = "" if place.owner == name else f"{name} is an alias of {place.owner}; "
     servers = ", ".join(map(str, place.servers))
-    return Finding("dns-01", Verdict.OK, f"{alias}zone {place.zone}, served by {servers}")
+    return Finding(method, Verdict.OK, f"{alias}zone {place.zone}, served by {servers}")
 
 
 class _NotAnswered(Exception):

@@ -148,7 +148,8 @@ class IssuerConfig(Model):
     """Where DNS-01 writes, which alone proves wildcards; without it there is HTTP-01 only."""
 
     challenge: ChallengeType = "http-01"
-    """How names are proved; wildcards always by ``dns-01``."""
+    """How names are proved; wildcards always by DNS. ``dns-persist-01``, a draft: a record that stands names
+    our account (``certvoy dns-records``), and nothing is written."""
 
     challenges: Mapping[NameOrSuffix, ChallengeType] = {}
     """The same for some names: a name, or ``*.example.com`` for all below it, and how those are proved."""

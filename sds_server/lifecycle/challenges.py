@@ -141,6 +141,12 @@ class Challenges:
         solvers: list[Solver] = [Http01Solver(by_http)]
         if self.tls_alpn:
             solvers.append(TlsAlpn01Solver(tokens))
+        if "dns-persist-01" in {self.default, *self.choices.values()}:
+            from acme_engine.dns.zones import Zones  # noqa: PLC0415 - imported when chosen
+            from acme_engine.dns_persist01 import DnsPersist01Solver  # noqa: PLC0415
+
+            zones = Zones() if self.dns is None else self.dns.zones
+            solvers.append(DnsPersist01Solver(zones=zones, clock=clock.now))
         if self.dns is not None:
             from acme_engine.dns01 import Dns01Solver  # noqa: PLC0415 - imported when chosen
 

@@ -78,9 +78,10 @@ class Preflights:
 
 def _method(name: str, ca: Issuer) -> str:
     """Return the challenge that the worker would answer."""
-    if name.startswith("*.") and ca.challenges.dns is not None:
+    wanted = preferred(name, ca.challenges.choices, otherwise=ca.challenges.default) or ca.challenges.default
+    if name.startswith("*.") and ca.challenges.dns is not None and not wanted.startswith("dns-"):
         return "dns-01"
-    return preferred(name, ca.challenges.choices, otherwise=ca.challenges.default) or ca.challenges.default
+    return wanted
 
 
 def _zones(ca: Issuer) -> Zones:

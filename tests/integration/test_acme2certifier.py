@@ -9,13 +9,15 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from acme_engine import Client, KeyType, ari, keys
 from acme_engine import chain as chains
+from acme_engine.dns.table import provider_of
+from acme_engine.dns_records import persist_record_text
 from acme_engine.errors import ProfileUnavailable
 from acme_engine.messages import RevocationReason
 from acme_engine.ordering import Profile, Terms
 from tests.support import acme2certifier
 from tests.support.acme import MemoryJournal, Orderer, Tokens, responding
-from tests.support.acme2certifier import ARI_FROM_PERCENT, LIFETIME_DAYS, SHORTLIVED
-from tests.support.bind import Bind, Zone
+from tests.support.acme2certifier import ARI_FROM_PERCENT, CA_IDENTITY, LIFETIME_DAYS, SHORTLIVED
+from tests.support.bind import KEY_NAME, KEY_SECRET, Bind, Zone
 from tests.support.ca_front import CaFront
 from tests.support.control_plane import ControlPlane, dsn, until
 
@@ -183,3 +185,64 @@ async def test_a_control_plane_renews_when_the_ca_says_so_and_tells_what_it_repl
     assert [SHORTLIVED, SHORTLIVED] == [visit.order["profile"] for visit in front.orders]
     assert [None, ari.certificate_id(first.leaf)] == [v.order.get("replaces") for v in front.orders]
     assert second.leaf.not_valid_before_utc <= datetime.now(UTC)
+
+
+# A record that stands
+
+
+@pytest.fixture
+async def standing(server, bind, tmp_path, connect, sql):
+    """A control plane that proves a name and its wildcard so, and the record that it wants."""
+    plane = ControlPlane(tmp_path, database=dsn(connect), http01_port=server.http_port)
+    (tmp_path / "tsig").write_text(KEY_SECRET)
+    dns = {
+        "provider": "rfc2136",
+        "server": bind.address,
+        "key_name": KEY_NAME,
+        "key_secret": {"file": "tsig"},
+        "nameservers": [bind.address],
+    }
+    plane.issuer(
+        server.directory_url,
+        server.ca_file,
+        contact=["mailto:ops@example.test"],
+        roots_file=str(server.roots_file),
+        dns=dns,
+        challenge="dns-persist-01",
+    )
+    plane.settings["secrets"] = {
+        "www": {"domains": ["stands.example.test", "*.stands.example.test"], "issuer": "internal"}
+    }
+    yield plane
+    if plane.child is not None:
+        await plane.stop()
+
+
+async def test_a_record_that_stands_proves_a_name_and_its_wildcard_and_nothing_is_written(
+    standing, bind, sql
+):
+    """draft-ietf-acme-dns-persist: without it nothing is answered, and who asks is told what to write."""
+
+    async def waits():
+        return await sql.fetchval("SELECT last_error FROM certrotation WHERE attempts > 0") is not None
+
+    async def issued():
+        return await sql.fetchval("SELECT count(*) FROM certificate WHERE status = 'active'") == 1
+
+    await standing.start()
+    await until(waits)
+    account = await sql.fetchval("SELECT account_url FROM acme_account")
+    _, told = await standing.command("why", "www")
+    name = "_validation-persist.stands.example.test"
+    text = persist_record_text(CA_IDENTITY, account, wildcard=True)
+    await provider_of("rfc2136", bind.settings).add(name, text)
+    await standing.command("rotate", "www")
+    await until(issued)
+    chain = await sql.fetchval("SELECT chain_pem FROM certificate_chain")
+
+    assert f"{name}. IN TXT" in told
+    assert account in told
+    assert {"stands.example.test", "*.stands.example.test"} == set(chains.parse(chain.encode()).names)
+    assert {text} == await bind.txt(name)
+    assert set() == await bind.txt("_acme-challenge.stands.example.test")
+    assert 0 == await sql.fetchval("SELECT count(*) FROM challenge_value")
