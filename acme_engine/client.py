@@ -197,6 +197,7 @@ class Client:
             account_url=None,
             new_nonce_url=directory.new_nonce,
             repeat=Repeat.SILENCE,
+            resource="newAccount",
         )
         account = Account.parse(
             reply.json(), url=reply.location(), created=reply.status == HTTPStatus.CREATED
@@ -214,7 +215,7 @@ class Client:
         wanted = [Identifier.of(name) for name in names]
         directory = await self.directory()
         payload = {"identifiers": [i.to_json() for i in wanted], **(more or {})}
-        reply = await self._post(directory.new_order, payload, repeat=Repeat.FAILURE)
+        reply = await self._post(directory.new_order, payload, repeat=Repeat.FAILURE, resource="newOrder")
         return Order.parse(reply.json(), url=reply.location(), retry_after=reply.retry_after)
 
     async def order(self, url: str) -> Order:
@@ -273,7 +274,7 @@ class Client:
         payload: dict[str, object] = {"certificate": b64encode(der).decode("ascii"), "reason": int(reason)}
         try:
             if certificate_key is None:
-                await self._post(directory.revoke_cert, payload, repeat=Repeat.SILENCE)
+                await self._post(directory.revoke_cert, payload, repeat=Repeat.SILENCE, resource="revokeCert")
             else:
                 await self._transport.post(
                     directory.revoke_cert,
@@ -282,6 +283,7 @@ class Client:
                     account_url=None,
                     new_nonce_url=directory.new_nonce,
                     repeat=Repeat.SILENCE,
+                    resource="revokeCert",
                 )
         except Refused as e:
             if e.problem.rule.action is not Action.DONE:
@@ -301,7 +303,9 @@ class Client:
             raise Misconfigured("no account is known", hint="register first, or give the account's URL")
         return self.account_url
 
-    async def _post(self, url: str, payload: dict[str, object] | None, *, repeat: Repeat) -> transport.Reply:
+    async def _post(
+        self, url: str, payload: dict[str, object] | None, *, repeat: Repeat, resource: str | None = None
+    ) -> transport.Reply:
         account_url, directory = self._account(), await self.directory()
         return await self._transport.post(
             url,
@@ -310,4 +314,5 @@ class Client:
             account_url=account_url,
             new_nonce_url=directory.new_nonce,
             repeat=repeat,
+            resource=resource,
         )

@@ -205,8 +205,11 @@ class Transport:
         account_url: str | None,
         new_nonce_url: str,
         repeat: Repeat,
+        resource: str | None = None,
     ) -> Reply:
         """Sign and send; ``payload`` None is a POST-as-GET (section 6.3).
+
+        ``resource``: its name in the directory, where CAs may allow fewer of those a second.
 
         Raises:
             Refused: the CA said no; its Problem is kept whole.
@@ -229,7 +232,7 @@ class Transport:
             nonce = self._nonces.pop() if self._nonces else await self._new_nonce(new_nonce_url)
             signed = signer.sign(body, url=url, nonce=nonce, account_url=account_url)
             timeout_s = READ_TIMEOUT_S if repeat is Repeat.SILENCE else REQUEST_TIMEOUT_S
-            return await self._exchange("POST", url, signed, timeout_s=timeout_s)
+            return await self._exchange("POST", url, signed, timeout_s=timeout_s, resource=resource)
 
         return await self._persist(send, repeat=repeat)
 
@@ -254,13 +257,19 @@ class Transport:
             await self._sleep(pause_s)
 
     async def _new_nonce(self, url: str) -> str:
-        await self._exchange("HEAD", url)
+        await self._exchange("HEAD", url, resource="newNonce")
         if not self._nonces:
             raise BadReply(f"{url} answered without a Replay-Nonce that can be used")
         return self._nonces.pop()
 
     async def _exchange(
-        self, method: str, url: str, body: bytes | None = None, *, timeout_s: float = READ_TIMEOUT_S
+        self,
+        method: str,
+        url: str,
+        body: bytes | None = None,
+        *,
+        timeout_s: float = READ_TIMEOUT_S,
+        resource: str | None = None,
     ) -> Reply:
         if self._session is None:
             raise RuntimeError("use the client in `async with`")
@@ -268,7 +277,7 @@ class Transport:
         headers = {"Content-Type": "application/jose+json"} if body is not None else {}
         try:
             if self._pace is not None:
-                await self._pace.turn()
+                await self._pace.turn(resource)
             sent_at = self._clock()
             async with self._session.request(
                 method,

@@ -232,7 +232,7 @@ class Accounts:
         rate = issuer.limits.requests_per_s
         if rate is None:
             return None
-        return self._paces.setdefault(issuer.directory_url, Pace(rate))
+        return self._paces.setdefault(issuer.directory_url, Pace(rate, of=issuer.limits.requests_of_per_s))
 
     def _open(self, issuer: Issuer, key: keys.PrivateKey, url: str | None) -> Client:
         return Client(
