@@ -24,7 +24,7 @@ from acme_engine import (
 from acme_engine.relinquish import relinquish
 from tests.support import pki
 from tests.support.acme import Crash, MemoryJournal, Orderer, Tokens, responding
-from tests.support.pebble import start
+from tests.support.pebble import Pebble, start
 
 pytestmark = pytest.mark.debian
 
@@ -279,3 +279,18 @@ async def test_an_address_is_certified_as_one(pebble, kind):
             await by_tls.stop()
 
     assert ("127.0.0.1",) == got.names
+
+
+async def test_a_name_that_was_proved_before_is_not_proved_again(tmp_path):
+    """RFC 8555 section 7.1.3: an order may be ready at once, its authorizations being valid already."""
+    pebble = Pebble(tmp_path, kind=True, authz_reuse_percent=100)
+    await pebble.ready()
+    tokens = Tokens()
+    async with account(pebble) as client, responding(tokens, port=pebble.http_port):
+        orderers = [Orderer(client, ["again.example.com"], tokens) for _ in range(2)]
+        got = [await orderer.obtain(MemoryJournal()) for orderer in orderers]
+    await pebble.stop()
+    answered = ["challenge.answered" in [name for name, _ in orderer.steps] for orderer in orderers]
+
+    assert [True, False] == answered
+    assert got[0].fingerprint != got[1].fingerprint

@@ -37,11 +37,15 @@ class Pebble:
         kind: bool = False,
         nonce_reject_percent: int | None = None,
         dns_server: str | None = None,
+        authz_reuse_percent: int = 0,
     ) -> None:
         """Start both; ``http_port`` is where it validates HTTP-01. `ready` says when they answer.
 
         ``kind``: it never sleeps, for many orders, and refuses no nonce, or ``nonce_reject_percent`` of them.
         ``dns_server``: the host:port that it asks instead of its own DNS server.
+        ``kind``: it refuses no nonce and never sleeps, for many orders. ``dns_server``: the host:port that it
+        asks instead of its own DNS server. ``authz_reuse_percent``: so many of its orders need no proof of a
+        name that was proved before.
         """
         pebble = debian.program("pebble", of="pebble")
         challtestsrv = debian.program("pebble-challtestsrv", of="pebble")
@@ -94,7 +98,7 @@ class Pebble:
             env={
                 "PEBBLE_WFE_NONCEREJECT": str(nonce_reject_percent),
                 **({"PEBBLE_VA_NOSLEEP": "1"} if kind else {"PEBBLE_VA_SLEEPTIME": str(VALIDATION_SLEEP_S)}),
-                "PEBBLE_AUTHZREUSE": "0",
+                "PEBBLE_AUTHZREUSE": str(authz_reuse_percent),
                 "PEBBLE_ALTERNATE_ROOTS": "1",
             },
         )
