@@ -8,7 +8,7 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Final
@@ -101,6 +101,16 @@ async def examine(
         inside = _Sockets(addresses, public=ca.public)
         findings += await asyncio.gather(*(_answer(host, address, question, inside) for address in addresses))
     return findings
+
+
+async def may_issue(name: str, *, ca: Ca, method: str, zones: Zones) -> Finding:
+    """Look at CAA alone, for a CA that is asked only where another does not deliver.
+
+    Raises:
+        BadIdentifier: it is no name that a certificate can have.
+    """
+    found = await _authorization(normalise(name), ca=ca, method=method, zones=zones)
+    return replace(found, check=f"caa of {ca.name}")
 
 
 async def _addresses(host: str, *, ca: Ca, zones: Zones) -> tuple[Sequence[str], Finding]:

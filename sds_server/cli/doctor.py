@@ -17,7 +17,9 @@ def doctor() -> None:
 
 @doctor.command()
 @click.argument("name")
-@click.option("--issuer", help="Which CA is to prove it; the only one by default.")
+@click.option(
+    "--issuer", help="Which CA is to prove it; by default the secret's that has it, or the only one."
+)
 @click.option(
     "--port", type=click.IntRange(1, 65535), default=80, show_default=True, help="Where the CA asks."
 )
@@ -26,9 +28,10 @@ def doctor() -> None:
 def domain(name: str, *, issuer: str | None, port: int, as_json: bool, api: Api) -> int:
     r"""Look as a CA will whether NAME can be proved, and say what to mend. Nothing is ordered.
 
-    Whether the CA answers; CAA records; the name's addresses; and whether the challenge's way leads to
-    certvoy: port 80 of each address, through your proxies, or the zone of the TXT record. It looks from where
-    certvoy runs: a firewall may still keep the CA out. Exit code 0 only if nothing failed.
+    Whether the CA answers; CAA records, also for the CAs that its secret falls back on; the name's addresses;
+    and whether the challenge's way leads to certvoy: port 80 of each address, through your proxies, or the
+    zone of the TXT record. It looks from where certvoy runs: a firewall may still keep the CA out. Exit code
+    0 only if nothing failed.
 
     \b
     certvoy doctor domain www.example.com

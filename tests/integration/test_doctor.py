@@ -1,12 +1,14 @@
 """`certvoy doctor domain` beside a control plane that runs: a real CA, BIND, and our responder."""
 
 import json
+from copy import deepcopy
 
 import pytest
 
 from sds_server.programs.caddy import Caddy
 from sds_server.programs.child import free_port
 from tests.support.bind import KEY_SECRET, Bind, Zone
+from tests.support.ca_front import CaFront
 from tests.support.control_plane import HOST, ControlPlane, dsn
 
 pytestmark = pytest.mark.debian
@@ -33,10 +35,16 @@ async def plane(tmp_path, connect):
         "resolvers": [bind.address],
     }
     plane.issuer(caddy.directory_url, caddy.ca_file, dns=dns)
+    # Another, which answers, and that no zone here names.
+    second = CaFront(tmp_path, upstream=caddy.directory_url, upstream_ca=caddy.ca_file)
+    second.change("/directory", lambda document: document | {"meta": {"caaIdentities": ["second.example"]}})
+    await second.open()
+    plane.second = second
     plane.settings["secrets"] = {}
     await plane.start()
     yield plane
     await plane.stop()
+    await second.shut()
     await caddy.stop()
     await bind.stop()
 
@@ -60,3 +68,25 @@ async def test_it_says_what_is_well_and_what_to_mend(plane, sql):
     assert "there are internal" in unknown
     assert 0 == await sql.fetchval("SELECT count(*) FROM challenge_token")
     assert 0 == await sql.fetchval("SELECT count(*) FROM certrotation")
+
+
+async def test_a_secret_s_fallback_ca_that_may_not_issue_is_named_before_it_is_needed(plane):
+    """RFC 8659: a CAA record that names the first CA alone keeps every other one out."""
+    second = plane.second
+    plane.settings["issuers"]["second"] = {
+        "directory": second.directory_url,
+        "ca_file": str(second.ca_file),
+        "dns": deepcopy(plane.settings["issuers"]["internal"]["dns"]),  # YAML of ours has no aliases
+    }
+    plane.settings["secrets"] = {
+        "theirs": {"domains": ["www.theirs.test"], "issuer": "internal", "fallback": ["second"]}
+    }
+    await plane.stop()
+    await plane.start()
+    port = str(plane.http01_port)
+    code, said = await plane.command("doctor", "domain", "www.theirs.test", "--port", port, "--json")
+    found = {item["check"]: item for item in json.loads(said)}
+
+    assert 1 == code
+    assert "failed" == found["caa of second"]["verdict"], said
+    assert 'theirs.test. CAA 0 issue "second.example"' in found["caa of second"]["fix"]
