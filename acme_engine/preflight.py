@@ -21,7 +21,7 @@ import dns.rdatatype
 from yarl import URL
 
 from acme_engine import caa
-from acme_engine.dns.servers import Silent, ask
+from acme_engine.dns.servers import Server, Silent, ask
 from acme_engine.dns.zones import Zones
 from acme_engine.dns_records import persist_record_name
 from acme_engine.errors import ZoneNotFound
@@ -32,6 +32,10 @@ HTTP_PORT: Final = 80
 MAX_ADDRESSES: Final = 8
 SHOWN: Final = 80
 TO_US: Final = "send /.well-known/acme-challenge/ of port 80 to certvoy's http01.listen"
+
+
+ANSWER: Final = "see with `delv NAME` whether the zone's servers answer and its DNSSEC signatures are valid"
+_ANSWERS: Final = frozenset({dns.rcode.NOERROR, dns.rcode.NXDOMAIN})
 
 
 class Verdict(StrEnum):
@@ -127,7 +131,10 @@ async def _addresses(host: str, *, ca: Ca, zones: Zones) -> tuple[Sequence[str],
             "address",
             Verdict.FAILED,
             "; ".join(dict.fromkeys(words)) or f"{host} has no address",
-            f"add an A or AAAA record for {host} that leads to your proxy",
+            # To add one would mend nothing where the answer is there, and is not believed.
+            ANSWER
+            if any("SERVFAIL" in said for said in words)
+            else f"add an A or AAAA record for {host} that leads to your proxy",
         )
     seen = f"{host} is {', '.join(found)}"
     inside = [address for address in found if not ipaddress.ip_address(address).is_global]
@@ -154,7 +161,7 @@ async def _authorization(wanted: str, *, ca: Ca, method: str, zones: Zones) -> F
                 "caa",
                 Verdict.FAILED,
                 f"{at} CAA: {e}",
-                "have the zone's servers answer for CAA, if only empty",
+                f"have the zone's servers answer for CAA, if only empty: {ANSWER}",
             )
         if records:
             said = caa.judge(
@@ -299,7 +306,20 @@ async def _resolved(host: str, kind: str, zones: Zones) -> dns.message.Message:
         except Silent as e:
             words.append(f"{resolver} {e}")
             continue
-        if reply.rcode() in {dns.rcode.NOERROR, dns.rcode.NXDOMAIN}:
+        if reply.rcode() in _ANSWERS:
             return reply
-        words.append(f"{resolver} says {dns.rcode.to_text(reply.rcode())}")
+        broken = reply.rcode() == dns.rcode.SERVFAIL and await _answers_unchecked(resolver, host, kind)
+        words.append(
+            f"{resolver} says {dns.rcode.to_text(reply.rcode())}"
+            + (f", as the DNSSEC of {host} does not validate" if broken else "")
+        )
     raise _NotAnswered("; ".join(words))
+
+
+async def _answers_unchecked(resolver: Server, host: str, kind: str) -> bool:
+    """Whether the same resolver has an answer where it need not judge signatures."""
+    try:
+        reply = await ask(resolver, dns.name.from_text(host), kind, recurse=True, unchecked=True)
+    except Silent:
+        return False
+    return reply.rcode() in _ANSWERS

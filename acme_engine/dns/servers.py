@@ -44,14 +44,18 @@ class NoRoute(Silent):
 
 
 async def ask(
-    server: Server, name: dns.name.Name, kind: str, *, recurse: bool = False
+    server: Server, name: dns.name.Name, kind: str, *, recurse: bool = False, unchecked: bool = False
 ) -> dns.message.Message:
     """Ask over UDP, and over TCP where that was cut short or got no answer.
+
+    ``unchecked``: a resolver shall answer also where DNSSEC says no (RFC 4035 section 3.2.2).
 
     Raises:
         Silent: no answer, or one that is none.
     """
     flags = dns.flags.RD if recurse else dns.flags.Flag(0)
+    if unchecked:
+        flags |= dns.flags.CD
     question = dns.message.make_query(name, kind, flags=flags, use_edns=0, payload=PAYLOAD)
     try:
         try:

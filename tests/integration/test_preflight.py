@@ -3,6 +3,9 @@
 import asyncio
 import socket
 
+import dns.asyncquery
+import dns.exception
+import dns.message
 import pytest
 from aiohttp import web
 from aiohttp.resolver import DefaultResolver
@@ -10,7 +13,8 @@ from aiohttp.resolver import DefaultResolver
 from acme_engine import Http01Responder
 from acme_engine.dns.zones import Zones
 from acme_engine.preflight import Ca, Question, Verdict, examine
-from sds_server.programs.child import free_port
+from sds_server.programs.child import Child, free_port
+from tests.support import debian
 from tests.support.acme import Tokens
 from tests.support.bind import HOST, Bind, Zone
 
@@ -28,6 +32,7 @@ def bind(tmp_path_factory):
         Zone("ours.test", ['@ IN CAA 0 issue "ca.example"']),
         Zone("theirs.test", ['@ IN CAA 0 issue "other.example"', 'www IN CAA 0 iodef "mailto:a@b.test"']),
         Zone("six.test", ["both IN A 127.0.0.1", "both IN AAAA ::1"]),
+        Zone("bogus.test"),
         Zone("alias.test", ["_acme-challenge IN CNAME proof.open.test."]),
     ]
     bind = asyncio.run(Bind.start(tmp_path_factory.mktemp("bind"), zones))
@@ -209,3 +214,59 @@ async def test_a_resolver_that_is_silent_is_named():
 
     assert all(finding.verdict is Verdict.FAILED for finding in found)
     assert all(silent.rpartition(":")[2] in finding.seen for finding in found)
+
+
+# A resolver that validates
+
+_VALIDATING = """\
+options {{
+	directory "{directory}"; pid-file none; session-keyfile "{directory}/session.key";
+	listen-on port {port} {{ {host}; }}; listen-on-v6 {{ none; }}; recursion yes; dnssec-validation yes;
+}};
+controls {{ }};
+trust-anchors {{ "bogus.test." static-ds 12345 13 2 "{digest}"; }};
+zone "bogus.test" {{ type forward; forward only; forwarders {{ {host} port {upstream}; }}; }};
+"""
+
+
+@pytest.fixture
+async def validating(bind, tmp_path):
+    """A BIND that knows a key by which bogus.test is signed, and it is not."""
+    port = free_port()
+    config = tmp_path / "named.conf"
+    filled = _VALIDATING.format(
+        directory=tmp_path, port=port, host=HOST, digest="ab" * 32, upstream=bind.port
+    )
+    config.write_text(filled)
+    child = Child(
+        "named",
+        [debian.program("named", of="bind"), "-4", "-g", "-n", "1", "-p", str(port), "-c", config],
+        log=tmp_path / "named.log",
+        env=debian.environment("bind"),
+        cwd=tmp_path,
+    )
+    question = dns.message.make_query("www.bogus.test", "A")
+
+    async def answers():
+        try:
+            await dns.asyncquery.udp(question, HOST, port=port, timeout=1)
+        except dns.exception.Timeout:
+            return False
+        return True
+
+    await child.ready(answers)
+    yield f"{HOST}:{port}"
+    await child.stop()
+
+
+async def test_a_zone_whose_dnssec_is_broken_is_told_from_a_name_without_an_address(validating):
+    """A resolver says SERVFAIL, and to add an address would mend nothing."""
+    found = await examine(
+        "www.bogus.test", ca=INTERNAL, method="http-01", question=None, zones=Zones(resolvers=[validating])
+    )
+
+    assert {"caa", "address"} == {finding.check for finding in found}
+    for finding in found:
+        assert Verdict.FAILED is finding.verdict
+        assert "says SERVFAIL, as the DNSSEC of " in finding.seen
+        assert "`delv NAME`" in finding.fix
