@@ -1,16 +1,21 @@
 """An asyncio ACME client (RFC 8555): orders that survive a crash, and answers to challenges.
 
-    async with Client(directory_url, account_key=keys.generate(KeyType.ECDSA_P256)) as client:
+    tokens, key = MemoryTokens(), keys.generate(KeyType.ECDSA_P256)
+    async with (
+        Client(directory_url, account_key=keys.generate(KeyType.ECDSA_P256)) as client,
+        Http01Responder(tokens, host="0.0.0.0", port=80),
+    ):
         await client.register(terms_agreed=True)
-        key = keys.generate(KeyType.ECDSA_P256)
+        csr = keys.csr(key, ["www.example.com"])
         chain = await obtain(
-            client, names=names, csr=keys.csr(key, names), solver=Http01Solver(store), journal=journal
+            client, names=["www.example.com"], csr=csr, solver=Http01Solver(tokens), journal=MemoryJournal()
         )
+    print((chain.pem + keys.pem(key)).decode())
 
 `obtain` does the whole of it; `Client` has one coroutine for each operation. `chain`, `renewal` and `backoff`
 judge what was issued, say when the next one is due, and how long to wait after a failure; `ari` asks the CA
 when it would like that. It knows no database: a `Journal` keeps an order's steps, a `TokenStore` what the
-responders serve.
+responders serve; `MemoryJournal` and `MemoryTokens` are theirs in one process.
 
 DNS-01 is in `acme_engine.dns01` and its providers in `acme_engine.dns`, imported by whoever wants them;
 `Solvers` has a Solver for each name.
@@ -24,6 +29,7 @@ from acme_engine.http01 import Http01Responder
 from acme_engine.issue import Journal, obtain
 from acme_engine.jws import Eab
 from acme_engine.keys import KeyType, PrivateKey
+from acme_engine.memory import MemoryJournal, MemoryTokens
 from acme_engine.messages import (
     Account,
     Authorization,
@@ -54,6 +60,8 @@ __all__ = [
     "Identifier",
     "Journal",
     "KeyType",
+    "MemoryJournal",
+    "MemoryTokens",
     "Order",
     "OrderFailed",
     "PrivateKey",

@@ -9,6 +9,8 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable
+from types import TracebackType
+from typing import Self
 
 from acme_engine.errors import CannotListen
 from acme_engine.lookup import Lookup
@@ -42,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 class Http01Responder:
-    """Serves the tokens of a store on one address."""
+    """Serves the tokens of a store on one address: from `start` to `stop`, or in ``async with``."""
 
     def __init__(self, store: TokenReader, *, host: str, port: int, deadline_s: float = DEADLINE_S) -> None:
         """Serve ``store`` on ``host:port``; port 0 takes a free one."""
@@ -79,6 +81,15 @@ class Http01Responder:
         self._lookup.close()
         await self._server.wait_closed()
         self._server = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
 
     def _connection(self) -> "_Connection":
         return _Connection(self._lookup.get, self._connections, self._deadline_s)

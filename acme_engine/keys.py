@@ -6,6 +6,7 @@ from enum import StrEnum
 from hashlib import sha256
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -108,3 +109,18 @@ def pem(key: PrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+
+
+def load_pem(text: bytes) -> PrivateKey:
+    """Read a private key from PEM, as `pem` wrote it, or another client did (PKCS#8, PKCS#1, SEC 1).
+
+    Raises:
+        Misconfigured: it is none, is encrypted, or of a type that we do not make.
+    """
+    try:
+        key = serialization.load_pem_private_key(text, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as e:
+        raise Misconfigured("this is no private key in PEM that can be read without a password") from e
+    if not isinstance(key, PrivateKey):
+        raise Misconfigured(f"a {type(key).__name__} is not a key of a type that we make")
+    return key

@@ -13,6 +13,8 @@ import tempfile
 from base64 import urlsafe_b64encode
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -100,7 +102,10 @@ class TlsAlpn01Solver:
 
 
 class TlsAlpn01Responder:
-    """Ends TLS for validations on one address, and for nothing else."""
+    """Ends TLS for validations on one address, and for nothing else.
+
+    From `start` to `stop`, or in ``async with``.
+    """
 
     def __init__(self, store: TokenReader, *, host: str, port: int, deadline_s: float = DEADLINE_S) -> None:
         """Answer from ``store`` on ``host:port``; port 0 takes a free one."""
@@ -138,6 +143,15 @@ class TlsAlpn01Responder:
         self._lookup.close()
         await self._server.wait_closed()
         self._server = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

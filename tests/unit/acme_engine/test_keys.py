@@ -58,6 +58,33 @@ def test_pem_is_pkcs8():
     assert isinstance(serialization.load_pem_private_key(keys.pem(key), None), ec.EllipticCurvePrivateKey)
 
 
+@pytest.mark.parametrize("form", ["PKCS8", "TraditionalOpenSSL"])
+@pytest.mark.parametrize("key_type", [KeyType.ECDSA_P256, KeyType.RSA_2048])
+def test_a_key_of_another_client_is_read(key_type, form):
+    key = keys.generate(key_type)
+    form = getattr(serialization.PrivateFormat, form)
+    text = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+
+    assert keys.pkcs8(key) == keys.pkcs8(keys.load_pem(text))
+
+
+@pytest.mark.parametrize("text", [b"", b"-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n"])
+def test_what_is_no_key_is_said_without_its_content(text):
+    with pytest.raises(Misconfigured, match="no private key"):
+        keys.load_pem(text)
+
+
+def test_a_key_under_a_password_is_refused():
+    key = keys.generate(KeyType.ECDSA_P256)
+    locked = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    with pytest.raises(Misconfigured, match="password"):
+        keys.load_pem(locked)
+
+
 def test_a_key_of_a_type_that_we_do_not_make_is_refused():
     der = ed448.Ed448PrivateKey.generate().private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
