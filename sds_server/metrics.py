@@ -200,7 +200,7 @@ HELD_BACK: Final = _counter(
     "issuer",
 )
 LIMIT_LEFT: Final = _gauge(
-    "limit_left_ratio",
+    "limit_free_ratio",
     "What is left of a CA's limit, 0 to 1, by what all replicas have taken; of what is counted for each"
     " domain, name or set of names that of which least is left. A fifth is kept for `certvoy rotate`.",
     "issuer",

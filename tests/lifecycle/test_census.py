@@ -142,7 +142,7 @@ async def test_what_is_left_of_a_ca_s_limits_is_told_and_what_waits_for_them(
     found = samples(metrics.exposition())
 
     assert {"orders": 0.7, "domain": 0.5, "names": 0.0} == {
-        key[2]: round(value, 2) for key, value in found.items() if key[0] == "certvoy_limit_left_ratio"
+        key[2]: round(value, 2) for key, value in found.items() if key[0] == "certvoy_limit_free_ratio"
     }
     assert {("certvoy_orders_deferred", "internal", "budget.domain"): 2} == {
         key: value for key, value in found.items() if key[0] == "certvoy_orders_deferred"

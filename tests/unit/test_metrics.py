@@ -24,6 +24,7 @@ def test_no_metric_is_labelled_by_what_proxies_call_themselves():
         "identifier",  # of a Secret: what else a CA names is left out
         "issuer",
         "kind",
+        "limit",
         "loop",
         "operation",
         "outcome",
