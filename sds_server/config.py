@@ -325,16 +325,27 @@ class MetricsConfig(Model):
 
 
 _OF_KIND: Mapping[Kind, tuple[str, ...]] = {
-    Kind.TLS_CERTIFICATE: ("domains", "issuer", "fallback"),
+    Kind.TLS_CERTIFICATE: ("domains", "issuers", "issuer", "fallback"),
     Kind.VALIDATION_CONTEXT: ("ca_file", "crl_file", "leaf_crl_only"),
     Kind.SESSION_TICKET_KEYS: ("rotate_every", "keep"),
     Kind.GENERIC_SECRET: ("file",),
 }
 """Keys that one kind of Secret has and no other."""
 
-_OPTIONAL = frozenset({"fallback", "crl_file", "leaf_crl_only", "keep"})
+_OPTIONAL = frozenset({"issuers", "fallback", "crl_file", "leaf_crl_only", "keep"})
 
 ROTATE_EVERY_MIN = timedelta(minutes=1)
+
+
+def _in_order(raw: dict[str, Any]) -> dict[str, Any]:
+    """Read ``issuers: [a, b]`` as ``issuer: a`` with ``fallback: [b]``."""
+    names = raw["issuers"]
+    besides = [key for key in ("issuer", "fallback") if key in raw]
+    if besides:
+        raise Wrong(f"has issuers and {besides[0]}", "write `issuers: [FIRST, NEXT]`, or the other two")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        return raw  # its own field says what is wrong
+    return {**raw, "issuer": names[0], "fallback": names[1:]}
 
 
 class SecretConfig(Model):
@@ -345,6 +356,10 @@ class SecretConfig(Model):
 
     domains: Names | None = Field(None, validate_default=True)
     """The certificate's DNS names, or IP addresses."""
+
+    issuers: Some[tuple[str, ...]] | None = Field(None, max_length=9)
+    """The CAs in one list, in place of ``issuer`` and ``fallback``: the first, and those that are asked, in
+    this order, where it does not deliver."""
 
     issuer: str | None = Field(None, validate_default=True)
     """The CA: one of ``issuers``."""
@@ -396,11 +411,13 @@ class SecretConfig(Model):
         if others:
             known = ", ".join(_OF_KIND[Kind(str(kind))])
             raise Wrong(f"a {kind} has no {others[0]}", f"it has: kind, {known}")
-        return raw
+        return raw if raw.get("issuers") is None else _in_order(raw)
 
     @field_validator("domains", "issuer", "ca_file", "rotate_every", "file", mode="before")
     @classmethod
     def _is_there(cls, value: Any, info: ValidationInfo[File]) -> Any:
+        if info.field_name == "issuer" and "issuers" not in info.data:
+            return None  # what is wrong there is told
         if value is None and info.field_name in _OF_KIND[info.data.get("kind", Kind.TLS_CERTIFICATE)]:
             raise PydanticCustomError("missing", "is missing")
         return value
@@ -419,9 +436,22 @@ class SecretConfig(Model):
             raise Wrong("is too short", "a minute or more: each one goes to every proxy")
         return every
 
+    @field_validator("issuers")
+    @classmethod
+    def _are_issuers(
+        cls, names: tuple[str, ...] | None, info: ValidationInfo[File]
+    ) -> tuple[str, ...] | None:
+        for name in names or ():
+            cls._exists(name, info)
+        if names is not None and len({*names}) < len(names):
+            raise Wrong("names an issuer twice", "name each once")
+        return names
+
     @field_validator("fallback")
     @classmethod
     def _are_others(cls, names: tuple[str, ...], info: ValidationInfo[File]) -> tuple[str, ...]:
+        if "issuers" not in info.data:
+            return names  # what is wrong there is told
         for name in names:
             cls._exists(name, info)
         if len({info.data.get("issuer"), *names}) <= len(names):

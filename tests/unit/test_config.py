@@ -639,6 +639,42 @@ def test_limits_that_are_none_are_refused(errors, limits, error):
     assert "limits" in told
 
 
+ISSUERS = {"backup": {"directory": "https://ca2.example.test/dir", "terms_agreed": True}}
+
+
+def with_issuers(**keys):
+    settings = yaml.safe_load(SMALL)
+    settings["issuers"] |= ISSUERS
+    settings["secrets"] = {"www": {"domains": ["a.test"], **keys}}
+    return yaml.safe_dump(settings)
+
+
+def test_issuers_in_one_list_are_the_first_and_those_to_fall_back_to(read):
+    secret = read(with_issuers(issuers=["internal", "backup"])).secrets["www"]
+    alone = read(with_issuers(issuers=["backup"])).secrets["www"]
+
+    assert ("internal", ("backup",)) == (secret.issuer, secret.fallback)
+    assert ("backup", ()) == (alone.issuer, alone.fallback)
+
+
+@pytest.mark.parametrize(
+    ("keys", "error"),
+    [
+        ({"issuers": ["internal", "other"]}, "secrets.www.issuers: no issuer has the name"),
+        ({"issuers": ["other"]}, "secrets.www.issuers: no issuer has the name"),
+        ({"issuers": ["internal", "internal"]}, "secrets.www.issuers: names an issuer twice"),
+        ({"issuers": []}, "secrets.www.issuers: "),
+        ({"issuers": "internal"}, "secrets.www.issuers: must be a list"),
+        ({"issuers": ["internal"], "issuer": "backup"}, "secrets.www: has issuers and issuer"),
+        ({"issuers": ["internal"], "fallback": ["backup"]}, "secrets.www: has issuers and fallback"),
+    ],
+)
+def test_what_is_wrong_with_a_list_of_issuers_is_told_once_and_there(errors, keys, error):
+    (told,) = errors(with_issuers(**keys))
+
+    assert told.startswith(error)
+
+
 @pytest.mark.parametrize(
     ("fallback", "error"),
     [
