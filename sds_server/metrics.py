@@ -199,6 +199,13 @@ HELD_BACK: Final = _counter(
     "Renewals of young certificates that an issuer wanted again and again, and that were made to wait.",
     "issuer",
 )
+REFUSES: Final = _gauge(
+    "target_refuses",
+    "1 for each registered target that refuses what a secret is served with, for a hundred of them; absent"
+    " for all others. Proxies that were only seen have none: what they are called is their clients' word.",
+    "secret",
+    "target",
+)
 LIMIT_LEFT: Final = _gauge(
     "limit_free_ratio",
     "What is left of a CA's limit, 0 to 1, by what all replicas have taken; of what is counted for each"

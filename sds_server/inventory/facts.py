@@ -57,6 +57,9 @@ FROZEN_MAX: Final = 1_000
 GUILTY_MAX: Final = 100
 """Names that failed with a series of their own."""
 
+REFUSERS_MAX: Final = 100
+"""Targets that refuse something with a series of their own."""
+
 STALE_MAX: Final = 1_000
 """Secrets with stale Targets that have a series of their own."""
 
@@ -107,6 +110,9 @@ class Facts:
     stale: Mapping[str, datetime]
     """Since when some Target serves something else than it was proved to serve, by Secret."""
 
+    refusers: Sequence[tuple[str, str]]
+    """Secrets, each with a registered Target that refuses it."""
+
     left: Emptiest
     """What is left of CAs' limits."""
 
@@ -138,6 +144,8 @@ async def read(database: Database) -> Facts:
         left = await budgets.emptiest_in(tx)
         deferred = await tx.rows("deferred_orders")
         counted = await tx.value("census", DELIVERIES_LAST)
+        refused = [name for name, state, _ in counted["unproved"] if state == "refused"] if counted else []
+        refusers = await tx.rows("refusers", refused, REFUSERS_MAX) if refused else []
     not_well = secrets["none"] + secrets["expired"]
     return Facts(
         secrets={
@@ -153,6 +161,7 @@ async def read(database: Database) -> Facts:
         frozen=[Frozen(row["name"], row["frozen_at"], row["by_person"]) for row in frozen],
         staples=[StapleDates(row["secret"], row["this_update"], row["next_update"]) for row in stapled],
         stale={row["secret"]: row["since"] for row in stale},
+        refusers=[(row["secret"], row["target"]) for row in refusers],
         left=left,
         deferred={(row["issuer"], row["reason"]): row["orders"] for row in deferred},
         guilty={(row["issuer"], row["identifier"]): row["failures"] for row in guilty},

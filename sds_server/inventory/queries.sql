@@ -1771,6 +1771,14 @@ UNION ALL
 (SELECT secret, state, count(*) FROM state
   WHERE state NOT IN ('proved', 'waiting') AND (state <> 'accepted' OR kind = 'tls_certificate') GROUP BY secret, state ORDER BY 3 DESC, 1, 2 LIMIT $1);
 
+-- name: refusers
+-- Registered Targets that refuse what one of these Secrets is served with, $2 of them. Others are called as their clients like.
+SELECT d.secret, t.name AS target FROM delivery d
+  JOIN secret s ON s.name = d.secret AND s.deleted_at IS NULL AND d.refused = s.served_generation
+  JOIN target t ON t.id = d.target_id
+ WHERE d.secret = ANY ($1::text[]) AND d.registered AND d.accepted IS DISTINCT FROM d.refused AND coalesce(d.proved, 0) < d.refused
+ ORDER BY d.secret, t.name LIMIT $2;
+
 -- ---------------------------------------------------------------- audit and feed
 
 -- name: append_audit

@@ -78,6 +78,7 @@ class Census:
         to.read(metrics.IDENTIFIER_FAILURES, lambda: self._counted(lambda now: now.guilty))
         to.read(metrics.LIMIT_LEFT, lambda: self._counted(self._left))
         to.read(metrics.DEFERRED, lambda: self._counted(self._deferred))
+        to.read(metrics.REFUSES, lambda: self._counted(lambda now: dict.fromkeys(now.refusers, 1)))
         to.read(metrics.STALE, lambda: self._counted(_stale))
         to.read(metrics.UNPROVED, lambda: self._counted(_unproved))
 

@@ -215,6 +215,26 @@ async def test_since_when_a_target_is_stale_is_told_of_the_one_that_is_so_for_lo
     assert 9 * 60 <= time.time() - since < 10 * 60
 
 
+async def test_a_target_that_refuses_is_named_if_an_operator_has_named_it(
+    issuances, database, census, said, sql
+):
+    """A proxy that was only seen is called as its client likes, and a label is no place for that."""
+    await rolling_out(issuances, "edge-1", "edge-2", "edge-3")
+    await sql.execute("UPDATE certrotation SET stage = 'fleet' WHERE completed_at IS NULL")
+    await sql.execute(
+        "UPDATE delivery d SET accepted = NULL, proved = NULL, seen_until = now() + interval '1 hour',"
+        "   registered = t.name <> 'edge-2', refused = CASE WHEN t.name <> 'edge-3' THEN 2 END"
+        " FROM target t WHERE t.id = d.target_id"
+    )
+    await census.step()
+    found = said()
+
+    assert 2 == found["certvoy_secret_unproved_targets", "www", "refused"]
+    assert {("www", "edge-1"): 1} == {
+        key[1:]: value for key, value in found.items() if key[0] == "certvoy_target_refuses"
+    }
+
+
 async def test_frozen_secrets_are_told_with_who_holds_them(issuances, database, census, said):
     for name, actor in (("a", "person:alice"), ("b", "replica:one"), ("c", None)):
         await issuances.declare(name, [f"{name}.example.test"])
