@@ -100,6 +100,9 @@ POINTS: Final[Mapping[str, str]] = {
     "value.removing": "the names are proved, and what proved them is still in DNS",
     "value.withdrawn": "what an attempt left in DNS is removed, and still committed",
     "value.removed": "what proved a name is removed, and still committed",
+    # A staple is fetched
+    "staple.answered": "the CA's responder has answered, and that is in memory only",
+    "staple.keeping": "a staple is written and not committed",
     # What is no certificate: a version is put, goes to canaries and to all
     "payload.storing": "a version, and its canaries, are written and not committed",
     "payload.stored": "a version is committed, and whoever brought it does not know",

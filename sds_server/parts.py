@@ -173,7 +173,10 @@ class Parts:
         )
         accounts, skew = _accounts(database, sealer, clock, actor)
         watch_skew(skew, to=metrics)
-        cas, withdrawer = _issuers(config, database)
+        (cas, withdrawer), stapler = (
+            _issuers(config, database),
+            _stapler(config, database, clock, actor, metrics),
+        )
         patience = Patience(database=database, issuers=cas, answers=answers, actor=actor)
         revoker = Revoker(
             database=database,
@@ -196,6 +199,7 @@ class Parts:
             clock=clock,
             rng=SystemRandom(),
             authorize=partial(admission.authorize, kind=Kind.TLS_CERTIFICATE),
+            first_staple=stapler.first,
         )
         publishing = Loop("publisher", publisher.step, every=poll)
         working = [
@@ -221,8 +225,10 @@ class Parts:
             on_rolled_up=prover.said,
         )
         making = Loop("tickets", payloads.make_tickets, every=poll)
-        admitting = Loop("admission", admission.step, every=RELOAD)
-        recording = Loop("recorder", recorder.step, every=RECORD_EVERY)
+        admitting, recording = (
+            Loop("admission", admission.step, every=RELOAD),
+            Loop("recorder", recorder.step, every=RECORD_EVERY),
+        )
         await recorder.load()
         streams, census = (
             MeasuredStreams(recorder, to=metrics, clock=clock),
@@ -280,7 +286,7 @@ class Parts:
             Loop("patience", patience.step, every=poll),
             Loop("census", census.step, every=EVERY),
             making,
-            Loop("stapler", _stapler(config, database, clock, actor, metrics).step, every=poll),
+            Loop("stapler", stapler.step, every=poll),
             *demanding,
             *working,
             Loop("audit-sealer", auditing.step, every=SEAL_EVERY),

@@ -9,6 +9,7 @@ from sds_server.crashpoint import crashpoint
 from sds_server.errors import StaleLease
 from sds_server.inventory import audit, feed, roll_outs, rotations, secrets, staples
 from sds_server.inventory.database import Database, Transaction
+from sds_server.inventory.staples import First
 from sds_server.model import UPLOAD, Certificate, Lease
 from sds_server.staples.response import must_staple, responder_of
 
@@ -23,11 +24,13 @@ async def store(
     renew_reason: str,
     actor: str,
     roots: Sequence[x509.Certificate] = (),
+    first_staple: First | None = None,
 ) -> int:
     """Store the Rotation's new Certificate in one transaction, and return the generation that it became.
 
     Its ``generation`` and ``status`` are given by the inventory. ``roots`` are those of its issuer: who
-    signed it may be one of them, and its responder is asked in that one's name.
+    signed it may be one of them, and its responder is asked in that one's name. ``first_staple``: what that
+    has said already.
 
     Raises:
         StaleLease: another worker has the Rotation; nothing was written.
@@ -42,6 +45,7 @@ async def store(
             renew_reason=renew_reason,
             actor=actor,
             roots=roots,
+            first_staple=first_staple,
         )
 
 
@@ -55,6 +59,7 @@ async def store_in(
     renew_reason: str,
     actor: str,
     roots: Sequence[x509.Certificate] = (),
+    first_staple: First | None = None,
 ) -> int:
     """As `store`, in a transaction of the caller's."""
     secret = await secrets.lock(tx, lease.secret)
@@ -84,7 +89,9 @@ async def store_in(
         await tx.rows("insert_renewal_info", certificate.id)
     chain = chains.parse(certificate.chain_pem)
     if (responder := responder_of(chain, roots)) is not None:
-        await staples.expect_in(tx, certificate.id, responder, must=must_staple(chain.leaf))
+        await staples.expect_in(
+            tx, certificate.id, responder, must=must_staple(chain.leaf), first=first_staple
+        )
     await tx.rows("rotation_stored", lease.rotation, certificate.id)
     await tx.rows("orders_stored", lease.rotation)
     await tx.rows("forget_reservations", lease.rotation)

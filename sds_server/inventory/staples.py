@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from sds_server.crashpoint import crashpoint
 from sds_server.inventory import certificates, feed, rotations
 from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.lifecycle.states import Event
@@ -50,9 +51,30 @@ class Stapling:
     error: Mapping[str, Any] | None
 
 
-async def expect_in(tx: Transaction, cert_id: CertificateId, responder: Responder, *, must: bool) -> None:
-    """Have a new Certificate's responder asked, at once."""
+@dataclass(frozen=True, slots=True)
+class First:
+    """The staple with which a new Certificate goes out; after ``again_in`` the next one is fetched."""
+
+    staple: Staple
+    again_in: timedelta
+
+
+async def expect_in(
+    tx: Transaction, cert_id: CertificateId, responder: Responder, *, must: bool, first: First | None = None
+) -> None:
+    """Have a new Certificate's responder asked, at once; where it was, keep what it said."""
     await tx.rows("expect_staple", cert_id, responder.url, responder.issuer, must)
+    if first is not None:
+        staple = first.staple
+        await tx.rows(
+            "keep_staple",
+            cert_id,
+            staple.response,
+            staple.this_update,
+            staple.next_update,
+            first.again_in,
+            True,  # noqa: FBT003 - a column: it is another one than before, which was none
+        )
 
 
 async def claim(database: Database, *, limit: int, without: Sequence[str]) -> Sequence[Due]:
@@ -79,6 +101,7 @@ async def good(database: Database, due: Due, staple: Staple, *, again_in: timede
         )
         if kept is None:
             return False
+        crashpoint("staple.keeping")
         if changed:
             await feed.tell_secret(tx, due.secret)
     return changed

@@ -1,7 +1,7 @@
 """The stapler: keeps a fresh OCSP staple for each certificate whose CA has a responder.
 
-Nothing waits for it. A responder that is away leaves what is stapled until that ends, and then certificates
-go out without, unless they must have one.
+A new certificate waits for its first one, for moments; nothing else waits. A responder that is away leaves
+what is stapled until that ends, and then certificates go out without, unless they must have one.
 """
 
 import asyncio
@@ -15,18 +15,22 @@ from cryptography import x509
 from acme_engine import chain as chains
 from acme_engine.chain import Chain
 from sds_server.clock import Clock
+from sds_server.crashpoint import crashpoint
 from sds_server.inventory import staples
 from sds_server.inventory.database import Database
-from sds_server.inventory.staples import Due
+from sds_server.inventory.staples import Due, First
 from sds_server.log import get
 from sds_server.staples import response
 from sds_server.staples.responder import Unanswered, ask
-from sds_server.staples.response import Finding, Judgement, Responder
+from sds_server.staples.response import Finding, Judgement, Responder, responder_of
 from sds_server.targets.address import Network
 
 AT_ONCE: Final = 32
 BATCH: Final = 128
 """All of it is asked about before `staples.LEASE` is over, should each responder hang to the last."""
+
+FIRST_S: Final = 3.0
+"""For so long a new certificate waits for its first staple: longer than a responder takes that has one."""
 
 ANYWHERE: Final = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 """Where a responder of a configured CA may be: a private CA's has a private address."""
@@ -76,12 +80,32 @@ class Stapler:
             if len(due) < BATCH:
                 break
 
+    async def first(self, chain: Chain, issuer: str, roots: Sequence[x509.Certificate]) -> First | None:
+        """Ask for the staple with which a new certificate goes out; None: it goes without, and `step` asks.
+
+        Many responders know of a certificate only some seconds after it was issued: nothing waits for those.
+        """
+        responder = None if issuer in self._without else responder_of(chain, roots)
+        if responder is None:
+            return None
+        try:
+            async with asyncio.timeout(FIRST_S):
+                judged = await asked(chain, responder, allowed=ANYWHERE, clock=self._clock)
+        except TimeoutError:
+            return None
+        if judged.staple is None or judged.finding is not Finding.GOOD:
+            return None
+        again_in = response.refresh_in(judged.staple, now=self._clock.now(), jitter=self._rng.random())
+        self.on_answer("good")
+        return First(judged.staple, again_in)
+
     async def _refresh(self, due: Due, limit: asyncio.Semaphore) -> None:
         chain = chains.parse(due.chain_pem)
         allowed = self._allowed if due.uploaded else ANYWHERE
         log = _log.bind(secret=due.secret, generation=due.generation, url=due.responder.url)
         async with limit:
             judged = await asked(chain, due.responder, allowed=allowed, clock=self._clock)
+        crashpoint("staple.answered")
         match judged.finding:
             case Finding.GOOD:
                 assert judged.staple is not None  # noqa: S101 - or it is not good

@@ -6,7 +6,7 @@ worker resumes the same order, so no second certificate is bought.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
@@ -14,6 +14,8 @@ from functools import partial
 from random import Random
 from typing import Any, Final
 from uuid import uuid4
+
+from cryptography.x509 import Certificate as Certificate509
 
 from acme_engine import renewal
 from acme_engine.chain import Chain
@@ -35,6 +37,7 @@ from sds_server.inventory import certificates, issuances, orders, rotations, sec
 from sds_server.inventory.database import Database
 from sds_server.inventory.orders import Order
 from sds_server.inventory.rotations import Claim
+from sds_server.inventory.staples import First
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle import retry
 from sds_server.lifecycle.accounts import Accounts, Issuer
@@ -71,6 +74,14 @@ URGENT: Final = frozenset({Reason.OPERATOR, Reason.REVOKED})
 _log = get("worker")
 
 
+FirstStaple = Callable[[Chain, str, Sequence[Certificate509]], Awaitable[First | None]]
+"""Asks for the staple of a new chain of an issuer with these roots: see `Stapler.first`."""
+
+
+async def without_staple(_chain: Chain, _issuer: str, _roots: Sequence[Certificate509]) -> None:
+    """Let it go out without: it follows."""
+
+
 class Worker:
     """Works on one Rotation at a time; run several for more."""
 
@@ -87,8 +98,10 @@ class Worker:
         clock: Clock,
         rng: Random,
         authorize: Callable[[Identity, str], bool] = lambda _identity, _name: True,
+        first_staple: FirstStaple = without_staple,
     ) -> None:
         """``authorize``: what an identity may see, where others than this process bring requests."""
+        self._first_staple = first_staple
         self._database = database
         self._sealer = sealer
         self._issuers = issuers
@@ -304,6 +317,8 @@ class Worker:
         cert_id = CertificateId(uuid4())
         decision = renewal.decide(not_before=chain.not_before, not_after=chain.not_after)
         crashpoint("certificate.checked")
+        # Before anybody can be offered it: else each proxy would get it twice, and first without.
+        first_staple = await self._first_staple(chain, secret.issuer, issuer.roots)
         generation = await issuances.store(
             self._database,
             claim.lease,
@@ -328,6 +343,7 @@ class Worker:
             renew_reason=decision.reason,
             actor=self._actor,
             roots=issuer.roots,
+            first_staple=first_staple,
         )
         crashpoint("certificate.stored")
         return generation

@@ -21,6 +21,7 @@ from tests.chaos.fleet_stories import Outlived, Relapsed, Staged, TakenBack
 from tests.chaos.payload_stories import Rooted, Ticketed, Unrooted
 from tests.chaos.push_story import Pushed
 from tests.chaos.rewrap_story import Rewrapped
+from tests.chaos.staple_story import Stapled
 from tests.chaos.stories import Broken, Ca, Delivered, Refused, Story
 from tests.support.databases import empty_database
 from tests.support.debian import Unavailable as NotHere
@@ -45,6 +46,7 @@ STORIES: Mapping[str, type[Story]] = {
     "deks.rewrapped": Rewrapped,
     "certificate.refusing": Broken,
     "value.saved": ByDns,
+    "staple.answered": Stapled,
     "payload.storing": Rooted,
     "payload.ending": Rooted,
     "payload.rejecting": Unrooted,

@@ -99,6 +99,48 @@ async def test_a_certificate_goes_out_at_once_and_its_staple_when_it_is_there(is
     assert ["good"] == replica.answers
 
 
+@pytest.fixture
+def first(issuances, responder, replica):
+    """Issue a certificate as a worker does; ``is_known``: whether its responder knows of it already."""
+
+    async def first(*, is_known=True):
+        async def asked(chain):
+            first.leaves = [chain.leaf]
+            if is_known:
+                responder.known[chain.leaf.serial_number] = chain.leaf
+            return await replica.stapler.first(chain, "internal", [issuances.ca.certificate])
+
+        declared = await issuances.declare()
+        await issuances.store(await issuances.claim(), declared, first_staple=asked)
+        await replica.publisher.step()
+        return replica.catalog.look("www")
+
+    return first
+
+
+async def test_a_new_certificate_goes_out_with_its_staple(first, replica, responder):
+    resource = await first()
+    again = await replica.step()
+
+    assert staple(resource) is not None
+    assert (1, resource) == (len(responder.asked), again)
+    assert ["good"] == replica.answers
+
+
+@pytest.mark.parametrize("what", ["does not know it yet", "is down", "does not answer"])
+async def test_without_an_answer_at_once_it_goes_without_and_the_staple_follows(
+    first, replica, responder, monkeypatch, what
+):
+    monkeypatch.setattr(stapler, "FIRST_S", 0.05)
+    responder.down, responder.holds = what == "is down", what == "does not answer"
+    resource = await first(is_known=what != "does not know it yet")
+    responder.down = responder.holds = False
+    responder.known |= {leaf.serial_number: leaf for leaf in first.leaves}
+
+    assert staple(resource) is None
+    assert staple(await replica.step()) is not None
+
+
 async def test_a_new_staple_is_no_rotation(issuances, responder, replica, database):
     """Nothing that was proved is asked for again."""
     await issue(issuances, responder)

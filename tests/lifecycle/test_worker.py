@@ -29,6 +29,7 @@ from sds_server.inventory import (
     sealed_keys,
 )
 from sds_server.inventory.key_requests import KeyRequest
+from sds_server.inventory.staples import First
 from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms
 from sds_server.lifecycle import worker as workers
@@ -39,6 +40,7 @@ from sds_server.lifecycle.worker import Worker
 from sds_server.limits import Counted, Exempt, Limit, Preset
 from sds_server.model import Identity, KeyHolder, KeyType, Peer, Reason
 from sds_server.spacing import Spacing
+from sds_server.staples.response import Staple
 from tests.support.clocks import TurnedClock
 from tests.support.databases import turn_clock
 from tests.support.fakes import CuttableDatabase
@@ -100,6 +102,7 @@ class FakeCa:
         self.terms = []
         self.ordered = 0
         self.days = 90
+        self.responder = None
         self.at = {}
         self.issued = {}
 
@@ -118,7 +121,9 @@ class FakeCa:
         await self._at("finalizing")
         if url not in self.issued:
             key = PublicHalf(x509.load_der_x509_csr(csr).public_key())
-            self.issued[url] = self.authority.issue(dns=list(names), key=key, days=self.days)
+            self.issued[url] = self.authority.issue(
+                dns=list(names), key=key, days=self.days, responder=self.responder
+            )
         await self._at("issued")
         await journal.issued(f"{url}/certificate")
         await self._at("downloaded")
@@ -260,6 +265,25 @@ async def test_a_declared_secret_gets_its_certificate(worker, ca, declared, data
     assert rotation.new_cert_id is not None
     assert [("stored", "https://ca.example.test/order/1")] == await orders(sql)
     assert timedelta(days=30) == await sql.fetchval("SELECT not_after - renew_at FROM certificate")
+
+
+async def test_a_certificate_is_stored_with_the_first_word_of_its_responder(
+    make, ca, issuances, declared, clock, sql
+):
+    """So nobody is offered it without its staple before."""
+    ca.responder, asked = "http://127.0.0.1:1/", []
+
+    async def first(chain, issuer, roots):
+        asked.append((chain.fingerprint, issuer, roots))
+        staple = Staple(b"response", clock.now(), clock.now() + timedelta(days=4))
+        return First(staple, timedelta(days=2))
+
+    root = issuances.ca.certificate
+    await make(first_staple=first, issuers={"internal": replace(ISSUER, roots=(root,))}).step()
+    fingerprint = await sql.fetchval("SELECT fingerprint FROM certificate")
+
+    assert [(fingerprint, "internal", (root,))] == asked
+    assert (b"response", 1) == tuple(await sql.fetchrow("SELECT response, number FROM staple"))
 
 
 @pytest.fixture

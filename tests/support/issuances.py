@@ -1,6 +1,6 @@
 """Stored certificates for tests of the inventory: real pairs, sealed for real, without a CA's protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +12,7 @@ from sds_server.clock import SystemClock
 from sds_server.inventory import declarations, deployment, issuances, orders, rotations
 from sds_server.inventory.database import Database
 from sds_server.inventory.rotations import Claim
+from sds_server.inventory.staples import First
 from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms
 from sds_server.model import (
@@ -68,7 +69,13 @@ class Issuances:
         return claim
 
     async def store(
-        self, claim: Claim, declared: Secret, *, chain_of: Pair | None = None, days: float = 90
+        self,
+        claim: Claim,
+        declared: Secret,
+        *,
+        chain_of: Pair | None = None,
+        days: float = 90,
+        first_staple: Callable[[chains.Chain], Awaitable[First | None]] | None = None,
     ) -> Certificate:
         """Store a new pair under the claim; ``chain_of``: its chain instead, as a broken restore would."""
         pair = self.ca.issue(
@@ -109,6 +116,7 @@ class Issuances:
             renew_reason="test",
             actor="replica:test",
             roots=[self.ca.certificate],
+            first_staple=None if first_staple is None else await first_staple(chain),
         )
         return certificate
 
