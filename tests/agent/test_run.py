@@ -77,19 +77,24 @@ async def test_what_it_leaves_running_is_not_waited_for():
 
 async def test_one_that_is_not_ours_to_kill_is_left(monkeypatch):
     """A command that goes by sudo is root's, and the agent need not be."""
-    groups = []
+    started = []
 
-    def refuse(group, _signal):
-        groups.append(group)
+    def refuse(_group, _signal):
         raise PermissionError
 
-    kill = os.killpg
+    async def remembered(*argv, **how):
+        started.append(await start(*argv, **how))
+        return started[-1]
+
+    start, kill = asyncio.create_subprocess_exec, os.killpg
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", remembered)
     monkeypatch.setattr(os, "killpg", refuse)
     monkeypatch.setattr(command, "KILLED_S", 0.1)
     try:
         ran = await run(["sleep", "600"], timeout_s=0.1)
     finally:
-        kill(groups[0], signal.SIGKILL)
+        kill(started[0].pid, signal.SIGKILL)
+        await started[0].wait()  # nobody else does, and the collector would blame another test
 
     assert ran.code is None
     assert "did not end within" in ran.said
