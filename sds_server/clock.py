@@ -1,4 +1,4 @@
-"""Time as an argument: what needs a clock takes one, so that tests can turn it.
+"""Time as an argument: what needs a clock takes one, so that tests can turn it. And in words.
 
 Leases and due dates are decided by the database's clock (`certvoy_now()` in schema.sql), never by this one.
 """
@@ -6,7 +6,17 @@ Leases and due dates are decided by the database's clock (`certvoy_now()` in sch
 import asyncio
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Final, Protocol
+
+_UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+
+
+def span(seconds: float) -> str:
+    """Return a length of time in its largest whole unit."""
+    for unit, name in _UNITS:
+        if seconds >= unit:
+            return f"{int(seconds // unit)} {name}"
+    return "0 s"
 
 
 class Clock(Protocol):

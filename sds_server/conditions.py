@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from acme_engine import renewal
+from sds_server.clock import span
 from sds_server.model import (
     Certificate,
     CertificateStatus,
@@ -25,8 +25,6 @@ from sds_server.model import (
 LEAF_SHOWN: Final = 16
 
 WORD: Final = "its word, as nothing shows more"
-
-_UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
 class RotationState(StrEnum):
@@ -192,14 +190,6 @@ def shared(instances: int, node_id: str | None) -> str:
     return f"{instances} proxies call themselves {node_id}: give each its own node.id"
 
 
-def span(seconds: float) -> str:
-    """Return a length of time in its largest whole unit."""
-    for unit, name in _UNITS:
-        if seconds >= unit:
-            return f"{int(seconds // unit)} {name}"
-    return "0 s"
-
-
 def proxy_state(
     *, seen: bool, invited: bool, credential_until: datetime | None
 ) -> tuple[ProxyState, str | None]:
@@ -232,19 +222,19 @@ def custody_said(custody: KeyCustody | None) -> str:
     return f"{who}, and nothing has come since its request of {custody.brought_at:%FT%TZ}"
 
 
-_RENEWALS: Final = {
-    "third-left": "a third of its life is left then",
-    "half-left": "half of its short life is left then",
-    renewal.WINDOW: "its CA wishes it so",
-    renewal.PAST: "its CA wants it replaced at once: its window is over",
-    renewal.CLAMPED: "its CA wishes it later, which leaves too little time to try again",
-    renewal.HELD: "its CA wants each new one replaced at once, and is made to wait",
-}
-
-
 def renewal_said(reason: str | None) -> str:
     """Say why a Certificate is renewed when it is."""
-    return _RENEWALS.get(reason or "", reason or "nothing is planned")
+    from acme_engine import renewal  # noqa: PLC0415 - commands use other words of ours, and load no ACME client
+
+    said = {
+        "third-left": "a third of its life is left then",
+        "half-left": "half of its short life is left then",
+        renewal.WINDOW: "its CA wishes it so",
+        renewal.PAST: "its CA wants it replaced at once: its window is over",
+        renewal.CLAMPED: "its CA wishes it later, which leaves too little time to try again",
+        renewal.HELD: "its CA wants each new one replaced at once, and is made to wait",
+    }
+    return said.get(reason or "", reason or "nothing is planned")
 
 
 def on_demand(asked: Mapping[str, Any]) -> str:

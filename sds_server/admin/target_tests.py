@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from sds_server.admin import probes
 from sds_server.admin.routes import Answer, Call, Route
 from sds_server.admin.services import Services
-from sds_server.conditions import span
+from sds_server.clock import span
 from sds_server.errors import CertvoyError, NotFound
 from sds_server.inventory import targets
 from sds_server.inventory.targets import Held, Listed

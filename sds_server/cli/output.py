@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from sds_server.conditions import span
+from sds_server.clock import span
 
 FINGERPRINT_SHOWN: Final = 16
 NONE: Final = "-"
