@@ -39,7 +39,15 @@ host in [Keys on the host](../how-to/keys-on-the-host.md)."""
 ABOUT_API = """\
 On the machine itself over the Unix socket `admin.sock` in `state_dir`, elsewhere over TLS (`admin.listen`)
 with a bearer token or a client certificate. Errors are problem documents
-([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) with a `hint`. The same as OpenAPI 3.1 is in
+([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) with a `hint`.
+
+Whatever changes something takes an `Idempotency-Key` of yours (a UUID, say; 1 to 255 visible characters). Who
+loses the answer asks again with the same key and body, and gets the answer of the first time, with
+`Idempotency-Replayed: true`. The replica that answered keeps it for an hour; afterwards, and on any other
+replica for a day, by the audit, it is a 409 that says when it was done. A key with another request is a 409
+too, and so is one whose request is under way. What failed may be asked again.
+
+The same as OpenAPI 3.1 is in
 [openapi.json](openapi.json), and at `GET /openapi.json`."""
 
 ABOUT_METRICS = """\

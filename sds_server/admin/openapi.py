@@ -8,10 +8,19 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from sds_server.admin.idempotency import HEADER, PATTERN
 from sds_server.admin.problem import CONTENT_TYPE, TITLES, Problem
 from sds_server.admin.routes import Route
 
 Json = dict[str, Any]
+
+_KEY: Json = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "description": "A key of your own, such as a UUID: asked again with it, a change is made once.",
+    "schema": {"type": "string", "pattern": PATTERN},
+}
 
 
 def document(routes: Sequence[Route], *, version: str) -> Json:
@@ -59,7 +68,11 @@ def _operation(route: Route, references: Mapping[Any, Json], queries: Mapping[st
         "operationId": route.handler.__name__,
         "summary": route.summary,
         "tags": [route.path.split("/")[2 if route.path.startswith("/v1/") else 1]],
-        "parameters": [*_path_parameters(route), *_query_parameters(route, queries)],
+        "parameters": [
+            *_path_parameters(route),
+            *_query_parameters(route, queries),
+            *([_KEY] if route.changes else ()),
+        ],
         "responses": {str(int(status)): answer for status, answer in _answers(route, references)},
     }
     if route.body is not None:

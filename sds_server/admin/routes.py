@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from sds_server.admin import problem
 from sds_server.admin.callers import Caller, Callers
+from sds_server.admin.idempotency import HEADER, Idempotency, body_of
 from sds_server.admin.problem import Problem
 from sds_server.admin.services import Services
 from sds_server.errors import (
@@ -168,12 +169,18 @@ class Route:
     content_type: str = "application/json"
     also: str | None = None
 
+    @property
+    def changes(self) -> bool:
+        """Whether a caller may give it a key, by which it is done once."""
+        return self.method != hdrs.METH_GET and (self.scope is not None or self.peer)
+
 
 def application(routes: Sequence[Route], services: Services, callers: Callers | None) -> web.Application:
     """Return the routes as an application; ``callers`` None: nobody is asked who they are."""
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_problems])
+    idempotency = Idempotency(database=services.database, clock=services.clock)
     for route in routes:
-        app.router.add_route(route.method, route.path, _endpoint(route, services, callers))
+        app.router.add_route(route.method, route.path, _endpoint(route, services, callers, idempotency))
     return app
 
 
@@ -182,8 +189,22 @@ def etag(model: BaseModel) -> str:
     return f'"{hashlib.sha256(model.model_dump_json().encode()).hexdigest()[:32]}"'
 
 
+async def _once(
+    route: Route, request: web.Request, call: Call, idempotency: Idempotency, key: str
+) -> web.StreamResponse:
+    """Answer what a caller has given a key of its own."""
+    actor, body = call.caller.actor, await body_of(request, BODY_TIMEOUT_S)
+    given = await idempotency.again(request, actor, key, body)
+    if given is not None:
+        return given
+    async with idempotency.doing(request, actor, key, body):
+        response = _response(await route.handler(call))
+        idempotency.keep(actor, key, response)
+        return response
+
+
 def _endpoint(
-    route: Route, services: Services, callers: Callers | None
+    route: Route, services: Services, callers: Callers | None, idempotency: Idempotency
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def endpoint(request: web.Request) -> web.StreamResponse:
         caller = None
@@ -199,7 +220,10 @@ def _endpoint(
                 _query=None if route.query is None else _read_query(request, route.query),
                 _body=None if route.body is None else await _read_body(request, route, route.body),
             )
-            return _response(await route.handler(call))
+            key = request.headers.get(HEADER)
+            if key is None or caller is None or not route.changes:
+                return _response(await route.handler(call))
+            return await _once(route, request, call, idempotency, key)
         except (Unauthenticated, Forbidden) as e:
             services.on_refused(
                 None if caller is None else caller.actor,

@@ -1,9 +1,11 @@
 """Audit entries: append-only facts, each written in the transaction of the change that it tells of."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sds_server import audit_actions
@@ -16,8 +18,42 @@ WRITTEN: Final = 10
 
 WINDOW: Final = timedelta(hours=1)
 
+REMEMBERED: Final = timedelta(hours=24)
+"""How long it is known what was done by which key of a caller's own."""
+
+LOOKED_AT: Final = 10_000
+"""So many entries of one caller are looked through for a key: a day of one call every nine seconds."""
+
+_KEY: ContextVar[str | None] = ContextVar("idempotency_key", default=None)
+
 Generation = tuple[str, int]
 """Of a Secret, by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What was done by a caller's own key."""
+
+    at: datetime
+    action: str
+    subject: str
+
+
+@contextmanager
+def asked_by(key: str) -> Iterator[None]:
+    """Let each entry that is written within say by which key of the caller's own it was asked for."""
+    token = _KEY.set(key)
+    try:
+        yield
+    finally:
+        _KEY.reset(token)
+
+
+async def done_by(database: Database, *, actor: str, key: str) -> Done | None:
+    """Return the first that this caller did by this key; None: nothing that is remembered."""
+    async with database.transaction() as tx:
+        row = await tx.row("done_by_key", actor, key, REMEMBERED, LOOKED_AT)
+    return None if row is None else Done(row["timestamp"], row["action"], row["subject"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +120,11 @@ def _payload(
 ) -> str:
     if action not in audit_actions.NAMES:  # who reads the audit must be able to look up what it says
         raise ValueError(f"audit: {action} is no action: give it a line in sds_server/audit_actions.py")
+    key = _KEY.get()
     return json.dumps(
         {"action": action, "actor": actor, "subject": subject, "cert_id": str(cert_id) if cert_id else None}
-        | dict(detail or {}),
+        | dict(detail or {})
+        | ({} if key is None else {"idempotency_key": key}),
         sort_keys=True,
         separators=(",", ":"),
         ensure_ascii=False,

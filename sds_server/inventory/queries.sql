@@ -1345,7 +1345,7 @@ ON CONFLICT (target_id, secret) DO UPDATE SET registered = true;
 
 -- name: deliveries_before
 -- What is recorded of these before they are written: the first of each kind is audited. Held: by a living replica that is not $3.
-SELECT d.target_id, d.secret, d.accepted, d.refused, d.replica, d.instances, d.agreed,
+SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.replica, d.instances, d.agreed,
        d.replica <> $3 AND d.seen_until > certvoy_now()
            AND EXISTS (SELECT FROM replica r WHERE r.token = d.replica AND r.alive_until > certvoy_now()) AS held
   FROM delivery d
@@ -1588,14 +1588,14 @@ UPDATE delivery SET sent = push_generation, push_at = certvoy_now() + $5::interv
  WHERE target_id = $1 AND secret = $2 AND push_generation = $3 AND push_salt = $4 RETURNING target_id;
 
 -- name: push_failed
--- Tried again after $5, unless something else is to be pushed. Returns the reason before.
-WITH before AS (SELECT push_error FROM delivery WHERE target_id = $1 AND secret = $2)
+-- Tried again after $5, unless something else is to be pushed. Returns the reason before, and what was sent.
+WITH before AS (SELECT push_error, sent FROM delivery WHERE target_id = $1 AND secret = $2)
 UPDATE delivery d
-   SET push_at = certvoy_now() + $5::interval, push_lease = NULL, push_error = $6, sent = CASE WHEN $7 THEN push_generation ELSE sent END,
+   SET push_at = certvoy_now() + $5::interval, push_lease = NULL, push_error = $6, sent = CASE WHEN $7 THEN push_generation ELSE d.sent END,
        updated_at = CASE WHEN d.push_error IS DISTINCT FROM $6 THEN certvoy_now() ELSE d.updated_at END
   FROM before
  WHERE d.target_id = $1 AND d.secret = $2 AND d.push_generation = $3 AND d.push_salt = $4
-RETURNING before.push_error;
+RETURNING before.push_error, before.sent;
 
 -- name: push_overtaken
 -- An agent was given other bytes than those that were pushed to it by somebody else meanwhile: nobody knows which it serves, so
@@ -1788,6 +1788,12 @@ INSERT INTO certaudit (cert_id, action, actor, subject, payload) VALUES ($1, $2,
 -- What a restored database holds, and until when.
 SELECT (SELECT max(timestamp) FROM certaudit) AS until, (SELECT count(*) FROM certaudit) AS entries,
        (SELECT count(*) FROM secret WHERE deleted_at IS NULL) AS secrets;
+
+-- name: done_by_key
+-- What a caller did first by a key of its own within $3, among its last $4 entries.
+SELECT timestamp, action, subject FROM (
+       SELECT id, timestamp, action, subject, payload FROM certaudit WHERE actor = $1 ORDER BY id DESC LIMIT $4) AS latest
+ WHERE timestamp > certvoy_now() - $3::interval AND payload::json ->> 'idempotency_key' = $2 ORDER BY id LIMIT 1;
 
 -- name: newest_audited
 -- What was told last of the subject under this action.
