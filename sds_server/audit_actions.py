@@ -66,6 +66,11 @@ ACTIONS: Final = (
     AuditAction("order.issued", "secret", "The CA has issued."),
     AuditAction("order.abandoned", "secret", "The order is given up."),
     # Distribution
+    AuditAction(
+        "delivery.sent",
+        "secret",
+        "It left for a target, with its key where there is one, and no word came at once: an export.",
+    ),
     AuditAction("delivery.accepted", "secret", "A target took it: its ACK, or its agent's word."),
     AuditAction("delivery.refused", "secret", "A target refused it, and its words."),
     AuditAction("delivery.proved", "secret", "A handshake has shown it at a target; or who else says so."),

@@ -56,7 +56,7 @@ class Written:
 
 
 async def write(database: Database, news: Sequence[News], *, actor: str) -> Written:
-    """Write a batch in one transaction; the first acceptance and refusal of each generation is audited."""
+    """Write a batch in one transaction; what is first of each generation is audited."""
     news = [replace(item, node_id=Peer.of(item.identity, item.node_id).node_id) for item in news]
     async with database.transaction() as tx:
         kinds = {(item.identity, item.node_id): item.kind for item in news}
@@ -118,6 +118,7 @@ async def mark(tx: Transaction, batch: Sequence[tuple[TargetId, News]], *, actor
         (target, item, said, generation, nonce)
         for (target, item), roll in zip(batch, now, strict=True)
         for said, generation, nonce in (
+            ("sent", _unanswered(item), None),
             ("accepted", roll.accepted, item.accepted_nonce),
             ("refused", item.refused, item.refused_nonce),
         )
@@ -143,6 +144,11 @@ async def mark(tx: Transaction, batch: Sequence[tuple[TargetId, News]], *, actor
             },
         )
     return frozenset(item.secret for (_, item), roll in zip(batch, now, strict=True) if roll.changed)
+
+
+def _unanswered(item: News) -> int | None:
+    """Return what left without a word that came with it; a word is audited as such, and says as much."""
+    return None if item.sent in {item.accepted, item.refused} else item.sent
 
 
 def _is_first(row: Row | None, said: str, generation: int) -> bool:

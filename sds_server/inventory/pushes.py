@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from sds_server.inventory import audit, targets
-from sds_server.inventory.database import Database
+from sds_server.inventory.database import Database, Transaction
 from sds_server.model import SecretName, Target
 
 
@@ -63,6 +63,8 @@ async def failed(
         row = await tx.row("push_failed", *_key(pushed), pause, error, sent)
         if row is None and sent:
             await tx.rows("push_overtaken", *_key(pushed))
+        if sent and (row is None or row["sent"] != pushed.generation):
+            await _tell_sent(tx, pushed, error, actor=actor)
         if impostor and row is not None and row["push_error"] != error:
             await audit.append(
                 tx,
@@ -76,6 +78,27 @@ async def failed(
                     "error": error,
                 },
             )
+
+
+async def _tell_sent(tx: Transaction, pushed: Claim, error: str, *, actor: str) -> None:
+    """Audit that a pair left, and nobody said what became of it; a word would be audited as such."""
+    about = (pushed.secret, pushed.generation)
+    content = (await audit.contents_of(tx, [about]))[about]
+    await audit.append(
+        tx,
+        action="delivery.sent",
+        actor=actor,
+        subject=pushed.secret,
+        cert_id=content.cert_id,
+        detail={
+            "target": pushed.target.id,
+            "identity": pushed.target.identity,
+            "generation": pushed.generation,
+            "push": pushed.target.push,
+            "error": error,
+            **content.detail,
+        },
+    )
 
 
 def _key(pushed: Claim) -> tuple[int, str, int, int]:

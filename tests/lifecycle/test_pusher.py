@@ -547,8 +547,10 @@ async def test_an_answer_that_is_no_report_proves_nothing(issuances, replica, cr
         await replica.push()
     state, reason = await told(database, "web-1")
     pause = await sql.fetchval("SELECT push_at - certvoy_now() FROM delivery")
+    exported = await sql.fetch("SELECT subject FROM certaudit WHERE action = 'delivery.sent'")
 
     assert "sent" == state
+    assert ["www"] == [row["subject"] for row in exported], "who has the key, whatever it says"
     assert why in reason
     assert (pause > timedelta(minutes=14)) == (b"Retry-After" in said)
 

@@ -509,6 +509,27 @@ async def test_the_first_answer_of_each_kind_is_audited_with_what_it_was_about(
     assert [certificate.id] * 2 == [row["cert_id"] for row in rows]
 
 
+async def test_what_left_without_a_word_is_audited_once(recorder, declared, issuances, sql):
+    """Who takes a key and says nothing has it all the same."""
+    certificate = await issuances.issue(declared)
+    for _ in range(2):
+        recorder.sent(EDGE, resource(1))
+        await recorder.step()
+    row = await sql.fetchrow("SELECT cert_id, subject FROM certaudit WHERE action = 'delivery.sent'")
+
+    assert (certificate.id, "www") == tuple(row)
+    assert 1 == (await actions(sql)).count("delivery.sent")
+
+
+async def test_what_was_answered_at_once_needs_no_entry_besides(recorder, declared, issuances, sql):
+    await issuances.issue(declared)
+    recorder.sent(EDGE, resource(1))
+    recorder.accepted(EDGE, "www", "v1", 1)
+    await recorder.step()
+
+    assert ["delivery.accepted"] == [action for action in await actions(sql) if "delivery" in action]
+
+
 @pytest.mark.parametrize(
     "others",
     [

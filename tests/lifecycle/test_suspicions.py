@@ -48,10 +48,13 @@ def flipped(column, bit):
         ("dek_wrapped = (SELECT dek_wrapped FROM key_material WHERE id = '{other}')", "kek"),
         ("envelope = (SELECT envelope FROM key_material WHERE id = '{other}')", "commitment"),
         ("envelope = set_byte(envelope, 0, 2)", "suite"),
+        (flipped("envelope", 8 * 5), "commitment"),
         (flipped("envelope", 8 * 40), "commitment"),
         (flipped("envelope", 8 * 90), "tag"),
         (flipped("dek_wrapped", 99), "kek"),
         ("kek_uri = 'local:another'", "kek"),
+        ("kek_version = 2", "kek"),
+        ("suite = 2", "kek"),
         ("purpose = 'account'", "kek"),
     ],
 )
