@@ -29,7 +29,12 @@ def drill() -> None:
 
 @drill.command()
 @click.option("--config", "path", type=click.Path(path_type=Path), default="certvoy.yaml", show_default=True)
-@click.option("--database", required=True, help="The URL of the restored copy; never that of the original.")
+@click.option(
+    "--database",
+    envvar="CERTVOY_DRILL_DATABASE",
+    required=True,
+    help="The URL of the restored copy; never that of the original.",
+)
 @click.option("--sample", type=click.IntRange(1, SAMPLE_MAX), default=20, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def restore(path: Path, database: str, sample: int, *, as_json: bool) -> None:
@@ -63,9 +68,9 @@ def _until(backup: Backup) -> str | None:
 
 async def _tried(config: Config, dsn: str, sample: int) -> tuple[Backup, Checked]:
     async with AsyncExitStack() as stack:
-        database = await open_database({"dsn": dsn}, size=2)
+        role = await foundation.prepare_schema({"dsn": dsn})
+        database = await open_database({"dsn": dsn}, size=2, role=role)
         stack.push_async_callback(database.close)
-        await migrate(database)
         backup = await facts.backup(database)
         sealer, _ = await foundation.custody(config, database, SystemClock(), stack)
         checked = await KeyChecks(database=database, sealer=sealer).sample(sample, actor=ACTOR)
