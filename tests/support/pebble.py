@@ -42,10 +42,8 @@ class Pebble:
         """Start both; ``http_port`` is where it validates HTTP-01. `ready` says when they answer.
 
         ``kind``: it never sleeps, for many orders, and refuses no nonce, or ``nonce_reject_percent`` of them.
-        ``dns_server``: the host:port that it asks instead of its own DNS server.
-        ``kind``: it refuses no nonce and never sleeps, for many orders. ``dns_server``: the host:port that it
-        asks instead of its own DNS server. ``authz_reuse_percent``: so many of its orders need no proof of a
-        name that was proved before.
+        ``dns_server``: the host:port that it asks instead of its own DNS server. ``authz_reuse_percent``: so
+        many of its orders need no proof of a name that was proved before.
         """
         pebble = debian.program("pebble", of="pebble")
         challtestsrv = debian.program("pebble-challtestsrv", of="pebble")
