@@ -67,11 +67,11 @@ async def test_one_that_hangs_is_killed_with_its_children():
 
 async def test_what_it_leaves_running_is_not_waited_for():
     started = time.monotonic()
-    program = "import subprocess; print(subprocess.Popen(['sleep', '20']).pid, flush=True)"
+    program = "import subprocess; print(subprocess.Popen(['sleep', '120']).pid, flush=True)"
     ran = await run([PYTHON, "-c", program])
 
     assert ran.ok
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     os.kill(int(ran.output), 9)
 
 

@@ -12,7 +12,7 @@ from tests.chaos.impostors import Conduct
 from tests.chaos.stage import AGENT, XDS, Stage
 from tests.support.control_plane import until
 
-BACK_WITHIN_S = 5.0
+BACK_WITHIN_S = 15.0
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ async def test_delivery_survives_the_renewal_and_the_end_of_the_old_credential(e
     assert kept
     assert ended >= old.not_valid_after_utc
     assert [] == failures
-    assert took_s < 10
+    assert took_s < 20
 
 
 async def test_the_stream_of_a_proxy_that_was_removed_ends_at_once(enrolled, tmp_path):

@@ -71,7 +71,7 @@ async def upload(plane, directory, name, pair, *more):
 async def shown(port, *kinds):
     reader, writer = await asyncio.open_connection(HOST, port)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             return (await handshake.shake(reader, writer, NAME, kinds)).leaf
     except (HandshakeFailed, ConnectionError, TimeoutError):
         return None

@@ -215,7 +215,7 @@ async def test_what_the_ca_refuses_is_absent_at_once_and_ordered_no_more_often(s
     async def quick():
         started = time.perf_counter()
         assert await site.served("a.shops.test") is None
-        return time.perf_counter() - started < 1
+        return time.perf_counter() - started < 5
 
     await until(quick, timeout_s=30)
     attempts = await sql.fetchval("SELECT attempts FROM certrotation")

@@ -55,14 +55,14 @@ async def test_a_listener_update_that_loses_its_secret_stops_no_service(fleet, a
     async with Traffic(fleet.address, "any.test") as users:
         await users.more(20)
         began = time.monotonic()
-        fleet.listen(api, timedelta(seconds=14))
+        fleet.listen(api, timedelta(seconds=30))
         await modified(fleet)
         took_s = time.monotonic() - began
         await users.more(20)
 
     tell(f"a listener update that starves, {api}", warmed=f"{took_s:.1f} s", users=users)
     assert (0, 0) == (users.failed, users.cut), users.errors
-    assert took_s < 10, "it did not wait its time out"
+    assert took_s < 28, "it did not wait its time out"
 
 
 async def test_a_listener_that_serves_nobody_since_its_update_is_healed_by_the_refresh(fleet):

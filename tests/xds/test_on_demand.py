@@ -90,7 +90,7 @@ async def test_a_thousand_made_up_names_a_second_are_told_absent_and_leave_nothi
     took_s = time.perf_counter() - started
 
     assert sorted(names) == sorted(told)
-    assert took_s < 5  # 1 s on a machine that does nothing else
+    assert took_s < 20  # 1 s on a machine that does nothing else
     async with asyncio.timeout(TIMEOUT_S):
         while server.names._watchers:
             await asyncio.sleep(0.01)

@@ -186,7 +186,7 @@ async def test_a_slow_request_is_cut_at_the_deadline():
     async with serving(deadline_s=0.2) as served:
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
         drip = asyncio.create_task(_drip(writer))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             reply = await _read_all(reader)
         drip.cancel()
         writer.close()

@@ -102,7 +102,7 @@ async def test_a_responder_that_is_down_is_said(server):
 async def test_one_that_does_not_answer_is_waited_for_only_so_long(server, monkeypatch):
     monkeypatch.setattr(responder, "DEADLINE_S", 0.05)
     server.holds = True
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with pytest.raises(Unanswered, match="did not answer within"):
             await ask(server.url, ASKED, allowed=ANYWHERE)
 
