@@ -9,7 +9,7 @@ demo: $(UV)
 
 test: $(UV)
 	@$(RUN) python scripts/test_programs.py
-	@$(RUN) pytest --numprocesses 4 $(ARGS)
+	@$(RUN) pytest --numprocesses 4 --dist worksteal $(ARGS)
 
 lint: $(UV)
 	@$(RUN) ruff check .
