@@ -69,11 +69,12 @@ def _read(path: Path) -> Ed25519PrivateKey:
         if e.errno == errno.ELOOP:
             raise _refused(path, "is a symlink", "name the file itself in audit.key") from None
         raise _refused(path, f"cannot be read: {e.strerror}", "let certvoy's user read it") from e
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):  # a directory cannot even be opened as a file
+        os.close(descriptor)
+        raise _refused(path, "is not a regular file", "name another file in audit.key")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
         mode = stat.S_IMODE(status.st_mode)
-        if not stat.S_ISREG(status.st_mode):
-            raise _refused(path, "is not a regular file", "name another file in audit.key")
         if wide := mode & ~_widest(path):
             found = f"has mode {mode:04o}, which is wider than 0600 by {wide:04o}"
             raise _refused(path, found, f"chmod 600 {path}, and consider who could sign with it until now")

@@ -116,7 +116,10 @@ class AuditSealer:
                 return
 
     async def _seal_batch(self, head: Head) -> bool:
-        """Seal the next entries; False: there are none that may be, or another replica does."""
+        """Seal the next entries; say whether there may be more by now.
+
+        What comes while this batch is sealed waits for the next step: checkpoints are not made for a few.
+        """
         lease_no = await audit_tree.claim(self._database, holder=self._holder)
         if lease_no is None:
             return False
@@ -132,7 +135,7 @@ class AuditSealer:
             return False
         crashpoint("audit.sealed")
         await self._keep(note, made)
-        return True
+        return len(entries) == BATCH
 
     async def _edge(self, head: Head) -> Edge:
         """Return the tree's right edge, which is what it says if its root is the one that was signed."""
