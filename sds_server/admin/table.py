@@ -8,6 +8,7 @@ from typing import Final
 
 from sds_server.admin import (
     audit,
+    audit_proofs,
     bundles,
     certificates,
     deliveries,
@@ -63,6 +64,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *mass_revocations.ROUTES,
     *keks.ROUTES,
     *audit.ROUTES,
+    *audit_proofs.ROUTES,
     *tokens.ROUTES,
     *health.ROUTES,
     *metrics.ROUTES,

@@ -11,7 +11,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
@@ -245,8 +245,13 @@ def _state_dir(config: Path) -> Path:
     return Path(os.path.normpath(config.absolute().parent / Path(str(stated)).expanduser()))
 
 
-def asks(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command its ``api``, and the options that say where it is."""
+def asks(command: Callable[..., T] | None = None, *, unless: Sequence[str] = ()) -> Callable[..., Any]:
+    """Give a command its ``api``, and the options that say where it is.
+
+    ``unless`` one of these options is given: then the command asks nobody, and ``api`` is None.
+    """
+    if command is None:
+        return functools.partial(asks, unless=unless)
 
     @click.option("--config", type=click.Path(path_type=Path), default=DEFAULT_CONFIG, show_default=True)
     @click.option("--url", envvar="CERTVOY_URL", help="A server elsewhere; its token is in CERTVOY_TOKEN.")
@@ -267,7 +272,9 @@ def asks(command: Callable[..., T]) -> Callable[..., T]:
         key: Path | None,
         **options: Any,
     ) -> T:
-        api = local(config) if url is None else remote(url, ca=ca, certificate=cert, key=key)
+        api = None
+        if not any(options.get(option) for option in unless):
+            api = local(config) if url is None else remote(url, ca=ca, certificate=cert, key=key)
         return command(*args, api=api, **options)
 
     return with_api

@@ -1,4 +1,4 @@
-"""`certvoy audit`: who did what to what, and when."""
+"""`certvoy audit`: who did what to what, and when; the list."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -6,13 +6,19 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from sds_server.cli.api import Api, asks
+from sds_server.cli.audit_proofs import export, prove, verify
 from sds_server.cli.output import json_option, moment, print_json, table
 from sds_server.cli.wait import Duration
 
 
 @click.group()
 def audit() -> None:
-    """Read what was done."""
+    """Read what was done, and verify that nobody has rewritten it."""
+
+
+audit.add_command(export)
+audit.add_command(verify)
+audit.add_command(prove)
 
 
 @audit.command()

@@ -73,6 +73,8 @@ WELL = {
     f'{ROTATION}"rolling_out"}}': "0+60x200",
     'certvoy_kms_insecure{instance="a"}': "0x200",
     'certvoy_clock_ahead_seconds{instance="a",issuer="le"}': "-1x200",
+    'certvoy_audit_broken{instance="a"}': "0x200",
+    'certvoy_audit_unsealed_seconds{instance="a"}': "1x200",
 }
 
 CASES = {
@@ -116,6 +118,8 @@ CASES = {
     ),
     "CertvoyLoopStalled": ({f'{LOOP}"census"}}': "0x200"}, {"instance": "a", "loop": "census"}),
     "CertvoyKmsFailing": ({f'{KMS}"success"}}': "5x200"}, {"instance": "a", "operation": "unwrap"}),
+    "CertvoyAuditBroken": ({'certvoy_audit_broken{instance="a"}': "1x200"}, {"instance": "a"}),
+    "CertvoyAuditUnsealed": ({'certvoy_audit_unsealed_seconds{instance="a"}': "0+60x200"}, {}),
     "CertvoySlowDelivery": ({f'{BUCKET}"0.1"}}': "0x200"}, {}),
     "CertvoyTrialKek": ({'certvoy_kms_insecure{instance="a"}': "1x200"}, {"instance": "a"}),
 }
