@@ -62,6 +62,12 @@ async def head(database: Database) -> Head:
     return Head(row["leaves"], row["note"], row["unsealed"])
 
 
+async def size(database: Database) -> int:
+    """Return how many leaves there are, whether they fit to anything or not."""
+    async with database.transaction() as tx:
+        return int(await tx.value("audit_size"))
+
+
 async def claim(database: Database, *, holder: str) -> int | None:
     """Return the number of a lease to seal; None: another replica has it."""
     async with database.transaction() as tx:

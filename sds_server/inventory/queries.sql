@@ -1847,6 +1847,9 @@ SELECT (SELECT coalesce(max(leaf_index) + 1, 0) FROM auditleaf) AS leaves, s.tre
   FROM auditsealer s
   LEFT JOIN (SELECT tree_size, note FROM auditcheckpoint ORDER BY tree_size DESC LIMIT 1) c ON true;
 
+-- name: audit_size
+SELECT coalesce(max(leaf_index) + 1, 0) FROM auditleaf;
+
 -- name: claim_audit_sealer
 -- Nobody's, or ours: with a new number each time, by which what we began before is fenced off.
 UPDATE auditsealer SET lease_no = lease_no + 1, leased_by = $1, leased_until = certvoy_now() + $2::interval

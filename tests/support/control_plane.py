@@ -68,11 +68,11 @@ class ControlPlane:
     def write(self) -> None:
         self.config.write_text(yaml.safe_dump(self.settings))
 
-    def launch(self, *, env: Mapping[str, str] | None = None) -> Child:
-        """Start the process without waiting for it."""
+    def launch(self, *more: str, env: Mapping[str, str] | None = None) -> Child:
+        """Start the process without waiting for it; ``more`` are options of ``certvoy serve``."""
         self.write()
         (self.directory / "ready").unlink(missing_ok=True)
-        arguments = ["serve", "--config", self.config, "--ports-file", self.directory / "ready"]
+        arguments = ["serve", "--config", self.config, "--ports-file", self.directory / "ready", *more]
         self.child = Child(
             "certvoy",
             [*self.program, *arguments],
@@ -83,9 +83,9 @@ class ControlPlane:
         )
         return self.child
 
-    async def start(self) -> None:
-        """Start the process and wait until it is ready."""
-        child = self.launch()
+    async def start(self, *more: str) -> None:
+        """Start the process and wait until it is ready; ``more`` are options of ``certvoy serve``."""
+        child = self.launch(*more)
 
         async def answers() -> bool:
             return (self.directory / "ready").exists()
