@@ -170,6 +170,31 @@ async def test_a_sealer_that_was_frozen_writes_nothing_when_it_thaws(
     assert () == (await verified(database, other, replica)).findings
 
 
+async def test_two_that_seal_at_once_while_others_write_give_every_entry_one_leaf(
+    database, sql, tmp_path, monkeypatch
+):
+    """Their leases are over as soon as they have them: each thinks that the other is gone."""
+    monkeypatch.setattr(audit_tree, "LEASE", timedelta(milliseconds=20))
+    monkeypatch.setattr(audit_sealer, "BATCH", 3)
+    replicas = [Replica(database, tmp_path, name) for name in ("one", "other")]
+
+    async def seal(replica):
+        for _ in range(15):
+            await replica.step()
+
+    writers = (write(database, *(f"{writer}-{number}" for number in range(15))) for writer in range(3))
+    await asyncio.gather(*map(seal, replicas), *writers)
+    await turn_clock(sql, timedelta(seconds=1))
+    monkeypatch.setattr(audit_tree, "LEASE", timedelta(seconds=10))
+    await replicas[0].step()
+    await replicas[1].step()
+
+    assert 45 == len(await sealed(sql)) == len(set(await sealed(sql)))
+    report = await verified(database, *replicas)
+    assert (45, 0, ()) == (report.size, report.unsealed, report.findings)
+    assert 45 == replicas[0].sizes[-1] == replicas[1].sizes[-1]
+
+
 async def test_a_lease_that_is_over_seals_nothing_even_if_nobody_else_came(database, sql):
     await write(database, "a")
     lease_no = await audit_tree.claim(database, holder="one")
