@@ -248,6 +248,9 @@ CREATE INDEX certrotation_lapsing ON certrotation (needed_by) WHERE completed_at
 CREATE INDEX certrotation_leased ON certrotation (leased_until)
     WHERE completed_at IS NULL AND new_cert_id IS NULL AND leased_until IS NOT NULL;
 
+-- Those that are forgotten, the oldest first.
+CREATE INDEX certrotation_completed ON certrotation (completed_at) WHERE completed_at IS NOT NULL;
+
 CREATE FUNCTION certrotation_is_needed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.needed_by := coalesce((SELECT not_after FROM certificate WHERE id = coalesce(NEW.new_cert_id, NEW.cert_id)), 'infinity');
@@ -286,8 +289,12 @@ CREATE TABLE acme_order (
     updated_at      timestamptz NOT NULL DEFAULT certvoy_now(),
     -- What it said besides its names: the account that made it, and the Certificate that it replaces.
     account_url     text,
-    replaces        uuid REFERENCES certificate
+    replaces        uuid REFERENCES certificate,
+    -- When the key of one that was given up is destroyed; null: it is not to be, or was.
+    key_until       timestamptz
 );
+CREATE INDEX acme_order_key_until ON acme_order (key_until) WHERE key_until IS NOT NULL;
+CREATE INDEX acme_order_rotation ON acme_order (rotation_id);
 CREATE INDEX acme_order_url ON acme_order (url) WHERE url IS NOT NULL;
 CREATE INDEX acme_order_replaces ON acme_order (replaces) WHERE replaces IS NOT NULL;
 -- At most one order of a Rotation is under way.
@@ -901,7 +908,7 @@ CREATE TABLE role_right (
 );
 INSERT INTO role_right (part, relation, rights) VALUES
     ('app', 'acme_account', 'SELECT, INSERT, UPDATE'),
-    ('app', 'acme_order', 'SELECT, INSERT, UPDATE'),
+    ('app', 'acme_order', 'SELECT, INSERT, UPDATE, DELETE'),
     ('app', 'api_token', 'SELECT, INSERT, UPDATE'),
     ('app', 'audit_tally', 'SELECT, INSERT, UPDATE, DELETE'),
     ('app', 'auditcheckpoint', 'SELECT, INSERT'),
@@ -914,7 +921,7 @@ INSERT INTO role_right (part, relation, rights) VALUES
     ('app', 'certaudit', 'SELECT, INSERT (cert_id, action, actor, subject, payload)'),
     ('app', 'certificate', 'SELECT, INSERT, UPDATE (status, replaced_at, revoked_at, renew_at, renew_reason)'),
     ('app', 'certificate_chain', 'SELECT, INSERT'),
-    ('app', 'certrotation', 'SELECT, INSERT, UPDATE'),
+    ('app', 'certrotation', 'SELECT, INSERT, UPDATE, DELETE'),
     ('app', 'challenge_token', 'SELECT, INSERT, UPDATE, DELETE'),
     ('app', 'challenge_value', 'SELECT, INSERT, UPDATE, DELETE'),
     ('app', 'control_ca', 'SELECT, INSERT'),

@@ -291,7 +291,7 @@ class _Inventory:
     def queries(self) -> Mapping[str, Callable[[], Awaitable[object]]]:
         """Return each periodic query, where nothing is to be done."""
         database = self.database
-        scheduler = Scheduler(database=database, tokens=Tokens(database), actor=ACTOR)
+        scheduler = Scheduler(database=database, tokens=Tokens(database), clock=SystemClock(), actor=ACTOR)
         wanted = [filling.name(number) for number in range(WANTED)]
         return {
             "scheduler": scheduler.step,

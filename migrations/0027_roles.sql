@@ -1,3 +1,11 @@
+-- When the key of an order that was given up is destroyed; null: it is not to be, or was.
+ALTER TABLE acme_order ADD COLUMN key_until timestamptz;
+UPDATE acme_order SET key_until = certvoy_now() + interval '7 days' WHERE state = 'abandoned';
+CREATE INDEX acme_order_key_until ON acme_order (key_until) WHERE key_until IS NOT NULL;
+-- Those that are forgotten, the oldest first; and their orders.
+CREATE INDEX certrotation_completed ON certrotation (completed_at) WHERE completed_at IS NOT NULL;
+CREATE INDEX acme_order_rotation ON acme_order (rotation_id);
+
 -- Three roles of this database, none of which logs in: migrator owns what is here, app is what a control plane may, and responder
 -- what may answer challenges. Logins are their members. The names begin with the database's, as roles are the whole cluster's.
 CREATE FUNCTION role_of(part text) RETURNS name LANGUAGE sql STABLE AS $$
@@ -14,7 +22,7 @@ CREATE TABLE role_right (
 );
 INSERT INTO role_right (part, relation, rights) VALUES
     ('app', 'acme_account', 'SELECT, INSERT, UPDATE'),
-    ('app', 'acme_order', 'SELECT, INSERT, UPDATE'),
+    ('app', 'acme_order', 'SELECT, INSERT, UPDATE, DELETE'),
     ('app', 'api_token', 'SELECT, INSERT, UPDATE'),
     ('app', 'audit_tally', 'SELECT, INSERT, UPDATE, DELETE'),
     ('app', 'canary', 'SELECT, INSERT, DELETE'),
@@ -23,7 +31,7 @@ INSERT INTO role_right (part, relation, rights) VALUES
     ('app', 'certaudit', 'SELECT, INSERT (cert_id, action, actor, subject, payload)'),
     ('app', 'certificate', 'SELECT, INSERT, UPDATE (status, replaced_at, revoked_at, renew_at, renew_reason)'),
     ('app', 'certificate_chain', 'SELECT, INSERT'),
-    ('app', 'certrotation', 'SELECT, INSERT, UPDATE'),
+    ('app', 'certrotation', 'SELECT, INSERT, UPDATE, DELETE'),
     ('app', 'challenge_token', 'SELECT, INSERT, UPDATE, DELETE'),
     ('app', 'challenge_value', 'SELECT, INSERT, UPDATE, DELETE'),
     ('app', 'control_ca', 'SELECT, INSERT'),

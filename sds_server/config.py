@@ -57,6 +57,7 @@ from sds_server.yaml_lines import shown
 
 DEFAULT_STATE_DIR = "./certvoy-state"
 REFRESH_MIN = timedelta(seconds=1)
+HISTORY_MIN = timedelta(days=30)
 
 
 class EabConfig(Model):
@@ -596,11 +597,22 @@ class RotationConfig(Model):
     watch: Duration = timedelta(minutes=5)
     """How often a Target is looked at after its Rotation is over: does it still serve what it should?"""
 
+    history: Duration = timedelta(days=365)
+    """How long what is finished is kept: rotations, and their orders. 30 days or more; the audit has them for
+    ever, and certificates stay."""
+
     lease: Duration = timedelta(seconds=60)
     """How long a worker that died keeps others from its Rotation."""
 
     poll: Duration = timedelta(seconds=1)
     """How often a worker looks for work that no notification told it of."""
+
+    @field_validator("history")
+    @classmethod
+    def _counts(cls, kept: timedelta) -> timedelta:
+        if kept < HISTORY_MIN:
+            raise Wrong("is too short", f"{spelt(HISTORY_MIN)} or more: limits of CAs look back so far")
+        return kept
 
 
 class AuditConfig(Model):

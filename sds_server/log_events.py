@@ -708,6 +708,12 @@ EVENTS: Final = (
         ("http01_port", "tls_alpn01_port"),
     ),
     LogEvent("responder.stopped", "info", "What answers challenges has stopped."),
+    LogEvent(
+        "rotations.forgotten",
+        "info",
+        "Finished rotations that are older than rotation.history went.",
+        ("count",),
+    ),
     LogEvent("schema.migrated", "info", "The database was brought to this release.", ("migrations",)),
     LogEvent(
         "secret.undeclared",

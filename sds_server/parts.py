@@ -277,7 +277,13 @@ class Parts:
             admitting,
             Loop(
                 "scheduler",
-                Scheduler(database=database, tokens=Tokens(database), actor=actor).step,
+                Scheduler(
+                    database=database,
+                    tokens=Tokens(database),
+                    clock=clock,
+                    actor=actor,
+                    history=config.rotation.history,
+                ).step,
                 every=poll,
             ),
             Loop("renewals", _renewals(database, cas, clock, actor, skew, to=metrics).step, every=poll),

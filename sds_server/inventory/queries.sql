@@ -148,6 +148,40 @@ UPDATE key_material k SET envelope = NULL, dek_wrapped = NULL, destroyed_at = ce
                       AND c.id NOT IN (SELECT cert_id FROM retired_key))
 RETURNING k.id;
 
+-- name: destroy_order_keys
+-- Of orders that were given up, the longest over first; what is their Target's to keep, or became a Certificate's, stays.
+WITH over AS (
+    SELECT o.id, o.key_id, o.issuer, s.name AS secret
+      FROM acme_order o JOIN certrotation r ON r.id = o.rotation_id JOIN secret s ON s.name = r.secret
+     WHERE o.key_until <= certvoy_now() ORDER BY o.key_until LIMIT $1 FOR UPDATE OF s SKIP LOCKED),
+done AS (UPDATE acme_order SET key_until = NULL WHERE id IN (SELECT id FROM over)),
+gone AS (
+    UPDATE key_material k SET envelope = NULL, dek_wrapped = NULL, destroyed_at = certvoy_now() FROM over
+     WHERE k.id = over.key_id AND k.destroyed_at IS NULL AND k.kek_uri <> 'external'
+       AND NOT EXISTS (SELECT FROM certificate WHERE key_id = k.id)
+       AND NOT EXISTS (SELECT FROM acme_order WHERE key_id = k.id AND state <> 'abandoned')
+    RETURNING k.id)
+SELECT over.id, over.issuer, over.secret, gone.id AS destroyed FROM over LEFT JOIN gone ON gone.id = over.key_id;
+
+-- name: finished_rotations
+-- Over for $1, with nothing left to do for their orders, and nothing of what they brought in use.
+SELECT r.id FROM certrotation r
+ WHERE r.completed_at <= certvoy_now() - $1::interval
+   AND NOT EXISTS (SELECT FROM certificate WHERE id = r.new_cert_id AND status IN ('issued', 'active', 'expiring_soon', 'rotating'))
+   AND NOT EXISTS (SELECT FROM acme_order WHERE rotation_id = r.id AND (key_until IS NOT NULL OR state NOT IN ('stored', 'abandoned')))
+   AND NOT EXISTS (SELECT FROM challenge_value WHERE rotation_id = r.id)
+   AND NOT EXISTS (SELECT FROM challenge_token WHERE rotation_id = r.id)
+ ORDER BY r.completed_at LIMIT $2 FOR UPDATE SKIP LOCKED;
+
+-- name: forget_orders
+WITH given_back AS (
+    DELETE FROM rate_reservation WHERE order_id IN (SELECT id FROM acme_order WHERE rotation_id = ANY ($1::bigint[])))
+DELETE FROM acme_order WHERE rotation_id = ANY ($1::bigint[]);
+
+-- name: forget_rotations
+-- Their canaries go with them.
+DELETE FROM certrotation WHERE id = ANY ($1::bigint[]);
+
 -- name: forget_retired
 DELETE FROM retired_key WHERE cert_id = $1;
 
@@ -1081,7 +1115,8 @@ UPDATE acme_order SET state = 'stored', updated_at = certvoy_now()
  WHERE rotation_id = $1 AND state NOT IN ('stored', 'abandoned');
 
 -- name: abandon_orders
-UPDATE acme_order SET state = 'abandoned', updated_at = certvoy_now()
+-- Its key is destroyed when $2 has passed.
+UPDATE acme_order SET state = 'abandoned', updated_at = certvoy_now(), key_until = certvoy_now() + $2::interval
  WHERE rotation_id = $1 AND state NOT IN ('stored', 'abandoned');
 
 -- ---------------------------------------------------------------- what is left of CAs' rate limits

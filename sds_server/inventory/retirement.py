@@ -48,6 +48,22 @@ async def destroy(database: Database, *, limit: int, actor: str) -> tuple[int, i
     return len(rows), destroyed
 
 
+async def destroy_of_orders(database: Database, *, limit: int, actor: str) -> tuple[int, int]:
+    """Destroy the keys of orders that were given up; return how many were looked at, and destroyed.
+
+    They are kept for as long as others: a CA may have issued for one, and somebody may ask what became of it.
+    One of which a Certificate came after all stays.
+    """
+    async with database.transaction() as tx:
+        rows = await tx.rows("destroy_order_keys", limit)
+        destroyed = [row for row in rows if row["destroyed"] is not None]
+        for row in destroyed:
+            crashpoint("key.destroying")
+            detail = {"key_id": str(row["destroyed"]), "order": row["id"], "issuer": row["issuer"]}
+            await audit.append(tx, action="key.destroyed", actor=actor, subject=row["secret"], detail=detail)
+    return len(rows), len(destroyed)
+
+
 async def destroy_payloads(database: Database, *, limit: int, actor: str) -> int:
     """Destroy the data keys of sealed payloads that are over, and say how many there were."""
     async with database.transaction() as tx:

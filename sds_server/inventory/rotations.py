@@ -15,6 +15,7 @@ from sds_server.errors import Conflict, NotFound, StaleLease
 from sds_server.inventory import audit, certificates, feed, freezes, secrets, voices
 from sds_server.inventory import guilty as failed_names
 from sds_server.inventory.database import Database, Row, Transaction
+from sds_server.inventory.retirement import KEPT_FOR
 from sds_server.lifecycle import rollout
 from sds_server.lifecycle.rollout import WayBack
 from sds_server.lifecycle.states import Event
@@ -322,7 +323,7 @@ async def abandon_orders(tx: Transaction, rotation: int) -> None:
 
     What it took of its CA's limits for a certificate is given back, if it was not finalized.
     """
-    await tx.rows("abandon_orders", rotation)
+    await tx.rows("abandon_orders", rotation, KEPT_FOR)
     await tx.rows("lock_reserved_buckets", rotation)
     await tx.rows("give_back", rotation)
 

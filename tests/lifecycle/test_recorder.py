@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from sds_server.clock import SystemClock
 from sds_server.errors import Unavailable
 from sds_server.inventory import audit, roll_outs, rotations, targets
 from sds_server.inventory.tokens import Tokens
@@ -466,7 +467,9 @@ async def test_in_the_next_window_a_denial_is_written_again(recorder, database, 
         recorder.denied(EDGE, "secret-of-others", Denied.UNGRANTED)
     await recorder.step()
     await turn_clock(sql, audit.WINDOW)
-    await Scheduler(database=database, tokens=Tokens(database), actor="replica:test").step()
+    await Scheduler(
+        database=database, tokens=Tokens(database), clock=SystemClock(), actor="replica:test"
+    ).step()
     recorder.denied(EDGE, "secret-of-others-again", Denied.UNGRANTED)
     await recorder.step()
 

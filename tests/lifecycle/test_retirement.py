@@ -1,13 +1,18 @@
 """Keys of certificates that are over: kept while somebody may need them, then destroyed, and audited."""
 
+import json
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 
+from acme_engine.keys import generate, pkcs8, spki_sha256
+from sds_server.clock import SystemClock
 from sds_server.inventory import (
     certificates,
     declarations,
     deliveries,
+    orders,
     retirement,
     revocations,
     roll_outs,
@@ -15,7 +20,9 @@ from sds_server.inventory import (
 )
 from sds_server.inventory.deliveries import News
 from sds_server.inventory.retirement import KEPT_FOR
-from sds_server.model import Identity, Reason, RevocationReason
+from sds_server.inventory.tokens import Tokens
+from sds_server.lifecycle.scheduler import Scheduler
+from sds_server.model import Identity, KeyId, KeyType, Reason, RevocationReason
 from tests.support.databases import turn_clock
 from tests.support.roll_outs import confirm
 
@@ -125,3 +132,78 @@ async def test_a_deleted_secret_leaves_no_key(keys, issuances, sql):
     await sql.execute("INSERT INTO retired_key SELECT id, now() FROM certificate ON CONFLICT DO NOTHING")
 
     assert [] == await keys.left(LATER)
+
+
+@pytest.fixture
+def given_up(issuances, sql):
+    """Plans an order for www, and gives it up."""
+
+    async def make():
+        declared = await issuances.declare()
+        claim = await issuances.claim()
+        key = generate(KeyType.ECDSA_P256)
+        sealed = await issuances.sealer.seal(
+            pkcs8(key), key_id=KeyId(uuid4()), purpose="leaf", spki_sha256=spki_sha256(key.public_key())
+        )
+        await orders.plan(issuances.database, claim.lease, declared, csr=b"csr", key=sealed, actor="r")
+        await rotations.fail(
+            issuances.database,
+            claim.lease,
+            error={"what": "no", "hint": "none"},
+            pause=timedelta(0),
+            abandon_order=True,
+            actor="r",
+        )
+        return sealed
+
+    return make
+
+
+async def sealed(sql):
+    return [row["id"] for row in await sql.fetch("SELECT id FROM key_material WHERE dek_wrapped IS NOT NULL")]
+
+
+async def test_the_key_of_an_order_that_was_given_up_is_destroyed_a_week_later(issuances, given_up, sql):
+    key = await given_up()
+    await turn_clock(sql, KEPT_FOR - timedelta(minutes=1))
+    early = await retirement.destroy_of_orders(issuances.database, limit=10, actor="replica:test")
+    kept = await sealed(sql)
+    await turn_clock(sql, LATER)
+    due = await retirement.destroy_of_orders(issuances.database, limit=10, actor="replica:test")
+    again = await retirement.destroy_of_orders(issuances.database, limit=10, actor="replica:test")
+    (entry,) = await sql.fetch("SELECT subject, actor, payload FROM certaudit WHERE action = 'key.destroyed'")
+
+    assert [(0, 0), (1, 1), (0, 0)] == [early, due, again]
+    assert [key.key_id] == kept
+    assert [] == await sealed(sql)
+    assert ("www", "replica:test") == (entry["subject"], entry["actor"])
+    assert str(key.key_id) == json.loads(entry["payload"])["key_id"]
+
+
+async def test_a_key_that_an_order_under_way_has_as_well_stays(issuances, given_up, sql):
+    key = await given_up()
+    await sql.execute(
+        "INSERT INTO acme_order (rotation_id, issuer, state, domains, csr, key_id)"
+        " SELECT rotation_id, issuer, 'ordered', domains, csr, key_id FROM acme_order"
+    )
+    await turn_clock(sql, LATER)
+
+    assert (1, 0) == await retirement.destroy_of_orders(issuances.database, limit=10, actor="replica:test")
+    assert [key.key_id] == await sealed(sql)
+
+
+async def test_a_key_of_which_a_certificate_came_after_all_stays(issuances, sql):
+    certificate = await issuances.issue(await issuances.declare())
+    await sql.execute("UPDATE acme_order SET state = 'abandoned', key_until = certvoy_now()")
+
+    assert (1, 0) == await retirement.destroy_of_orders(issuances.database, limit=10, actor="replica:test")
+    assert [certificate.key_id] == await sealed(sql)
+
+
+async def test_the_scheduler_destroys_keys_of_orders(issuances, given_up, sql):
+    await given_up()
+    await turn_clock(sql, LATER)
+    tokens = Tokens(issuances.database)
+    await Scheduler(database=issuances.database, tokens=tokens, clock=SystemClock(), actor="r").step()
+
+    assert [] == await sealed(sql)

@@ -109,7 +109,9 @@ class Site:
             database=database, enroller=enroller, configured=[], trust_domain="certvoy", clock=clock
         )
         self.loops = {
-            "scheduler": Scheduler(database=database, tokens=Tokens(database), actor="r").step,
+            "scheduler": Scheduler(
+                database=database, tokens=Tokens(database), clock=SystemClock(), actor="r"
+            ).step,
             "worker": worker.step,
             "revoker": revoker.step,
             "prover": Prover(database=database, settle=timedelta(0), clock=clock, actor="r").step,

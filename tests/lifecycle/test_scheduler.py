@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from acme_engine import renewal
+from sds_server.clock import SystemClock
 from sds_server.inventory import certificates, roll_outs, rotations, targets
 from sds_server.inventory.tokens import RotationTokens, Tokens
 from sds_server.lifecycle.scheduler import Scheduler
@@ -21,7 +22,7 @@ def tokens(database):
 
 @pytest.fixture
 def scheduler(database, tokens):
-    return Scheduler(database=database, tokens=tokens, actor="replica:test")
+    return Scheduler(database=database, tokens=tokens, clock=SystemClock(), actor="replica:test")
 
 
 async def statuses(sql):

@@ -41,7 +41,9 @@ class OneReplica:
         self.renewals = Renewals(
             database=database, issuers=issuers, clock=clock, rng=Random(1), actor="replica:test"
         )
-        self.scheduler = Scheduler(database=database, tokens=Tokens(database), actor="replica:test")
+        self.scheduler = Scheduler(
+            database=database, tokens=Tokens(database), clock=clock, actor="replica:test"
+        )
 
 
 @asynccontextmanager
