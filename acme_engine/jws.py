@@ -5,7 +5,7 @@ finds odd is changed ("AB" becomes "AA") or refused. A nonce is the server's own
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from acme.jws import JWS as Jws  # noqa: N811 - named as other classes are
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -13,6 +13,7 @@ from josepy import b64, jwa, jwk
 from josepy.util import ComparableECKey, ComparableRSAKey
 
 from acme_engine.errors import Misconfigured
+from acme_engine.hidden import Hidden
 from acme_engine.keys import PrivateKey
 
 _ES = {"secp256r1": jwa.ES256, "secp384r1": jwa.ES384}
@@ -27,7 +28,7 @@ class Eab:
     """
 
     key_id: str
-    hmac_key: str = field(repr=False)
+    hmac_key: Hidden[str]
     algorithm: str = "HS256"
 
 
@@ -94,7 +95,7 @@ class Signer:
     def bind(self, eab: Eab, *, url: str) -> dict[str, object]:
         """Return ``externalAccountBinding``: our public key, signed with the CA's MAC key."""
         try:
-            mac_key = b64.b64decode(eab.hmac_key.rstrip("="))
+            mac_key = b64.b64decode(eab.hmac_key.reveal().rstrip("="))
         except (ValueError, TypeError):
             raise Misconfigured(
                 f"EAB key {eab.key_id!r}: its HMAC key is not base64url", hint="copy it from the CA as it is"

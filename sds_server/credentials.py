@@ -3,7 +3,7 @@
 import os
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +11,7 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from acme_engine.hidden import Hidden
 from sds_server.errors import OperatorError
 from sds_server.log import get
 
@@ -25,7 +26,7 @@ class Issued:
 
     authorities_pem: bytes = b""
     chain_pem: bytes | None = None
-    key_pem: bytes | None = field(default=None, repr=False)
+    key_pem: Hidden[bytes] | None = None
 
 
 def _nothing() -> Issued:
@@ -45,7 +46,7 @@ class Files:
 @dataclass(frozen=True, slots=True)
 class _Material:
     chain: bytes
-    key: bytes = field(repr=False)
+    key: Hidden[bytes]
     roots: bytes
 
 
@@ -73,7 +74,7 @@ def server_credentials(
 
 def _configuration(material: _Material) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration(
-        [(material.key, material.chain)], root_certificates=material.roots
+        [(material.key.reveal(), material.chain)], root_certificates=material.roots
     )
 
 
@@ -114,7 +115,7 @@ class HttpsTls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = self._oldest
         context.verify_mode = ssl.CERT_REQUIRED if self._mutual else ssl.CERT_OPTIONAL
-        _load_pair(context, material.chain, material.key)
+        _load_pair(context, material.chain, material.key.reveal())
         context.load_verify_locations(cadata=material.roots.decode("ascii", "ignore"))
         return context
 
@@ -173,8 +174,8 @@ class _Source:
         now = self._contents()
         issued, chain, key, client_ca = now
         chain = chain if chain is not None else issued.chain_pem
-        key = key if key is not None else issued.key_pem
-        if chain is None or key is None:
+        hidden = Hidden(key) if key is not None else issued.key_pem
+        if chain is None or hidden is None:
             raise OperatorError(
                 f"{self._files.section}.certificate: there is none", hint="name it, or let our CA issue it"
             )
@@ -185,13 +186,13 @@ class _Source:
         elif not issued.authorities_pem:
             raise OperatorError(f"{self._files.section}.client_ca: there is none", hint=_FILE_HINT)
         try:
-            public_key = serialization.load_pem_private_key(key, password=None).public_key()
+            public_key = serialization.load_pem_private_key(hidden.reveal(), password=None).public_key()
         except (ValueError, TypeError) as e:
             raise self._error("key", "holds no private key in PEM that can be read") from e
         if public_key != leaf.public_key():
             raise self._error("key", f"is not the key of {self._files.section}.certificate")
         self._last = now
-        return _Material(chain, key, roots)
+        return _Material(chain, hidden, roots)
 
     def read_again(self) -> _Material | None:
         """Return what changed; None: nothing, or nothing that can be used."""

@@ -12,6 +12,7 @@ from cryptography import x509
 
 from acme_engine.dns.table import provider_of
 from acme_engine.errors import Misconfigured
+from acme_engine.hidden import Hidden
 from acme_engine.jws import Eab
 from acme_engine.ordering import Profile, Terms
 from acme_engine.webroot import Webroot
@@ -212,7 +213,9 @@ def _dns(name: str, dns: DnsConfig) -> Dns:
 
 
 def _eab(eab: EabConfig) -> Eab:
-    return Eab(key_id=eab.kid, hmac_key=eab.hmac_key_file.read_text().strip(), algorithm=eab.algorithm)
+    return Eab(
+        key_id=eab.kid, hmac_key=Hidden(eab.hmac_key_file.read_text().strip()), algorithm=eab.algorithm
+    )
 
 
 def _roots(name: str, path: Path | None) -> tuple[x509.Certificate, ...]:

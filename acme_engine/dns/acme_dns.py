@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 from acme_engine.dns.api import Api
 from acme_engine.dns.provider import PREFIX
 from acme_engine.errors import DnsProviderError
+from acme_engine.hidden import Hidden
 
 KEEPS: Final = 2
 """Values that the server has of one subdomain."""
@@ -29,7 +30,7 @@ class Account:
     fulldomain: str
     subdomain: str
     username: str
-    password: str
+    password: Hidden[str]
 
 
 class AcmeDns:
@@ -39,7 +40,7 @@ class AcmeDns:
 
     def __init__(self, endpoint: str, accounts: Mapping[str, Account]) -> None:
         """``accounts`` by the names whose record they are."""
-        self._api = Api(endpoint, credentials=[a.password for a in accounts.values()])
+        self._api = Api(endpoint, credentials=[a.password.reveal() for a in accounts.values()])
         self._accounts = accounts
         self._last: dict[str, deque[str]] = {}
 
@@ -66,7 +67,7 @@ class AcmeDns:
             "/update",
             what,
             json_body={"subdomain": account.subdomain, "txt": value},
-            headers={"X-Api-User": account.username, "X-Api-Key": account.password},
+            headers={"X-Api-User": account.username, "X-Api-Key": account.password.reveal()},
         )
         if not answer.ok:
             raise self._api.refused(what, answer, hint=_HINTS.get(answer.status))
@@ -95,7 +96,8 @@ def accounts_of(text: str) -> Mapping[str, Account]:
     found: dict[str, Account] = {}
     try:
         for domain, registration in _registrations(json.loads(text)):
-            account = Account(*(str(registration[field]) for field in _FIELDS))
+            domain_of, subdomain, username, password = (str(registration[field]) for field in _FIELDS)
+            account = Account(domain_of, subdomain, username, Hidden(password))
             found[account.fulldomain.rstrip(".").lower()] = account
             if domain is not None:  # for who does not follow aliases
                 found[f"{PREFIX}{domain.removeprefix('*.').lower()}"] = account

@@ -12,6 +12,7 @@ import aiohttp
 
 from acme_engine.dns.provider import scrub
 from acme_engine.errors import DnsProviderError
+from acme_engine.hidden import Hidden
 from acme_engine.transport import parse_retry_after, utc_now
 
 TIMEOUT_S: Final = 20.0
@@ -50,8 +51,8 @@ class Api:
     ) -> None:
         """``endpoint`` without a final slash; ``credentials`` are taken out of whatever the API says."""
         self.endpoint = endpoint.rstrip("/")
-        self._credentials = tuple(credentials)
-        self._headers = dict(headers or {})
+        self._credentials = tuple(map(Hidden, credentials))
+        self._headers = {name: Hidden(value) for name, value in (headers or {}).items()}
         self._session: aiohttp.ClientSession | None = None
 
     async def ask(
@@ -76,7 +77,7 @@ class Api:
                 answer = await self._exchange(method, path, json_body, params, headers)
         except (aiohttp.ClientError, OSError, TimeoutError) as e:
             raise DnsProviderError(
-                f"{what}: {self.endpoint} does not answer: {scrub(str(e) or 'in time', self._credentials)}",
+                f"{what}: {self.endpoint} does not answer: {self._scrubbed(str(e) or 'in time')}",
                 retryable=True,
                 hint="check the provider's endpoint, and that it can be reached from here",
             ) from e
@@ -94,7 +95,7 @@ class Api:
         hint: str | None = None,
     ) -> DnsProviderError:
         """Return the error for an answer that says no; ``words`` are the API's own, by default its text."""
-        said = scrub(answer.text if words is None else words, self._credentials)
+        said = self._scrubbed(answer.text if words is None else words)
         return DnsProviderError(
             f"{what}: {self.endpoint} says {answer.status}{f': {said}' if said else ''}",
             retryable=retryable,
@@ -137,10 +138,14 @@ class Api:
                 parse_retry_after(response.headers.get("Retry-After"), now=utc_now()),
             )
 
+    def _scrubbed(self, said: str) -> str:
+        return scrub(said, [credential.reveal() for credential in self._credentials])
+
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                headers={"Accept": "application/json", "Accept-Encoding": "identity", **self._headers},
+                headers={"Accept": "application/json", "Accept-Encoding": "identity"}
+                | {name: value.reveal() for name, value in self._headers.items()},
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 # HTTPS_PROXY and NO_PROXY are how many networks reach a public API. Plain HTTP is for this

@@ -186,7 +186,7 @@ class Delivery:
         version = self._versions.add(
             {
                 CHAIN: (pair.chain_pem, 0o600),
-                KEY: (pair.key_pem, 0o600),
+                KEY: (pair.key_pem.reveal(), 0o600),
                 COMBINED: (pair.combined_pem, 0o600),
                 ABOUT: (pair.about, 0o600),
             }

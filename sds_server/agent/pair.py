@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, Self
 
@@ -12,6 +12,7 @@ from acme_engine import chain as chains
 from acme_engine import keys
 from acme_engine.chain import UNREADABLE
 from acme_engine.errors import AcmeError, ChainError
+from acme_engine.hidden import Hidden
 from acme_engine.keys import PrivateKey
 from sds_server import gate
 from sds_server.errors import GateRefused, Unavailable
@@ -27,7 +28,7 @@ class Bundle:
     etag: str
     fingerprint: str
     chain_pem: bytes
-    key_pem: bytes | None = field(repr=False)
+    key_pem: Hidden[bytes] | None
     """None: the key is the host's own."""
 
     @classmethod
@@ -59,7 +60,7 @@ class Bundle:
             etag=etag,
             fingerprint=said["fingerprint_sha256"],
             chain_pem=said["chain"].encode(),
-            key_pem=None if private_key is None else private_key.encode(),
+            key_pem=None if private_key is None else Hidden(private_key.encode()),
         )
 
 
@@ -75,7 +76,7 @@ class Pair:
     names: tuple[str, ...]
     not_after: datetime
     chain_pem: bytes
-    key_pem: bytes = field(repr=False)
+    key_pem: Hidden[bytes]
 
     @classmethod
     def stored(cls, *, chain_pem: bytes, key_pem: bytes, about: Mapping[str, Any]) -> Self:
@@ -97,7 +98,7 @@ class Pair:
             names=chain.names,
             not_after=chain.not_after,
             chain_pem=chain_pem,
-            key_pem=key_pem,
+            key_pem=Hidden(key_pem),
         )
 
     @property
@@ -108,7 +109,7 @@ class Pair:
     @property
     def combined_pem(self) -> bytes:
         """Chain and key in one, as HAProxy and nginx take it."""
-        return self.chain_pem + self.key_pem
+        return self.chain_pem + self.key_pem.reveal()
 
     @property
     def about(self) -> bytes:
@@ -179,7 +180,7 @@ def judge(
         names=tuple(chain.names),
         not_after=chain.not_after,
         chain_pem=chain.pem,
-        key_pem=keys.pem(keys.load_pkcs8(der)),
+        key_pem=Hidden(keys.pem(keys.load_pkcs8(der))),
     )
 
 
@@ -189,7 +190,7 @@ def _from_bundle(bundle: Bundle) -> bytes:
             "key",
             "it comes without a private key, as its target makes that: write `key: local` in agent.yaml",
         )
-    key = serialization.load_pem_private_key(bundle.key_pem, None)
+    key = serialization.load_pem_private_key(bundle.key_pem.reveal(), None)
     return key.private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
 
+from acme_engine.hidden import Hidden
 from acme_engine.pace import Pace
 from sds_server.clock import Clock
 from sds_server.errors import CustodyError, Unavailable
@@ -95,7 +96,7 @@ class _CachedDek:
     """A DEK in clear, as it came of ``wrapped``. The times are on the monotonic clock, in seconds."""
 
     wrapped: bytes = field(repr=False)
-    dek: bytes = field(repr=False)
+    dek: Hidden[bytes]
     ask_at: float
     until: float
     opened: bytes | None = None
@@ -193,7 +194,7 @@ class Sealer:
         # The public half of one and the same blob is looked at once for each time that the KMS is asked.
         digest = hashlib.sha256(sealed.spki_sha256 + sealed.envelope).digest()
         content = envelope.unseal(
-            sealed.envelope, dek=cached.dek, binding=binding, spki_known=digest == cached.opened
+            sealed.envelope, dek=cached.dek.reveal(), binding=binding, spki_known=digest == cached.opened
         )
         cached.opened = digest
         return content
@@ -307,7 +308,7 @@ class Sealer:
             raise
         cached = self._deks[sealed.key_id] = _CachedDek(
             sealed.dek_wrapped,
-            dek,
+            Hidden(dek),
             ask_at=now + SOFT_TTL.total_seconds(),
             until=now + HARD_TTL.total_seconds(),
         )

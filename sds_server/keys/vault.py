@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import aiohttp
 
+from acme_engine.hidden import Hidden
 from sds_server.clock import Clock, SystemClock
 from sds_server.errors import CustodyError, Unavailable
 from sds_server.keys.kms import WrappedDek, canonical
@@ -130,7 +131,9 @@ class VaultKms:
             )
         raise CustodyError(f"kek: {self.kek_uri} refuses {path.split('/')[-2]}: {said}")
 
-    async def _ask(self, method: str, path: str, body: Mapping[str, str] | None, token: str | None) -> Answer:
+    async def _ask(
+        self, method: str, path: str, body: Mapping[str, str] | None, token: Hidden[str] | None
+    ) -> Answer:
         """Return status and JSON of an answer that is the engine's own.
 
         Raises:
@@ -154,9 +157,9 @@ class VaultKms:
         )
 
     async def _once(
-        self, method: str, path: str, body: Mapping[str, str] | None, token: str | None
+        self, method: str, path: str, body: Mapping[str, str] | None, token: Hidden[str] | None
     ) -> Answer:
-        headers = self._headers | ({"X-Vault-Token": token} if token else {})
+        headers = self._headers | ({"X-Vault-Token": token.reveal()} if token else {})
         async with (
             asyncio.timeout(ATTEMPT_S),
             self._open().request(

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from acme_engine.hidden import Hidden
 from sds_server.clock import Clock
 from sds_server.errors import CustodyError, Unavailable
 
@@ -20,7 +21,9 @@ RENEWED_AFTER: Final = 2 / 3
 SOONEST_S: Final = 1.0
 RETRY_S: Final = 10.0
 
-Ask = Callable[[str, str, Mapping[str, str] | None, str | None], Awaitable[tuple[int, dict[str, Any]]]]
+Ask = Callable[
+    [str, str, Mapping[str, str] | None, Hidden[str] | None], Awaitable[tuple[int, dict[str, Any]]]
+]
 
 
 class Denied(CustodyError):
@@ -33,7 +36,7 @@ class Denied(CustodyError):
 class Token:
     """A token, with the seconds that it lives from now; None: for ever, or nobody knows."""
 
-    value: str = field(repr=False)
+    value: Hidden[str]
     lives_s: float | None = None
     renewable: bool = False
 
@@ -58,7 +61,7 @@ class TokenFile:
     async def token(self, ask: Ask) -> Token:
         """Read the file; how long the token lives, the server says."""
         try:
-            value = self._path.read_text().strip()
+            value = Hidden(self._path.read_text().strip())
         except OSError as e:
             raise Unavailable(f"kms.token_file: {self._path}: {e.strerror}") from e
         status, answer = await ask("GET", "auth/token/lookup-self", None, value)
@@ -92,7 +95,9 @@ class AppRole:
                 hint=f"write a secret id that is valid into {self._secret_id_file}",
             )
         return Token(
-            auth["client_token"], float(auth.get("lease_duration") or 0) or None, bool(auth.get("renewable"))
+            Hidden(str(auth["client_token"])),
+            float(auth.get("lease_duration") or 0) or None,
+            bool(auth.get("renewable")),
         )
 
 
@@ -107,7 +112,7 @@ class Tokens:
         self._getting = asyncio.Lock()
         self._keeping: asyncio.Task[None] | None = None
 
-    async def get(self) -> str:
+    async def get(self) -> Hidden[str]:
         """Return the token, and have one first where there is none.
 
         Raises:
@@ -116,7 +121,7 @@ class Tokens:
         async with self._getting:
             return (self._held or await self._have()).value
 
-    async def after(self, refused: str) -> str | None:
+    async def after(self, refused: Hidden[str]) -> Hidden[str] | None:
         """Return another token than the one that was refused; None: that one is good, and may not.
 
         Raises:

@@ -33,5 +33,5 @@ class CallerCredential:
                     if self._made is None:
                         raise
                     return self._made[1]  # agents take it until it ends
-                self._made = pair, caller_context(pair.chain_pem, pair.key_pem)
+                self._made = pair, caller_context(pair.chain_pem, pair.key_pem.reveal())
             return self._made[1]

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import uuid4
@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from acme_engine import keys
+from acme_engine.hidden import Hidden
 from sds_server import authority
 from sds_server.authority import Ca, Credential, PublicKey
 from sds_server.clock import Clock
@@ -35,7 +36,7 @@ class OwnPair:
     """A certificate of the control plane itself, until it is made anew."""
 
     chain_pem: bytes
-    key_pem: bytes = field(repr=False)
+    key_pem: Hidden[bytes]
     renew_at: datetime
 
 
@@ -206,4 +207,4 @@ class Enroller:
 
 def _own_pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> OwnPair:
     renewal = authority.renew_at(certificate.not_valid_before_utc, certificate.not_valid_after_utc, share=0.0)
-    return OwnPair(authority.pem([certificate]).encode(), keys.pem(key), renewal)
+    return OwnPair(authority.pem([certificate]).encode(), Hidden(keys.pem(key)), renewal)

@@ -55,7 +55,7 @@ def bundle(generation=1, **changed):
 
 async def control_plane(enroller):
     made = await enroller.caller_pair()
-    return caller_context(made.chain_pem, made.key_pem)
+    return caller_context(made.chain_pem, made.key_pem.reveal())
 
 
 async def post(url, context, path="/v1/bundles/www", body=None):
@@ -157,7 +157,7 @@ async def test_a_server_certificate_of_the_control_plane_is_no_clients(enroller,
     made = await enroller.server_pair(["certvoy.example.test"])
     async with agent(files, program) as url:
         with pytest.raises(OSError):
-            await post(url, caller_context(made.chain_pem, made.key_pem))
+            await post(url, caller_context(made.chain_pem, made.key_pem.reveal()))
 
 
 async def test_what_is_no_bundle_of_this_agent_is_refused(enroller, program, tmp_path):

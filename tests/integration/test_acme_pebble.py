@@ -21,6 +21,7 @@ from acme_engine import (
     errors,
     keys,
 )
+from acme_engine.hidden import Hidden
 from acme_engine.relinquish import relinquish
 from tests.support import pki
 from tests.support.acme import Crash, MemoryJournal, Orderer, Tokens, responding
@@ -28,7 +29,7 @@ from tests.support.pebble import Pebble, start
 
 pytestmark = pytest.mark.debian
 
-EAB = Eab("kid-1", "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W")
+EAB = Eab("kid-1", Hidden("zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"))
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +194,7 @@ async def test_a_false_binding_is_refused_by_the_ca(pebble):
     key = keys.generate(KeyType.ECDSA_P256)
     async with Client(pebble.directory_url, account_key=key, ca_file=pebble.ca_file) as client:
         with pytest.raises(Refused) as refusal:
-            await client.register(terms_agreed=True, eab=Eab("kid-1", "bm90IHRoZSBrZXk"))
+            await client.register(terms_agreed=True, eab=Eab("kid-1", Hidden("bm90IHRoZSBrZXk")))
 
     assert refusal.value.problem.status in {401, 403}
 

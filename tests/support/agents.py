@@ -88,9 +88,9 @@ class Program:
         if self.dislikes is not None:
             return replace(report, state="refused", detail=self.dislikes)
         if not self.keeps_old:
-            key = serialization.load_pem_private_key(pair.key_pem, None)
+            key = serialization.load_pem_private_key(pair.key_pem.reveal(), None)
             leaf = x509.load_pem_x509_certificate(pair.chain_pem)
-            self.listener.serve(Pair(pair.chain_pem, pair.key_pem, leaf, key))  # type: ignore[arg-type]
+            self.listener.serve(Pair(pair.chain_pem, pair.key_pem.reveal(), leaf, key))  # type: ignore[arg-type]
         if self.after is not None:
             await self.after()
         if not self.sees:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives import hashes
 
+from acme_engine.hidden import Hidden
 from sds_server.agent.installers.installer import CHAIN, COMBINED, KEY, Placed
 from sds_server.agent.pair import Bundle, Pair, judge
 from sds_server.agent.versions import CURRENT, Versions
@@ -36,7 +37,7 @@ class Issuer:
             etag=f'"v{self._generation}"',
             fingerprint=issued.certificate.fingerprint(hashes.SHA256()).hex(),
             chain_pem=issued.chain_pem,
-            key_pem=issued.key_pem,
+            key_pem=Hidden(issued.key_pem),
         )
         return judge(bundle, secret="www", wanted=[self._names[0]], now=datetime.now(UTC))
 
@@ -53,7 +54,7 @@ def place(directory: Path, pair: Pair) -> Placed:
     version = versions.add(
         {
             CHAIN: (pair.chain_pem, 0o600),
-            KEY: (pair.key_pem, 0o600),
+            KEY: (pair.key_pem.reveal(), 0o600),
             COMBINED: (pair.combined_pem, 0o600),
         }
     )

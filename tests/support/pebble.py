@@ -73,7 +73,7 @@ class Pebble:
                         "ocspResponderURL": "",
                         "certificateValidityPeriod": LIFETIME_S,
                         "externalAccountBindingRequired": eab is not None,
-                        "externalAccountMACKeys": {eab.key_id: eab.hmac_key} if eab else {},
+                        "externalAccountMACKeys": {eab.key_id: eab.hmac_key.reveal()} if eab else {},
                     }
                 }
             )

@@ -93,7 +93,7 @@ class Traefik:
 
 def _content(pair: Pair) -> bytes:
     """Return the dynamic configuration; JSON's strings are YAML's, and PEM holds nothing of a template's."""
-    certificate = {"certFile": pair.chain_pem.decode(), "keyFile": pair.key_pem.decode()}
+    certificate = {"certFile": pair.chain_pem.decode(), "keyFile": pair.key_pem.reveal().decode()}
     return (MARK + json.dumps({"tls": {"certificates": [certificate]}}, indent=2) + "\n").encode()
 
 

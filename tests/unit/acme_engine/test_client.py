@@ -6,6 +6,7 @@ import json
 import pytest
 
 from acme_engine import Client, Eab, KeyType, errors, keys
+from acme_engine.hidden import Hidden
 from tests.support.fake_ca import problem
 
 
@@ -19,7 +20,7 @@ async def test_the_directory_is_read_once_whoever_asks(ca, client):
 async def test_terms_and_binding_are_wanted_before_anything_is_sent(ca, client):
     ca.directory = {"meta": {"termsOfService": "https://ca.example/t", "externalAccountRequired": True}}
     with pytest.raises(errors.TermsNotAgreed, match=r"https://ca\.example/t"):
-        await client.register(terms_agreed=False, eab=Eab("k", "YWJj"))
+        await client.register(terms_agreed=False, eab=Eab("k", Hidden("YWJj")))
     with pytest.raises(errors.BindingRequired):
         await client.register(terms_agreed=True)
 

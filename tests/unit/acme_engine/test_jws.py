@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from acme_engine import Eab, KeyType, keys
 from acme_engine.errors import Misconfigured
+from acme_engine.hidden import Hidden
 from acme_engine.jws import Signer
 
 URL = "https://ca.example/order"
@@ -55,7 +56,7 @@ def test_the_binding_is_what_the_acme_library_makes(padding, algorithm):
         public(key), "kid-1", mac_key, messages.Directory({"newAccount": URL}), hmac_alg=algorithm
     )
 
-    got = Signer(key).bind(Eab("kid-1", mac_key + padding, algorithm), url=URL)
+    got = Signer(key).bind(Eab("kid-1", Hidden(mac_key + padding), algorithm), url=URL)
     assert got["payload"] == expected["payload"]
     assert got["protected"] == expected["protected"]
     assert got["signature"] == expected["signature"]
@@ -63,18 +64,18 @@ def test_the_binding_is_what_the_acme_library_makes(padding, algorithm):
 
 def test_a_binding_by_an_algorithm_that_is_none_is_refused():
     with pytest.raises(Misconfigured, match="'none' is none of HS256, HS384, HS512"):
-        Signer(keys.generate(KeyType.ECDSA_P256)).bind(Eab("kid-1", "AAAA", "none"), url=URL)
+        Signer(keys.generate(KeyType.ECDSA_P256)).bind(Eab("kid-1", Hidden("AAAA"), "none"), url=URL)
 
 
 def test_a_mac_key_that_is_not_base64url_is_said_by_its_id_only():
     with pytest.raises(Misconfigured, match="kid-1") as failure:
-        Signer(keys.generate(KeyType.ECDSA_P256)).bind(Eab("kid-1", "söcret"), url=URL)
+        Signer(keys.generate(KeyType.ECDSA_P256)).bind(Eab("kid-1", Hidden("söcret")), url=URL)
 
     assert "söcret" not in str(failure.value)
 
 
 def test_the_binding_s_key_is_not_shown():
-    assert "hunter2" not in repr(Eab("kid-1", "hunter2"))
+    assert "hunter2" not in repr(Eab("kid-1", Hidden("hunter2")))
 
 
 def test_the_key_authorization_is_what_the_acme_library_computes():

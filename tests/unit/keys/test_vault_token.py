@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 
+from acme_engine.hidden import Hidden
 from sds_server.errors import Unavailable
 from sds_server.keys.vault_token import AppRole, TokenFile, Tokens
 from tests.support.clocks import TurnedClock
@@ -31,7 +32,7 @@ class Server:
             return 200, {
                 "auth": {"client_token": f"t{self.logins}", "lease_duration": self.lives_s, "renewable": True}
             }
-        if token not in self.valid:
+        if token.reveal() not in self.valid:
             return 403, {"errors": ["permission denied"]}
         if path == "auth/token/renew-self":
             self.renewals += 1
@@ -81,7 +82,7 @@ async def turned(clock, by):
 
 
 async def test_many_who_ask_at_once_log_in_once(tokens, server):
-    assert {"t1"} == {*await asyncio.gather(*(tokens.get() for _ in range(10)))}
+    assert {"t1"} == {got.reveal() for got in await asyncio.gather(*(tokens.get() for _ in range(10)))}
     assert 1 == server.logins
 
 
@@ -92,7 +93,7 @@ async def test_a_token_is_renewed_before_it_ends(tokens, server, clock):
 
     await turned(clock, HOUR * 0.1)
     assert (1, 1) == (server.renewals, server.logins)
-    assert "t1" == await tokens.get()
+    assert Hidden("t1") == await tokens.get()
 
 
 async def test_one_that_can_hardly_be_renewed_any_more_is_replaced(tokens, server, clock):
@@ -101,7 +102,7 @@ async def test_one_that_can_hardly_be_renewed_any_more_is_replaced(tokens, serve
     server.renewed_s = 60
     await turned(clock, HOUR * 0.7)
 
-    assert "t2" == await tokens.get()
+    assert Hidden("t2") == await tokens.get()
 
 
 async def test_a_server_that_is_away_is_asked_again_before_the_token_ends(tokens, server, clock):
@@ -115,10 +116,10 @@ async def test_a_server_that_is_away_is_asked_again_before_the_token_ends(tokens
 
 
 async def test_one_that_is_refused_because_it_is_over_is_had_anew(tokens, server):
-    server.valid.discard(await tokens.get())
+    server.valid.discard((await tokens.get()).reveal())
 
-    assert "t2" == await tokens.after("t1")
-    assert "t2" == await tokens.get()
+    assert Hidden("t2") == await tokens.after(Hidden("t1"))
+    assert Hidden("t2") == await tokens.get()
 
 
 async def test_one_that_is_good_and_may_not_is_not_had_anew(tokens, server):
@@ -127,10 +128,10 @@ async def test_one_that_is_good_and_may_not_is_not_had_anew(tokens, server):
 
 
 async def test_who_was_refused_by_an_older_token_takes_the_newer(tokens, server):
-    server.valid.discard(await tokens.get())
-    await tokens.after("t1")
+    server.valid.discard((await tokens.get()).reveal())
+    await tokens.after(Hidden("t1"))
 
-    assert "t2" == await tokens.after("t1")
+    assert Hidden("t2") == await tokens.after(Hidden("t1"))
     assert 2 == server.logins
 
 
@@ -145,10 +146,10 @@ async def test_a_refused_login_is_unavailable_with_what_to_do(tokens, server, se
 
 async def test_a_new_token_in_the_file_is_taken_when_the_old_one_is_over(from_file, server, tmp_path):
     server.valid = {"next"}
-    assert "mine" == await from_file.get()
+    assert Hidden("mine") == await from_file.get()
     (tmp_path / "token").write_text("next")
 
-    assert "next" == await from_file.after("mine")
+    assert Hidden("next") == await from_file.after(Hidden("mine"))
 
 
 async def test_a_token_that_is_over_while_the_file_has_no_other_is_unavailable(from_file, server):
@@ -156,7 +157,7 @@ async def test_a_token_that_is_over_while_the_file_has_no_other_is_unavailable(f
     server.valid.clear()
 
     with pytest.raises(Unavailable, match="not valid any more"):
-        await from_file.after("mine")
+        await from_file.after(Hidden("mine"))
 
 
 async def test_a_token_of_a_file_is_renewed_as_well(from_file, server, clock):
