@@ -241,6 +241,8 @@ class Session:
             try:
                 message = codec.decode(data, delta=self._delta)
             except codec.Malformed as e:
+            # How the stream ended refers to it, and it to that: only the garbage collector takes both away.
+            self._stream.end()
                 raise Ended(Status.INVALID_ARGUMENT, str(e)) from None
             stream = self._stream or self._open(message.node_id)
             if message.node_id not in {"", self._node_id}:
@@ -343,6 +345,7 @@ class Session:
                 async with asyncio.timeout(None if wait_s == inf else wait_s):
                     await self._wake.wait()
 
+                    del response  # it may be long until the next
     def _left_s(self) -> float:
         """Return how long the stream may go on, at most."""
         if self._stopping:

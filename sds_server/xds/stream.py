@@ -176,6 +176,11 @@ class Stream:
         """The names that the client is subscribed to."""
         return frozenset(self._wanted)
 
+    def end(self) -> None:
+        """Keep nothing of what was sent: whoever still holds an ended stream holds no key with it."""
+        for kept in (self._wanted, self._due, self._pending, self._unanswered, self._abandoned):
+            kept.clear()
+
     def receive(self, request: Request, now: float) -> list[Event]:
         """Take in one message.
 
