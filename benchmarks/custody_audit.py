@@ -20,7 +20,8 @@ from sds_server.audit.checkpoint import Signer
 from sds_server.audit.witness import Witness
 from sds_server.clock import SystemClock
 from sds_server.inventory import audit, audit_tree
-from sds_server.inventory.database import Database, migrate, open_database
+from sds_server.inventory.database import Database, open_database
+from sds_server.inventory.schema import migrate
 from sds_server.lifecycle.audit_sealer import EVERY, AuditSealer
 from sds_server.lifecycle.loop import Loop
 from sds_server.programs.postgres import EmbeddedPostgres

@@ -232,6 +232,8 @@ class Session:
             self._service.observer.disconnected(self._peer_for(asked, secret), secret)
         if self._stream is not None:
             self._log.info("stream.closed", names=len(self._stream.wanted))
+            # How the stream ended refers to it, and it to that: only the garbage collector takes both away.
+            self._stream.end()
 
     # The reader
 
@@ -241,8 +243,6 @@ class Session:
             try:
                 message = codec.decode(data, delta=self._delta)
             except codec.Malformed as e:
-            # How the stream ended refers to it, and it to that: only the garbage collector takes both away.
-            self._stream.end()
                 raise Ended(Status.INVALID_ARGUMENT, str(e)) from None
             stream = self._stream or self._open(message.node_id)
             if message.node_id not in {"", self._node_id}:
@@ -345,7 +345,6 @@ class Session:
                 async with asyncio.timeout(None if wait_s == inf else wait_s):
                     await self._wake.wait()
 
-                    del response  # it may be long until the next
     def _left_s(self) -> float:
         """Return how long the stream may go on, at most."""
         if self._stopping:
