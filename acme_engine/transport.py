@@ -19,14 +19,11 @@ import ipaddress
 import json
 import random
 import re
-import ssl
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +38,7 @@ from acme_engine.errors import BadReply, Misconfigured, Problem, Refused, Unreac
 from acme_engine.jws import Signer
 from acme_engine.pace import Pace
 from acme_engine.proxy import Proxy, proxy_for
+from acme_engine.trust import tls
 
 MAX_BODY = 1024 * 1024
 CONNECT_TIMEOUT_S = 10.0
@@ -60,12 +58,6 @@ BAD_NONCE_TRIES = 25
 MAX_NONCES = 32
 MAX_NONCE_LENGTH = 1024
 MAX_CONNECTIONS = 16
-
-TRUST_S = 3600
-"""How soon a change of the system's roots counts."""
-
-MAX_CONTEXTS = 16
-"""Each is about a megabyte where it holds the system's roots."""
 
 _NONCE = re.compile(r"[A-Za-z0-9_-]+")
 _NOT_NOW = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
@@ -170,7 +162,7 @@ class Transport:
     async def __aenter__(self) -> Self:
         self._proxy = proxy_for(self._origin)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=_tls(self._ca_file), limit=MAX_CONNECTIONS),
+            connector=aiohttp.TCPConnector(ssl=tls(self._ca_file), limit=MAX_CONNECTIONS),
             # Unasked, nobody compresses; a bomb that comes all the same is never opened.
             headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity"},
             auto_decompress=False,
@@ -384,28 +376,6 @@ def _loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _tls(ca_file: Path | None) -> ssl.SSLContext:
-    """Return what a CA's own certificate is verified by: that file, or the system's roots.
-
-    Reading some 140 of these takes 23 ms, in which nothing else runs, so one context serves all clients for
-    an hour; a file that has changed is read at once.
-    """
-    try:
-        seen = ca_file.stat() if ca_file is not None else None
-        version = (seen.st_mtime_ns, seen.st_ino, seen.st_size) if seen is not None else ()
-        return _context(ca_file, version, int(time.monotonic() // TRUST_S))
-    except OSError as e:  # ssl.SSLError is one, for a file without a certificate
-        raise Misconfigured(
-            f"the CA file {ca_file} cannot be used: {e.strerror or e}",
-            hint="give a PEM file with the CA certificates that the ACME server's certificate builds to",
-        ) from e
-
-
-@lru_cache(maxsize=MAX_CONTEXTS)
-def _context(ca_file: Path | None, _version: tuple[int, ...], _hour: int) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=ca_file)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

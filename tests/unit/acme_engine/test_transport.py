@@ -14,7 +14,8 @@ import pytest
 from acme_engine import Actor, Client, KeyType, Refused, keys
 from acme_engine.client import answers
 from acme_engine.errors import BadReply, Misconfigured, Unreachable
-from acme_engine.transport import BAD_NONCE_TRIES, MAX_BODY, PATIENCE_S, _tls, ahead, parse_retry_after
+from acme_engine.transport import BAD_NONCE_TRIES, MAX_BODY, PATIENCE_S, ahead, parse_retry_after
+from acme_engine.trust import tls
 from sds_server.programs.child import free_port
 from tests.support import pki
 from tests.support.fake_ca import problem
@@ -430,12 +431,12 @@ async def test_a_ca_file_that_cannot_be_used_is_said_at_once(tmp_path, content):
 def test_what_is_trusted_is_read_once_for_many_clients_and_again_when_it_has_changed(tmp_path):
     """The system's roots take 23 ms to read, which is more than all the rest of an order."""
     path = pki.authority("One").write(tmp_path / "ca.pem")
-    first, second, system = _tls(path), _tls(path), _tls(None)
+    first, second, system = tls(path), tls(path), tls(None)
     pki.authority("Another").write(path)
-    changed = _tls(path)
+    changed = tls(path)
 
     assert first is second
-    assert system is _tls(None)
+    assert system is tls(None)
     assert ["One"] == trusted(first)
     assert ["Another"] == trusted(changed)
 
