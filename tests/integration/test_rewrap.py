@@ -40,6 +40,9 @@ AT_ONCE = 16
 
 PUSHED_WITHIN_S = 10.0
 PUSHED_WITHIN_S = 30.0
+PUSHED_WITHIN_S = 30.0
+"""Generous: on a machine with ten times the work that it can do one took 9.5 s."""
+
 LEFT = "SELECT count(*) FROM key_material WHERE kek_uri = $1"
 SITES = authority("Bought root")
 
