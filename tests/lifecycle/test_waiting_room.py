@@ -65,7 +65,9 @@ def worker(database, issuances, clock):
         sealer=issuances.sealer,
         issuers=issuers,
         accounts=FakeAccounts(database=database, sealer=issuances.sealer, actor="replica:one"),
-        patience=Patience(database=database, issuers=issuers, answers=Directory().answers),
+        patience=Patience(
+            database=database, issuers=issuers, answers=Directory().answers, actor="replica:one"
+        ),
         lease_for=LEASE,
         replica="one",
         clock=clock,
