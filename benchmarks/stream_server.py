@@ -27,7 +27,7 @@ from sds_server.xds.catalog import Catalog, Resource
 from sds_server.xds.fetch import Fetcher
 from sds_server.xds.limits import Limits
 from sds_server.xds.server import ADS, OPTIONS, SdsServer
-from sds_server.xds.session import Service
+from sds_server.xds.service import Service
 
 METHOD: Final = "DeltaAggregatedResources"
 NAME: Final = "www"

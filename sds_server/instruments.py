@@ -27,7 +27,7 @@ from sds_server.on_demand.rules import Result
 from sds_server.xds.caller import Denied
 from sds_server.xds.catalog import Resource
 from sds_server.xds.server import SdsServer
-from sds_server.xds.session import Observer, PeerNode
+from sds_server.xds.service import Observer, PeerNode
 
 UNKNOWN_ISSUER = "unknown"
 """One that this replica's configuration does not name: no label may hold what anybody can make up."""

@@ -24,7 +24,7 @@ from sds_server.xds.caller import Door
 from sds_server.xds.fetch import Fetcher
 from sds_server.xds.rest import RestServer
 from sds_server.xds.server import MAX_AGE, SdsServer, TokenListener
-from sds_server.xds.session import Service
+from sds_server.xds.service import Service
 from sds_server.xds.sockets import SdsSocket
 
 

@@ -90,7 +90,7 @@ from sds_server.xds.catalog import Catalog
 from sds_server.xds.limits import Limits
 from sds_server.xds.rest import RestServer
 from sds_server.xds.server import SdsServer
-from sds_server.xds.session import Service
+from sds_server.xds.service import Service
 
 WORKERS: Final = 4
 """Orders under way at once: a CA's answer takes seconds, ours microseconds."""

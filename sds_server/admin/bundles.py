@@ -24,7 +24,7 @@ from sds_server.model import Kind, TargetKind
 from sds_server.xds import codec
 from sds_server.xds.caller import Denied
 from sds_server.xds.catalog import ABSENT, Entry, Resource
-from sds_server.xds.session import PeerNode
+from sds_server.xds.service import PeerNode
 
 PEM: Final = "application/x-pem-file"
 

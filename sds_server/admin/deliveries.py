@@ -14,7 +14,7 @@ from sds_server.inventory import reports
 from sds_server.inventory.reports import Report, Said
 from sds_server.model import Identity, Scope, TargetKind
 from sds_server.xds.scrub import scrub
-from sds_server.xds.session import PeerNode
+from sds_server.xds.service import PeerNode
 
 DETAIL_MAX: Final = 16 * 1024
 """Taken; what is kept is shorter."""

@@ -22,7 +22,7 @@ from sds_server.admin.targets import NodeId
 from sds_server.errors import CallerError
 from sds_server.inventory import key_requests
 from sds_server.inventory.key_requests import Held, KeyRequest
-from sds_server.xds.session import PeerNode
+from sds_server.xds.service import PeerNode
 
 CSR_MAX = 64 * 1024
 GENERATION_MAX = 2**31 - 1

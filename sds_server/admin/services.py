@@ -21,7 +21,7 @@ from sds_server.model import Identity, KeyId, Kind, RevocationReason, SecretName
 from sds_server.payloads.content import Content, Described
 from sds_server.targets.calls import Agents
 from sds_server.xds.catalog import Catalog
-from sds_server.xds.session import Observer
+from sds_server.xds.service import Observer
 
 
 class Health(StrEnum):

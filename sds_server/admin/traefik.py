@@ -24,7 +24,7 @@ from sds_server.log import get
 from sds_server.model import Identity, Kind, TargetKind
 from sds_server.xds import codec
 from sds_server.xds.catalog import Entry, Resource
-from sds_server.xds.session import PeerNode
+from sds_server.xds.service import PeerNode
 
 MAX_NAMES: Final = 1000
 """Of one client certificate: some megabytes in an answer, which Traefik asks for again and again."""

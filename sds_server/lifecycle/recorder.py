@@ -22,7 +22,7 @@ from sds_server.log import get
 from sds_server.model import Identity
 from sds_server.xds.caller import Denied
 from sds_server.xds.catalog import Resource
-from sds_server.xds.session import PeerNode
+from sds_server.xds.service import PeerNode
 
 BATCH: Final = 500
 MAX_DENIED: Final = 1000

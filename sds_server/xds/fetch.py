@@ -17,7 +17,7 @@ from sds_server.log import get
 from sds_server.xds import codec
 from sds_server.xds.caller import Caller, Denied, Ended, Status
 from sds_server.xds.catalog import ABSENT, Resource
-from sds_server.xds.session import PeerNode, Service, node_of
+from sds_server.xds.service import PeerNode, Service, node_of
 from sds_server.xds.stream import MAX_NAMES, is_name
 
 LOAD_S: Final = 5.0

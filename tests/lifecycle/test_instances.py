@@ -15,7 +15,7 @@ from sds_server.lifecycle.heartbeat import EVERY, LASTING, LIFE, Heartbeat
 from sds_server.lifecycle.recorder import Recorder
 from sds_server.model import Identity, ProvedBy, TargetKind
 from sds_server.xds.catalog import Resource
-from sds_server.xds.session import PeerNode
+from sds_server.xds.service import PeerNode
 from tests.support.clocks import TurnedClock
 from tests.support.databases import turn_clock
 from tests.support.roll_outs import confirm

@@ -17,7 +17,7 @@ from sds_server.lifecycle.scheduler import Scheduler
 from sds_server.model import Identity, Reason, TargetKind
 from sds_server.xds.caller import Denied
 from sds_server.xds.catalog import Resource
-from sds_server.xds.session import PeerNode
+from sds_server.xds.service import PeerNode
 from tests.support.clocks import TurnedClock
 from tests.support.databases import turn_clock
 from tests.support.fakes import CuttableDatabase

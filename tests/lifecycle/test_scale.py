@@ -30,7 +30,7 @@ from sds_server.lifecycle.watcher import Watcher
 from sds_server.lifecycle.worker import Worker
 from sds_server.model import Identity
 from sds_server.xds.catalog import Catalog
-from sds_server.xds.session import PeerNode
+from sds_server.xds.service import PeerNode
 from tests.support.clocks import TurnedClock
 
 SIZE = 6_000

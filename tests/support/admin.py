@@ -43,7 +43,7 @@ from sds_server.model import Identity, Scope
 from sds_server.targets.calls import Agents, Shown
 from sds_server.xds.caller import Denied
 from sds_server.xds.catalog import Catalog, Resource
-from sds_server.xds.session import PeerNode
+from sds_server.xds.service import PeerNode
 from tests.support.issuances import Issuances
 from tests.support.pki import Authority, Pair, authority
 

@@ -15,7 +15,7 @@ from sds_server.metrics import Metrics
 from sds_server.model import Identity
 from sds_server.xds.caller import Denied
 from sds_server.xds.catalog import Resource
-from sds_server.xds.session import PeerNode
+from sds_server.xds.service import PeerNode
 from tests.support.clocks import TurnedClock
 from tests.support.exposition import samples
 

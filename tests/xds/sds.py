@@ -18,7 +18,7 @@ from sds_server.xds.fetch import Fetcher
 from sds_server.xds.limits import Limits
 from sds_server.xds.rest import RestServer
 from sds_server.xds.server import MAX_AGE, SdsServer, TokenListener
-from sds_server.xds.session import Service
+from sds_server.xds.service import Service
 from sds_server.xds.stream import REFRESH_S
 from tests.support.pki import authority
 
