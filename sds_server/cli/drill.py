@@ -15,7 +15,6 @@ from sds_server.errors import CustodyError
 from sds_server.inventory import facts
 from sds_server.inventory.database import open_database
 from sds_server.inventory.facts import Backup
-from sds_server.inventory.schema import migrate
 from sds_server.keys.custody import SAMPLE_MAX, Checked
 from sds_server.lifecycle.key_checks import KeyChecks
 
