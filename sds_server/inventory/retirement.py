@@ -58,7 +58,6 @@ async def destroy_of_orders(database: Database, *, limit: int, actor: str) -> tu
         rows = await tx.rows("destroy_order_keys", limit)
         destroyed = [row for row in rows if row["destroyed"] is not None]
         for row in destroyed:
-            crashpoint("key.destroying")
             detail = {"key_id": str(row["destroyed"]), "order": row["id"], "issuer": row["issuer"]}
             await audit.append(tx, action="key.destroyed", actor=actor, subject=row["secret"], detail=detail)
     return len(rows), len(destroyed)
