@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -14,6 +15,8 @@ from tests.support.keyscan_plugin import KeyScan
 from tests.support.promtool import promtool
 
 __all__ = ["bare", "connect", "database", "postgres", "promtool", "sql", "template"]
+
+AS_INSTALLED = str(Path(__file__).parent / "support" / "as_installed")
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Look for private keys from now on, and give each worker of pytest-xdist ports of its own."""
     config.pluginmanager.register(KeyScan(config), "keyscan")
     worker = getattr(config, "workerinput", None)
+    if worker is not None or config.getoption("dist", "no") == "no":  # the workers themselves have all tools
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [AS_INSTALLED, os.environ.get("PYTHONPATH")]))
     if worker is not None:
         each = (ephemeral_from() - PORTS_FROM) // worker["workercount"]
         first = PORTS_FROM + each * int(worker["workerid"].removeprefix("gw"))
