@@ -53,7 +53,6 @@ print(*sorted(heavy & set(sys.modules)), file=sys.stderr)
 
 
 ASKING = [
-    "audit",
     "doctor",
     "freeze",
     "issue",
