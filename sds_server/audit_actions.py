@@ -155,6 +155,8 @@ ACTIONS: Final = (
         "replica",
         "A replica started, and who may come by its configuration is other than before.",
     ),
+    AuditAction("replica.sealed", "replica", "It gives nothing away and opens nothing from now on, and why."),
+    AuditAction("replica.unsealed", "replica", "Its seal was broken; the reason is that of the seal."),
     AuditAction("deny.changed", "sds.deny", "Whom to refuse was read again, at a SIGHUP."),
     AuditAction(
         "api.refused", "call", "The API refused a call: nobody known, or nobody who may.", bounded=True

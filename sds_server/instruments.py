@@ -183,6 +183,7 @@ class MeasuredKms:
 def watch_custody(sealer: Sealer, *, to: Metrics) -> None:
     """Tell whether the KEK that wraps is for trials only; those that only open may be."""
     to.number(metrics.KMS_INSECURE, lambda: sealer.insecure)
+    to.number(metrics.SEALED, lambda: sealer.locked)
     to.number(metrics.MEMORY_SCRUB, lambda: memory.look().works)
 
 

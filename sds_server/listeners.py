@@ -19,6 +19,7 @@ from sds_server.inventory import api_tokens
 from sds_server.lifecycle.admission import Admission
 from sds_server.lifecycle.loop import Loop
 from sds_server.lifecycle.patience import Patience
+from sds_server.lifecycle.seal import Seal
 from sds_server.lifecycle.skew import HINT, Skew
 from sds_server.xds.caller import Door
 from sds_server.xds.fetch import Fetcher
@@ -111,11 +112,12 @@ def api(config: Config, services: Services, admission: Admission, tls: HttpsTls 
     )
 
 
-def checks(loops: Iterable[Loop], patience: Patience, skew: Skew) -> list[Check]:
+def checks(loops: Iterable[Loop], patience: Patience, skew: Skew, seal: Seal) -> list[Check]:
     """Say how each loop is, which CA is left alone, and whether our clock is that of CAs.
 
-    None of that ends serving, as it is from memory.
+    None of that ends serving, as it is from memory; a seal does.
     """
+    sealed = [Check("seal", Health.FAILED, f"sealed: {seal.state.reason}")] if seal.state else []
     parts = [
         Check(loop.name, Health.OK)
         if not loop.failures
@@ -127,4 +129,4 @@ def checks(loops: Iterable[Loop], patience: Patience, skew: Skew) -> list[Check]
         for name, pause in patience.paused.items()
     ]
     clock = [Check("clock", Health.DEGRADED, f"{said}; {HINT}") for said in skew.complaints()]
-    return parts + cas + clock
+    return sealed + parts + cas + clock

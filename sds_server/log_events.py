@@ -673,6 +673,19 @@ EVENTS: Final = (
         "request.crashed", "error", "A bug: the API could not answer. Please report it.", ("method", "path")
     ),
     LogEvent(
+        "replica.sealed",
+        "warning",
+        "This replica gives nothing away and opens nothing, until somebody breaks the seal.",
+        ("by", "at", "reason"),
+    ),
+    LogEvent("replica.unsealed", "info", "The seal is broken: what proxies want is loaded anew.", ("by",)),
+    LogEvent(
+        "seal.unaudited",
+        "error",
+        "The replica is sealed, and the audit could not be told.",
+        ("by", "error", "hint"),
+    ),
+    LogEvent(
         "replica.lapsed",
         "warning",
         "This replica said for too long nothing to the database: others did not count its streams meanwhile.",

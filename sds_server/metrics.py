@@ -271,6 +271,7 @@ KMS_OPERATIONS: Final = _counter(
 )
 KMS_SECONDS: Final = _histogram("kms_operation_duration", "How long the KMS took.", "operation", buckets=FAST)
 KMS_INSECURE: Final = _gauge("kms_insecure", "1 where the KEK lies in a file, which is for trials only.")
+SEALED: Final = _gauge("sealed", "1 while this replica is sealed: it gives nothing away, and opens nothing.")
 MEMORY_SCRUB: Final = _gauge(
     "memory_scrub", "1 where memory is overwritten as soon as it is freed, by a look at the start, else 0."
 )

@@ -70,6 +70,7 @@ from sds_server.lifecycle.renewals import Renewals
 from sds_server.lifecycle.revoker import Revoker
 from sds_server.lifecycle.rewrapper import Rewrapper
 from sds_server.lifecycle.scheduler import Scheduler
+from sds_server.lifecycle.seal import FILE, Seal
 from sds_server.lifecycle.settler import Settler
 from sds_server.lifecycle.skew import Skew
 from sds_server.lifecycle.stapler import Stapler
@@ -170,6 +171,15 @@ class Parts:
             clock=clock,
             actor=actor,
             sweep_every=SWEEP,
+        )
+        seal = Seal(
+            path=config.state_dir / FILE,
+            replica=config.replica,
+            database=database,
+            sealer=sealer,
+            catalog=catalog,
+            publisher=publisher,
+            clock=clock,
         )
         accounts, skew = _accounts(database, sealer, clock, actor)
         watch_skew(skew, to=metrics)
@@ -318,6 +328,7 @@ class Parts:
         watch_audit(auditing, to=metrics)
         _watch(metrics, config, clock, loops, feed=feed, worker=worker, census=census, patience=patience)
         admission.on_change = sds.recheck
+        seal.on_change = partial(_resealed, sds, publishing)
         services = Services(
             database=database,
             clock=clock,
@@ -325,7 +336,7 @@ class Parts:
             rules=frozenset(rule.name for rule in config.on_demand),
             issuers={name: issuer.directory for name, issuer in config.issuers.items()},
             over_dns=frozenset(name for name, issuer in config.issuers.items() if issuer.dns is not None),
-            checks=partial(checks, loops, patience, skew),
+            checks=partial(checks, loops, patience, skew, seal),
             metrics=metrics.exposition,
             authorize=admission.authorize,
             granted=admission.granted,
@@ -341,6 +352,7 @@ class Parts:
             preflights=Preflights(database=database, issuers=cas),
             rewrapper=Rewrapper(database=database, sealer=sealer, backups_kept=config.kms.backups_kept),
             key_checks=KeyChecks(database=database, sealer=sealer),
+            seal=seal,
             mass_revoker=MassRevoker(database=database, issuers=cas),
             desk=IssuerDesk(database=database, accounts=accounts, issuers=cas),
             on_said=prover.said,
@@ -442,6 +454,12 @@ async def _audit(
     await sealer.begin(accept_fork=accept_fork)
     _log.info("audit.key_ready", key=str(signer.public), new=new)
     return sealer
+
+
+def _resealed(sds: SdsServer, publishing: Loop) -> None:
+    """End the streams of a replica that is sealed; have loaded what is wanted of one that no longer is."""
+    sds.recheck()
+    publishing.wake()
 
 
 def _issuers(config: Config, database: Database) -> tuple[Mapping[str, Issuer], Withdrawer]:

@@ -115,6 +115,37 @@ class KeyChecks(Protocol):
         ...
 
 
+class SealState(Protocol):
+    """Who sealed the replica, when and why; None: nobody knows any more."""
+
+    @property
+    def by(self) -> str | None:
+        """Who."""
+
+    @property
+    def at(self) -> str | None:
+        """When: RFC 3339, UTC."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why."""
+
+
+class Seal(Protocol):
+    """Whether this replica gives anything away: see `lifecycle.seal`."""
+
+    @property
+    def state(self) -> SealState | None:
+        """Who sealed it; None: it is not."""
+
+    async def put(self, *, reason: str, actor: str) -> SealState:
+        """Seal it at once, or raise OperatorError: it is, but not for long."""
+        ...
+
+    async def lift(self, *, actor: str) -> None:
+        """Break the seal, or raise Unavailable or OperatorError: it stays."""
+
+
 class Preflights(Protocol):
     """Looks as a CA will: see `lifecycle.preflights`."""
 
@@ -225,6 +256,7 @@ class Services:
     preflights: Preflights
     rewrapper: Rewrapper
     key_checks: KeyChecks
+    seal: Seal
     desk: Desk
     mass_revoker: MassRevocations
     on_said: Callable[[str], None]

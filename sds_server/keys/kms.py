@@ -121,6 +121,8 @@ class Sealer:
             line.on_turn = self._turned
         self._deks: OrderedDict[KeyId, _CachedDek] = OrderedDict()
         self._flights: dict[tuple[KeyId, bytes], asyncio.Task[bytes]] = {}
+        self.locked = False
+        """Nothing is sealed or opened: see `lock`."""
 
     @property
     def kek_uri(self) -> str:
@@ -137,6 +139,17 @@ class Sealer:
         """Whether the KEK that wraps is for trials only."""
         return self._line.kms.insecure
 
+    def lock(self) -> None:
+        """Forget every DEK, and seal and open nothing until `unlock`: as if the KMS were away."""
+        self.locked = True
+        self._deks.clear()
+        for flight in self._flights.values():
+            flight.cancel()
+
+    def unlock(self) -> None:
+        """Seal and open again; the KMS is asked for each DEK anew."""
+        self.locked = False
+
     async def close(self) -> None:
         """End what the KMS's clients have open."""
         for line in self._lines.values():
@@ -148,6 +161,7 @@ class Sealer:
         Raises:
             Unavailable: it does not: nothing can be sealed.
         """
+        self._check_unlocked()
         if self._line.silent:
             await self._try()
 
@@ -165,8 +179,9 @@ class Sealer:
 
         Raises:
             CustodyError: the public half is not the one named, or the KMS refuses.
-            Unavailable: the KMS does not answer.
+            Unavailable: the KMS does not answer, or the replica is sealed.
         """
+        self._check_unlocked()
         binding = envelope.Binding(self._deployment, key_id, purpose, spki_sha256)
         dek = os.urandom(envelope.DEK_BYTES)
         blob = envelope.seal(content, dek=dek, binding=binding)
@@ -187,8 +202,10 @@ class Sealer:
 
         Raises:
             CustodyError: the message names the rule: kek, suite, commitment, tag or spki.
-            Unavailable: the KMS does not answer and the DEK is not cached, or was for too long.
+            Unavailable: the KMS does not answer and the DEK is not cached, or was for too long; or the
+                replica is sealed.
         """
+        self._check_unlocked()
         line, binding = self._line_of(sealed), self._binding(sealed)
         cached = await self._dek(sealed, line, binding)
         # The public half of one and the same blob is looked at once for each time that the KMS is asked.
@@ -218,8 +235,9 @@ class Sealer:
 
         Raises:
             CustodyError: the message names the rule: kek, suite or commitment.
-            Unavailable: a KMS does not answer.
+            Unavailable: a KMS does not answer, or the replica is sealed.
         """
+        self._check_unlocked()
         line, binding = self._line_of(sealed), self._binding(sealed)
         if line is self._line:
             wrapped = await line.rewrap(sealed.dek_wrapped, sealed.kek_version, binding.context)
@@ -255,6 +273,10 @@ class Sealer:
 
     def _turned(self, kek_uri: str, turn: Turn, why: str | None) -> None:
         self.on_turn(kek_uri, turn, why)
+
+    def _check_unlocked(self) -> None:
+        if self.locked:
+            raise Unavailable("this replica is sealed", hint="`certvoy unseal` ends that, where it may")
 
     async def _try(self) -> WrappedDek:
         return await self._line.wrap(os.urandom(envelope.DEK_BYTES), self._own_context("ready"))
@@ -306,6 +328,7 @@ class Sealer:
         except CustodyError:
             self._deks.pop(sealed.key_id, None)  # a withdrawn right ends here, not at the hard limit
             raise
+        self._check_unlocked()  # it may have been locked while the KMS was asked
         cached = self._deks[sealed.key_id] = _CachedDek(
             sealed.dek_wrapped,
             Hidden(dek),
@@ -331,7 +354,12 @@ class Sealer:
             call = line.unwrap(sealed.dek_wrapped, sealed.kek_version, context)
             flight = self._flights[name] = asyncio.create_task(call)
             flight.add_done_callback(landed)
-        return await asyncio.shield(flight)  # one who gives up does not cancel it for the others
+        try:
+            return await asyncio.shield(flight)  # one who gives up does not cancel it for the others
+        except asyncio.CancelledError:
+            if flight.cancelled():
+                self._check_unlocked()
+            raise
 
 
 class _Line:

@@ -103,12 +103,20 @@ class Publisher:
         """Something may have changed that nobody told of: look at all names next."""
         self._swept_at = None
 
+    def empty(self) -> None:
+        """Keep no content of any name; `missed` has it loaded anew."""
+        for name in {*self._published, *self._encoded, *self._shelf.held}:
+            self._forget(name)
+
     async def step(self) -> None:
         """Bring the names up to date that it was told of; now and then all, as a NOTIFY can be lost.
 
         Raises:
             Unavailable: database or KMS do not answer; what is in the Catalog stays.
         """
+        if self._sealer.locked:
+            self.empty()  # once more: a step that was under way may have gone on
+            return
         self._strip()
         now = self._clock.monotonic()
         sweep = self._swept_at is None or not 0 <= now - self._swept_at < self._sweep_every_s

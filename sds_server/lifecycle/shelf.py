@@ -4,7 +4,7 @@ Load, open, ask the content gate, encode as the kind that the Secret is for ever
 refuses never leaves, and the version before is current again. What cannot be opened leaves what is there.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from sds_server.clock import Clock
@@ -118,6 +118,11 @@ class Shelf:
             else:
                 self._encoded.setdefault(payload.secret, {})[payload.generation] = resource
         return late
+
+    @property
+    def held(self) -> Collection[str]:
+        """The names of which something is kept."""
+        return {*self._published, *self._encoded}
 
     def forget(self, name: str) -> None:
         """Keep nothing of a name that nobody wants."""

@@ -102,6 +102,18 @@ class Catalog:
         self._watchers: dict[str, set[Wake]] = {}
         self._idle_since: dict[str, float] = {}
         self._kinds: dict[str, Kind] = {}
+        self.closed = False
+        """Nothing is taken in or given away: see `close`."""
+
+    def close(self) -> None:
+        """Forget all content at once, and take in none until `open`; who watches goes on watching."""
+        self.closed = True
+        for content in (self._entries, self._exceptions, self._before):
+            content.clear()
+
+    def open(self) -> None:
+        """Take in content again."""
+        self.closed = False
 
     def kind(self, name: str) -> Kind | None:
         """Return what the name is, for ever; None: not loaded, or there is none of that name."""
@@ -132,6 +144,8 @@ class Catalog:
         self, name: str, entry: Entry, exceptions: Exceptions, *, before: Resource | None = None
     ) -> None:
         """Take in a new value with its exceptions; an equal one wakes nobody."""
+        if self.closed:
+            return
         if before is None:
             self._before.pop(name, None)
         else:

@@ -59,6 +59,7 @@ class Fetcher:
             Ended: it may not be here, asks for what is none or too much, or something is not loaded in time.
         """
         service = self.service
+        service.check_open()
         caller.left_s(service.clock.now())
         name = node_of(node_id, caller.identity, required=service.require_node)
         if type_url not in {"", codec.TYPE_URL}:
@@ -92,7 +93,7 @@ class Fetcher:
             Ended: it is not in time; nothing is said rather than half.
         """
         catalog, clock, limits = self.service.catalog, self.service.clock, self.service.limits
-        unloaded = waiting = [name for name in names if catalog.look(name, peer.peer) is None]
+        unloaded = [name for name in names if catalog.look(name, peer.peer) is None]
         if not all(limits.may_look_up(peer.identity) for _ in unloaded):
             raise Ended(Status.RESOURCE_EXHAUSTED, "too many names that do not exist: ask more slowly")
         changed = asyncio.Event()
@@ -104,7 +105,7 @@ class Fetcher:
         catalog.watch(names, wake)
         pause = asyncio.create_task(clock.sleep(within_s))
         try:
-            while waiting := [name for name in waiting if catalog.look(name, peer.peer) is None]:
+            while any(catalog.look(name, peer.peer) is None for name in names):
                 changed.clear()
                 change = asyncio.create_task(changed.wait())
                 try:

@@ -111,6 +111,15 @@ class Service:
     names: Names | None = None
     """What may be asked for on demand, over delta alone: nothing else can say that a name is absent."""
 
+    def check_open(self) -> None:
+        """Let nobody wait for what this replica does not give away: another one may.
+
+        Raises:
+            Ended: the replica is sealed.
+        """
+        if self.catalog.closed:
+            raise Ended(Status.UNAVAILABLE, "this replica is sealed: ask another one")
+
 
 def node_of(node_id: str, identity: Identity, *, required: bool) -> str:
     """Return what names the Target: what the client calls itself, or, if it need not, its identity.

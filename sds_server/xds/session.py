@@ -224,6 +224,7 @@ class Session:
                 held_until = self._release(self._stream, now)
                 if response := self._stream.respond(self._look, now):
                     await self._send(response)
+                    del response  # it may be long until the next
                     continue
                 self._watch_over(self._stream, now)
                 for wake_at in (self._stream.next_wake(now), held_until):
@@ -237,6 +238,7 @@ class Session:
         """Return how long the stream may go on, at most."""
         if self._stopping:
             raise Ended(Status.UNAVAILABLE, "the server stops")
+        self._service.check_open()
         return self._caller.left_s(self._service.clock.now())
 
     async def _send(self, response: Response) -> None:

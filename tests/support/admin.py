@@ -36,7 +36,9 @@ from sds_server.lifecycle.key_checks import KeyChecks
 from sds_server.lifecycle.mass_revoker import MassRevoker
 from sds_server.lifecycle.payloads import Payloads
 from sds_server.lifecycle.preflights import Preflights
+from sds_server.lifecycle.publisher import Publisher
 from sds_server.lifecycle.rewrapper import Rewrapper
+from sds_server.lifecycle.seal import Seal
 from sds_server.lifecycle.uploads import Uploads
 from sds_server.metrics import Metrics
 from sds_server.model import Identity, Scope
@@ -183,6 +185,7 @@ async def serving(
             payloads=await _payloads(database, directory),
             rewrapper=await _rewrapper(database, directory),
             key_checks=await _key_checks(database, directory),
+            seal=await _seal(database, directory),
             mass_revoker=MassRevoker(database=database, issuers=_cas(issuers)),
             **{
                 "desk": await _desk(database, directory, issuers),
@@ -305,6 +308,28 @@ async def _key_checks(database: Database, directory: Path) -> KeyChecks:
 async def _rewrapper(database: Database, directory: Path) -> Rewrapper:
     issuances = await Issuances.open(database, directory)
     return Rewrapper(database=database, sealer=issuances.sealer)
+
+
+async def _seal(database: Database, directory: Path) -> Seal:
+    issuances = await Issuances.open(database, directory)
+    catalog, clock = Catalog(), SystemClock()
+    publisher = Publisher(
+        database=database,
+        sealer=issuances.sealer,
+        catalog=catalog,
+        version_key=b"test",
+        clock=clock,
+        actor="replica:test",
+    )
+    return Seal(
+        path=directory / "sealed",
+        replica="test",
+        database=database,
+        sealer=issuances.sealer,
+        catalog=catalog,
+        publisher=publisher,
+        clock=clock,
+    )
 
 
 async def _ask(connector: aiohttp.BaseConnector, base: str, method: str, path: str, **more: Any) -> Reply:

@@ -575,3 +575,14 @@ async def test_who_need_not_call_itself_anything_counts_as_its_identity(server, 
 
     assert (OK[form], ["a"]) == (answer.status, answer.names)
     assert ("sent", EDGE, "a", 1) in server.witness.facts
+
+
+@both
+async def test_who_asks_a_sealed_replica_is_sent_to_another_at_once(server, form):
+    server.catalog.publish({"a": Resource("a", "v1", 1, codec.tls_certificate("a", b"chain", b"key"))})
+    server.catalog.close()
+
+    answer = await ask(server, form, "a")
+
+    assert ({"grpc": "UNAVAILABLE", "rest": 503}[form], []) == (answer.status, answer.names)
+    assert "sealed" in answer.version
