@@ -96,4 +96,5 @@ def _with_pairs(path: Path, *, token: str | None, once: bool) -> None:
 
 def _log_as(*, once: bool, level: str = "info") -> None:
     log.configure(level="warning" if once else level, replica=socket.gethostname())
-    memory.guard()
+    if not once:  # what ends at once keeps nothing
+        memory.guard()
