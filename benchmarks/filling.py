@@ -95,9 +95,16 @@ class Pair:
     key: SealedKey
 
 
-async def pair(sealer: Sealer, ca: Ca, number: int, *, days: float = LIFE.days) -> Pair:
+async def pair(
+    sealer: Sealer,
+    ca: Ca,
+    number: int,
+    *,
+    days: float = LIFE.days,
+    key: ec.EllipticCurvePrivateKey | None = None,
+) -> Pair:
     """Issue and seal what the Secret of this number can be served with."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = key or ec.generate_private_key(ec.SECP256R1())
     leaf = authority.server_certificate(
         ca,
         key.public_key(),

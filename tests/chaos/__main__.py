@@ -4,6 +4,7 @@
 --seconds N      for so long, and with random kills besides: what `make soak` does
 --seed N         the same faults again (by default another one each time; it is printed)
 --forms N        so many rotations in each form in which Envoy can ask (100)
+--memory 0       without the look for a thousand keys that were served, in memory and everywhere else
 --json FILE      the figures, for machines
 """
 
@@ -18,6 +19,7 @@ from sds_server.crashpoint import POINTS
 from tests.chaos.campaign import run
 from tests.chaos.forms import rotate_each
 from tests.chaos.kills import kill
+from tests.chaos.left_over import none_is_left
 from tests.chaos.race import races
 
 
@@ -30,6 +32,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int)
     parser.add_argument("--races", type=int)
     parser.add_argument("--forms", type=int)
+    parser.add_argument("--memory", type=int)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     soak = options.seconds is not None
@@ -46,13 +49,15 @@ def main() -> int:
         figures.violations += asyncio.run(races(racing))
     forms = (0 if soak else 100) if options.forms is None else options.forms
     formed = rotate_each(forms) if forms else True
+    looking = not soak if options.memory is None else options.memory
+    clean = none_is_left() if looking else True
     told = figures.as_json() | {"killed_at_points": len(POINTS) * kills, "races": racing}
     told |= {"rotations_in_each_form": forms}
     for name, value in told.items():
         print(f"{name.replace('_', ' '):24} {value}")
     if options.json:
         options.json.write_text(json.dumps(told, indent=2) + "\n")
-    return 1 if figures.violations or not formed else 0
+    return 1 if figures.violations or not formed or not clean else 0
 
 
 if __name__ == "__main__":

@@ -7,9 +7,12 @@ stream of ADS, and the listeners from a file that can be changed while Envoy run
 import asyncio
 import json
 import ssl
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
 
 import tests.xds.quiet  # noqa: F401
 from benchmarks import filling
@@ -22,6 +25,7 @@ from sds_server.programs import envoy
 from sds_server.programs.child import free_port
 from sds_server.xds.bootstrap import FETCH_TIMEOUT, Api, TlsListener, bootstrap
 from sds_server.xds.cluster import ControlPlane as Upstream
+from tests.support import pki
 from tests.support.control_plane import HOST, SERVER_NAME, ControlPlane, dsn, until
 from tests.support.edge import IDENTITY
 
@@ -54,14 +58,21 @@ class Fleet:
 
     @classmethod
     async def filled(
-        cls, directory: Path, connect: dict[str, Any], database: Database, sql: Any, *, size: int
+        cls,
+        directory: Path,
+        connect: dict[str, Any],
+        database: Database,
+        sql: Any,
+        *,
+        size: int,
+        new_key: Callable[[], ec.EllipticCurvePrivateKey] = pki.new_key,
     ) -> "Fleet":
         """Fill an empty, migrated inventory with so many Secrets."""
         identity, _ = await deployment.identify(database)
         kms = LocalKms(directory / "kek", create=True)
         sealer = Sealer(kms, deployment=identity, clock=SystemClock())
         ca = filling.new_ca("fleet")
-        wanted = [await filling.pair(sealer, ca, number) for number in range(size)]
+        wanted = [await filling.pair(sealer, ca, number, key=new_key()) for number in range(size)]
         await filling.fill(sql, size=size, wanted=wanted, ca=ca)
         return cls(directory, connect, [filling.name(number) for number in range(size)])
 
