@@ -108,12 +108,14 @@ class AuditSealer:
         self.broken = False
 
     async def _step(self) -> None:
+        more = True
         for _ in range(BATCHES):
             head = await audit_tree.head(self._database)
             self._unsealed, self._looked_at = head.unsealed, self._clock.monotonic()
             await self._follow(head)
-            if head.unsealed is None or not await self._seal_batch(head):
+            if head.unsealed is None or not more:
                 return
+            more = await self._seal_batch(head)
 
     async def _seal_batch(self, head: Head) -> bool:
         """Seal the next entries; say whether there may be more by now.
