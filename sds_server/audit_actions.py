@@ -130,6 +130,7 @@ ACTIONS: Final = (
     AuditAction("kms.answers", "KEK", "It answers again.", bounded=True),
     AuditAction("kms.refused", "KEK", "It does not wrap: its key or our right is gone.", bounded=True),
     # The audit itself
+    AuditAction("audit.exported", "audit", "Somebody began to take all of it along."),
     AuditAction(
         "audit.fork_accepted", "audit", "Somebody started on another audit than the one witnessed there."
     ),
