@@ -132,6 +132,9 @@ async def world(tmp_path):
 
 
 ORDERED = "SELECT count(*) FROM certaudit WHERE action = 'order.ordered'"
+UNSEALED = """
+    SELECT count(*) FROM certaudit a WHERE NOT EXISTS (SELECT FROM auditleaf WHERE event_id = a.id)
+"""
 KEYS = "SELECT count(*) FROM key_material WHERE destroyed_at IS NULL"
 TOLD = "SELECT count(*) FROM certaudit"
 
@@ -149,7 +152,9 @@ async def test_a_backup_brings_everything_back(world, tmp_path):
     await world.shell(RESTORE, DATABASE=dsn(world.postgres.connect))
     restored = await world.ask(TOLD)
     tried = await asyncio.to_thread(world._shell, DRILL, {"DATABASE": dsn(world.postgres.connect)})
-    await world.plane.start()
+    child = world.plane.launch()
+    assert 1 == await child.wait(), "the audit ends before what was witnessed"
+    await world.plane.start("--acknowledge-fork")
 
     async def moved_back():
         return served["late"] == await world.edge.served("late")
@@ -174,6 +179,14 @@ async def test_a_backup_brings_everything_back(world, tmp_path):
     assert ordered + len(SECRETS) == await world.ask(ORDERED)
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
         await world.ask("DELETE FROM certaudit")
+
+    async def sealed():
+        return 0 == await world.ask(UNSEALED)
+
+    await until(sealed)
+    assert '"audit.broken"' not in world.plane.log()
+    forked = "SELECT count(*) FROM certaudit WHERE action = 'audit.fork_accepted'"
+    assert 1 == await world.ask(forked)
     tell("restored", orders=ordered, entries=restored)
 
 
