@@ -185,6 +185,9 @@ async def test_a_backup_brings_everything_back(world, tmp_path):
 
     await until(sealed)
     assert '"audit.broken"' not in world.plane.log()
+    state = tmp_path / "state"
+    trusted = ["--public-key", state / "audit-key.pub", "--checkpoints", state / "audit-checkpoints.jsonl"]
+    assert "given up" in await world.said("audit", "verify", *map(str, trusted))
     forked = "SELECT count(*) FROM certaudit WHERE action = 'audit.fork_accepted'"
     assert 1 == await world.ask(forked)
     tell("restored", orders=ordered, entries=restored)
