@@ -219,9 +219,8 @@ async def test_who_may_make_roles_makes_them_and_goes_on_migrating(bare, bare_ad
     await bare_admin.execute(f"ALTER DATABASE {bare['database']} OWNER TO {owner['user']}")
     role = await prepare_schema(owner)
     await bare_admin.execute("DELETE FROM schema_migration WHERE name = '0024_accounts'")
-    await bare_admin.execute(
-        "DROP TABLE validation_failure; ALTER TABLE acme_account DROP COLUMN next_key_id"
-    )
+    await bare_admin.execute("DROP TABLE validation_failure")
+    await bare_admin.execute("ALTER TABLE acme_account DROP COLUMN next_key_id")
     again = await up(owner)
 
     assert f"{bare['database']}_app" == role

@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from sds_server.cli.responder import command
+from sds_server.errors import Unavailable
 from sds_server.inventory.database import open_database
 from sds_server.inventory.schema import bring_up
 from sds_server.programs.child import Child
@@ -156,10 +157,11 @@ async def test_a_login_that_reads_keys_and_cannot_be_less_is_warned_of(login, co
     assert "responder.overprivileged" in responder.log()
 
 
-async def test_a_database_without_a_schema_is_named(connect, tmp_path):
-    responder = Responder(tmp_path, connect)
-    with pytest.raises(Exception, match="certvoy migrate"):
+async def test_a_database_without_a_schema_is_named(bare, tmp_path):
+    responder = Responder(tmp_path, bare)
+    with pytest.raises(Unavailable, match="certvoy migrate"):
         await responder.start("--http01", f"{HOST}:0")
+    await responder.child.stop()
 
 
 def test_it_answers_something():

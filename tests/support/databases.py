@@ -100,6 +100,9 @@ async def empty_database(postgres: dict[str, Any], copied: str = "") -> AsyncIte
     finally:
         await SCAN.look_at_database({**postgres, "database": name}, here())
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        # Its roles, and the logins that a test has made, are the whole cluster's.
+        for role in await admin.fetch("SELECT rolname FROM pg_roles WHERE starts_with(rolname, $1)", name):
+            await admin.execute(f'DROP ROLE "{role["rolname"]}"')
         await admin.close()
 
 
