@@ -201,6 +201,7 @@ CHANGES: dict[str, tuple[Step, Step]] = {
     "POST /v1/issuers/{name}/revocations": (World.served, ask("POST", "/v1/issuers/internal/revocations")),
     "POST /v1/kms/rewrap": (World.served, ask("POST", "/v1/kms/rewrap", {"all": True})),
     "POST /v1/kms/checks": (World.served, ask("POST", "/v1/kms/checks", {"sample": 5})),
+    "POST /v1/audit/exports": (World.served, ask("POST", "/v1/audit/exports")),
     "POST /v1/tokens": (nothing, ask("POST", "/v1/tokens", {"name": "ci", "scopes": ["read"]})),
     "DELETE /v1/tokens/{id}": (
         lambda world: world.api.token(Scope.READ, name="old"),
@@ -209,7 +210,11 @@ CHANGES: dict[str, tuple[Step, Step]] = {
 }
 """What a token may change: (what has to be there, the call)."""
 
-TOLD_ALONE = {"POST /v1/issuers/{name}/account/contact", "POST /v1/kms/checks"}
+TOLD_ALONE = {
+    "POST /v1/issuers/{name}/account/contact",
+    "POST /v1/kms/checks",
+    "POST /v1/audit/exports",
+}
 """What was done is at the CA, or in nobody's hands any more: the entry is all that is left of it."""
 
 BY_PEERS: dict[str, tuple[Step, Callable[[World, Any], Awaitable[Reply]], str]] = {
