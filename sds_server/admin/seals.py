@@ -27,18 +27,18 @@ class Seal(BaseModel):
     reason: str | None = None
 
 
-async def look(call: Call) -> Answer:
+async def read_seal(call: Call) -> Answer:
     """Say whether it is."""
     return Answer(_shape(call))
 
 
-async def put(call: Call) -> Answer:
+async def put_seal(call: Call) -> Answer:
     """Seal it; one that is sealed already stays with its first reason."""
     await call.services.seal.put(reason=call.body(PutSeal).reason, actor=call.caller.actor)
     return Answer(_shape(call))
 
 
-async def lift(call: Call) -> Answer:
+async def break_seal(call: Call) -> Answer:
     """Break the seal."""
     await call.services.seal.lift(actor=call.caller.actor)
     return Answer(status=HTTPStatus.NO_CONTENT)
@@ -55,7 +55,7 @@ ROUTES = (
     Route(
         method="GET",
         path="/v1/seal",
-        handler=look,
+        handler=read_seal,
         summary="Say whether this replica is sealed, by whom and why",
         scope=Scope.READ,
         answers={HTTPStatus.OK: Seal},
@@ -63,7 +63,7 @@ ROUTES = (
     Route(
         method="PUT",
         path="/v1/seal",
-        handler=put,
+        handler=put_seal,
         summary="Seal this replica: it forgets every key that it has opened, and gives nothing away",
         scope=Scope.ADMIN,
         body=PutSeal,
@@ -72,7 +72,7 @@ ROUTES = (
     Route(
         method="DELETE",
         path="/v1/seal",
-        handler=lift,
+        handler=break_seal,
         summary="Break the seal: what proxies want is loaded anew",
         scope=Scope.ADMIN,
         answers={HTTPStatus.NO_CONTENT: None},

@@ -134,6 +134,10 @@ async def enrolled(world: World) -> Any:
     return await world.api.remote("POST", "/v1/enrolments", json=body), key
 
 
+async def sealed(world: World) -> None:
+    await world.api.local("PUT", "/v1/seal", json={"reason": "a thief"})
+
+
 async def paused(world: World) -> None:
     await pauses.begin(
         world.issuances.database, ["internal"], lasts=None, error={"what": "503"}, actor="replica:test"
@@ -201,6 +205,7 @@ CHANGES: dict[str, tuple[Step, Step]] = {
     "POST /v1/issuers/{name}/revocations": (World.served, ask("POST", "/v1/issuers/internal/revocations")),
     "POST /v1/kms/rewrap": (World.served, ask("POST", "/v1/kms/rewrap", {"all": True})),
     "POST /v1/kms/checks": (World.served, ask("POST", "/v1/kms/checks", {"sample": 5})),
+    "DELETE /v1/seal": (sealed, ask("DELETE", "/v1/seal")),
     "POST /v1/audit/exports": (World.served, ask("POST", "/v1/audit/exports")),
     "POST /v1/tokens": (nothing, ask("POST", "/v1/tokens", {"name": "ci", "scopes": ["read"]})),
     "DELETE /v1/tokens/{id}": (
@@ -214,8 +219,9 @@ TOLD_ALONE = {
     "POST /v1/issuers/{name}/account/contact",
     "POST /v1/kms/checks",
     "POST /v1/audit/exports",
+    "DELETE /v1/seal",
 }
-"""What was done is at the CA, or in nobody's hands any more: the entry is all that is left of it."""
+"""What was done is at the CA, in a file, or in nobody's hands any more: only the entry is left of it."""
 
 BY_PEERS: dict[str, tuple[Step, Callable[[World, Any], Awaitable[Reply]], str]] = {
     "PUT /v1/secrets/{name}/csr": (
@@ -240,8 +246,8 @@ BY_PEERS: dict[str, tuple[Step, Callable[[World, Any], Awaitable[Reply]], str]] 
 }
 """What others may change, and as whom."""
 
-ELSEWHERE = {"POST /v1/credentials"}
-"""Renewed over and over, so it is bounded: test_enrolments.py."""
+ELSEWHERE = {"POST /v1/credentials", "PUT /v1/seal"}
+"""Renewed over and over, so it is bounded: test_enrolments.py. A seal waits for no audit: test_seal.py."""
 
 CHANGE_NOTHING = {
     "POST /v1/targets/{name}/tests": (registered, ask("POST", "/v1/targets/a/tests")),
