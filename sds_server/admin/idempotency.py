@@ -34,8 +34,8 @@ ANSWERS_MAX: Final = 1_000
 ANSWER_BYTES_MAX: Final = 64 * 1024
 """A larger one is not kept: it is told that it was done."""
 
-Name = tuple[str, str]
-"""Who asks, and the key: nobody meets another's."""
+Name = tuple[str, bytes, str]
+"""Who asks, by what it shows, and the key: nobody meets another's. Several tokens may have one name."""
 
 
 @dataclass(slots=True)
@@ -65,9 +65,11 @@ class Idempotency:
         if not re.match(PATTERN, key):
             raise CallerError(f"{HEADER}: must be 1 to 255 visible characters", hint="send a UUID")
         self._forget()
-        kept = self._kept.get((actor, key))
-        if kept is None:
+        name = _name(request, actor, key)
+        if name not in self._kept:
             await self._check_audit(actor, key)
+        kept = self._kept.get(name)  # somebody may have begun it while the audit was asked
+        if kept is None:
             return None
         if kept.asked != _asked(request, body):
             raise Conflict(f"{HEADER}: {key} was used for another request", hint="take another key")
@@ -79,20 +81,22 @@ class Idempotency:
     async def doing(self, request: web.Request, actor: str, key: str, body: bytes) -> AsyncIterator[None]:
         """Let whatever is audited within be known by the key; nobody else begins it meanwhile."""
         until_s = self._clock.monotonic() + REPLAYED_FOR.total_seconds()
-        self._kept[actor, key] = _Asked(_asked(request, body), until_s)
+        asked = _Asked(_asked(request, body), until_s)
+        name = _name(request, actor, key)
+        self._kept[name] = asked
         try:
             with audit.asked_by(key):
                 yield
         finally:
             # What failed may be asked again; what was done by then is in the audit.
-            if self._kept[actor, key].response is None:
-                del self._kept[actor, key]
+            if asked.response is None:
+                del self._kept[name]
 
-    def keep(self, actor: str, key: str, response: web.Response) -> None:
+    def keep(self, request: web.Request, actor: str, key: str, response: web.Response) -> None:
         """Keep the answer to what is being done."""
         if isinstance(response.body, bytes) and len(response.body) > ANSWER_BYTES_MAX:
             return
-        self._kept[actor, key].response = response
+        self._kept[_name(request, actor, key)].response = response
         self._forget()
 
     async def _check_audit(self, actor: str, key: str) -> None:
@@ -104,11 +108,12 @@ class Idempotency:
             )
 
     def _forget(self) -> None:
+        """Forget answers, the oldest first; what is under way is not one yet, and keeps no other."""
         now = self._clock.monotonic()
-        while self._kept:
-            name, oldest = next(iter(self._kept.items()))
-            over = oldest.until_s <= now or len(self._kept) > ANSWERS_MAX
-            if not over or oldest.response is None:
+        answered = [name for name, asked in self._kept.items() if asked.response is not None]
+        too_many = len(answered) - ANSWERS_MAX
+        for nth, name in enumerate(answered):
+            if nth >= too_many and self._kept[name].until_s > now:
                 return
             del self._kept[name]
 
@@ -120,6 +125,11 @@ async def body_of(request: web.Request, timeout_s: float) -> bytes:
             return await request.read()
     except TimeoutError:
         raise CallerError(f"body: it did not come within {timeout_s:g} s") from None
+
+
+def _name(request: web.Request, actor: str, key: str) -> Name:
+    shown = request.headers.get("Authorization", "")
+    return actor, hashlib.sha256(shown.encode(errors="surrogateescape")).digest(), key
 
 
 def _asked(request: web.Request, body: bytes) -> bytes:

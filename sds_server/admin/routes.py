@@ -199,7 +199,7 @@ async def _once(
         return given
     async with idempotency.doing(request, actor, key, body):
         response = _response(await route.handler(call))
-        idempotency.keep(actor, key, response)
+        idempotency.keep(request, actor, key, response)
         return response
 
 

@@ -116,6 +116,55 @@ async def test_one_that_is_under_way_is_not_begun_again(api, served, sql, monkey
     assert before + 1 == await counted(sql)
 
 
+async def test_of_two_in_the_same_moment_one_begins(api, served, sql):
+    before = await counted(sql)
+    replies = await asyncio.gather(*(api.local("POST", ROTATE, headers=KEY) for _ in range(10)))
+
+    assert 1 == sum(
+        reply.status == 202 and "Idempotency-Replayed" not in reply.headers for reply in replies
+    ), [reply.status for reply in replies]
+    assert before + 1 == await counted(sql)
+
+
+async def test_another_token_of_the_same_name_is_given_no_answer_of_the_first(api, sql):
+    """A revoked token's name may be given again."""
+    first = await api.token(Scope.ADMIN, name="ci")
+    body = {"name": "new", "scopes": ["read"]}
+    given = await api.remote("POST", "/v1/tokens", token=first, json=body, headers=KEY)
+    await sql.execute("UPDATE api_token SET revoked_at = now() WHERE name = 'ci'")
+    second = await api.token(Scope.ADMIN, name="ci")
+    asked = await api.remote("POST", "/v1/tokens", token=second, json=body, headers=KEY)
+
+    assert (201, 409) == (given.status, asked.status)
+    assert "was done at" in asked.json["detail"]
+    assert "token" not in asked.json
+
+
+async def test_what_is_under_way_for_long_keeps_no_answers_and_is_answered(api, served, monkeypatch):
+    monkeypatch.setattr(idempotency_module, "ANSWERS_MAX", 2)
+    go_on, begun, real = asyncio.Event(), asyncio.Event(), rotations.open_for
+
+    async def open_for(*args, **more):
+        begun.set()
+        await go_on.wait()
+        return await real(*args, **more)
+
+    async def put(number):
+        headers = {"Idempotency-Key": f"key-{number}"}
+        return await api.local("PUT", f"/v1/targets/{number}", json={"probe": "127.0.0.1:1"}, headers=headers)
+
+    monkeypatch.setattr(rotations, "open_for", open_for)
+    slow = asyncio.create_task(api.local("POST", ROTATE, headers=KEY))
+    await begun.wait()
+    for number in range(4):
+        await put(number)
+    forgotten = await put(0)
+    go_on.set()
+
+    assert 409 == forgotten.status
+    assert 202 == (await slow).status
+
+
 @pytest.mark.parametrize("key", ["", "with space", "x" * 256])
 async def test_a_key_that_is_none_is_refused(api, key):
     reply = await api.local("POST", ROTATE, headers={"Idempotency-Key": key})
