@@ -5,6 +5,7 @@ all leaves so far and is signed by a key that the verifier knew before. Hashes t
 worth nothing by themselves.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -67,6 +68,9 @@ class Verifier:
 
     def leaf(self, index: int, hashed: bytes, document: dict[str, Any] | None) -> None:
         """Take a leaf: its stored hash, and the entry that it is said to be of; None: there is none."""
+        if self._unsealed:
+            self._find(index, "it stands behind entries that are in no leaf")
+            self._broken = True
         if index != self._edge.size:
             if not self._broken:
                 self._find(self._edge.size, f"leaf {self._edge.size} is missing: the next one is {index}")
@@ -74,7 +78,7 @@ class Verifier:
         if document is None:
             self._find(index, "its entry is gone")
         elif entry.hash_of(document) != hashed:
-            self._find(index, f"entry {document.get('id')} is not the one that was sealed")
+            self._find(index, f"entry {_id(document)} is not the one that was sealed")
         else:
             cluster, place = _place(document)
             self._newest[cluster] = max(self._newest.get(cluster, place), place)
@@ -82,7 +86,7 @@ class Verifier:
             return
         self._edge, _ = self._edge.append(hashed)
         roots = self._elsewhere.get(self._edge.size, set())
-        if roots - {self._edge.root}:
+        if roots and roots - {self._edge.root}:
             self._differs("the checkpoint of that size that was kept elsewhere")
 
     def checkpoint(self, note: str) -> None:
@@ -107,7 +111,7 @@ class Verifier:
         if place < self._newest.get(cluster, place):
             self._find(
                 self._edge.size,
-                f"entry {document['id']} is in no leaf, and older than some that are: it was inserted, or its"
+                f"entry {_id(document)} is in no leaf, and older than some that are: it was inserted, or its"
                 " leaf is gone",
             )
 
@@ -156,6 +160,12 @@ class Verifier:
     def _find(self, index: int, what: str) -> None:
         if len(self._findings) < FINDINGS_MAX:
             self._findings.append(Finding(index, what))
+
+
+def _id(document: dict[str, Any]) -> str:
+    """Return an entry's id for people: whoever wrote the export could write to their terminal by it."""
+    found = document.get("id")
+    return found if isinstance(found, str) and re.fullmatch("[0-9]{1,19}", found) else ascii(found)[:50]
 
 
 def _place(document: dict[str, Any]) -> tuple[str, tuple[int, int]]:

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 import click
 
@@ -19,6 +19,30 @@ from sds_server.errors import AuditBroken, ConfigError
 
 FORMAT: Final = "certvoy-audit-1"
 SHOWN: Final = 10
+
+LINE_BYTES_MAX: Final = 16 * 2**20
+"""Of a file that somebody hands to us: an entry has some hundred bytes."""
+
+_NONE_OF_OURS: Final = (KeyError, TypeError, ValueError, RecursionError)
+"""What reading raises where somebody else has written it."""
+
+_AS_OF: Final = ". If it only ends too early, say with --as-of when you made the export"
+
+T = TypeVar("T")
+
+
+class _Moment(click.ParamType[datetime]):
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        try:
+            found = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        except ValueError:
+            found = datetime.min  # noqa: DTZ901 - has no zone either
+        if found.tzinfo is None:
+            self.fail(f"{value!r} is no time with its zone: write 2026-11-27T06:00:00Z", param, ctx)
+        return found
+
 
 _FILE: Final = click.Path(path_type=Path)
 
@@ -41,13 +65,13 @@ def export(*, file: IO[str], api: Api) -> None:
     \b
     certvoy audit export audit.jsonl
     """
-    head = api.post("v1", "audit", "exports")
-    first = {"format": FORMAT, "at": datetime.now(UTC).isoformat(), **head}
+    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    first = {"format": FORMAT, "at": at, **api.post("v1", "audit", "exports")}
     written = 0
     for line in chain([first], _audit(api)):
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
         written += "leaf" in line
-    note(f"{written} entries; `certvoy audit verify --export FILE` needs no server")
+    note(f"{written} entries; `certvoy audit verify --export FILE --as-of {at}` needs no server")
 
 
 @click.command()
@@ -59,6 +83,11 @@ def export(*, file: IO[str], api: Api) -> None:
     help="A replica's file of checkpoints: without one nobody knows whether the newest entries are missing.",
 )
 @click.option("--export", "exported", type=_FILE, help="What `audit export` wrote, in place of a server.")
+@click.option(
+    "--as-of",
+    type=_Moment(),
+    help="When the export was made, as `audit export` said: later checkpoints say nothing against it.",
+)
 @click.option("--proof", type=_FILE, help="What `audit prove` wrote: one entry, in place of all.")
 @json_option
 @asks(unless=("exported", "proof"))
@@ -67,6 +96,7 @@ def verify(
     keys: Sequence[Path],
     checkpoints: Sequence[Path],
     exported: Path | None,
+    as_of: datetime | None,
     proof: Path | None,
     as_json: bool,
     api: Api,
@@ -78,7 +108,7 @@ def verify(
 
     \b
     certvoy audit verify --public-key audit-key.pub --checkpoints audit-checkpoints.jsonl
-    certvoy audit verify --public-key audit-key.pub --checkpoints kept.jsonl --export audit.jsonl
+    certvoy audit verify --public-key audit-key.pub --checkpoints kept.jsonl --export audit.jsonl --as-of TIME
     """
     known = frozenset(_key(path) for path in keys)
     if proof is not None:
@@ -86,9 +116,10 @@ def verify(
             _verify_proof(file, known)
         return
     with _opened(exported, "--export") if exported is not None else nullcontext() as file:
-        until, lines = (None, _audit(api)) if file is None else _exported(file)
-        # Before the audit is read: what is sealed meanwhile is not missing.
-        notes = [found for path in checkpoints for found in _witnessed(path, until=until)]
+        # Before the audit is read: what is sealed meanwhile is not missing. When an export was made is not
+        # taken from the export: whoever cuts its end off would say that it is of then.
+        notes = [found for path in checkpoints for found in _witnessed(path, until=as_of)]
+        lines = _audit(api) if file is None else _exported(file)
         report = _report(lines, known, notes)
     if as_json:
         print_json(_document(report))
@@ -105,7 +136,8 @@ def verify(
         first = report.findings[0]
         raise AuditBroken(
             f"the audit is not what was sealed: the first bad leaf is {first.index}",
-            hint="keep database, checkpoints and this output as they are, and find out who could write there",
+            hint="keep database, checkpoints and this output as they are, and find out who could write there"
+            + ("" if exported is None or as_of is not None else _AS_OF),
         )
 
 
@@ -128,22 +160,29 @@ def _audit(api: Api) -> Iterator[dict[str, Any]]:
     yield from api.pages("v1", "audit", "unsealed")
 
 
-def _exported(file: IO[str]) -> tuple[datetime, Iterator[dict[str, Any]]]:
-    """Return when it was exported, and its lines."""
-    lines = (_line(file.name, number, text) for number, text in enumerate(file, start=1))
-    first = next(lines, {})
+def _exported(file: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield an export's lines behind its first, which says that it is one."""
+    first = next(_lines(file), {})
     if first.get("format") != FORMAT:
         raise AuditBroken(
             f"{file.name}: it is no export of the audit", hint="`certvoy audit export` writes one"
         )
-    return datetime.fromisoformat(first["at"]), lines
+    return _lines(file, after=1)
 
 
-def _line(name: str, number: int, text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
+def _lines(file: IO[bytes], *, after: int = 0) -> Iterator[dict[str, Any]]:
+    for number in count(after + 1):
+        raw = file.readline(LINE_BYTES_MAX + 1)
+        if not raw:
+            return
+        yield _line(file.name, number, raw)
+
+
+def _line(name: str, number: int, raw: bytes) -> dict[str, Any]:
+    found = None
+    if len(raw) <= LINE_BYTES_MAX:
+        with suppress(ValueError, RecursionError):
+            found = json.loads(raw.decode())
     if not isinstance(found, dict):
         raise AuditBroken(f"{name}, line {number}: it is no JSON object", hint="export the audit again")
     return found
@@ -154,31 +193,38 @@ def _report(lines: Iterable[dict[str, Any]], keys: frozenset[PublicKey], notes: 
     for line in lines:
         try:
             if "unsealed" in line:
-                verifier.unsealed(line["unsealed"])
+                verifier.unsealed(_a(dict, line["unsealed"]))
                 continue
-            verifier.leaf(int(line["leaf"]), bytes.fromhex(line["hash"]), line["entry"])
+            entry = None if line["entry"] is None else _a(dict, line["entry"])
+            verifier.leaf(_a(int, line["leaf"]), bytes.fromhex(line["hash"]), entry)
             if line["checkpoint"] is not None:
-                verifier.checkpoint(line["checkpoint"])
-        except (KeyError, TypeError, ValueError) as e:
-            raise AuditBroken(f"this is no line of an audit: {json.dumps(line)[:200]}") from e
+                verifier.checkpoint(_a(str, line["checkpoint"]))
+        except _NONE_OF_OURS as e:
+            raise AuditBroken(f"this is no line of an audit: its keys are {ascii([*line])[:200]}") from e
     return verifier.end()
 
 
-def _verify_proof(file: IO[str], keys: frozenset[PublicKey]) -> None:
-    found = _line(file.name, 1, file.read())
+def _a(kind: type[T], value: object) -> T:
+    if not isinstance(value, kind):
+        raise TypeError(f"{kind.__name__} was expected")
+    return value
+
+
+def _verify_proof(file: IO[bytes], keys: frozenset[PublicKey]) -> None:
+    found = _line(file.name, 1, file.read(LINE_BYTES_MAX + 1))
     try:
         path = tuple(bytes.fromhex(step) for step in found["path"])
-        proof = Proof(found["entry"], int(found["leaf"]), path, found["checkpoint"])
-    except (KeyError, TypeError, ValueError) as e:
+        proof = Proof(_a(dict, found["entry"]), _a(int, found["leaf"]), path, _a(str, found["checkpoint"]))
+        head = proof.check(keys)
+    except _NONE_OF_OURS as e:
         raise AuditBroken(f"{file.name}: it is no proof", hint="`certvoy audit prove` writes one") from e
-    head = proof.check(keys)
     click.echo(f"entry {proof.document['id']} is leaf {proof.index} of the {head.size} of {head.origin}:")
     print_json(proof.document)
 
 
-def _opened(path: Path, option: str) -> IO[str]:
+def _opened(path: Path, option: str) -> IO[bytes]:
     try:
-        return path.open()
+        return path.open("rb")
     except OSError as e:
         raise ConfigError(f"{option} {path}: {e.strerror}", hint="name the file that certvoy wrote") from e
 

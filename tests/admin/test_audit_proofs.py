@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sds_server.cli import audit_proofs
 from sds_server.cli import main as cli
 from sds_server.model import Scope
 from tests.support.audits import Replica, tamper, write
@@ -148,9 +149,15 @@ async def test_an_export_is_verified_without_a_server_and_is_audited(run, truste
 
 
 async def exported(run, tmp_path):
+    return (await exported_at(run, tmp_path))[0]
+
+
+async def exported_at(run, tmp_path):
+    """The file, and when that was, by what the command says."""
     file = tmp_path / "audit.jsonl"
-    assert 0 == (await run("export", file))[0]
-    return file
+    code, _, said = await run("export", file)
+    assert 0 == code, said
+    return file, said.partition("--as-of ")[2].split("`")[0]
 
 
 @pytest.mark.usefixtures("api")
@@ -173,12 +180,63 @@ async def test_an_export_that_was_cut_or_edited_is_found_out(run, trusted, tmp_p
 async def test_checkpoints_from_after_an_export_say_nothing_against_it(
     run, trusted, tmp_path, database, replica
 ):
-    file = await exported(run, tmp_path)
+    file, at = await exported_at(run, tmp_path)
     replica.sealer._clock.turn(timedelta(hours=1))
     await write(database, "later")
     await replica.step()
 
-    assert 0 == (await run("verify", *trusted, "--export", file, config=False))[0]
+    assert 0 == (await run("verify", *trusted, "--export", file, "--as-of", at, config=False))[0]
+    code, _, error = await run("verify", *trusted, "--export", file, config=False)
+    assert 1 == code
+    assert "say with --as-of" in error
+    for none in ("yesterday", "2026-01-01", "2026-01-01T00:00:00"):
+        assert 2 == (await run("verify", *trusted, "--export", file, "--as-of", none, config=False))[0]
+
+
+@pytest.mark.usefixtures("api")
+async def test_an_export_that_was_cut_does_not_say_itself_from_when_it_is(run, trusted, tmp_path):
+    """Whoever cuts it can write any time into it: a checkpoint of later would say nothing against it."""
+    file = await exported(run, tmp_path)
+    first, *leaves = file.read_text().splitlines()
+    head = json.loads(first) | {"at": "1970-01-01T00:00:00+00:00", "leaves": 3}
+    file.write_text("\n".join([json.dumps(head), *leaves[:3]]) + "\n")
+
+    code, _, error = await run("verify", *trusted, "--export", file, config=False)
+
+    assert 1 == code
+    assert "the first bad leaf is 3" in error
+
+
+HOSTILE = {
+    "deep": b'{"leaf": 0, "entry": ' + b"[" * 100_000,
+    "deep but whole": b'{"unsealed": ' + b'{"a":' * 900 + b"1" + b"}" * 901,
+    "not UTF-8": b'{"leaf": "\xff"}',
+    "cut off": b'{"leaf": 0, "hash": "00',
+    "long": b'{"leaf": "' + b"x" * (2 * audit_proofs.LINE_BYTES_MAX),
+    "endless number": b'{"leaf": 1e400, "hash": "", "entry": null, "checkpoint": null}',
+    "NaN": b'{"leaf": NaN, "hash": "", "entry": null, "checkpoint": null}',
+    "2^63": b'{"leaf": 9223372036854775808, "hash": "", "entry": null, "checkpoint": null}',
+    "entry of no kind": b'{"leaf": 0, "hash": "", "entry": [1], "checkpoint": null}',
+    "checkpoint of no kind": b'{"leaf": 0, "hash": "", "entry": null, "checkpoint": 5}',
+    "unsealed of no kind": b'{"unsealed": [1]}',
+    "digits without end": b'{"unsealed": {"cluster": "1", "xid": "' + b"9" * 5000 + b'", "id": "1"}}',
+    "escape": b'{"leaf": 0, "hash": "", "entry": {"id": "\\u001b]0;owned\\u0007", "cluster": "1",'
+    b' "xid": "1"}, "checkpoint": null}',
+}
+
+
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
+async def test_what_somebody_hands_over_is_refused_in_one_sentence(run, trusted, tmp_path, hostile):
+    file = tmp_path / "file"
+    for option, first in (
+        ("--export", b'{"format": "certvoy-audit-1", "at": "2026-11-27T00:00:00+00:00"}\n'),
+        ("--proof", b""),
+    ):
+        file.write_bytes(first + hostile + b"\n")
+        code, shown, error = await run("verify", *trusted, option, file, config=False)
+        assert (1, "") == (code, shown)
+        assert error.isprintable() or set(error) - {"\n"} == {c for c in error if c.isprintable()}
+        assert len(error) < 2000
 
 
 async def test_an_entry_is_proved_to_who_has_a_public_key_and_nothing_else(api, run, trusted, sql, tmp_path):

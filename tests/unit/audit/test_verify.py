@@ -139,6 +139,16 @@ def test_an_entry_that_was_inserted_behind_the_sealed_ones_is_found():
     assert 10 == first(unsealed=[entry(5, id=400)]).index
 
 
+def test_one_that_was_inserted_is_found_also_where_it_is_shown_before_the_leaves():
+    verifier = Verifier(KEYS, known=NOTES.values())
+    verifier.unsealed(entry(5, id=400).document)
+    for index, found in enumerate(ENTRIES[:3]):
+        verifier.leaf(index, found.leaf, found.document)
+    verifier.checkpoint(NOTES[3])
+
+    assert "behind entries that are in no leaf" in verifier.end().findings[0].what
+
+
 def test_entries_of_one_transaction_may_be_sealed_one_after_the_other():
     assert () == verified(unsealed=[entry(10, xid=ENTRIES[9].xid)]).findings
 
