@@ -525,7 +525,7 @@ CREATE TRIGGER certaudit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON cert
 -- The Merkle tree over the audit (RFC 9162). An entry's leaf covers every column of it. nodes: the hashes above the leaf that it
 -- completes, lowest first. No foreign key: it would lock, and so write, each entry again; that an entry is there verification asks.
 CREATE TABLE auditleaf (
-    leaf_index bigint PRIMARY KEY CHECK (leaf_index >= 0),
+    leaf_index bigint PRIMARY KEY CHECK (leaf_index BETWEEN 0 AND 1::bigint << 62),
     event_id   bigint NOT NULL UNIQUE,
     leaf_hash  bytea NOT NULL CHECK (octet_length(leaf_hash) = 32),
     nodes      bytea NOT NULL CHECK (octet_length(nodes) % 32 = 0)

@@ -48,7 +48,8 @@ async def head(database: Database) -> Head:
     """Return how the tree stands.
 
     Raises:
-        AuditBroken: leaves, checkpoints and the sealer's own count are not of one size.
+        AuditBroken: leaves, checkpoints and the sealer's own count are not of one size, or it is to go on
+        behind an entry that was not sealed.
     """
     async with database.transaction() as tx:
         row = await tx.row("audit_head")
@@ -58,6 +59,13 @@ async def head(database: Database) -> Head:
         raise AuditBroken(
             f"the audit has {row['leaves']} leaves, its newest checkpoint {row['checkpoint'] or 0}, and"
             f" {row['tree_size']} were sealed: rows of auditleaf or auditcheckpoint were removed or added"
+        )
+    if row["misplaced"]:
+        raise AuditBroken(
+            "a row of auditsealed names an entry that is not there as it was sealed: it was changed, so that"
+            " entries would be left out, or the entry was",
+            hint="find out by `certvoy audit verify`, and by who may write there; then set the row to the"
+            " entry of that cluster's last leaf",
         )
     return Head(row["leaves"], row["note"], row["unsealed"])
 

@@ -1867,7 +1867,7 @@ SELECT pg_notify('certvoy', $1);
 
 -- name: audit_head
 -- How the tree stands: its leaves, its newest checkpoint, and the oldest entry that has no leaf yet. Clusters are few, so that each
--- is looked up by itself.
+-- is looked up by itself. misplaced: somebody has moved how far that is, so that entries before it would never be sealed.
 WITH RECURSIVE clusters (cluster) AS (
     SELECT min(cluster) FROM certaudit
      UNION ALL
@@ -1878,7 +1878,10 @@ SELECT (SELECT coalesce(max(leaf_index) + 1, 0) FROM auditleaf) AS leaves, s.tre
          CROSS JOIN LATERAL (
                SELECT a.timestamp FROM certaudit a
                 WHERE a.cluster = k.cluster AND (a.xid, a.id) > (coalesce(p.xid, '0'), coalesce(p.event_id, 0))
-                ORDER BY a.xid, a.id LIMIT 1) oldest) AS unsealed
+                ORDER BY a.xid, a.id LIMIT 1) oldest) AS unsealed,
+       EXISTS (SELECT FROM auditsealed p
+                WHERE NOT EXISTS (SELECT FROM auditleaf l JOIN certaudit a ON a.id = l.event_id
+                                   WHERE l.event_id = p.event_id AND a.xid = p.xid AND a.cluster = p.cluster)) AS misplaced
   FROM auditsealer s
   LEFT JOIN (SELECT tree_size, note FROM auditcheckpoint ORDER BY tree_size DESC LIMIT 1) c ON true;
 

@@ -72,18 +72,19 @@ class AuditSealer:
         Raises:
             AuditForked: it is another tree, or one that ends before.
             AuditBroken: it is damaged in itself.
-            Unavailable: the database does not answer, or the file cannot be written.
+            Unavailable: the database does not answer, or a fork that is accepted cannot be written down.
         """
         try:
             head = await audit_tree.head(self._database)
             await self._edge(head)
             try:
-                await self._follow(head)
+                # The first step witnesses it: a disk that is full keeps nobody from serving.
+                await self._news(head)
             except AuditForked as e:
                 if not accept_fork:
                     raise
                 await self._accept(head, reason=str(e))
-                await self._follow(head)
+                await self._news(head)
         except AuditBroken as e:
             if not accept_fork:
                 raise
@@ -148,18 +149,25 @@ class AuditSealer:
 
     async def _follow(self, head: Head) -> None:
         """Witness the head, if it is the one that was witnessed last, or goes on from it."""
+        now = await self._news(head)
+        if now is not None:
+            assert head.note is not None  # noqa: S101 - it is what was parsed
+            await self._keep(head.note, now)
+
+    async def _news(self, head: Head) -> Checkpoint | None:
+        """Return the head if it goes on from the one that was witnessed last; None: it is that one."""
         seen = self._witness.last
         if head.note is None:
             if seen is not None:
                 raise self._forked(head, seen)
-            return
+            return None
         now = checkpoint.parse(head.note)
         if now == seen:
-            return
+            return None
         await self._edge(head)
         if seen is not None and not await self._goes_on(seen, now):
             raise self._forked(head, seen)
-        await self._keep(head.note, now)
+        return now
 
     async def _goes_on(self, old: Checkpoint, new: Checkpoint) -> bool:
         """Whether the tree ``new``, as it is stored, begins with ``old``."""

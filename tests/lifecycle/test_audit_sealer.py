@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from sds_server.audit import checkpoint, tree, witness
-from sds_server.errors import AuditBroken, AuditForked, StaleLease
+from sds_server.errors import AuditBroken, AuditForked, StaleLease, Unavailable
 from sds_server.inventory import audit_tree
 from sds_server.lifecycle import audit_sealer
 from tests.support.audits import ORIGIN, Replica, cut, tamper, verify, write
@@ -295,6 +295,10 @@ async def test_a_fork_that_is_acknowledged_is_audited_and_goes_on_from_what_is_c
         "UPDATE auditleaf SET nodes = '' WHERE leaf_index = 1",
         "UPDATE auditleaf SET leaf_hash = sha256('x') WHERE leaf_index = 2",
         "UPDATE auditsealer SET tree_size = 0",
+        # So that what is written from now on is never sealed, as if all had its leaf.
+        "UPDATE auditsealed SET xid = '9223372036854775807'",
+        "UPDATE auditsealed SET event_id = event_id + 1000",
+        "INSERT INTO auditsealed (cluster, xid, event_id) SELECT 0, '9223372036854775807', 9",
     ],
 )
 async def test_nothing_is_sealed_on_a_tree_that_is_damaged(replica, database, sql, statement):
@@ -309,6 +313,33 @@ async def test_nothing_is_sealed_on_a_tree_that_is_damaged(replica, database, sq
     with pytest.raises(AuditBroken):
         await replica.sealer.begin(accept_fork=False)
     await replica.sealer.begin(accept_fork=True)
+
+
+async def test_a_leaf_cannot_be_so_far_off_that_nobody_can_count_them(replica, database, sql):
+    """The app role may insert it, and a start that fails on it could not be acknowledged."""
+    with pytest.raises(asyncpg.CheckViolationError):
+        await sql.execute("INSERT INTO auditleaf VALUES (9223372036854775807, 1, sha256('x'), '')")
+    await sql.execute("INSERT INTO auditleaf VALUES (1::bigint << 62, 1, sha256('x'), '')")
+
+    with pytest.raises(AuditBroken):
+        await replica.step()
+    await replica.sealer.begin(accept_fork=True)
+
+
+async def test_a_disk_that_takes_no_checkpoint_keeps_nobody_from_starting(database, tmp_path):
+    """Another replica has sealed meanwhile; a second after the start it says so, and seals nothing itself."""
+    other, replica = Replica(database, tmp_path, "other"), Replica(database, tmp_path)
+    await write(database, "a")
+    await other.step()
+    replica.path.mkdir()
+
+    await replica.sealer.begin(accept_fork=False)
+    with pytest.raises(Unavailable, match=r"audit\.checkpoints"):
+        await replica.step()
+    replica.path.rmdir()
+    await replica.step()
+
+    assert [1] == replica.sizes
 
 
 async def test_a_proof_reads_no_more_than_the_tree_is_high(database, replica):
