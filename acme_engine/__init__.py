@@ -41,7 +41,7 @@ from acme_engine.messages import (
 )
 from acme_engine.names import normalise, normalise_all
 from acme_engine.ordering import Profile, Terms
-from acme_engine.solver import Http01Solver, Solver, Solvers, TokenReader, TokenStore
+from acme_engine.solver import BatchReader, Http01Solver, Solver, Solvers, TokenReader, TokenStore
 from acme_engine.tls_alpn01 import TlsAlpn01Responder, TlsAlpn01Solver
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "AcmeError",
     "Actor",
     "Authorization",
+    "BatchReader",
     "Chain",
     "ChainError",
     "Challenge",

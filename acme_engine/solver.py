@@ -1,7 +1,7 @@
 """What makes a Challenge answerable, which Solver proves which name, and the one for HTTP-01."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from acme_engine.errors import BadReply, Unsolvable
 from acme_engine.messages import Authorization, Challenge, Identifier
@@ -117,6 +117,15 @@ class TokenReader(Protocol):
 
     async def get(self, token: str) -> str | None:
         """Return the key authorization, None for a token that is unknown or past its time."""
+        ...
+
+
+@runtime_checkable
+class BatchReader(Protocol):
+    """A `TokenReader` that can be asked for many at once: who guesses costs it no more than one does."""
+
+    async def get_many(self, tokens: Sequence[str]) -> Mapping[str, str]:
+        """Return the key authorizations of those that are known, and not past their time."""
         ...
 
 

@@ -35,6 +35,7 @@ DEADLINE_S = 5.0
 
 MAX_CLIENT_HELLO = 16_384
 MAX_CONNECTIONS = 512
+"""Beyond these the oldest that has said nothing yet goes, as with HTTP-01."""
 
 _DER_OCTET_STRING_OF_32 = b"\x04\x20"
 
@@ -114,6 +115,7 @@ class TlsAlpn01Responder:
         self._deadline_s = deadline_s
         self._lookup = Lookup(store)
         self._connections: set[asyncio.Task[None]] = set()
+        self._silent: dict[asyncio.Task[None], None] = {}
         self._server: asyncio.Server | None = None
 
     async def start(self) -> int:
@@ -155,25 +157,35 @@ class TlsAlpn01Responder:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        if task is None or len(self._connections) >= MAX_CONNECTIONS:
-            writer.transport.abort()
-            return
+        assert task is not None  # noqa: S101 - asyncio makes one for each connection
+        if len(self._connections) >= MAX_CONNECTIONS:
+            silent = next(iter(self._silent), None)
+            if silent is None:
+                writer.transport.abort()
+                return
+            del self._silent[silent]
+            silent.cancel()
         self._connections.add(task)
+        self._silent[task] = None
         try:
             async with asyncio.timeout(self._deadline_s):
-                await self._answer(reader, writer)
+                hello = await _ClientHello.read(reader)
+                self._silent.pop(task, None)
+                await self._answer(hello, reader, writer)
                 writer.close()
                 await writer.wait_closed()
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as e:  # ssl.SSLError is an OSError
             _log.debug("challenge.unanswered", extra={"error": type(e).__name__})
         except asyncio.CancelledError:
-            pass  # we are stopping
+            pass  # we are stopping, or others need the place
         finally:
             writer.transport.abort()
+            self._silent.pop(task, None)
             self._connections.discard(task)
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        hello = await _ClientHello.read(reader)
+    async def _answer(
+        self, hello: "_ClientHello", reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         known = None if hello.name is None else await self._lookup.get(store_key(hello.name))
         if hello.name is None or known is None:
             writer.write(hello.refusal)

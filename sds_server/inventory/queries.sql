@@ -1211,6 +1211,9 @@ ON CONFLICT (token) DO UPDATE SET key_authorization = excluded.key_authorization
 -- name: token
 SELECT key_authorization FROM challenge_token WHERE token = $1 AND expires_at > certvoy_now();
 
+-- name: tokens
+SELECT token, key_authorization FROM challenge_token WHERE token = ANY ($1::text[]) AND expires_at > certvoy_now();
+
 -- name: delete_token
 DELETE FROM challenge_token WHERE token = $1;
 

@@ -1,5 +1,6 @@
 """HTTP-01 tokens in PostgreSQL: any replica answers for any other."""
 
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from sds_server.crashpoint import crashpoint
@@ -8,7 +9,7 @@ from sds_server.model import RotationId
 
 
 class Tokens:
-    """What the responder reads: the `acme_engine` TokenReader over the challenge_token table."""
+    """What the responder reads: the `acme_engine` Token- and BatchReader over the challenge_token table."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -18,6 +19,12 @@ class Tokens:
         async with self._database.transaction() as tx:
             answer: str | None = await tx.value("token", token)
         return answer
+
+    async def get_many(self, tokens: Sequence[str]) -> Mapping[str, str]:
+        """Return the answers to those of these that somebody asked us to prove."""
+        async with self._database.transaction() as tx:
+            rows = await tx.rows("tokens", tokens)
+        return {row["token"]: row["key_authorization"] for row in rows}
 
     async def sweep(self) -> None:
         """Forget the tokens that crashed orders left behind, and names that failed a day ago."""

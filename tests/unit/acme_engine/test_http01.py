@@ -283,19 +283,102 @@ async def test_a_store_that_fails_is_unavailable_and_not_told_about(served, capl
     assert caplog.text == ""
 
 
-async def test_connections_over_the_cap_are_closed_at_once(served, monkeypatch):
+async def test_over_the_cap_the_oldest_that_has_asked_for_nothing_goes(served, monkeypatch):
+    """Who only holds connections keeps no CA out."""
     monkeypatch.setattr(http01, "MAX_CONNECTIONS", 2)
     held = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(2)]
     while len(served.responder._connections) < 2:
         await asyncio.sleep(0)
-    refused = await served.get(PATH)
+
+    assert await served.status(PATH) == [b"200"]
+    assert await _read_all(held[0][0]) == b"", "the first of them"
+    held[1][1].write(f"GET {PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert (await held[1][0].read()).startswith(b"HTTP/1.1 200"), "the second is still there"
     for _, writer in held:
         writer.close()
-    while served.responder._connections:
-        await asyncio.sleep(0.001)
 
-    assert refused in {b"", b"(reset)"}
-    assert await served.status(PATH) == [b"200"], "and room is made again"
+
+async def test_over_the_cap_nobody_goes_who_is_being_answered(monkeypatch):
+    class Hanging(Tokens):
+        async def get(self, token):
+            self.reads.append(token)
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(http01, "MAX_CONNECTIONS", 2)
+    tokens = Hanging()
+    async with serving(tokens) as served:
+        asking = [asyncio.create_task(served.get(PATH[:-1] + str(nth))) for nth in range(2)]
+        while len(tokens.reads) < 2:
+            await asyncio.sleep(0)
+        assert await served.get(PATH) in {b"", b"(reset)"}
+        assert not any(task.done() for task in asking)
+    await asyncio.gather(*asking)
+
+
+class Many(Tokens):
+    """A store that is asked for many at once; ``go`` lets it answer."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches = []
+        self.go = asyncio.Event()
+        self.go.set()
+        self.error = None
+
+    async def get_many(self, tokens):
+        self.batches.append([*tokens])
+        await self.go.wait()
+        if self.error is not None:
+            raise self.error
+        return {token: self[token] for token in tokens if token in self}
+
+
+async def test_guesses_keep_no_token_from_being_found(monkeypatch):
+    """As many as anybody likes: they are one question, and so is what a CA asks for meanwhile."""
+    monkeypatch.setattr(lookup, "MISS_BURST", 0.0)
+    monkeypatch.setattr(lookup, "MISSES_PER_S", 0.0)
+    async with serving(Many()) as served:
+        served.tokens.go.clear()
+        asking = [asyncio.create_task(served.status(f"/.well-known/acme-challenge/{0:043}"))]
+        while not served.tokens.batches:
+            await asyncio.sleep(0)
+        asking += [
+            asyncio.create_task(served.status(f"/.well-known/acme-challenge/{nth:043}"))
+            for nth in range(1, 100)
+        ]
+        asking.append(asyncio.create_task(served.status(PATH)))
+        while len(served.responder._lookup._wanted) < 100:
+            await asyncio.sleep(0)
+        served.tokens.go.set()
+
+        assert [[b"404"]] * 100 + [[b"200"]] == await asyncio.gather(*asking)
+        assert [1, 100] == [len(batch) for batch in served.tokens.batches]
+        assert [] == served.tokens.reads
+
+
+async def test_a_batch_that_fails_is_unavailable_and_the_next_is_asked():
+    async with serving(Many()) as served:
+        served.tokens.error = OSError("away")
+        before = await served.status(PATH)
+        served.tokens.error = None
+
+        assert ([b"503"], [b"200"]) == (before, await served.status(PATH))
+
+
+async def test_a_batch_that_hangs_is_given_up_and_the_next_is_asked(monkeypatch):
+    monkeypatch.setattr(lookup, "ANSWER_WITHIN_S", 0.05)
+    async with serving(Many()) as served:
+        served.tokens.go.clear()
+        before = await served.status(PATH)
+        served.tokens.go.set()
+
+        assert ([b"503"], [b"200"]) == (before, await served.status(PATH))
+
+
+async def test_what_is_wanted_at_once_is_bounded(monkeypatch):
+    monkeypatch.setattr(lookup, "WANTED_MAX", 0)
+    async with serving(Many()) as served:
+        assert await served.status(PATH) == [b"503"]
 
 
 async def test_a_port_in_use_is_named(served):
