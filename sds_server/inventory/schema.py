@@ -79,6 +79,7 @@ async def bring_up(database: Database, *, again: bool = False) -> Schema:
             return Schema(applied, roles, login)
         hinders = None
         if again or applied or await tx.value("schema_owner") != roles.migrator:
+            await tx.rows("lock_migrations")
             hinders = await tx.value("set_up_roles")
         less = hinders is None and await tx.value("may_act_as", roles.app)
         return Schema(applied, roles, login, hinders, roles.app if less else None)
@@ -115,18 +116,12 @@ async def responder_role(database: Database) -> ResponderRole:
 
 
 async def _migrate(tx: Transaction) -> Sequence[str]:
+    _, missing = await _look(tx)
+    if not missing:
+        # Without taking turns: anybody who may connect may hold that lock, and would keep us from starting.
+        return []
     await tx.rows("lock_migrations")
-    if owner := await tx.value("schema_owner"):
-        present = {row["version"]: row for row in await tx.rows("migrations")}
-    elif await tx.value("is_empty"):
-        present = {}
-    else:
-        raise SchemaMismatch(
-            "database: it holds tables that are not certvoy's", hint="give certvoy a database of its own"
-        )
-    known = migrations()
-    _refuse_foreign(present, known)
-    missing = [migration for migration in known if migration[0] not in present]
+    owner, missing = await _look(tx)
     if missing and not (await tx.value("may_act_as", owner) if owner else await tx.value("may_create")):
         raise _may_not(await tx.value("login"), missing, begun=owner is not None)
     if missing and owner:
@@ -136,6 +131,22 @@ async def _migrate(tx: Transaction) -> Sequence[str]:
         await tx.rows("insert_migration", version, name, _checksum(sql))
     await tx.rows("become", _NOBODY)
     return [name for _, name, _ in missing]
+
+
+async def _look(tx: Transaction) -> tuple[str | None, Sequence[tuple[int, str, str]]]:
+    """Return who owns the schema, None where there is none, and which migrations it lacks."""
+    owner: str | None = await tx.value("schema_owner")
+    if owner:
+        present = {row["version"]: row for row in await tx.rows("migrations")}
+    elif await tx.value("is_empty"):
+        present = {}
+    else:
+        raise SchemaMismatch(
+            "database: it holds tables that are not certvoy's", hint="give certvoy a database of its own"
+        )
+    known = migrations()
+    _refuse_foreign(present, known)
+    return owner, [migration for migration in known if migration[0] not in present]
 
 
 def _may_not(login: str, missing: Sequence[tuple[int, str, str]], *, begun: bool) -> SchemaMismatch:

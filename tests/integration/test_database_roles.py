@@ -214,6 +214,25 @@ async def test_an_owner_who_may_make_no_roles_is_told_what_to_run(bare, bare_adm
     assert None is (await up(owner, again=True)).hinders
 
 
+async def test_who_only_may_connect_keeps_no_control_plane_from_starting(connect, responder):
+    """Advisory locks are everybody's: what answers on port 80, broken into, could take that of migrations."""
+    await responder.execute("SELECT pg_advisory_lock(4951760157)")
+
+    assert () == tuple((await up(connect)).applied)
+
+
+async def test_a_session_that_is_the_app_stays_it_unless_it_is_told_to_be_the_login_again(connect, admin):
+    """The page says so: a role that was taken is no wall against who runs statements of their own."""
+    become = (await up(connect)).become
+    async with session({**connect, "server_settings": {"role": become}}) as sql:
+        found = []
+        for statement in ("RESET ROLE", "RESET ALL", "SELECT set_config('role', 'none', false)"):
+            await sql.execute(statement)
+            found.append(await sql.fetchval("SELECT current_user") == become)
+
+    assert [True, True, False] == found
+
+
 async def test_who_may_make_roles_makes_them_and_goes_on_migrating(bare, bare_admin):
     owner = await login(bare, bare_admin, options="CREATEROLE")
     await bare_admin.execute(f"ALTER DATABASE {bare['database']} OWNER TO {owner['user']}")
