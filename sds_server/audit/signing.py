@@ -5,6 +5,7 @@ Whoever has it and the database can write another past, but not into a checkpoin
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -23,6 +24,7 @@ from sds_server.audit.checkpoint import Signer
 from sds_server.errors import CustodyError
 
 FILE_BYTES_MAX: Final = 4096
+NAME_DIGITS: Final = 16
 
 
 def open_signer(path: Path, *, origin: str) -> Signer:
@@ -84,16 +86,21 @@ def _read(path: Path) -> Ed25519PrivateKey:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
-        hint = "restore it; or remove it, and name the public half of the old one in audit.known_keys"
+        hint = "restore it; or remove it, and another is made: keep the public half of the old one"
         raise _refused(path, "must hold an Ed25519 key in PEM", hint)
     return key
 
 
 def _publish(path: Path, text: str) -> None:
-    """Write the public half, unless it lies there."""
+    """Write the public half, unless it lies there. Another one is kept: what its key signed needs it."""
     with contextlib.suppress(OSError):  # where the key is mounted read-only; the log has it too
-        if not path.exists() or path.read_text() != text:
-            path.write_text(text)
+        found = path.read_bytes() if path.exists() else None
+        if found == text.encode():
+            return
+        if found is not None:
+            name = hashlib.sha256(found).hexdigest()[:NAME_DIGITS]
+            path.replace(path.with_name(f"{path.stem}-{name}{path.suffix}"))
+        path.write_text(text)
 
 
 def _widest(path: Path) -> int:

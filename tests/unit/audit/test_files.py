@@ -34,6 +34,23 @@ def test_a_key_is_made_once_for_its_owner_alone_with_its_public_half_beside_it(t
     assert {made.public} == signers(signed, [again.public])
 
 
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"], ids=["of the key before", "of something else"])
+def test_a_public_half_that_lies_there_is_kept_when_the_key_is_another(tmp_path, content):
+    """What the key before has signed is verified by that alone."""
+    path, public = tmp_path / "audit-key.pem", tmp_path / "audit-key.pub"
+    open_signer(path, origin="certvoy/test")
+    if content is not None:
+        public.write_bytes(content)
+    before = public.read_bytes()
+    path.unlink()
+
+    made = open_signer(path, origin="certvoy/test")
+
+    assert made.public == PublicKey.parse(public.read_text())
+    (kept,) = tmp_path.glob("audit-key-*.pub")
+    assert before == kept.read_bytes()
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
 def test_a_key_that_others_may_read_is_refused(tmp_path, mode):
     path = tmp_path / "key.pem"
