@@ -31,10 +31,13 @@ def drill() -> None:
 @click.option(
     "--database",
     envvar="CERTVOY_DRILL_DATABASE",
+    show_envvar=True,
     required=True,
     help="The URL of the restored copy; never that of the original.",
 )
-@click.option("--sample", type=click.IntRange(1, SAMPLE_MAX), default=20, show_default=True)
+@click.option(
+    "--sample", type=click.IntRange(1, SAMPLE_MAX), default=20, show_default=True, help="So many keys."
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def restore(path: Path, database: str, sample: int, *, as_json: bool) -> None:
     """Open some keys of a restored database by the KEK of this configuration.

@@ -75,7 +75,9 @@ def rewrap(*, every: bool, as_json: bool, api: Api) -> None:
 
 
 @kms.command()
-@click.option("--sample", type=click.IntRange(1, SAMPLE_MAX), default=20, show_default=True, help="So many.")
+@click.option(
+    "--sample", type=click.IntRange(1, SAMPLE_MAX), default=20, show_default=True, help="So many keys."
+)
 @json_option
 @asks
 def check(*, sample: int, as_json: bool, api: Api) -> None:

@@ -11,7 +11,7 @@ from sds_server.errors import CertvoyError, ConfigError, NotFound, TimedOut
 COMMANDS = {
     # name: (module:attribute, what the overview says)
     "agent": ("sds_server.cli.agent:agent", "Keep a proxy's own client certificate."),
-    "audit": ("sds_server.cli.audit:audit", "Read what was done."),
+    "audit": ("sds_server.cli.audit:audit", "Read what was done, and verify that nobody has rewritten it."),
     "bootstrap-config": (
         "sds_server.cli.bootstrap_config:bootstrap_config",
         "Print an Envoy bootstrap that works.",
@@ -54,6 +54,9 @@ COMMANDS = {
 HOLD_KEYS = {"agent", "serve"}
 """Those that run for long with private keys in their memory."""
 
+SENTENCE_MAX = 500
+"""Characters of a first sentence: more than any has."""
+
 EXIT_FAILED = 1
 EXIT_USAGE = 2  # also of click, for arguments
 EXIT_NOT_FOUND = 3
@@ -84,12 +87,17 @@ class _Lazy(click.Group):
 
 
 def _lay_out(command: click.Command) -> None:
-    """Turn the mark before what help must not wrap into click's: in a raw docstring it is two characters."""
+    """Prepare help for click.
+
+    The mark before what it must not wrap is two characters in a raw docstring. A group says of each of its
+    commands the whole first sentence, wrapped; click would break it off at the end of the line.
+    """
     if command.help is not None:
         command.help = command.help.replace("\\b\n", "\b\n")
     if isinstance(command, click.Group):
         for inner in command.commands.values():
             _lay_out(inner)
+            inner.short_help = inner.get_short_help_str(limit=SENTENCE_MAX)
 
 
 @click.group(cls=_Lazy)

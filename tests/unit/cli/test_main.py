@@ -136,3 +136,13 @@ def test_help_shows_no_mark_of_its_layout(name, capsys):
     shown = capsys.readouterr().out
     assert "\\b" not in shown
     assert "\b" not in shown
+
+
+@pytest.mark.parametrize("group", ["audit", "issuers", "kms", "proxies", "token", "trust"])
+def test_a_group_says_the_whole_first_sentence_of_each_of_its_commands(group, capsys):
+    """What click breaks off at the end of a line, with three dots, tells nobody what the command does."""
+    assert cli.main([group, "--help"]) == 0
+
+    shown = capsys.readouterr().out.partition("Commands:")[2].splitlines()
+    assert shown
+    assert [line for line in shown if line.endswith("...")] == []
