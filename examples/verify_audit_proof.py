@@ -49,12 +49,11 @@ def main(proof_file: str, key_file: str) -> None:
     canonical = json.dumps(proof["entry"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     leaf = hashlib.sha256(b"\x00" + canonical.encode()).digest()
     path = [bytes.fromhex(step) for step in proof["path"]]
-    if not 0 <= proof["leaf"] < int(size) or root(leaf, proof["leaf"], int(size), path) != base64.b64decode(
-        wanted
-    ):
+    led_to = root(leaf, proof["leaf"], int(size), path)
+    if not 0 <= proof["leaf"] < int(size) or led_to != base64.b64decode(wanted):
         sys.exit("the path does not lead from the entry to the signed root")
     print(json.dumps(proof["entry"], indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:]) if sys.argv[2:] else sys.exit(__doc__)

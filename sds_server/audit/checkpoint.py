@@ -27,7 +27,7 @@ NOTE_BYTES_MAX: Final = 4096
 
 LINES: Final = 3
 
-_KEY_HINT: Final = "it is the one line of the file beside the signing key, `audit-key.pub`"
+_KEY_HINT: Final = "it is the one line of `audit-key.pub`, by default in the replica's state_dir"
 _NOTE_HINT: Final = "find out who wrote it; other checkpoints are in the log and in `audit.checkpoints`"
 
 
@@ -73,17 +73,18 @@ class PublicKey:
         """Read ``NAME+HASH+BASE64``.
 
         Raises:
-            AuditBroken: it is none, or its hash is another key's.
+            AuditBroken: it is none, or its hash is another key's. The message does not have the text,
+                which may be a private key that was mistaken for it.
         """
         try:
             name, key_id, encoded = text.strip().split("+", 2)
             raw = base64.b64decode(encoded, validate=True)
             Ed25519PublicKey.from_public_bytes(raw[1:])
         except ValueError as e:
-            raise AuditBroken(f"{text.strip()[:200]!r} is no verifier key: {e}", hint=_KEY_HINT) from e
+            raise AuditBroken("it is no verifier key, NAME+HASH+BASE64", hint=_KEY_HINT) from e
         key = cls(name, raw[1:])
         if not name or raw[:1] != ED25519 or key.id.hex() != key_id:
-            raise AuditBroken(f"{text.strip()[:200]!r} is no verifier key of Ed25519", hint=_KEY_HINT)
+            raise AuditBroken("it is no verifier key of Ed25519", hint=_KEY_HINT)
         return key
 
 

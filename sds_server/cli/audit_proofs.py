@@ -231,7 +231,7 @@ def _opened(path: Path, option: str) -> IO[bytes]:
 
 def _witnessed(path: Path, *, until: datetime | None) -> Sequence[str]:
     if not path.exists():
-        raise ConfigError(f"--checkpoints: there is no {path}", hint="it is in a replica's state directory")
+        raise ConfigError(f"--checkpoints: there is no {path}", hint="it is in a replica's state_dir")
     found = witness.read(path, until=until)
     if found.given_up:
         note(f"{path}: {found.given_up} checkpoints were given up, when somebody acknowledged a fork")
@@ -243,7 +243,12 @@ def _key(path: Path) -> PublicKey:
         return PublicKey.parse(path.read_text())
     except (OSError, UnicodeDecodeError) as e:
         said = getattr(e, "strerror", None) or str(e)
-        raise ConfigError(f"--public-key {path}: {said}", hint="name a replica's audit-key.pub") from e
+        raise ConfigError(
+            f"--public-key {path}: {said}",
+            hint="name a replica's audit-key.pub: by default it is in that one's state_dir",
+        ) from e
+    except AuditBroken as e:
+        raise ConfigError(f"--public-key {path}: {e.message}", hint=e.hint) from e
 
 
 def _document(report: Report) -> dict[str, Any]:

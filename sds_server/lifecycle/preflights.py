@@ -72,7 +72,9 @@ class Preflights:
             (only,) = self._issuers.values()
             return only
         if issuer is None:
-            raise CallerError("which issuer is to prove it is not said", hint=f"one of {names}")
+            raise CallerError(
+                "which issuer is to prove it is not said", hint=f"name one by --issuer, or `issuer`: {names}"
+            )
         if issuer not in self._issuers:
             raise NotFound(f"no issuer has the name {issuer}", hint=f"there are {names}")
         return self._issuers[issuer]

@@ -293,6 +293,17 @@ async def test_what_is_no_export_and_no_proof_is_said_to_be_none(run, trusted, t
         assert "crashed" not in error
 
 
+async def test_a_file_that_is_no_public_key_is_named_and_not_shown(run, trusted, tmp_path):
+    """Beside it lie the signing key and the KEK: who mistakes one for it has it on no screen."""
+    kek = tmp_path / "kek"
+    kek.write_text("c2VjcmV0LXNlY3JldC1zZWNyZXQ=\n")
+
+    code, shown, error = await run("verify", "--public-key", kek, "--proof", trusted[1], config=False)
+    assert (2, "") == (code, shown)
+    assert f"--public-key {kek}: it is no verifier key" in error
+    assert "c2VjcmV0" not in error
+
+
 async def test_files_that_are_not_there_are_named(run, trusted, tmp_path):
     code, _, error = await run(
         "verify", "--public-key", tmp_path / "no.pub", "--proof", trusted[1], config=False
