@@ -24,7 +24,7 @@ from envoy.service.discovery.v3 import discovery_pb2 as pb
 
 from benchmarks.report import Figures, Goals
 from sds_server import foundation
-from sds_server.config import load
+from sds_server.config.certvoy_yaml import load
 from sds_server.programs.child import Child
 from sds_server.xds.codec import TYPE_URL
 from sds_server.xds.server import ADS

@@ -16,7 +16,7 @@ import asyncpg
 
 from benchmarks.report import Figures, Goals
 from sds_server import foundation
-from sds_server.config import load
+from sds_server.config.certvoy_yaml import load
 from sds_server.demo.stage import HOST, NODE, SECRET, Stage
 from sds_server.inventory import progress, rotations
 from sds_server.model import Outcome, Reason

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from sds_server import log
-from sds_server.config import load
+from sds_server.config.certvoy_yaml import load
 from sds_server.manager import CertificateManager
 
 

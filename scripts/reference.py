@@ -17,11 +17,12 @@ sys.path.insert(0, str(ROOT))
 import click  # noqa: E402 - the checkout comes first
 
 from acme_engine import backoff, renewal  # noqa: E402
-from sds_server import audit_actions, conditions, log_events, metrics  # noqa: E402
+from sds_server import conditions, log_events, metrics  # noqa: E402
 from sds_server.admin.table import openapi_json  # noqa: E402
 from sds_server.agent.config import schema as agent_schema  # noqa: E402
+from sds_server.audit import actions as audit_actions  # noqa: E402
 from sds_server.cli.main import certvoy  # noqa: E402
-from sds_server.config import schema  # noqa: E402
+from sds_server.config.certvoy_yaml import schema  # noqa: E402
 
 FOLDER = ROOT / "docs" / "reference"
 MADE = "<!-- Written by `make reference` from the code: change it there. -->"

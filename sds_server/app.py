@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from acme_engine.errors import CannotListen
 from sds_server import lookups
 from sds_server.clock import Clock, SystemClock
-from sds_server.config import Config
+from sds_server.config.certvoy_yaml import Config
 from sds_server.errors import ConfigError, Unavailable
 from sds_server.foundation import open_inventory
 from sds_server.lifecycle.loop import Loop

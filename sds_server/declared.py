@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Iterable
 from typing import Final
 
-from sds_server.config import Config, SecretConfig
+from sds_server.config.certvoy_yaml import Config
+from sds_server.config.secrets import SecretConfig
 from sds_server.errors import Conflict, GateRefused
 from sds_server.inventory import audit, declarations
 from sds_server.inventory.database import Database

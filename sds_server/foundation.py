@@ -18,9 +18,10 @@ from acme_engine.ordering import Profile, Terms
 from acme_engine.webroot import Webroot
 from sds_server import limits, spacing
 from sds_server.clock import Clock
-from sds_server.config import Config, EabConfig, IssuerConfig
-from sds_server.config_dns import DnsConfig
-from sds_server.config_values import EMBEDDED
+from sds_server.config.certvoy_yaml import Config
+from sds_server.config.dns import DnsConfig
+from sds_server.config.issuers import EabConfig, IssuerConfig
+from sds_server.config.values import EMBEDDED
 from sds_server.errors import ConfigError
 from sds_server.inventory import deployment
 from sds_server.inventory.database import Database, open_database

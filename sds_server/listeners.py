@@ -12,8 +12,8 @@ from sds_server.admin.callers import Callers
 from sds_server.admin.server import AdminServer
 from sds_server.admin.services import Check, Health, Services
 from sds_server.admin.table import ROUTES
-from sds_server.config import Config
-from sds_server.config_values import Listen
+from sds_server.config.certvoy_yaml import Config
+from sds_server.config.values import Listen
 from sds_server.credentials import Files, HttpsTls, server_credentials
 from sds_server.inventory import api_tokens
 from sds_server.lifecycle.admission import Admission

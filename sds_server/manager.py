@@ -18,8 +18,8 @@ from acme_engine.names import normalise_all
 from sds_server import conditions
 from sds_server.clock import Clock, SystemClock
 from sds_server.conditions import DeliveryState
-from sds_server.config import Config
-from sds_server.config_values import Wrong, secret_name, unprovable
+from sds_server.config.certvoy_yaml import Config
+from sds_server.config.values import Wrong, secret_name, unprovable
 from sds_server.errors import BadName, CallerError, Conflict, DeliveryRefused, IssuanceFailed, TimedOut
 from sds_server.foundation import connect_arguments, custody, issuers
 from sds_server.inventory import certificates, declarations, progress, rotations

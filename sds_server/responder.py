@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from acme_engine.errors import CannotListen
-from sds_server.config_values import Listen
+from sds_server.config.values import Listen
 from sds_server.errors import Unavailable
 from sds_server.inventory.database import open_database
 from sds_server.inventory.schema import responder_role

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from sds_server import authority
 from sds_server.admin.routes import Answer, Call, Route, Shape
-from sds_server.config_values import Duration, NamePattern
+from sds_server.config.values import Duration, NamePattern
 from sds_server.errors import CallerError, ConfigError, Forbidden
 from sds_server.identity import Grant, Grants
 from sds_server.inventory.proxies import GrantedName

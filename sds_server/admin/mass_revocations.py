@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, BaseModel, Field
 
 from sds_server.admin.routes import Answer, Call, Route, Shape
-from sds_server.config_values import SECRET_NAME_BYTES_MAX
+from sds_server.config.values import SECRET_NAME_BYTES_MAX
 from sds_server.model import RevocationReason, Scope
 
 

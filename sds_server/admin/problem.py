@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
-from sds_server.config_values import Wrong
+from sds_server.config.values import Wrong
 from sds_server.errors import (
     BadName,
     CallerError,

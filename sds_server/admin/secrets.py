@@ -12,7 +12,7 @@ from sds_server.admin import pages, payload_shapes, problem, secret_shapes, shap
 from sds_server.admin.routes import Answer, Call, Route, Shape, Text, etag
 from sds_server.admin.services import Services
 from sds_server.conditions import DeliveryState
-from sds_server.config_values import KeyFile, NameOfSecret, Names, ProofPolicy, unprovable
+from sds_server.config.values import KeyFile, NameOfSecret, Names, ProofPolicy, unprovable
 from sds_server.errors import BadName, CallerError, Conflict
 from sds_server.inventory import (
     certificates,

@@ -14,7 +14,7 @@ from aiohttp import web
 from sds_server.admin.callers import Callers
 from sds_server.admin.routes import Route, application
 from sds_server.admin.services import Services
-from sds_server.config_values import Listen
+from sds_server.config.values import Listen
 from sds_server.errors import Unavailable
 
 SHUTDOWN_S: Final = 5.0

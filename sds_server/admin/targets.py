@@ -7,7 +7,7 @@ from pydantic import Field
 
 from sds_server.admin import pages, target_shapes
 from sds_server.admin.routes import Answer, Call, Route, Shape
-from sds_server.config_values import IdentityName, NameOfSecret
+from sds_server.config.values import IdentityName, NameOfSecret
 from sds_server.inventory import targets
 from sds_server.model import Scope, TargetKind
 from sds_server.targets.probe import split

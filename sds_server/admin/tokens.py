@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from sds_server.admin import pages, shapes
 from sds_server.admin.routes import Answer, Call, Route, Shape
-from sds_server.config_values import Duration, IdentityName
+from sds_server.config.values import Duration, IdentityName
 from sds_server.errors import CallerError
 from sds_server.inventory import api_tokens
 from sds_server.model import Identity, Scope

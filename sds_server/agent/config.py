@@ -14,8 +14,8 @@ from sds_server.agent.installers.files import FilesSettings
 from sds_server.agent.installers.haproxy import HAProxySettings
 from sds_server.agent.installers.nginx import NginxSettings
 from sds_server.agent.installers.traefik import TraefikSettings
-from sds_server.config_file import Model, Sections, read, with_durations
-from sds_server.config_values import (
+from sds_server.config.file import Model, Sections, read, with_durations
+from sds_server.config.values import (
     Duration,
     ExistingFile,
     File,
@@ -24,9 +24,9 @@ from sds_server.config_values import (
     NameOfSecret,
     Wrong,
 )
+from sds_server.config.yaml_lines import shown
 from sds_server.errors import CallerError
 from sds_server.targets.probe import split
-from sds_server.yaml_lines import shown
 
 KINDS = ("nginx", "haproxy", "traefik", "caddy", "files")
 """The keys of a bundle of which exactly one is there."""

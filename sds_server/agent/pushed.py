@@ -24,7 +24,7 @@ from sds_server.agent.files import CredentialFiles, Held
 from sds_server.agent.installers.installer import Rejected
 from sds_server.agent.pair import Bundle
 from sds_server.clock import Clock
-from sds_server.config_values import Listen
+from sds_server.config.values import Listen
 from sds_server.errors import CallerError, CertvoyError, Forbidden, NotFound, Unavailable
 from sds_server.identity import identify
 from sds_server.log import get

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from sds_server.config import load, schema
+from sds_server.config.certvoy_yaml import load, schema
 
 
 @click.group()

@@ -10,7 +10,7 @@ import click
 from sds_server import foundation
 from sds_server.cli.output import moment, note, print_json
 from sds_server.clock import SystemClock
-from sds_server.config import Config, load
+from sds_server.config.certvoy_yaml import Config, load
 from sds_server.errors import CustodyError
 from sds_server.inventory import facts
 from sds_server.inventory.database import open_database

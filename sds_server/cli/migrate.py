@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sds_server.config import load
+from sds_server.config.certvoy_yaml import load
 from sds_server.foundation import connect_arguments, connect_arguments_in
 from sds_server.inventory.database import open_database
 from sds_server.inventory.schema import Schema, bring_up

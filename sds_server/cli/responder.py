@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from sds_server import log, responder
-from sds_server.config_values import Listen, Wrong, listen_address
+from sds_server.config.values import Listen, Wrong, listen_address
 from sds_server.foundation import connect_arguments_in
 from sds_server.systemd import Systemd
 

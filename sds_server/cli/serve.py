@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from sds_server import app, log, memory
-from sds_server.config import load
+from sds_server.config.certvoy_yaml import load
 from sds_server.systemd import Systemd
 
 

@@ -18,7 +18,7 @@ import yaml
 
 from sds_server import foundation
 from sds_server.agent.files import CredentialFiles
-from sds_server.config import load
+from sds_server.config.certvoy_yaml import load
 from sds_server.errors import Unavailable
 from sds_server.inventory.database import Database, open_database
 from sds_server.programs import envoy

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sds_server import audit_actions
+from sds_server.audit import actions as audit_actions
 from sds_server.crashpoint import crashpoint
 from sds_server.inventory.database import Database, Transaction
 from sds_server.model import CertificateId, Identity
@@ -119,7 +119,7 @@ def _payload(
     detail: Mapping[str, Any] | None,
 ) -> str:
     if action not in audit_actions.NAMES:  # who reads the audit must be able to look up what it says
-        raise ValueError(f"audit: {action} is no action: give it a line in sds_server/audit_actions.py")
+        raise ValueError(f"audit: {action} is no action: give it a line in sds_server/audit/actions.py")
     key = _KEY.get()
     return json.dumps(
         {"action": action, "actor": actor, "subject": subject, "cert_id": str(cert_id) if cert_id else None}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from sds_server.config_kms import KekConfig, KmsConfig
+from sds_server.config.kms import KekConfig, KmsConfig
 from sds_server.keys.kms import Kms
 
 

@@ -11,7 +11,7 @@ from acme_engine.solver import Http01Solver, Solver, Solvers, TokenStore
 from acme_engine.tls_alpn01 import TlsAlpn01Solver
 from acme_engine.webroot import Webroot
 from sds_server.clock import Clock
-from sds_server.config_dns import preferred
+from sds_server.config.dns import preferred
 from sds_server.crashpoint import crashpoint
 from sds_server.inventory.challenge_values import RotationValues
 from sds_server.inventory.database import Database

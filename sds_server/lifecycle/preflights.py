@@ -9,7 +9,7 @@ from typing import Final
 from acme_engine.dns.zones import Zones
 from acme_engine.errors import AcmeError
 from acme_engine.preflight import Ca, Finding, Question, Verdict, examine, may_issue
-from sds_server.config_dns import preferred
+from sds_server.config.dns import preferred
 from sds_server.errors import CallerError, NotFound
 from sds_server.inventory import secrets
 from sds_server.inventory.database import Database

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from aiohttp import hdrs, web
 
-from sds_server.config_values import Listen
+from sds_server.config.values import Listen
 from sds_server.errors import Unavailable
 from sds_server.xds import codec
 from sds_server.xds.caller import Caller, Door, Ended, Status

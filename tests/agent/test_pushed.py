@@ -16,7 +16,7 @@ from sds_server.agent.files import CredentialFiles
 from sds_server.agent.pair import Bundle
 from sds_server.agent.pushed import Endpoint, Pushable
 from sds_server.clock import SystemClock
-from sds_server.config_values import Listen
+from sds_server.config.values import Listen
 from sds_server.credentials import caller_context
 from sds_server.errors import Unavailable
 from sds_server.model import TargetKind

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from sds_server.assembly import WORKERS
 from sds_server.lifecycle.patience import AWAY_PAUSE
-from sds_server.parts import WORKERS
 from tests.support import pebble as pebbles
 from tests.support.ca_front import CaFront
 from tests.support.control_plane import ControlPlane, dsn, until

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from sds_server import app, config
+from sds_server import app
+from sds_server.config import certvoy_yaml as config
 from sds_server.errors import Unavailable
 from sds_server.keys import providers
 from sds_server.keys.local import LocalKms

@@ -15,7 +15,7 @@ import yaml
 from sds_server import memory
 from sds_server.agent.files import CredentialFiles
 from sds_server.cli.responder import command as responder_command
-from sds_server.config import load
+from sds_server.config.certvoy_yaml import load
 from sds_server.programs.child import Child, free_port
 from tests.support.control_plane import HOST, ControlPlane, dsn, until
 from tests.support.pages import blocks

@@ -6,7 +6,7 @@ import json
 import pytest
 import yaml
 
-from sds_server.config import load
+from sds_server.config.certvoy_yaml import load
 from sds_server.errors import ConfigError
 from sds_server.programs.child import free_port
 from tests.support import pebble

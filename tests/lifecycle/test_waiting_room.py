@@ -9,6 +9,7 @@ import pytest
 
 from acme_engine.dns01 import Mode, Propagation
 from acme_engine.messages import Challenge, Identifier
+from sds_server.assembly import WORKERS
 from sds_server.errors import Unavailable
 from sds_server.inventory import declarations
 from sds_server.lifecycle import worker as workers
@@ -16,7 +17,6 @@ from sds_server.lifecycle.challenges import Challenges, Dns
 from sds_server.lifecycle.patience import Patience
 from sds_server.lifecycle.waiting_room import WaitingRoom
 from sds_server.lifecycle.worker import Worker
-from sds_server.parts import WORKERS
 from tests.lifecycle.test_worker import ISSUER, Directory, FakeAccounts, FakeCa
 from tests.support.clocks import TurnedClock
 from tests.support.dns_memory import MemoryDns

@@ -19,7 +19,7 @@ from sds_server.admin.server import AdminServer, Ports
 from sds_server.admin.services import Check, Services
 from sds_server.admin.table import ROUTES
 from sds_server.clock import Clock, SystemClock
-from sds_server.config_values import Listen
+from sds_server.config.values import Listen
 from sds_server.credentials import Files, HttpsTls
 from sds_server.identity import Grant
 from sds_server.inventory import api_tokens, deployment

@@ -19,7 +19,7 @@ from sds_server.agent.installers.installer import Rejected
 from sds_server.agent.pair import Bundle, judge
 from sds_server.agent.pushed import Endpoint, Pushable
 from sds_server.clock import SystemClock
-from sds_server.config_values import Listen
+from sds_server.config.values import Listen
 from sds_server.inventory import deployment
 from sds_server.inventory.database import Database
 from sds_server.inventory.proxies import GrantedName

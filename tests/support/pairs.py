@@ -11,8 +11,8 @@ from acme_engine.hidden import Hidden
 from sds_server.agent.installers.installer import CHAIN, COMBINED, KEY, Placed
 from sds_server.agent.pair import Bundle, Pair, judge
 from sds_server.agent.versions import CURRENT, Versions
-from sds_server.config_file import Model
-from sds_server.config_values import File
+from sds_server.config.file import Model
+from sds_server.config.values import File
 from tests.support import pki
 
 DOMAIN = "www.example.test"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sds_server.audit_actions import ACTIONS, NAMES
+from sds_server.audit.actions import ACTIONS, NAMES
 from sds_server.inventory import audit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,14 +61,14 @@ def _is_known(action: str) -> bool:
 def test_the_code_speaks_only_words_of_the_table():
     strays = {name: places for name, places in SPOKEN.items() if not _is_known(name)}
 
-    assert {} == strays, "give it a line in sds_server/audit_actions.py"
+    assert {} == strays, "give it a line in sds_server/audit/actions.py"
 
 
 def test_the_table_has_no_word_that_nobody_speaks():
     put_together = tuple(name[:-1] for name in SPOKEN if name.endswith("*"))
     unspoken = {name for name in NAMES - WORDS if not name.startswith(put_together)}
 
-    assert set() == unspoken, "cross it out in sds_server/audit_actions.py"
+    assert set() == unspoken, "cross it out in sds_server/audit/actions.py"
 
 
 def test_each_word_stands_once_in_dotted_lower_case():

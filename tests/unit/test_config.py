@@ -8,8 +8,8 @@ import pytest
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from sds_server.config import load
-from sds_server.config_values import Duration, KeyFile, Listen, spelt
+from sds_server.config.certvoy_yaml import load
+from sds_server.config.values import Duration, KeyFile, Listen, spelt
 from sds_server.errors import ConfigError
 from sds_server.limits import OFF, PRESETS, Counted
 from sds_server.model import KeyType, Kind, Proof, key_path

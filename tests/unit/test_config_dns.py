@@ -4,8 +4,8 @@ import pytest
 
 from acme_engine.dns.table import PROVIDERS
 from acme_engine.dns01 import LIMIT_S, Mode
-from sds_server.config import load
-from sds_server.config_dns import MODELS, DnsConfig, preferred
+from sds_server.config.certvoy_yaml import load
+from sds_server.config.dns import MODELS, DnsConfig, preferred
 from sds_server.errors import ConfigError
 
 SECRET = "c2VjcmV0LXNlY3JldA=="

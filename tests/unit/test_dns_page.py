@@ -6,7 +6,7 @@ import textwrap
 import pytest
 
 from acme_engine.dns.table import PROVIDERS, provider_of
-from sds_server.config import load
+from sds_server.config.certvoy_yaml import load
 from tests.support.dns_apis import AcmeDns
 from tests.support.pages import DOCS, blocks
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from sds_server.cli.main import certvoy
-from sds_server.config import load
+from sds_server.config.certvoy_yaml import load
 from sds_server.lifecycle.states import TRANSITIONS, Event
 from sds_server.model import CertificateStatus, Kind
 

@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from sds_server.config import load
+from sds_server.config.certvoy_yaml import load
 from sds_server.keys.providers import PROVIDERS
 from tests.support.openbao import POLICY
 from tests.support.pages import DOCS, blocks

@@ -16,7 +16,7 @@ KNOWN = {
     "sds_server/agent/delivery.py": 1,  # into the file that the program reads
     "sds_server/agent/installers/traefik.py": 1,
     "sds_server/agent/pair.py": 2,  # to the gate; chain and key in one
-    "sds_server/config_dns.py": 2,  # to a provider of DNS; checked
+    "sds_server/config/dns.py": 2,  # to a provider of DNS; checked
     "sds_server/credentials.py": 3,  # our own key: checked, to gRPC, to OpenSSL
     "sds_server/keys/kms.py": 1,  # a DEK opens its envelope
     "sds_server/keys/vault.py": 1,  # into a request's header

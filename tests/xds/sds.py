@@ -8,7 +8,7 @@ from random import Random
 import grpc
 
 from sds_server.clock import SystemClock
-from sds_server.config_values import Listen
+from sds_server.config.values import Listen
 from sds_server.credentials import Files, HttpsTls, server_credentials
 from sds_server.identity import Grant, Grants, Trust
 from sds_server.xds import codec

@@ -19,7 +19,7 @@ from envoy.service.discovery.v3 import discovery_pb2 as pb
 from google.protobuf.json_format import ParseDict
 from structlog.testing import capture_logs
 
-from sds_server.config_values import Listen
+from sds_server.config.values import Listen
 from sds_server.errors import Unavailable
 from sds_server.identity import Grant, Grants, Trust
 from sds_server.xds import codec, rest

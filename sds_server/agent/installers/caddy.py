@@ -15,10 +15,10 @@ from pydantic import AfterValidator
 from sds_server.agent import command
 from sds_server.agent.installers.installer import PROGRAM_TIMEOUT, NotRunning, Placed, Rejected
 from sds_server.agent.pair import Pair
-from sds_server.config_file import Model
-from sds_server.config_values import Duration, Some, Wrong, http_url
+from sds_server.config.file import Model
+from sds_server.config.values import Duration, Some, Wrong, http_url
+from sds_server.config.yaml_lines import shown
 from sds_server.model import TargetKind
-from sds_server.yaml_lines import shown
 
 UNIX: Final = "unix/"
 """How Caddy writes the address of a Unix socket; its path follows."""

@@ -5,8 +5,8 @@ from typing import Final
 from sds_server.agent import command
 from sds_server.agent.installers.installer import PROGRAM_TIMEOUT, Placed, Rejected
 from sds_server.agent.pair import Pair
-from sds_server.config_file import Model
-from sds_server.config_values import Duration, Some
+from sds_server.config.file import Model
+from sds_server.config.values import Duration, Some
 from sds_server.model import TargetKind
 
 

@@ -17,8 +17,8 @@ from sds_server.agent.installers.haproxy_socket import RuntimeApi
 from sds_server.agent.installers.installer import PROGRAM_TIMEOUT, NotRunning, Placed, Rejected
 from sds_server.agent.installers.master import tell
 from sds_server.agent.pair import Pair
-from sds_server.config_file import Model
-from sds_server.config_values import Duration, FilePath, Some, Wrong
+from sds_server.config.file import Model
+from sds_server.config.values import Duration, FilePath, Some, Wrong
 from sds_server.model import TargetKind
 
 CRT_LIST_MAX: Final = 16 * 1024 * 1024

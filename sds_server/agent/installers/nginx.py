@@ -9,8 +9,8 @@ from sds_server.agent import command
 from sds_server.agent.installers.installer import PROGRAM_TIMEOUT, NotRunning, Placed, Rejected
 from sds_server.agent.installers.master import tell
 from sds_server.agent.pair import Pair
-from sds_server.config_file import Model
-from sds_server.config_values import Duration, FilePath, Some
+from sds_server.config.file import Model
+from sds_server.config.values import Duration, FilePath, Some
 from sds_server.model import TargetKind
 
 _ABSENT: Final = ("invalid PID number", ".pid", "(3: No such process)")

@@ -9,7 +9,7 @@ from sds_server.agent.installers.haproxy import HAProxy, HAProxySettings
 from sds_server.agent.installers.installer import Installer
 from sds_server.agent.installers.nginx import Nginx, NginxSettings
 from sds_server.agent.installers.traefik import Traefik, TraefikSettings
-from sds_server.config_file import Model
+from sds_server.config.file import Model
 
 INSTALLERS: Final[Mapping[type[Model], Callable[[Any], Installer]]] = {
     NginxSettings: Nginx,

@@ -20,8 +20,8 @@ from pydantic import AfterValidator
 
 from sds_server.agent.installers.installer import NotRunning, Placed, Rejected
 from sds_server.agent.pair import Pair
-from sds_server.config_file import Model
-from sds_server.config_values import Duration, FilePath, HttpUrl, Wrong
+from sds_server.config.file import Model
+from sds_server.config.values import Duration, FilePath, HttpUrl, Wrong
 from sds_server.model import TargetKind
 
 MARK: Final = "# Written by certvoy agent, and written anew for each certificate.\n"

@@ -26,9 +26,9 @@ from acme_engine.dns import checks
 from acme_engine.dns.table import PROVIDERS, Registration, Setting
 from acme_engine.errors import BadIdentifier
 from acme_engine.names import normalise
-from sds_server.config_file import Model
-from sds_server.config_values import Duration, File, Wrong, content_of
-from sds_server.yaml_lines import shown
+from sds_server.config.file import Model
+from sds_server.config.values import Duration, File, Wrong, content_of
+from sds_server.config.yaml_lines import shown
 
 ChallengeType = Literal["http-01", "dns-01", "tls-alpn-01", "dns-persist-01"]
 

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from sds_server.config_file import Model
-from sds_server.config_values import Duration, ExistingFile, File, FilePath, Wrong
-from sds_server.yaml_lines import shown
+from sds_server.config.file import Model
+from sds_server.config.values import Duration, ExistingFile, File, FilePath, Wrong
+from sds_server.config.yaml_lines import shown
 
 ENVIRONMENT: Final = "CERTVOY_ENV"
 PRODUCTION: Final = "production"

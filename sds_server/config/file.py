@@ -10,9 +10,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from sds_server.config_values import File, Wrong, spelt
+from sds_server.config.values import File, Wrong, spelt
+from sds_server.config.yaml_lines import Place, Reader, dotted, problem, shown
 from sds_server.errors import ConfigError
-from sds_server.yaml_lines import Place, Reader, dotted, problem, shown
 
 
 class Model(BaseModel):

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Final
 
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
-from sds_server.config_values import Wrong, duration, spelt
+from sds_server.config.values import Wrong, duration, spelt
+from sds_server.config.yaml_lines import shown
 from sds_server.limits import PRESETS, Counted, Exempt, Limit, Preset
-from sds_server.yaml_lines import shown
 
 AUTO: Final = "auto"
 

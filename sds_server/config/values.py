@@ -18,8 +18,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Va
 
 from acme_engine.errors import BadIdentifier
 from acme_engine.names import normalise, normalise_any
+from sds_server.config.yaml_lines import shown
 from sds_server.model import SPKI, UPLOAD, UPLOADED, Identity, Proof, SecretName
-from sds_server.yaml_lines import shown
 
 EMBEDDED = "embedded"
 SECRET_NAME_BYTES_MAX = 512
