@@ -19,6 +19,7 @@ TABLES = [
 
 WATCH = """
 CREATE TABLE changed (xid xid8, tab text, op text);
+GRANT INSERT ON changed TO PUBLIC;  -- whoever makes the change, and a control plane is not the owner
 CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_TABLE_NAME = 'certrotation' AND TG_OP = 'UPDATE' THEN
