@@ -100,6 +100,10 @@ def test_named_pipe_is_refused(tmp_path):
     assert "not a regular file" in refusal(tmp_path / "kek")
 
 
+def test_directory_is_refused(tmp_path):
+    assert "not a regular file" in refusal(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "c2hvcnQ=\n", "no base64!\n", "A" * 88 + "\n"])
 def test_other_content_is_refused(path, text):
     LocalKms(path, create=True)
