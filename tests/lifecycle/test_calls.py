@@ -223,7 +223,7 @@ async def test_another_agent_is_an_impostor_too_and_is_named(agents, enroller, t
 async def test_a_certificate_of_our_own_that_is_no_agents_is_an_impostor(agents, enroller, tmp_path):
     made = await enroller.server_pair(["web-1.example.test"])
     (tmp_path / "own.pem").write_bytes(made.chain_pem)
-    (tmp_path / "own.key").write_bytes(made.key_pem)
+    (tmp_path / "own.key").write_bytes(made.key_pem.reveal())
     server = Answers()
     async with answering(server, (tmp_path / "own.pem", tmp_path / "own.key")) as url:
         failed = await failure(await agents(), url)

@@ -24,6 +24,12 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 EXPLAINED = "https://ca.example.test/incident/1"
 
 
+@pytest.fixture(autouse=True)
+def moment(monkeypatch):
+    """Days are counted from the test's beginning: a suite takes many minutes after a module was read."""
+    monkeypatch.setattr(f"{__name__}.NOW", datetime.now(UTC).replace(microsecond=0))
+
+
 def text(at):
     return f"{at:%FT%TZ}"
 
