@@ -72,6 +72,8 @@ WELL = {
     f'{BUCKET}"+Inf"}}': "0+100x200",
     f'{ROTATION}"rolling_out"}}': "0+60x200",
     'certvoy_kms_insecure{instance="a"}': "0x200",
+    'certvoy_sealed{instance="a"}': "0x200",
+    'certvoy_memory_scrub{instance="a"}': "1x200",
     'certvoy_clock_ahead_seconds{instance="a",issuer="le"}': "-1x200",
     'certvoy_audit_broken{instance="a"}': "0x200",
     'certvoy_audit_unsealed_seconds{instance="a"}': "1x200",
@@ -121,6 +123,8 @@ CASES = {
     "CertvoyAuditBroken": ({'certvoy_audit_broken{instance="a"}': "1x200"}, {"instance": "a"}),
     "CertvoyAuditUnsealed": ({'certvoy_audit_unsealed_seconds{instance="a"}': "0+60x200"}, {}),
     "CertvoySlowDelivery": ({f'{BUCKET}"0.1"}}': "0x200"}, {}),
+    "CertvoySealed": ({'certvoy_sealed{instance="a"}': "1x200"}, {"instance": "a"}),
+    "CertvoyMemoryKept": ({'certvoy_memory_scrub{instance="a"}': "0x200"}, {"instance": "a"}),
     "CertvoyTrialKek": ({'certvoy_kms_insecure{instance="a"}': "1x200"}, {"instance": "a"}),
 }
 
