@@ -100,8 +100,9 @@ def test_a_unit_keeps_keys_out_of_freed_memory_core_files_and_swap(file):
 def test_the_responder_is_shut_in_as_the_control_plane_is_but_for_its_port():
     """And it is handed the database's URL alone."""
     ours, answers = unit(), unit(RESPONDER)
-    told = {"Description", "ExecStart", "LoadCredential", "Restart", "CapabilityBoundingSet"}
-    only = {"StateDirectory", "StateDirectoryMode", "LimitNOFILE", "TimeoutStartSec", "TimeoutStopSec"}
+    told = {"Description", "ExecStart", "LoadCredential", "Restart", "CapabilityBoundingSet", "LimitNOFILE"}
+    only = {"StateDirectory", "StateDirectoryMode", "TimeoutStartSec", "TimeoutStopSec"}
+    only |= {"Environment", "MemorySwapMax"}  # of who has keys in its memory
 
     assert {"AmbientCapabilities", "InaccessiblePaths"} == set(answers) - set(ours)
     assert only | {"ExecReload"} == set(ours) - set(answers)
