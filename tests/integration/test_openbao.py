@@ -85,7 +85,7 @@ async def test_a_key_that_is_not_there_is_named(bao, tmp_path):
 
 async def test_a_revoked_token_is_had_anew_by_its_role(bao, by_role):
     wrapped = await by_role.wrap(DEK, CONTEXT)
-    await bao.ask("POST", "auth/token/revoke", {"token": await by_role._tokens.get()})
+    await bao.ask("POST", "auth/token/revoke", {"token": (await by_role._tokens.get()).reveal()})
 
     assert DEK == await unwrap(by_role, wrapped)
 
