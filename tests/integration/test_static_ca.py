@@ -89,10 +89,13 @@ def paused(sql, planes):
     return everywhere
 
 
-def disorder(front, due):
-    """By how many places the worst order came too early or too late."""
-    came = [visit.names[0] for visit in front.orders]
-    return max(abs(came.index(name) - place) for place, name in enumerate(due))
+def disorder(front, due, tried):
+    """By how many places the worst order came too early or late; without those that were ``tried`` in vain.
+
+    Who was told that the CA is away comes back in its own time: behind the others, where these are quick.
+    """
+    came = [visit.names[0] for visit in front.orders if visit.names[0] not in tried]
+    return max(abs(came.index(name) - place) for place, name in enumerate(n for n in due if n not in tried))
 
 
 async def test_what_is_due_waits_for_a_ca_that_is_away_and_then_goes_on_in_its_order(planes, front, due, sql):
@@ -102,7 +105,8 @@ async def test_what_is_due_waits_for_a_ca_that_is_away_and_then_goes_on_in_its_o
     # For two looks, and more: neither storms nor failures come of it.
     await asyncio.sleep(60 if LONG else 2.5 * AWAY_PAUSE.total_seconds())
     attempts = await sql.fetchval("SELECT max(attempts) FROM certrotation WHERE completed_at IS NULL")
-    failures = await sql.fetchval("SELECT count(*) FROM certaudit WHERE action = 'rotation.failed'")
+    failed = await sql.fetch("SELECT subject FROM certaudit WHERE action = 'rotation.failed'")
+    tried = {f"{row['subject']}.example.test" for row in failed}
     await front.open()
     began = time.monotonic()
 
@@ -119,17 +123,17 @@ async def test_what_is_due_waits_for_a_ca_that_is_away_and_then_goes_on_in_its_o
         f"CA away with {DUE} renewals due, {REPLICAS} replicas",
         resumed=f"{resumed_s:.1f} s",
         drained=f"{drained_s:.1f} s",
-        disorder=disorder(front, due),
+        disorder=disorder(front, due, tried),
         most_in_flight=front.most_in_flight,
         busiest_second=front.busiest_second(),
-        failures=failures,
+        failures=len(failed),
     )
     assert resumed_s < HEALED_WITHIN_S + SLOW_MACHINE_S
     assert 0 == attempts
-    assert failures <= TOGETHER
+    assert len(failed) <= TOGETHER
     assert DUE == len(front.orders)
     # Four at once for one registered domain: who finds no place comes back behind some that were due later.
-    assert disorder(front, due) <= 3 * TOGETHER
+    assert disorder(front, due, tried) <= 3 * TOGETHER
     assert front.most_in_flight <= TOGETHER + REPLICAS
     assert {"ok"} == states
 
