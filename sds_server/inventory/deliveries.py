@@ -166,10 +166,12 @@ async def deny(database: Database, denials: Mapping[Identity, Deeds], *, actor: 
 
 async def target_of(tx: Transaction, identity: Identity, node_id: str, kind: TargetKind) -> TargetId | None:
     """Return the peer's Target: known, waiting for it, or made now; None: the identity has too many."""
-    known = await tx.value("target_of_peer", identity, node_id)
-    if known is None:
-        known = await tx.value("bind_target", identity, node_id)
+    known = None
+    # Twice: whoever registers or sees it in this very moment has the name, and then it is theirs.
     for name in (node_id, f"{node_id} ({identity})"):
-        if known is None:
-            known = await tx.value("see_target", identity, node_id, name, SEEN_TARGETS_PER_IDENTITY, kind)
+        known = known or await tx.value("target_of_peer", identity, node_id)
+        known = known or await tx.value("bind_target", identity, node_id)
+        known = known or await tx.value(
+            "see_target", identity, node_id, name, SEEN_TARGETS_PER_IDENTITY, kind
+        )
     return None if known is None else TargetId(known)

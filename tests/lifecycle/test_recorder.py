@@ -1,10 +1,13 @@
 """The recorder: what the streams tell is merged, kept while the database is down, and written once."""
 
+import asyncio
 import json
 import sys
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
+import asyncpg
 import pytest
 
 from sds_server.clock import SystemClock
@@ -19,6 +22,7 @@ from sds_server.xds.caller import Denied
 from sds_server.xds.catalog import Resource
 from sds_server.xds.service import PeerNode
 from tests.support.clocks import TurnedClock
+from tests.support.control_plane import until
 from tests.support.databases import turn_clock
 from tests.support.fakes import CuttableDatabase
 from tests.support.roll_outs import confirm
@@ -163,6 +167,29 @@ async def test_what_comes_together_is_written_as_one_row(recorder, declared, dat
 
     assert (2, 1, None, None) == await delivery(database)
     assert 1 == await sql.fetchval("SELECT count(*) FROM delivery")
+
+
+async def test_who_is_registered_as_it_is_first_seen_is_one_target(
+    recorder, declared, database, sql, connect
+):
+    recorder.sent(EDGE, resource(1))
+    registering = await asyncpg.connect(**connect)
+    async with registering.transaction():
+        await registering.execute(
+            "INSERT INTO target (name, identity, probe, registered, vouched)"
+            " VALUES ('edge-1', $1, '127.0.0.1:1', true, true)",
+            EDGE.identity,
+        )
+        step = asyncio.create_task(recorder.step())
+        await until(
+            partial(sql.fetchval, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        )
+    await step
+    await registering.close()
+
+    assert [("edge-1", "edge-1", True)] == [
+        (row["name"], row["node_id"], row["registered"]) for row in await sql.fetch("SELECT * FROM target")
+    ]
 
 
 async def test_what_was_written_is_not_written_again(recorder, declared, sql):
