@@ -131,7 +131,8 @@ async def test_what_somebody_else_loads_meanwhile_is_not_undone(started, issuer,
                 pair = issuer.next()
                 at = place(pairs, pair)
                 await installs.load(pair, at)
-                assert pair.fingerprint == await served(proxy)
+                # Once more for a connection that ended with the operator's configuration before.
+                assert pair.fingerprint == (await served(proxy) or await served(proxy))
 
         await asyncio.gather(operator(), agent())
 
