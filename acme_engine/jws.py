@@ -5,10 +5,13 @@ finds odd is changed ("AB" becomes "AA") or refused. A nonce is the server's own
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from acme.jws import JWS as Jws  # noqa: N811 - named as other classes are
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from josepy import b64, jwa, jwk
 from josepy.util import ComparableECKey, ComparableRSAKey
 
@@ -16,7 +19,9 @@ from acme_engine.errors import Misconfigured
 from acme_engine.hidden import Hidden
 from acme_engine.keys import PrivateKey
 
-_ES = {"secp256r1": jwa.ES256, "secp384r1": jwa.ES384}
+_ES = {"secp256r1": ("ES256", hashes.SHA256(), 32), "secp384r1": ("ES384", hashes.SHA384(), 48)}
+"""Of a curve: the algorithm, its hash, and how many bytes each of the signature's two numbers has."""
+
 _HS = {"HS256": jwa.HS256, "HS384": jwa.HS384, "HS512": jwa.HS512}
 
 
@@ -40,13 +45,13 @@ class Signer:
             if key.curve.name not in _ES:
                 raise Misconfigured(f"an account key on curve {key.curve.name}: use P-256, P-384 or RSA")
             self._jwk: jwk.JWK = jwk.JWKEC(key=ComparableECKey(key))
-            self._algorithm = _ES[key.curve.name]
+            self._algorithm, self._sign = _ES[key.curve.name][0], _by_ecdsa(key)
         elif isinstance(key, ed25519.Ed25519PrivateKey):
             raise Misconfigured("an account key on Ed25519: use P-256, P-384 or RSA")
         else:
             self._jwk = jwk.JWKRSA(key=ComparableRSAKey(key))
-            self._algorithm = jwa.RS256
-        self._thumbprint = b64.b64encode(self._jwk.thumbprint()).decode("ascii")
+            self._algorithm, self._sign = "RS256", _by_rsa(key)
+        self._thumbprint = _b64(self._jwk.thumbprint())
 
     def sign(self, payload: bytes, *, url: str, nonce: str, account_url: str | None) -> bytes:
         """Return the body of one request: a flattened JWS, as JSON.
@@ -54,21 +59,18 @@ class Signer:
         The account's URL goes in as ``kid``; only without one, for newAccount, the public key itself:
         "the "jwk" and "kid" fields are mutually exclusive".
         """
-        header: dict[str, object] = {"alg": self._algorithm.name, "nonce": nonce, "url": url}
+        header: dict[str, object] = {"alg": self._algorithm, "nonce": nonce, "url": url}
         if account_url is None:
             header["jwk"] = self.public_jwk
         else:
             header["kid"] = account_url
-        protected = b64.b64encode(json.dumps(header).encode())
-        content = b64.b64encode(payload)
-        signature = b64.b64encode(self._algorithm.sign(self._jwk.key, protected + b"." + content))
-        return json.dumps(
-            {
-                "protected": protected.decode("ascii"),
-                "payload": content.decode("ascii"),
-                "signature": signature.decode("ascii"),
-            }
-        ).encode()
+        return json.dumps(self._signed(header, payload)).encode()
+
+    def _signed(self, header: dict[str, object], payload: bytes) -> dict[str, object]:
+        """Return a flattened JWS (RFC 7515 section 7.2.2)."""
+        protected, content = _b64(json.dumps(header).encode()), _b64(payload)
+        signature = _b64(self._sign(f"{protected}.{content}".encode("ascii")))
+        return {"protected": protected, "payload": content, "signature": signature}
 
     @property
     def public_jwk(self) -> dict[str, object]:
@@ -82,15 +84,7 @@ class Signer:
         The inner JWS: signed by the new key, which it shows, and without a nonce.
         """
         content = json.dumps({"account": account_url, "oldKey": old.public_jwk}).encode()
-        header = {"alg": self._algorithm.name, "jwk": self.public_jwk, "url": url}
-        protected = b64.b64encode(json.dumps(header).encode())
-        payload = b64.b64encode(content)
-        signature = b64.b64encode(self._algorithm.sign(self._jwk.key, protected + b"." + payload))
-        return {
-            "protected": protected.decode("ascii"),
-            "payload": payload.decode("ascii"),
-            "signature": signature.decode("ascii"),
-        }
+        return self._signed({"alg": self._algorithm, "jwk": self.public_jwk, "url": url}, content)
 
     def bind(self, eab: Eab, *, url: str) -> dict[str, object]:
         """Return ``externalAccountBinding``: our public key, signed with the CA's MAC key."""
@@ -110,3 +104,22 @@ class Signer:
     def key_authorization(self, token: str) -> str:
         """Return the token with our key's thumbprint (section 8.1)."""
         return f"{token}.{self._thumbprint}"
+
+
+def _by_ecdsa(key: ec.EllipticCurvePrivateKey) -> Callable[[bytes], bytes]:
+    _, digest, size = _ES[key.curve.name]
+    algorithm = ec.ECDSA(digest)
+
+    def sign(content: bytes) -> bytes:
+        r, s = decode_dss_signature(key.sign(content, algorithm))
+        return r.to_bytes(size, "big") + s.to_bytes(size, "big")  # RFC 7518 section 3.4
+
+    return sign
+
+
+def _by_rsa(key: rsa.RSAPrivateKey) -> Callable[[bytes], bytes]:
+    return lambda content: key.sign(content, padding.PKCS1v15(), hashes.SHA256())
+
+
+def _b64(data: bytes) -> str:
+    return b64.b64encode(data).decode("ascii")

@@ -35,6 +35,7 @@ class Lookup:
 
     def __init__(self, store: TokenReader) -> None:
         self._store = store
+        self._batches = store if isinstance(store, BatchReader) else None
         self._running: dict[str, asyncio.Task[str | None]] = {}
         self._unknown: OrderedDict[str, float] = OrderedDict()
         self._misses_left = MISS_BURST
@@ -67,8 +68,8 @@ class Lookup:
         now = asyncio.get_running_loop().time()
         if self._unknown.get(token, 0.0) > now:
             return None
-        if isinstance(self._store, BatchReader):
-            return self._remember(token, await self._in_a_batch(token, self._store))
+        if self._batches is not None:
+            return self._remember(token, await self._in_a_batch(token, self._batches))
         self._misses_left = min(MISS_BURST, self._misses_left + (now - self._filled_at) * MISSES_PER_S)
         self._filled_at = now
         if self._misses_left < 1:
