@@ -23,6 +23,7 @@ from acme_engine.errors import (
 )
 from acme_engine.jws import Eab, Signer
 from acme_engine.keys import PrivateKey
+from acme_engine.looks import Habits
 from acme_engine.messages import (
     Account,
     Authorization,
@@ -91,6 +92,7 @@ class Client:
         self.account_url = account_url
         self.clock = clock
         self.sleep = sleep
+        self.habits = Habits()
         self._directory_url = directory_url
         self._directory: Directory | None = None
         self._reading = asyncio.Lock()
@@ -120,6 +122,8 @@ class Client:
 
     async def directory(self) -> Directory:
         """Return the CA's directory, read once (section 7.1.1)."""
+        if self._directory is not None:
+            return self._directory
         async with self._reading:
             if self._directory is None:
                 reply = await self._transport.get(self._directory_url)

@@ -37,6 +37,7 @@ from acme_engine.errors import (
     Unfinished,
     Unreachable,
 )
+from acme_engine.looks import Wait
 from acme_engine.messages import Authorization, Challenge, Identifier, Order
 from acme_engine.ordering import NO_TERMS, Admit, Terms, freely, place
 from acme_engine.solver import Solver, Solvers
@@ -44,11 +45,10 @@ from acme_engine.solver import Solver, Solvers
 PARALLEL = 8
 """Requests of one order in flight: many names must not spend a CA's limit per second."""
 
-MAX_ANSWERS = 3
-"""How often a challenge is answered that the CA leaves pending with an error (Caddy and step-ca do)."""
+ANSWER_AGAIN_S = (0.4, 1.0)
+"""Before a challenge is answered again that the CA leaves pending with an error (Caddy and step-ca do)."""
 
-POLLS_S = (0.1, 0.4, 1.0, 2.0, 5.0)
-"""Before each look at what is under way, where the CA does not say by Retry-After; the last one repeats."""
+MAX_ANSWERS = 1 + len(ANSWER_AGAIN_S)
 
 CLEANUP_TIMEOUT_S = 10.0
 
@@ -170,10 +170,10 @@ class _Issuance:
 
     async def run(self, order_url: str | None) -> chains.Chain:
         order = await (self._order() if order_url is None else self._resume(order_url))
-        polls = 0
+        wait = Wait(self._client.habits.issuance)
         while True:
             if order.status != self._state:
-                polls = 0
+                wait.done()
             self._note(order)
             match order.status:
                 case "pending":
@@ -183,18 +183,17 @@ class _Issuance:
                         order = replace(order, status="ready")
                     else:
                         # Authorizations may all be valid, and the order still on its way to "ready".
-                        await self._wait(polls, order.retry_after)
+                        await self._pause(wait, order.retry_after)
                         order = await self._client.order(order.url)
                 case "ready":
-                    order = await self._finalize(order, polls)
+                    order = await self._finalize(order, wait)
                 case "valid":
                     return await self._download(order)
                 case "invalid":
                     raise await self._failure(order)
                 case _:  # "processing", or a state of tomorrow: both are waited for
-                    await self._wait(polls, order.retry_after)
+                    await self._pause(wait, order.retry_after)
                     order = await self._client.order(order.url)
-            polls += 1
 
     def unfinished(self, retry_after: timedelta | None = None) -> Unfinished:
         """Say where the order stands, for whoever resumes it."""
@@ -299,7 +298,7 @@ class _Issuance:
             # Still pending, with an error: the CA waits to be asked again once the cause is mended.
             self._on_step("challenge.refused", {"identifier": name, "problem": str(last)})
             if answers < MAX_ANSWERS:
-                await self._wait(answers, authorization.retry_after)
+                await self._wait(ANSWER_AGAIN_S[answers - 1], authorization.retry_after)
         return _naming(proof.authorization, last)
 
     async def _verdict(self, proof: _Proof, told: Challenge) -> tuple[Authorization, Problem | None]:
@@ -308,10 +307,9 @@ class _Issuance:
         ``told``: the challenge as the CA gave it back. It is hardly ever decided by then, and a look at once
         is a request for nothing. Who validates within the request (Caddy, step-ca) is not waited for.
         """
-        polls = 0
+        wait = Wait(self._client.habits.validation)
         if told.status == "processing" or (told.status == "pending" and told.error is None):
-            await self._wait(polls, told.retry_after)
-            polls = 1
+            await self._pause(wait, told.retry_after)
         while True:
             authorization = await self._client.authorization(proof.authorization.url)
             now = next((c for c in authorization.challenges if c.url == proof.challenge.url), None)
@@ -319,9 +317,9 @@ class _Issuance:
             # "processing" with an error is the server's own retry (RFC 8555 section 8.2): waited for.
             asks_again = error is not None and now is not None and now.status == "pending"
             if authorization.status != "pending" or asks_again:
+                wait.done()
                 return authorization, error
-            await self._wait(polls, authorization.retry_after)
-            polls += 1
+            await self._pause(wait, authorization.retry_after)
 
     async def _cleanup(self, proofs: Sequence[_Proof]) -> None:
         """Take every answer away. What fails here is told and left to its time limit: it decides nothing."""
@@ -337,7 +335,7 @@ class _Issuance:
 
         await _together(one, proofs)
 
-    async def _finalize(self, order: Order, polls: int) -> Order:
+    async def _finalize(self, order: Order, wait: Wait) -> Order:
         await self._journal.finalizing()
         self._on_step("order.finalizing", {"order": order.url})
         try:
@@ -346,7 +344,7 @@ class _Issuance:
             # Whether the CA acted, or found the order not ready after all: only the order itself knows.
             if isinstance(e, Refused) and not _undecided(e.problem):
                 raise
-            await self._wait(polls, e.retry_after)
+            await self._pause(wait, e.retry_after)
             return await self._client.order(order.url)
 
     async def _download(self, order: Order) -> chains.Chain:
@@ -372,9 +370,11 @@ class _Issuance:
             problems.append(order.error)
         return OrderFailed("the order is invalid", order_url=order.url, problems=problems)
 
-    async def _wait(self, polls: int, retry_after: timedelta | None) -> None:
-        """Wait as long as the CA says, or as `POLLS_S` does; not at all for what is beyond our time."""
-        pause_s = POLLS_S[min(polls, len(POLLS_S) - 1)]
+    async def _pause(self, wait: Wait, retry_after: timedelta | None) -> None:
+        await self._wait(wait.pause_s(retry_after), retry_after)
+
+    async def _wait(self, pause_s: float, retry_after: timedelta | None) -> None:
+        """Wait so long, or as the CA says; not at all for what is beyond our time."""
         if retry_after is not None:
             pause_s = max(pause_s, retry_after.total_seconds())
         if pause_s > self._ends - asyncio.get_running_loop().time():

@@ -31,7 +31,7 @@ ORDERS: Final = 192
 
 ROUNDS: Final = 3
 AT_ONCE: Final = (1, 8, 32)
-FEW: Final = 12
+FEW: Final = 48
 LEGO_ORDERS: Final = 3
 LIBRARY_ORDERS: Final = 2
 
