@@ -19,29 +19,29 @@ import ipaddress
 import json
 import random
 import re
+import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import aiohttp
-from multidict import CIMultiDictProxy
+from multidict import CIMultiDict
 from yarl import URL
 
 from acme_engine import backoff
 from acme_engine.errors import BadReply, Misconfigured, Problem, Refused, Unreachable, Untrusted
+from acme_engine.http1 import Answer, Connections, TooLong
 from acme_engine.jws import Signer
 from acme_engine.pace import Pace
-from acme_engine.proxy import Proxy, proxy_for
+from acme_engine.proxy import proxy_for
 from acme_engine.trust import tls
 
-MAX_BODY = 1024 * 1024
-CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 45.0
 """For one sending, its answer's last byte included. A CA may think for half a minute over a finalize."""
 
@@ -57,7 +57,9 @@ BAD_NONCE_TRIES = 25
 
 MAX_NONCES = 32
 MAX_NONCE_LENGTH = 1024
-MAX_CONNECTIONS = 16
+
+_PATH = re.compile(r"[A-Za-z0-9_/=-]*")
+"""Below the origin, of what needs no parser: nearly all URLs of all CAs."""
 
 _NONCE = re.compile(r"[A-Za-z0-9_-]+")
 _NOT_NOW = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
@@ -95,7 +97,7 @@ class Reply:
 
     url: str
     status: int
-    headers: CIMultiDictProxy[str]
+    headers: CIMultiDict[str]
     body: bytes
     retry_after: timedelta | None
 
@@ -146,7 +148,10 @@ class Transport:
         who can keep others from asking too. ``on_date`` hears of each answer how far our clock is ahead.
         """
         self._origin = _checked(directory_url, allow_http=allow_http).origin()
-        self._user_agent = user_agent
+        self._root = f"{self._origin}/"
+        # Unasked, nobody compresses; a bomb that comes all the same is never opened.
+        self._headers = {"User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
+        self._signed_headers = {**self._headers, "Content-Type": "application/jose+json"}
         self._ca_file = ca_file
         self._clock = clock
         self._sleep = sleep
@@ -156,26 +161,22 @@ class Transport:
         self._pace = pace
         self._on_date = on_date
         self._nonces: deque[str] = deque(maxlen=MAX_NONCES)
-        self._session: aiohttp.ClientSession | None = None
-        self._proxy: Proxy | None = None
+        self._connections: Connections | None = None
 
     async def __aenter__(self) -> Self:
-        self._proxy = proxy_for(self._origin)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=tls(self._ca_file), limit=MAX_CONNECTIONS),
-            # Unasked, nobody compresses; a bomb that comes all the same is never opened.
-            headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity"},
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,  # `proxy_for` has read it
+        tls(self._ca_file)  # a file that cannot be used is said now
+        self._connections = Connections(
+            self._origin,
+            tls=partial(tls, self._ca_file) if self._origin.scheme == "https" else None,
+            proxy=proxy_for(self._origin),
         )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        if self._connections is not None:
+            await self._connections.close()
 
     async def get(self, url: str) -> Reply:
         """Read something that needs no signature: the directory.
@@ -263,49 +264,48 @@ class Transport:
         timeout_s: float = READ_TIMEOUT_S,
         resource: str | None = None,
     ) -> Reply:
-        if self._session is None:
-            raise RuntimeError("use the client in `async with`")
-        target = self._pinned(url)
-        headers = {"Content-Type": "application/jose+json"} if body is not None else {}
-        try:
-            if self._pace is not None:
-                await self._pace.turn(resource)
-            sent_at = self._clock()
-            async with self._session.request(
-                method,
-                target,
-                data=body,
-                headers=headers,
-                allow_redirects=False,
-                proxy=self._proxy.url if self._proxy else None,
-                proxy_headers=self._proxy.headers if self._proxy else None,
-                timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S),
-            ) as response:
-                content = await _read(response)
-        except aiohttp.ClientConnectorCertificateError as e:
-            raise Untrusted(f"{self._origin}: its TLS certificate does not verify: {_reason(e)}") from e
-        except TimeoutError as e:
-            raise Unreachable(f"{target}: no whole answer within {timeout_s:g} s") from e
-        except (aiohttp.ClientError, OSError) as e:
-            raise Unreachable(f"{target}: {_reason(e)}") from e
+        if self._pace is not None:
+            await self._pace.turn(resource)
+        sent_at = self._clock() if self._on_date is not None else None
+        answer = await self._ask(method, url, body, timeout_s)
         # No await from here to where the nonce is taken: who fetched one cannot lose it to another request.
-        self._keep_nonce(response.headers.getall("Replay-Nonce", []))
-        if self._on_date is not None:
-            ours = ahead(response.headers.get("Date"), sent_at=sent_at, heard_at=self._clock())
-            if ours is not None and "Age" not in response.headers:  # what a cache says is of another time
+        self._keep_nonce(answer.headers.getall("Replay-Nonce", []))
+        if self._on_date is not None and sent_at is not None:
+            ours = ahead(answer.headers.get("Date"), sent_at=sent_at, heard_at=self._clock())
+            if ours is not None and "Age" not in answer.headers:  # what a cache says is of another time
                 self._on_date(ours)
-        retry_after = parse_retry_after(response.headers.get("Retry-After"), now=self._clock())
-        if HTTPStatus(200) <= response.status < HTTPStatus.MULTIPLE_CHOICES:
-            return Reply(str(target), response.status, response.headers, content, retry_after)
-        if response.status < HTTPStatus.BAD_REQUEST:
+        said = answer.headers.get("Retry-After")
+        retry_after = parse_retry_after(said, now=self._clock()) if said is not None else None
+        if HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
+            return Reply(url, answer.status, answer.headers, bytes(answer.body), retry_after)
+        if answer.status < HTTPStatus.BAD_REQUEST:
             raise BadReply(
-                f"{target} redirects (status {response.status}): not followed",
+                f"{url} redirects (status {answer.status}): not followed",
                 hint="give the directory's final URL",
             )
-        raise Refused(f"{target} refused", _problem(response, content, retry_after))
+        raise Refused(f"{url} refused", _problem(answer, retry_after))
 
-    def _pinned(self, url: str) -> URL:
-        """Refuse a URL that leads away from the CA: it would make us its tool."""
+    async def _ask(self, method: str, url: str, body: bytes | None, timeout_s: float) -> Answer:
+        if self._connections is None:
+            raise RuntimeError("use the client in `async with`")
+        path = self._pinned(url)
+        headers = self._headers if body is None else self._signed_headers
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._connections.exchange(method, path, headers, body)
+        except TooLong as e:
+            raise BadReply(f"{url} answered {e}") from e
+        except ssl.SSLCertVerificationError as e:
+            raise Untrusted(f"{self._origin}: its TLS certificate does not verify: {_reason(e)}") from e
+        except TimeoutError as e:
+            raise Unreachable(f"{url}: no whole answer within {timeout_s:g} s") from e
+        except OSError as e:
+            raise Unreachable(f"{url}: {_reason(e)}") from e
+
+    def _pinned(self, url: str) -> str:
+        """Return the path of a URL, or refuse one that leads away from the CA: it would make us its tool."""
+        if url.startswith(self._root) and _PATH.fullmatch(url, len(self._root)):
+            return url[len(self._root) - 1 :]
         try:
             target = URL(url)
             same = target.absolute and target.origin() == self._origin
@@ -313,7 +313,7 @@ class Transport:
             raise BadReply(f"the CA gave {url[:200]!r}, which is not a URL") from e
         if not same:
             raise BadReply(f"the CA at {self._origin} sent us elsewhere: {url[:200]!r}")
-        return target
+        return target.raw_path_qs
 
     def _keep_nonce(self, nonces: list[str]) -> None:
         """Keep it as it is: "Clients MUST ignore invalid Replay-Nonce values" (section 6.5.1)."""
@@ -378,28 +378,16 @@ def _loopback(host: str) -> bool:
         return host == "localhost"
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    content = bytearray()
-    async for chunk in response.content.iter_any():
-        content += chunk
-        if len(content) > MAX_BODY:
-            response.close()  # not back into the pool: the rest of the body is still to come
-            raise BadReply(f"{response.url} answered with more than {MAX_BODY} bytes")
-    return bytes(content)
-
-
-def _problem(response: aiohttp.ClientResponse, content: bytes, retry_after: timedelta | None) -> Problem:
+def _problem(answer: Answer, retry_after: timedelta | None) -> Problem:
     """Keep the problem document whole; a body that is none (a proxy's page) is quoted as the detail."""
     try:
-        document = json.loads(content)
+        document = json.loads(answer.body)
     except (ValueError, RecursionError):
-        document = {"detail": content[:200].decode("utf-8", "replace").strip() or response.reason}
-    return Problem.of(
-        document, status=response.status, retry_after=retry_after, links=_links(response.headers)
-    )
+        document = {"detail": answer.body[:200].decode("utf-8", "replace").strip() or answer.reason}
+    return Problem.of(document, status=answer.status, retry_after=retry_after, links=_links(answer.headers))
 
 
-def _links(headers: CIMultiDictProxy[str]) -> Sequence[tuple[str, str]]:
+def _links(headers: CIMultiDict[str]) -> Sequence[tuple[str, str]]:
     return tuple((rel, url) for url, rel in _LINK.findall(", ".join(headers.getall("Link", []))))
 
 

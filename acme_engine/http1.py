@@ -1,0 +1,312 @@
+"""HTTP/1.1 (RFC 9112) to one origin: connections that are kept, and one exchange at a time on each.
+
+An order is seven small requests that wait for one another: what a client of all of HTTP does around each of
+them costs more than the rest of the order. This one does what a CA needs and no more: no redirects, cookies,
+compression or streams. Messages are read by llhttp, through httptools.
+
+The server is taken for hostile: what it sends is bounded, and a connection that says a byte more than its
+answer is not used again.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import httptools
+from multidict import CIMultiDict
+from yarl import URL
+
+from acme_engine.proxy import Proxy
+
+MAX_HEAD: Final = 64 * 1024
+MAX_BODY: Final = 1024 * 1024
+MAX_CONNECTIONS: Final = 16
+
+KEEP_S: Final = 15.0
+"""How long a connection waits for the next exchange. Servers wait longer: they cut none that we write on."""
+
+CONNECT_TIMEOUT_S: Final = 10.0
+HAPPY_EYEBALLS_S: Final = 0.25
+"""Before the next address is tried beside the first (RFC 8305 section 5)."""
+
+_OK: Final = 200
+
+
+class TooLong(Exception):
+    """An answer of more than `MAX_HEAD` or `MAX_BODY` bytes: cut off, and the connection with it."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """One response, whole."""
+
+    status: int = 0
+    reason: str = ""
+    headers: CIMultiDict[str] = field(default_factory=CIMultiDict)
+    body: bytearray = field(default_factory=bytearray)
+
+
+class Connections:
+    """The connections to one origin."""
+
+    def __init__(
+        self, origin: URL, *, tls: Callable[[], ssl.SSLContext] | None = None, proxy: Proxy | None = None
+    ) -> None:
+        """Connect to ``origin``, through ``proxy``; without ``tls``, asked at each connect, in the clear."""
+        self._origin = origin
+        self._host = origin.host_port_subcomponent or ""
+        self._tls = tls
+        self._proxy = proxy
+        self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._idle: list[_Connection] = []
+        self._all: set[_Connection] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+
+    async def exchange(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> Answer:
+        """Send one request, and return its answer; ``path`` is encoded, with its query.
+
+        Raises:
+            TooLong: the answer is longer than any CA's.
+            OSError: there is no answer, or not all of it; `ssl.SSLCertVerificationError` is one.
+        """
+        async with self._slots:
+            connection = self._idle.pop() if self._idle else await self._connect()
+            request = self._head(method, path, headers, body) + (body or b"")
+            answer = await connection.exchange(request, bodiless=method == "HEAD")
+            if connection.keeps:
+                self._keep(connection)
+            return answer
+
+    async def close(self) -> None:
+        """Cut all of them."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for connection in tuple(self._all):
+            connection.abort()
+        while self._all:
+            await asyncio.sleep(0)  # each ends within the loop's next turns
+
+    def _head(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
+        fields = {"Host": self._host, **headers}
+        if body is not None:
+            fields["Content-Length"] = str(len(body))
+        if self._proxy is None or self._tls is not None:
+            return _head(method, path, fields)
+        return _head(method, f"{self._origin}{path}", {**fields, **self._proxy.headers})  # it relays
+
+    def _keep(self, connection: "_Connection") -> None:
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle.append(connection)
+        if self._sweep is None:
+            self._sweep = loop.call_later(KEEP_S, self._close_old)
+
+    def _close_old(self) -> None:
+        """Close those that nobody needs; one timer for all costs less than one for each exchange."""
+        loop = asyncio.get_running_loop()
+        for connection in tuple(self._idle):
+            if connection.idle_since <= loop.time() - KEEP_S:
+                self._idle.remove(connection)
+                connection.close()
+        self._sweep = loop.call_at(self._idle[0].idle_since + KEEP_S, self._close_old) if self._idle else None
+
+    def _ended(self, connection: "_Connection") -> None:
+        self._all.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    async def _connect(self) -> "_Connection":
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S) as limit:
+                return await (self._direct() if self._proxy is None else self._through(self._proxy))
+        except TimeoutError as e:
+            if not limit.expired():
+                raise
+            raise ConnectionError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from e
+
+    async def _direct(self) -> "_Connection":
+        return await self._open(self._origin, tls=self._tls() if self._tls is not None else None)
+
+    async def _through(self, proxy: Proxy) -> "_Connection":
+        connection = await self._open(proxy.url)
+        if self._tls is not None:
+            try:
+                await self._tunnel(connection, proxy, self._tls())
+            except BaseException:
+                connection.abort()
+                raise
+        return connection
+
+    async def _open(self, to: URL, *, tls: ssl.SSLContext | None = None) -> "_Connection":
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: _Connection(self._ended),
+            to.raw_host or "",
+            to.port or 0,
+            ssl=tls,
+            happy_eyeballs_delay=HAPPY_EYEBALLS_S,
+        )
+        self._all.add(connection)
+        return connection
+
+    async def _tunnel(self, connection: "_Connection", proxy: Proxy, tls: ssl.SSLContext) -> None:
+        """Have the proxy connect us (RFC 9110 section 9.3.6)."""
+        to = f"{self._origin.host_subcomponent}:{self._origin.port}"
+        answer = await connection.exchange(_head("CONNECT", to, {"Host": to, **proxy.headers}), bodiless=True)
+        if answer.status != _OK:
+            raise ConnectionError(f"the proxy {proxy.url} refused: {answer.status} {answer.reason}")
+        await connection.encrypt(tls, server_hostname=self._origin.raw_host or "")
+
+
+def _head(method: str, target: str, fields: Mapping[str, str]) -> bytes:
+    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "\r\n"]).encode("ascii")
+
+
+class _Connection(asyncio.Protocol):
+    """One of them."""
+
+    def __init__(self, ended: "Callable[[_Connection], None]") -> None:
+        self._ended = ended
+        self._transport: asyncio.Transport
+        self._message: _Message | None = None
+        self.keeps = False
+        self.idle_since = 0.0
+
+    async def exchange(self, request: bytes, *, bodiless: bool) -> Answer:
+        """Send a request and wait for its answer; ``bodiless``: one that never has a body, as HEAD's."""
+        message = self._message = _Message(asyncio.get_running_loop().create_future(), bodiless=bodiless)
+        self.keeps = False
+        self._transport.write(request)
+        try:
+            answer = await message.whole
+        except BaseException:
+            self.abort()  # whatever still comes would be taken for the next request's answer
+            raise
+        self._message = None
+        self.keeps = message.keeps and not self._transport.is_closing()
+        if not self.keeps:
+            self.close()
+        return answer
+
+    async def encrypt(self, tls: ssl.SSLContext, *, server_hostname: str) -> None:
+        """Speak TLS from here on, with whom the proxy has connected us."""
+        transport = await asyncio.get_running_loop().start_tls(
+            self._transport, self, tls, server_hostname=server_hostname
+        )
+        assert transport is not None  # noqa: S101 - None is for servers
+        self._transport = transport
+
+    def close(self) -> None:
+        """End it in order."""
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Cut it at once."""
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a TCP client's transports are
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self._message is None:
+            self.abort()  # it speaks unasked
+        else:
+            self._message.feed(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._ended(self)
+        if self._message is not None:
+            self._message.end(error)
+
+
+class _Message:
+    """A response as it comes; methods that begin with ``on_`` are llhttp's calls."""
+
+    def __init__(self, whole: asyncio.Future[Answer], *, bodiless: bool) -> None:
+        self.whole = whole
+        self.keeps = False
+        self._answer = Answer()
+        self._bodiless = bodiless
+        self._size = 0
+        self._in_head = True
+        self._complete = False
+        self._parser = httptools.HttpResponseParser(self)
+
+    def feed(self, data: bytes) -> None:
+        """Take what has come."""
+        if self.whole.done():
+            self.keeps = False
+            return
+        self._size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as e:
+            self.keeps = False  # after the answer, too: what else is there is no answer to anything
+            if not self._complete:
+                self._fail(ConnectionError(f"it does not speak HTTP/1.1: {e}"))
+                return
+        if self._complete:
+            self.whole.set_result(self._answer)
+        elif self._in_head and self._size > MAX_HEAD:
+            self._fail(TooLong(f"with more than {MAX_HEAD} bytes before its body"))
+        elif len(self._answer.body) > MAX_BODY or self._size > 2 * (MAX_HEAD + MAX_BODY):
+            self._fail(TooLong(f"with more than {MAX_BODY} bytes"))
+
+    def end(self, error: Exception | None) -> None:
+        """Take it that no more will come: what says no length is complete with it (RFC 9112 section 6.3)."""
+        headers = self._answer.headers
+        if self.whole.done():
+            return
+        if (
+            error is None
+            and not self._in_head
+            and not {"Content-Length", "Transfer-Encoding"} & headers.keys()
+        ):
+            self.whole.set_result(self._answer)
+        else:
+            self._fail(error or ConnectionResetError("it hung up before the end of its answer"))
+
+    def _fail(self, error: Exception) -> None:
+        if not self.whole.done():
+            self.whole.set_exception(error)
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self.keeps = False
+
+    def on_status(self, reason: bytes) -> None:
+        if not self._complete:
+            self._answer.reason += reason.decode("latin-1")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head and not self._complete:  # what comes later is a trailer
+            self._answer.headers.add(name.decode("latin-1"), value.decode("latin-1"))
+
+    def on_headers_complete(self) -> None:
+        if self._complete:
+            return
+        self._in_head = False
+        self._answer.status = self._parser.get_status_code()
+        self.keeps = self._parser.should_keep_alive()
+        if self._bodiless and self._answer.status >= _OK:
+            # llhttp does not know what was asked, and would wait for a body that is not to come.
+            said = self._answer.headers.get("Connection", "").lower()
+            self.keeps = self._parser.get_http_version() == "1.1" and "close" not in said
+            self._complete = True
+
+    def on_body(self, body: bytes) -> None:
+        if self._complete:
+            self.keeps = False
+        else:
+            self._answer.body += body
+
+    def on_message_complete(self) -> None:
+        if self._answer.status < _OK:  # interim: the answer is still to come (RFC 9110 section 15.2)
+            self._answer, self._in_head = Answer(), True
+        else:
+            self._complete = True
