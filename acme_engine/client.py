@@ -1,7 +1,7 @@
 """One coroutine for each operation of the protocol (RFC 8555 section 7); the order of them is `issue`'s."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -61,8 +61,12 @@ async def answers(
         raise Unreachable(f"{directory_url}: no answer within {within_s:g} s") from e
 
 
+DIRECTORY_S = 300.0
+"""How soon what a CA changes in its directory counts, for a client that lives long."""
+
+
 class Client:
-    """An account at a CA. Used in ``async with``; many coroutines may share it."""
+    """An account at a CA. Used in ``async with``; many coroutines may share it, in one or each in its own."""
 
     def __init__(
         self,
@@ -80,6 +84,7 @@ class Client:
         hands_up_limits: bool = False,
         pace: Pace | None = None,
         on_date: transport.OnDate | None = None,
+        on_bad_nonce: Callable[[], None] | None = None,
     ) -> None:
         """Speak to the CA at ``directory_url``; nothing is sent yet.
 
@@ -87,7 +92,7 @@ class Client:
         ``account_url`` is what `register` returned before. ``allow_http`` is for tests, on loopback only.
         ``patience_s`` is how long a request is sent again in place. ``hands_up_limits``: what the CA says
         with a Retry-After is raised at once, for who can keep others from asking too. ``on_date`` hears of
-        each answer how far our clock is ahead of the CA's.
+        each answer how far our clock is ahead of the CA's, ``on_bad_nonce`` of each nonce that it refuses.
         """
         self.account_url = account_url
         self.clock = clock
@@ -95,6 +100,7 @@ class Client:
         self.habits = Habits()
         self._directory_url = directory_url
         self._directory: Directory | None = None
+        self._read_at = 0.0
         self._reading = asyncio.Lock()
         self._signer = Signer(account_key)
         self._transport = transport.Transport(
@@ -109,6 +115,7 @@ class Client:
             hands_up_limits=hands_up_limits,
             pace=pace,
             on_date=on_date,
+            on_bad_nonce=on_bad_nonce,
         )
 
     async def __aenter__(self) -> Self:
@@ -121,14 +128,20 @@ class Client:
         await self._transport.__aexit__(kind, error, trace)
 
     async def directory(self) -> Directory:
-        """Return the CA's directory, read once (section 7.1.1)."""
-        if self._directory is not None:
-            return self._directory
+        """Return the CA's directory, read once in `DIRECTORY_S` (section 7.1.1)."""
+        if (known := self._known()) is not None:
+            return known
         async with self._reading:
-            if self._directory is None:
-                reply = await self._transport.get(self._directory_url)
-                self._directory = Directory.parse(reply.json())
-        return self._directory
+            if (known := self._known()) is not None:
+                return known
+            reply = await self._transport.get(self._directory_url)
+            self._directory = Directory.parse(reply.json())
+            self._read_at = asyncio.get_running_loop().time()
+            return self._directory
+
+    def _known(self) -> Directory | None:
+        fresh = asyncio.get_running_loop().time() - self._read_at < DIRECTORY_S
+        return self._directory if fresh else None
 
     async def register(
         self, *, contact: Sequence[str] = (), terms_agreed: bool, eab: Eab | None = None

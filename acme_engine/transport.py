@@ -57,6 +57,8 @@ BAD_NONCE_TRIES = 25
 
 MAX_NONCES = 32
 MAX_NONCE_LENGTH = 1024
+NONCE_S = 300.0
+"""For how long a nonce is kept. Let's Encrypt's last for an hour and more."""
 
 _PATH = re.compile(r"[A-Za-z0-9_/=-]*")
 """Below the origin, of what needs no parser: nearly all URLs of all CAs."""
@@ -141,11 +143,13 @@ class Transport:
         hands_up_limits: bool = False,
         pace: Pace | None = None,
         on_date: OnDate | None = None,
+        on_bad_nonce: Callable[[], None] | None = None,
     ) -> None:
         """Pin the origin of ``directory_url``; with ``ca_file`` only that file's CAs are trusted.
 
         ``hands_up_limits``: an answer with Retry-After is raised at once and never waited for in place, for
-        who can keep others from asking too. ``on_date`` hears of each answer how far our clock is ahead.
+        who can keep others from asking too. ``on_date`` hears of each answer how far our clock is ahead,
+        ``on_bad_nonce`` of each nonce that is refused.
         """
         self._origin = _checked(directory_url, allow_http=allow_http).origin()
         self._root = f"{self._origin}/"
@@ -160,23 +164,30 @@ class Transport:
         self._hands_up_limits = hands_up_limits
         self._pace = pace
         self._on_date = on_date
-        self._nonces: deque[str] = deque(maxlen=MAX_NONCES)
+        self._on_bad_nonce = on_bad_nonce or (lambda: None)
+        self._nonces: deque[tuple[float, str]] = deque(maxlen=MAX_NONCES)
         self._connections: Connections | None = None
+        self._users = 0
 
     async def __aenter__(self) -> Self:
-        tls(self._ca_file)  # a file that cannot be used is said now
-        self._connections = Connections(
-            self._origin,
-            tls=partial(tls, self._ca_file) if self._origin.scheme == "https" else None,
-            proxy=proxy_for(self._origin),
-        )
+        """Begin to use it; many may at once, and the connections are kept until the last has ended."""
+        if self._connections is None:
+            tls(self._ca_file)  # a file that cannot be used is said now
+            self._connections = Connections(
+                self._origin,
+                tls=partial(tls, self._ca_file) if self._origin.scheme == "https" else None,
+                proxy=proxy_for(self._origin),
+            )
+        self._users += 1
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._connections is not None:
-            await self._connections.close()
+        self._users -= 1
+        if self._users == 0 and self._connections is not None:
+            connections, self._connections = self._connections, None
+            await connections.close()
 
     async def get(self, url: str) -> Reply:
         """Read something that needs no signature: the directory.
@@ -218,11 +229,12 @@ class Transport:
                 except Refused as e:
                     if e.problem.code != "badNonce":
                         raise
+                    self._on_bad_nonce()
             return await sign_and_send()
 
         async def sign_and_send() -> Reply:
             # The refusal of a nonce brings the next one: newest first makes it the one that is taken.
-            nonce = self._nonces.pop() if self._nonces else await self._new_nonce(new_nonce_url)
+            nonce = self._kept_nonce() or await self._new_nonce(new_nonce_url)
             signed = signer.sign(body, url=url, nonce=nonce, account_url=account_url)
             timeout_s = READ_TIMEOUT_S if repeat is Repeat.SILENCE else REQUEST_TIMEOUT_S
             return await self._exchange("POST", url, signed, timeout_s=timeout_s, resource=resource)
@@ -251,9 +263,18 @@ class Transport:
 
     async def _new_nonce(self, url: str) -> str:
         await self._exchange("HEAD", url, resource="newNonce")
-        if not self._nonces:
+        nonce = self._kept_nonce()
+        if nonce is None:
             raise BadReply(f"{url} answered without a Replay-Nonce that can be used")
-        return self._nonces.pop()
+        return nonce
+
+    def _kept_nonce(self) -> str | None:
+        """Return the newest nonce; those that are old go: to have one refused costs more than to ask."""
+        got_at, nonce = self._nonces.pop() if self._nonces else (0.0, None)
+        if nonce is not None and asyncio.get_running_loop().time() - got_at > NONCE_S:
+            self._nonces.clear()
+            return None
+        return nonce
 
     async def _exchange(
         self,
@@ -318,7 +339,7 @@ class Transport:
     def _keep_nonce(self, nonces: list[str]) -> None:
         """Keep it as it is: "Clients MUST ignore invalid Replay-Nonce values" (section 6.5.1)."""
         if len(nonces) == 1 and len(nonces[0]) <= MAX_NONCE_LENGTH and _NONCE.fullmatch(nonces[0]):
-            self._nonces.append(nonces[0])
+            self._nonces.append((asyncio.get_running_loop().time(), nonces[0]))
 
 
 def parse_retry_after(value: str | None, *, now: datetime) -> timedelta | None:

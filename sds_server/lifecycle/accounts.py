@@ -89,8 +89,12 @@ class Accounts:
         self._actor = actor
         self._ready: dict[str, Account] = {}
         self._paces: dict[str, Pace] = {}
+        self._clients: dict[str, tuple[object, Client]] = {}
         self.on_date: Callable[[str, timedelta], None] = lambda _issuer, _ahead: None
         """Hears of each of a CA's answers how far our clock is ahead of its own."""
+
+        self.on_bad_nonce: Callable[[str], None] = lambda _issuer: None
+        """Hears of each nonce that a CA refused."""
 
     async def ensure(self, issuer: Issuer) -> Account:
         """Return the issuer's account, registered.
@@ -165,6 +169,7 @@ class Accounts:
         crashpoint("account.key_planned")
         async with self.client(issuer, account) as client:
             await client.change_key(await self._key(stored.next_key_id))
+        self._clients.pop(issuer.directory_url, None)  # it signs by the new key, and is not the old one's
         crashpoint("account.key_answered")
         await accounts.key_changed(self._database, issuer.directory_url, stored.next_key_id, actor=actor)
         crashpoint("account.key_changed")
@@ -204,8 +209,17 @@ class Accounts:
         _log.warning("account.forgotten", issuer=issuer.name, account=account.url)
 
     def client(self, issuer: Issuer, account: Account) -> Client:
-        """Return a client that speaks for the account; the caller opens and closes it."""
-        return self._open(issuer, account.key, account.url)
+        """Return the client that speaks for the account; each caller opens and closes it for itself.
+
+        All share one: its directory and nonces are read once, its connections serve the orders of a burst,
+        and it knows how long this CA takes.
+        """
+        speaks_for = (account.key_id, account.url, issuer.ca_file)
+        known = self._clients.get(issuer.directory_url)
+        if known is None or known[0] != speaks_for:
+            known = speaks_for, self._open(issuer, account.key, account.url)
+            self._clients[issuer.directory_url] = known
+        return known[1]
 
     async def sealed(self, key_id: KeyId) -> SealedKey:
         """Return a sealed key."""
@@ -244,6 +258,7 @@ class Accounts:
             hands_up_limits=True,
             pace=self._pace(issuer),
             on_date=lambda ahead: self.on_date(issuer.name, ahead),
+            on_bad_nonce=lambda: self.on_bad_nonce(issuer.name),
         )
 
 

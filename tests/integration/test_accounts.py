@@ -62,6 +62,17 @@ async def test_replicas_that_start_together_have_one_account(replica, issuer, sq
     assert 1 == await sql.fetchval("SELECT count(*) FROM acme_account")
 
 
+async def test_orders_share_what_a_ca_told_before(replica, issuer, pebble):
+    """A directory and a nonce for each order would be two requests of nine."""
+    accounts = replica()
+    await order(accounts, issuer)
+    before = pebble.requests("GET"), pebble.requests("HEAD"), pebble.requests("POST")
+    await order(accounts, issuer)
+    await order(accounts, issuer)
+
+    assert (before[0], before[1], before[2] + 2) == tuple(map(pebble.requests, ("GET", "HEAD", "POST")))
+
+
 async def test_the_account_has_another_key_and_other_replicas_go_on_with_it(replica, issuer, sql):
     one, two = replica(), replica()
     before, _ = await one.ensure(issuer), await two.ensure(issuer)

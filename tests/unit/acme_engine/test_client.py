@@ -17,6 +17,39 @@ async def test_the_directory_is_read_once_whoever_asks(ca, client):
     assert first is second
 
 
+async def test_a_client_that_lives_long_reads_the_directory_again(ca, client, monkeypatch):
+    old = await client.directory()
+    ca.directory = {"renewalInfo": f"{ca.url}/ari"}
+    kept = await client.directory()
+    monkeypatch.setattr("acme_engine.client.DIRECTORY_S", 0.0)
+    new = await client.directory()
+
+    assert old is kept
+    assert (None, f"{ca.url}/ari") == (old.renewal_info, new.renewal_info)
+
+
+async def test_who_has_done_with_a_shared_client_cuts_off_nobody_else(ca, client):
+    async with client:
+        waiting = asyncio.ensure_future(client.new_order(["www.example.com"]))
+        async with client:
+            await client.directory()
+        order = await waiting
+
+    assert "pending" == order.status
+
+
+async def test_a_client_is_used_again_after_its_end_and_remembers(ca):
+    client = Client(ca.directory_url, account_key=keys.generate(KeyType.ECDSA_P256), allow_http=True)
+    async with client:
+        await client.register(terms_agreed=True)
+    async with client:
+        await client.new_order(["www.example.com"])
+
+    assert 0 == ca.heads
+    with pytest.raises(RuntimeError, match="async with"):
+        await client.new_order(["www.example.com"])
+
+
 async def test_terms_and_binding_are_wanted_before_anything_is_sent(ca, client):
     ca.directory = {"meta": {"termsOfService": "https://ca.example/t", "externalAccountRequired": True}}
     with pytest.raises(errors.TermsNotAgreed, match=r"https://ca\.example/t"):

@@ -50,6 +50,8 @@ async def test_no_request_goes_by_a_thread(client):
 
 async def test_a_refused_nonce_is_replaced_by_the_one_in_the_refusal(ca, client):
     """RFC 8555 section 6.5: "a client SHOULD retry the request using the new nonce"."""
+    refused = []
+    client._transport._on_bad_nonce = lambda: refused.append(1)
     for n in range(4):
         ca.next("/new-order", 400, problem("badNonce"), Replay_Nonce=f"fresh-{n}")
     order = await client.new_order(NAMES)
@@ -58,6 +60,7 @@ async def test_a_refused_nonce_is_replaced_by_the_one_in_the_refusal(ca, client)
     assert order.status == "pending"
     assert [r.protected["nonce"] for r in sent[1:]] == ["fresh-0", "fresh-1", "fresh-2", "fresh-3"]
     assert len({r.raw for r in sent}) == 5
+    assert 4 == len(refused)
     assert ca.heads == 0, "the directory brought a nonce, and each refusal the next"
 
 
@@ -101,6 +104,15 @@ async def test_a_nonce_is_asked_for_only_while_there_is_none(ca, client):
     await client.directory()
     client._transport._nonces.clear()
     for _ in range(3):
+        await client.new_order(NAMES)
+
+    assert ca.heads == 1
+
+
+async def test_a_nonce_that_has_lain_for_long_is_not_tried(ca, client, monkeypatch):
+    await client.directory()
+    monkeypatch.setattr("acme_engine.transport.NONCE_S", -1.0)
+    with pytest.raises(BadReply, match="Replay-Nonce"):
         await client.new_order(NAMES)
 
     assert ca.heads == 1
