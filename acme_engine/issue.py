@@ -350,6 +350,7 @@ class _Issuance:
     async def _download(self, order: Order) -> chains.Chain:
         if order.certificate is None:
             raise BadReply(f"the order {order.url} is valid and names no certificate")
+        self._on_step("order.valid", {"order": order.url})
         await self._journal.issued(order.certificate)
         preferred = self._terms.preferred_chain
         chain = await download(self._client, order.certificate, preferred=preferred, on_step=self._on_step)

@@ -15,6 +15,7 @@ from sds_server.lifecycle.failure import Ended
 from sds_server.lifecycle.loop import Loop
 from sds_server.lifecycle.on_demand import OnDemand
 from sds_server.lifecycle.patience import Patience
+from sds_server.lifecycle.phases import Phase
 from sds_server.lifecycle.prover import Prover
 from sds_server.lifecycle.publisher import Publisher
 from sds_server.lifecycle.recorder import Recorder
@@ -218,7 +219,7 @@ def watch_loops(loops: Iterable[Loop], *, to: Metrics, clock: Clock) -> None:
 
 
 def watch_work(worker: Worker, *, workers: int, issuers: Iterable[str], to: Metrics) -> None:
-    """Count attempts and steps at each issuer."""
+    """Count attempts and steps at each issuer, and time the phases of orders."""
     known = frozenset(issuers)
     to.prepare(metrics.ATTEMPTS, ((issuer, ended) for issuer in sorted(known) for ended in Ended))
     to.number(metrics.WORKERS, lambda: workers)
@@ -232,7 +233,10 @@ def watch_work(worker: Worker, *, workers: int, issuers: Iterable[str], to: Metr
         to.count(metrics.ATTEMPTS, label(issuer), ended)
         to.observe(metrics.ATTEMPT_SECONDS, seconds, label(issuer))
 
-    worker.on_attempt = attempted
+    def went(issuer: str, phase: Phase, seconds: float) -> None:
+        to.observe(metrics.PHASE_SECONDS, seconds, label(issuer), phase)
+
+    worker.on_attempt, worker.on_phase = attempted, went
     worker.on_step = lambda issuer, step: to.count(metrics.STEPS, label(issuer), step)
 
 

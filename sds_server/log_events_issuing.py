@@ -165,6 +165,7 @@ ISSUING: Final = (
         "The CA does not take the order as a replacement: it goes without saying so.",
         (*_ORDER, "problem"),
     ),
+    LogEvent("order.valid", "info", "The CA has issued.", (*_ORDER, "order")),
     LogEvent("order.resumed", "info", "An order that was left behind goes on.", (*_ORDER, "order", "status")),
     LogEvent(
         "revocation.failed",

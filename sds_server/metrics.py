@@ -234,6 +234,15 @@ ATTEMPTS: Final = _counter(
 ATTEMPT_SECONDS: Final = _histogram(
     "attempt_duration", "How long an attempt to get a certificate took.", "issuer", buckets=SLOW
 )
+PHASE_SECONDS: Final = _histogram(
+    "acme_phase_duration",
+    "How long a part of an order took, of those that came to their end: order (the CA makes it), challenge"
+    " (its answers are where the CA will look, DNS included), authorization (the CA looks), finalize (the CA"
+    " issues), download.",
+    "issuer",
+    "phase",
+    buckets=SLOW,
+)
 STEPS: Final = _counter("acme_steps", "Steps of ACME orders; order.created counts orders.", "issuer", "step")
 ROTATIONS_ENDED: Final = _counter("rotations", "Rotations that this replica saw complete.", "outcome")
 PAYLOADS_ENDED: Final = _counter(

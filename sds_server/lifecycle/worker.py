@@ -46,6 +46,7 @@ from sds_server.lifecycle.failure import Ended, ended
 from sds_server.lifecycle.journal import Journal
 from sds_server.lifecycle.keeper import Keeper
 from sds_server.lifecycle.patience import Patience, Verdict
+from sds_server.lifecycle.phases import Phase, Phases
 from sds_server.lifecycle.planner import Planner
 from sds_server.lifecycle.told import told
 from sds_server.lifecycle.treasurer import Treasurer
@@ -138,6 +139,7 @@ class Worker:
 
         self.on_attempt: Callable[[str, Ended, float], None] = lambda _issuer, _ended, _seconds: None
         self.on_step: Callable[[str, str], None] = lambda _issuer, _step: None
+        self.on_phase: Callable[[str, Phase, float], None] = lambda _issuer, _phase, _seconds: None
 
     @property
     def busy(self) -> int:
@@ -264,6 +266,7 @@ class Worker:
             journal = Journal(
                 self._database, lease, order, self._actor, account_url=account.url, replaces=replaces
             )
+            phases = Phases(self._clock, new=order.url is None)
             try:
                 chain = await obtain(
                     client,
@@ -273,7 +276,7 @@ class Worker:
                     journal=journal,
                     order_url=order.url,
                     deadline_s=ORDER_DEADLINE_S + solvers.patience_s(secret.domains),
-                    on_step=lambda name, fields: self._stepped(claim, name, fields),
+                    on_step=lambda name, fields: self._stepped(claim, phases, name, fields),
                     terms=terms,
                     admit=lambda replacing: self._treasurer.admit(
                         lease,
@@ -430,8 +433,10 @@ class Worker:
             return
         _log.info("order.relinquished", secret=lease.secret, rotation=lease.rotation, authorizations=number)
 
-    def _stepped(self, claim: Claim, name: str, fields: Mapping[str, object]) -> None:
+    def _stepped(self, claim: Claim, phases: Phases, name: str, fields: Mapping[str, object]) -> None:
         self.on_step(claim.issuer, name)
+        if (ended := phases.stepped(name)) is not None:
+            self.on_phase(claim.issuer, *ended)
         _log.info(name, secret=claim.lease.secret, rotation=claim.lease.rotation, **fields)
         crashpoint(name)
 

@@ -45,6 +45,9 @@ async def test_a_control_plane_at_work_tells_it_in_prometheus_own_manner(promtoo
     assert 1 == found["certvoy_attempts_total", "internal", "issued"]
     assert 1 == found["certvoy_acme_steps_total", "internal", "order.created"]
     assert 1 == found["certvoy_attempt_duration_seconds_count", "internal"]
+    phases = ("order", "challenge", "authorization", "finalize", "download")
+    timed = [found["certvoy_acme_phase_duration_seconds_count", "internal", phase] for phase in phases]
+    assert [1, 1, 1, 1, 1] == timed
     assert 4 == found["certvoy_workers",]
     assert 0 == found["certvoy_workers_busy",]
     loops = {key[1] for key in found if key[0] == "certvoy_loop_last_success_timestamp_seconds"}

@@ -28,6 +28,7 @@ def test_no_metric_is_labelled_by_what_proxies_call_themselves():
         "loop",
         "operation",
         "outcome",
+        "phase",
         "reason",
         "result",
         "secret",
