@@ -15,6 +15,7 @@ behind is resumed from its URL alone, at any point, and is finalized once:
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from http import HTTPStatus
@@ -51,6 +52,10 @@ ANSWER_AGAIN_S = (0.4, 1.0)
 MAX_ANSWERS = 1 + len(ANSWER_AGAIN_S)
 
 CLEANUP_TIMEOUT_S = 10.0
+"""For one name; what is not gone by then is left to its time limit."""
+
+STOPPED_CLEANUP_S = 4.0
+"""For all names together of an issuance that is stopped: a process that ends is killed after 10 s or more."""
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -253,13 +258,17 @@ class _Issuance:
         proofs = [self._choose(a) for a in authorizations if a.status == "pending"]
         if not proofs:
             return False
+        within_s = None
         try:
             # Present all, then wait for all, then answer: a slow zone is waited for once and not per name.
             await _together(self._present, proofs)
             await _together(self._ready, proofs)
             outcomes = await _together(self._answer, proofs)
+        except asyncio.CancelledError:
+            within_s = STOPPED_CLEANUP_S
+            raise
         finally:
-            await self._cleanup(proofs)
+            await self._cleanup(proofs, within_s)
         failures = [problem for problem in outcomes if problem is not None]
         if failures:
             raise OrderFailed("a name could not be proved", order_url=order.url, problems=failures)
@@ -321,8 +330,11 @@ class _Issuance:
                 return authorization, error
             await self._pause(wait, authorization.retry_after)
 
-    async def _cleanup(self, proofs: Sequence[_Proof]) -> None:
+    async def _cleanup(self, proofs: Sequence[_Proof], within_s: float | None) -> None:
         """Take every answer away. What fails here is told and left to its time limit: it decides nothing."""
+
+        def left(proof: _Proof, why: str) -> None:
+            self._on_step("challenge.left", {"identifier": proof.authorization.name, "error": why})
 
         async def one(proof: _Proof) -> None:
             identifier = proof.authorization.identifier
@@ -330,10 +342,14 @@ class _Issuance:
                 async with asyncio.timeout(CLEANUP_TIMEOUT_S):
                     await proof.solver.cleanup(identifier, proof.challenge, proof.key_authorization)
             except Exception as e:  # noqa: BLE001 - a solver may raise anything
-                name = proof.authorization.name
-                self._on_step("challenge.left", {"identifier": name, "error": str(e)})
+                left(proof, str(e) or "no answer in time")
+            except asyncio.CancelledError:
+                left(proof, "no time was left")
+                raise
 
-        await _together(one, proofs)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await _together(one, proofs)
 
     async def _finalize(self, order: Order, wait: Wait) -> Order:
         await self._journal.finalizing()

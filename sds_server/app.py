@@ -125,12 +125,15 @@ async def _running(
             tls_alpn01_port=tls_alpn01_port,
         )
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(loop.run(), name=loop.name) for loop in parts.loops]
+            tasks = {loop: group.create_task(loop.run(), name=loop.name) for loop in parts.loops}
             _log.info("app.ready", replica=config.replica, **asdict(addresses))
             try:
                 yield parts, addresses
             finally:
-                await parts.sds.stop(STREAM_GRACE_S)
+                # Orders first: while streams end, what proves names is taken away, and others go on.
+                for loop in parts.working:
+                    tasks.pop(loop).cancel()
+                await asyncio.gather(parts.sds.stop(STREAM_GRACE_S), parts.worker.close())
                 await parts.record_last()
-                for task in tasks:
+                for task in tasks.values():
                     task.cancel()

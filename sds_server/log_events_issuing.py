@@ -93,6 +93,12 @@ ISSUING: Final = (
         (*_WORK, "error"),
     ),
     LogEvent(
+        "lease.released",
+        "info",
+        "This replica is stopped in the middle of an attempt: any other goes on with its order at once.",
+        _ORDER,
+    ),
+    LogEvent(
         "lease.unextended", "warning", "A lease could not be extended; tried again.", ("secret", "error")
     ),
     LogEvent("clock.agrees", "info", "This machine's clock is the CA's again.", ("issuer", "ahead_s")),

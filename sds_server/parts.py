@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.metadata
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -88,6 +89,10 @@ withdrawer at what is left in DNS."""
 
 
 STREAM_GRACE_S: Final = 5.0
+LAST_WORDS_S: Final = 3.0
+"""For what is to be written at the end: with the streams' grace less than the 10 s after which `docker stop`
+kills."""
+
 RECORD_EVERY: Final = timedelta(milliseconds=200)
 
 _log = get("app")
@@ -110,6 +115,8 @@ class Parts:
     worker: Worker
     asker: Asker
     loops: list[Loop]
+    working: Sequence[Loop]
+    """Those of ``loops`` that talk to CAs, and are stopped first."""
 
     @classmethod
     async def build(
@@ -357,12 +364,13 @@ class Parts:
             worker=worker,
             asker=on_demand.asker,
             loops=loops,
+            working=working,
         )
 
     async def record_last(self) -> None:
         """Write what the streams told last, if the database still answers, and that they count no more."""
         try:
-            async with asyncio.timeout(STREAM_GRACE_S):
+            async with asyncio.timeout(LAST_WORDS_S):
                 await self.recorder.step()
                 await self.bookkeeper.step()
                 await self.heartbeat.end()

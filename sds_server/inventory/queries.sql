@@ -766,6 +766,10 @@ UPDATE certrotation SET leased_until = NULL, next_attempt_at = coalesce(certvoy_
        attempts = CASE WHEN $4 THEN attempts ELSE greatest(attempts - 1, 0) END
  WHERE id = $1;
 
+-- name: release_lease
+-- The attempt was stopped in the middle: it does not count, and whoever is next goes on at once.
+UPDATE certrotation SET leased_until = NULL, attempts = greatest(attempts - 1, 0) WHERE id = $1;
+
 -- name: rotation_of_new
 SELECT r.id, r.cert_id, r.attempts, c.generation FROM certrotation r JOIN certificate c ON c.id = r.new_cert_id
  WHERE r.new_cert_id = $1 AND r.completed_at IS NULL FOR UPDATE OF r;

@@ -69,6 +69,9 @@ ORDER_DEADLINE_S: Final = 300.0
 RELINQUISH_S: Final = 30.0
 """For how long a CA is told that an order is wanted no more: it forgets it by itself, in some days."""
 
+RELEASE_S: Final = 2.0
+"""For how long a process that is stopped tries to leave a Rotation to others: their wait is the Lease."""
+
 URGENT: Final = frozenset({Reason.OPERATOR, Reason.REVOKED})
 """What does not wait for a CA's count: a person wants it, or what is served must not be."""
 
@@ -215,6 +218,9 @@ class Worker:
             log.warning("lease.lost", error=e.message)
             await self._relinquish(lease)
             return claim, Ended.LEASE_LOST
+        except asyncio.CancelledError:
+            await self._release(lease)
+            raise
         except Unavailable as e:
             await self._give_back(lease, e)
             raise
@@ -397,6 +403,16 @@ class Worker:
             )
         except StaleLease as e:
             _log.warning("lease.lost", secret=claim.lease.secret, error=e.message)
+
+    async def _release(self, lease: Lease) -> None:
+        """Leave the Rotation to others, as this process ends; where that fails the Lease ends by itself."""
+        try:
+            async with asyncio.timeout(RELEASE_S):
+                await rotations.release(self._database, lease)
+        except (CertvoyError, TimeoutError) as e:
+            _log.warning("lease.lost", secret=lease.secret, error=str(e))
+        else:
+            _log.info("lease.released", secret=lease.secret, rotation=lease.rotation)
 
     async def _give_back(self, lease: Lease, error: Unavailable) -> None:
         """Free what could not be worked on, at once or, while the database is away, before the next claim."""
