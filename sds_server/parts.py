@@ -198,6 +198,7 @@ class Parts:
             rng=SystemRandom(),
             authorize=partial(admission.authorize, kind=Kind.TLS_CERTIFICATE),
             first_staple=stapler.first,
+            clock_said=skew.said,
         )
         publishing = Loop("publisher", publisher.step, every=poll)
         working = [
@@ -347,6 +348,7 @@ class Parts:
             on_rolled_back=partial(metrics.count, ROLLED_BACK),
             seen_for=config.rotation.seen_for,
             on_refused=bookkeeper.refused,
+            clock_said=skew.said,
         )
         return cls(
             admin=api(config, services, admission, https(config, admission)),

@@ -198,7 +198,7 @@ class Secret(Declaration):
     """A secret with all that hangs on it: what is served, the latest rotation, who serves it.
 
     ``key_custody`` is there where a target makes its keys, ``staple`` where the certificate names a
-    responder.
+    responder, ``clock`` where that of the replica that answers is more than a minute from its CA's.
     """
 
     managed_by: str
@@ -209,6 +209,7 @@ class Secret(Declaration):
     certificate: shapes.Certificate | None
     renewal: Renewal | None
     staple: Staple | None
+    clock: str | None
     payload: payload_shapes.Payload | None
     rotation: shapes.Rotation | None
     revocations: list[shapes.Revocation]

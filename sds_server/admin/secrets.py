@@ -213,11 +213,17 @@ async def _with_certificate(
         certificate=None if certificate is None else shapes.Certificate.model_validate(certificate),
         renewal=None if certificate is None else await _renewal(services, certificate),
         staple=None if stapling is None else secret_shapes.Staple.model_validate(stapling),
+        clock=_clock(services, secret),
         payload=None,
         rotation=shapes.Rotation.of(rotation),
         revocations=[shapes.Revocation.of(revocation) for revocation in revoked],
         conditions=[secret_shapes.Condition.model_validate(condition) for condition in what_it_means],
     )
+
+
+def _clock(services: Services, secret: model.Secret) -> str | None:
+    said = (services.clock_said(issuer) for issuer in (secret.issuer, *secret.fallback))
+    return next((words for words in said if words is not None), None)
 
 
 async def _renewal(services: Services, certificate: model.Certificate) -> secret_shapes.Renewal:
@@ -249,6 +255,7 @@ async def _with_payload(
         certificate=None,
         renewal=None,
         staple=None,
+        clock=None,
         payload=payload_shapes.Payload.of(
             payload,
             await services.payloads.described(secret.name),

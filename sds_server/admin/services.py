@@ -237,7 +237,8 @@ class Services:
     taken back; ``seen_for``: how long an agent counts from its report on;
     ``admits``: whether the holder of a client certificate is still believed; ``agents`` calls those that
     enrolled, whose identities begin with ``reserved``; ``over_dns``: the issuers that can prove wildcards;
-    ``on_refused``: told of calls that are refused.
+    ``on_refused``: told of calls that are refused; ``clock_said``: how far this replica's clock is from an
+    issuer's, in words, where that is too far.
     """
 
     database: Database
@@ -269,3 +270,4 @@ class Services:
     sds_port: Callable[[], int]
     over_dns: frozenset[str] = frozenset()
     on_refused: OnRefused = ignore
+    clock_said: Callable[[str], str | None] = lambda _issuer: None

@@ -71,6 +71,7 @@ def tree(secret: Json, rotation: Json) -> Branch:
         )
     if conditions["RenewalOverdue"]["status"]:
         root.add(f"✗ overdue: {conditions['RenewalOverdue']['message']}")
+    _clock(root, secret["clock"])
     if secret["frozen"] is not None:
         _frozen(root, secret["name"], secret["frozen"])
     _certificate(root, secret["certificate"], secret["renewal"], uploaded=secret["issuer"] == "upload")
@@ -152,6 +153,12 @@ def _staple(root: Branch, staple: Json) -> None:
         branch.add(f"reason: {staple['error']['what']}")
         branch.add(f"remedy: {staple['error']['hint']}")
     branch.add(f"{staple['url']} is asked next at {moment(staple['next_at'])}")
+
+
+def _clock(root: Branch, said: str | None) -> None:
+    if said is not None:
+        branch = root.add(f"✗ clock: that of the replica asked is {said}")
+        branch.add("remedy: set that machine's clock: see that chronyd or systemd-timesyncd runs")
 
 
 def _frozen(root: Branch, name: str, frozen: Json) -> None:

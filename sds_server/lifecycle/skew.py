@@ -48,10 +48,13 @@ class Skew:
             self._said[issuer] = now
             _log.error("clock.skewed", issuer=issuer, ahead_s=seconds, hint=HINT)
 
+    def said(self, issuer: str) -> str | None:
+        """Return in words how far we are from this CA, where that is too far."""
+        ahead = self._ahead.get(issuer, timedelta(0))
+        if abs(ahead) <= LIMIT:
+            return None
+        return f"{abs(ahead).total_seconds():.0f} s {'ahead of' if ahead > LIMIT else 'behind'} {issuer}'s"
+
     def complaints(self) -> Sequence[str]:
         """Return in words each difference that is too far."""
-        return [
-            f"{abs(ahead).total_seconds():.0f} s {'ahead of' if ahead > LIMIT else 'behind'} {issuer}'s"
-            for issuer, ahead in sorted(self._ahead.items())
-            if abs(ahead) > LIMIT
-        ]
+        return [said for issuer in sorted(self._ahead) if (said := self.said(issuer)) is not None]

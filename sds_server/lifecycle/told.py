@@ -3,18 +3,25 @@
 from collections.abc import Sequence
 from typing import Any
 
-from acme_engine.errors import AcmeError, OrderFailed, Problem
+from acme_engine.errors import AcmeError, ChainError, OrderFailed, Problem
 from sds_server.errors import CertvoyError, GateRefused
+from sds_server.lifecycle.skew import HINT
 
 Failure = AcmeError | CertvoyError
 
 
-def told(error: Failure) -> dict[str, Any]:
-    """Return it as the inventory keeps it, and the API and the commands show it."""
+def told(error: Failure, *, clock: str | None = None) -> dict[str, Any]:
+    """Return it as the inventory keeps it, and the API and the commands show it.
+
+    ``clock``: how far ours is from the CA's, where that is too far. It explains dates that do not fit.
+    """
     rule = {"rule": error.rule} if isinstance(error, GateRefused) else {}
+    what, hint = str(error), error.hint if isinstance(error, AcmeError) else error.next_step
+    if clock is not None and isinstance(error, GateRefused | ChainError) and error.rule == "dates":
+        what, hint = f"{what}; this machine's clock is {clock}", HINT
     return rule | {
-        "what": str(error),
-        "hint": error.hint if isinstance(error, AcmeError) else error.next_step,
+        "what": what,
+        "hint": hint,
         "actor": error.actor if isinstance(error, AcmeError) else None,
         "problems": [_document(problem) for problem in _problems(error)],
     }

@@ -103,8 +103,13 @@ class Worker:
         rng: Random,
         authorize: Callable[[Identity, str], bool] = lambda _identity, _name: True,
         first_staple: FirstStaple = without_staple,
+        clock_said: Callable[[str], str | None] = lambda _issuer: None,
     ) -> None:
-        """``authorize``: what an identity may see, where others than this process bring requests."""
+        """``authorize``: what an identity may see, where others than this process bring requests.
+
+        ``clock_said``: how far our clock is from an issuer's, in words, where that is too far.
+        """
+        self._clock_said = clock_said
         self._first_staple = first_staple
         self._database = database
         self._sealer = sealer
@@ -225,7 +230,7 @@ class Worker:
             await self._give_back(lease, e)
             raise
         except (AcmeError, GateRefused, CustodyError) as e:
-            words = told(e)
+            words = told(e, clock=self._clock_said(claim.issuer))
             try:
                 await self._put_back(claim, e, words)
             except Unavailable as away:

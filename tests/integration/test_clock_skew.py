@@ -44,6 +44,7 @@ async def test_a_clock_that_is_behind_the_ca_s_is_told_everywhere(front, connect
         async with aiohttp.ClientSession(f"http://{HOST}:{probes}") as http:
             ready = await (await http.get("/readyz")).json()
             metrics = await (await http.get("/metrics")).text()
+        _, why = await plane.command("why", "www")
     finally:
         await plane.stop()
     (check,) = [check for check in ready["checks"] if check["name"] == "clock"]
@@ -52,6 +53,8 @@ async def test_a_clock_that_is_behind_the_ca_s_is_told_everywhere(front, connect
 
     assert ("degraded", "degraded") == (ready["status"], check["health"])
     assert "behind internal's; set this machine's clock" in check["detail"]
+    assert "✗ clock: that of the replica asked is" in why
+    assert "s behind internal's" in why
     assert "internal" == told["issuer"]
     assert -660 < told["ahead_s"] < -500
     assert -660 < float(ahead.rpartition(" ")[2]) < -500

@@ -286,6 +286,30 @@ async def test_a_certificate_is_stored_with_the_first_word_of_its_responder(
     assert (b"response", 1) == tuple(await sql.fetchrow("SELECT response, number FROM staple"))
 
 
+async def test_dates_that_do_not_fit_are_explained_by_a_clock_that_is_wrong(
+    make, ca, declared, clock, database, sql
+):
+    """The next certificate would not fit either, so the reason names what to mend."""
+    clock.turn(timedelta(days=-1))
+    worker = make(clock_said=lambda issuer: f"86400 s behind {issuer}'s")
+    await worker.step()
+    told = (await latest(database)).last_error
+
+    assert 0 == await issued(sql)
+    assert told["what"].endswith("; this machine's clock is 86400 s behind internal's")
+    assert "chronyd" in told["hint"]
+
+
+async def test_a_clock_that_is_wrong_explains_nothing_else(make, ca, declared, database):
+    ca.at["ordered"] = OrderFailed(
+        "the order is invalid", order_url="https://ca.example.test/order/1", problems=[DNS_PROBLEM]
+    )
+    await make(clock_said=lambda issuer: f"90 s behind {issuer}'s").step()
+
+    assert "the order is invalid" in (await latest(database)).last_error["what"]
+    assert "clock" not in (await latest(database)).last_error["what"]
+
+
 @pytest.fixture
 async def kept_by_target(issuances):
     declared = replace(secret(), key_holder=KeyHolder.TARGET)
