@@ -863,6 +863,32 @@ CREATE TABLE staple (
 CREATE INDEX staple_next_at ON staple (next_at);
 CREATE INDEX staple_next_update ON staple (next_update) WHERE next_update IS NOT NULL;
 
+-- Revocation lists (CRLs) in which CAs say what they have revoked. One is looked at once for all Certificates that it tells of;
+-- next_at also keeps a second replica away from one that is being looked at. etag: what its server called it, so that one that
+-- has not changed is not sent again. uploaded: no CA of ours chose the URL.
+CREATE TABLE crl (
+    id            bigserial PRIMARY KEY,
+    url           text NOT NULL,
+    issuer_der    bytea NOT NULL,
+    issuer_sha256 bytea NOT NULL GENERATED ALWAYS AS (sha256(issuer_der)) STORED,
+    uploaded      boolean NOT NULL,
+    next_at       timestamptz NOT NULL DEFAULT certvoy_now(),
+    attempts      integer NOT NULL DEFAULT 0,
+    etag          text,
+    this_update   timestamptz,
+    next_update   timestamptz,
+    error         jsonb,
+    UNIQUE (url, issuer_sha256, uploaded)
+);
+CREATE INDEX crl_next_at ON crl (next_at);
+
+-- Which of them tells of a Certificate.
+CREATE TABLE crl_certificate (
+    cert_id uuid PRIMARY KEY REFERENCES certificate,
+    crl_id  bigint NOT NULL REFERENCES crl
+);
+CREATE INDEX crl_certificate_crl ON crl_certificate (crl_id);
+
 -- Rules that some replica has now. Its row is locked for each new name, so that limits hold whichever replicas are asked; once
 -- nobody holds it any more its names are removed.
 CREATE TABLE on_demand_rule (
@@ -926,6 +952,8 @@ INSERT INTO role_right (part, relation, rights) VALUES
     ('app', 'challenge_value', 'SELECT, INSERT, UPDATE, DELETE'),
     ('app', 'control_ca', 'SELECT, INSERT'),
     ('app', 'delivery', 'SELECT, INSERT, UPDATE, DELETE'),
+    ('app', 'crl', 'SELECT, INSERT, UPDATE'),
+    ('app', 'crl_certificate', 'SELECT, INSERT, DELETE'),
     ('app', 'deployment', 'SELECT, UPDATE (version_key_wrapped, version_key_kek)'),
     ('app', 'enrolment_token', 'SELECT, INSERT, UPDATE, DELETE'),
     ('app', 'identity_grant', 'SELECT, INSERT, UPDATE, DELETE'),

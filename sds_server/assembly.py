@@ -30,6 +30,7 @@ from sds_server.lifecycle.audit_sealer import AuditSealer
 from sds_server.lifecycle.bookkeeper import Bookkeeper
 from sds_server.lifecycle.calling import CallerCredential
 from sds_server.lifecycle.census import Census
+from sds_server.lifecycle.crl_reader import CrlReader
 from sds_server.lifecycle.enroller import Enroller
 from sds_server.lifecycle.loop import Loop
 from sds_server.lifecycle.on_demand import OnDemand
@@ -46,7 +47,7 @@ from sds_server.lifecycle.watcher import Watcher
 from sds_server.lifecycle.withdrawer import Withdrawer
 from sds_server.lifecycle.worker import Worker
 from sds_server.log import get
-from sds_server.metrics import PUSHED, STAPLE_ANSWERS, Metrics
+from sds_server.metrics import CRL_ANSWERS, PUSHED, STAPLE_ANSWERS, Metrics
 from sds_server.model import Kind
 from sds_server.on_demand.ask import Asker
 from sds_server.on_demand.names import Names
@@ -159,6 +160,22 @@ def build_stapler(config: Config, database: Database, clock: Clock, actor: str, 
     )
     stapler.on_answer = partial(metrics.count, STAPLE_ANSWERS)
     return stapler
+
+
+def build_crl_reader(
+    config: Config, database: Database, clock: Clock, actor: str, metrics: Metrics
+) -> CrlReader:
+    """Build what looks into revocation lists."""
+    reader = CrlReader(
+        database=database,
+        allowed=config.push.allow,
+        without=[name for name, issuer in config.issuers.items() if issuer.crl == "off"],
+        clock=clock,
+        rng=SystemRandom(),
+        actor=actor,
+    )
+    reader.on_answer = partial(metrics.count, CRL_ANSWERS)
+    return reader
 
 
 def build_lookouts(

@@ -110,6 +110,20 @@ ISSUING: Final = (
         ("issuer", "ahead_s", "hint"),
     ),
     LogEvent(
+        "crl.failed",
+        "warning",
+        "A CA's revocation list could not be had, or not be believed; it is looked at again.",
+        ("url", "error", "again_s"),
+    ),
+    LogEvent("crl.read", "info", "A CA's revocation list was read.", ("url", "next_update")),
+    LogEvent(
+        "crl.revoked",
+        "error",
+        "A CA's revocation list says that a certificate is revoked, which nobody here wanted. Its successor"
+        " is ordered.",
+        ("secret", "generation", "url", "error"),
+    ),
+    LogEvent(
         "issuer.held",
         "error",
         "A CA takes no orders of our account before a person has visited its page.",

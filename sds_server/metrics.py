@@ -100,6 +100,12 @@ STAPLE_ANSWERS: Final = _counter(
     " stapled), revoked.",
     "result",
 )
+CRL_ANSWERS: Final = _counter(
+    "crl_answers",
+    "Looks at CAs' revocation lists: read, unchanged, failed (none, or none that may be believed); and"
+    " revoked: certificates of ours that were found in one.",
+    "result",
+)
 UNLISTED: Final = _gauge(
     "secrets_unlisted", "Secrets without series of their own: those that end last, when there are too many."
 )
@@ -310,6 +316,7 @@ RESULTS: Final[Mapping[Metric, tuple[Labels, ...]]] = {
     ),
     PROBES: tuple((result,) for result in ("proved", "different", "failed", "unprobed")),
     PUSHED: tuple((result,) for result in ("proved", "accepted", "refused", "failed", "impostor")),
+    CRL_ANSWERS: tuple((result,) for result in ("read", "unchanged", "failed", "revoked")),
     STAPLE_ANSWERS: tuple((result,) for result in ("good", "unchanged", "failed", "revoked")),
     ROTATIONS_ENDED: tuple((outcome,) for outcome in ("completed", "completed_unobserved")),
     PAYLOADS_ENDED: tuple(

@@ -22,6 +22,7 @@ from sds_server.assembly import (
     build_agents,
     build_audit,
     build_bookkeeping,
+    build_crl_reader,
     build_enrolment,
     build_feed,
     build_issuers,
@@ -84,8 +85,8 @@ from sds_server.xds.server import SdsServer
 from sds_server.xds.service import Service
 
 SWEEP: Final = timedelta(seconds=5)
-"""How often the publisher looks at all that is watched (at what it is told of it looks at once), and the
-withdrawer at what is left in DNS."""
+"""How often the publisher looks at all that is watched (at what it is told of it looks at once), the
+withdrawer at what is left in DNS, and the CRL reader whether a list is due."""
 
 
 STREAM_GRACE_S: Final = 5.0
@@ -292,6 +293,7 @@ class Parts:
             Loop("census", census.step, every=EVERY),
             making,
             Loop("stapler", stapler.step, every=poll),
+            Loop("crl-reader", build_crl_reader(config, database, clock, actor, metrics).step, every=SWEEP),
             *demanding,
             *working,
             Loop("audit-sealer", auditing.step, every=SEAL_EVERY),

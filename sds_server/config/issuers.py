@@ -87,6 +87,10 @@ class IssuerConfig(Model):
     staple: Literal["auto", "off"] = "auto"
     """OCSP staples: ``auto`` fetches them where its certificates name a responder, ``off`` never."""
 
+    crl: Literal["auto", "off"] = "auto"
+    """Revocation lists: ``auto`` looks whether the CA has revoked a certificate in the list that this names,
+    ``off`` never."""
+
     eab: EabConfig | None = None
     """The account that this one is bound to, where the CA asks for it."""
 

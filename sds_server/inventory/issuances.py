@@ -6,8 +6,9 @@ from cryptography import x509
 
 from acme_engine import chain as chains
 from sds_server.crashpoint import crashpoint
+from sds_server.crls.content import point_of
 from sds_server.errors import StaleLease
-from sds_server.inventory import audit, feed, roll_outs, rotations, secrets, staples
+from sds_server.inventory import audit, crls, feed, roll_outs, rotations, secrets, staples
 from sds_server.inventory.database import Database, Transaction
 from sds_server.inventory.staples import First
 from sds_server.model import UPLOAD, Certificate, Lease
@@ -92,6 +93,8 @@ async def store_in(
         await staples.expect_in(
             tx, certificate.id, responder, must=must_staple(chain.leaf), first=first_staple
         )
+    if (point := point_of(chain, roots)) is not None:
+        await crls.expect_in(tx, certificate.id, certificate.issuer, point)
     await tx.rows("rotation_stored", lease.rotation, certificate.id)
     await tx.rows("orders_stored", lease.rotation)
     await tx.rows("forget_reservations", lease.rotation)

@@ -588,6 +588,47 @@ SELECT c.secret, t.this_update, t.next_update
   JOIN secret s ON s.name = c.secret AND s.served_generation = c.generation AND s.deleted_at IS NULL
  WHERE t.next_update IS NOT NULL ORDER BY t.next_update LIMIT $1;
 
+-- ---------------------------------------------------------------- revocation lists
+
+-- name: expect_crl
+-- One that nobody needed any more is looked at again; so is one that may list already ($3) what somebody brings. No other is
+-- locked: all that are issued name a few lists.
+WITH made AS (INSERT INTO crl (url, issuer_der, uploaded) VALUES ($1, $2, $3)
+              ON CONFLICT (url, issuer_sha256, uploaded) DO NOTHING)
+UPDATE crl SET next_at = certvoy_now(), etag = NULL
+ WHERE url = $1 AND issuer_sha256 = sha256($2) AND uploaded = $3 AND (next_at = 'infinity' OR uploaded);
+
+-- name: tell_by_crl
+INSERT INTO crl_certificate (cert_id, crl_id)
+SELECT $1, id FROM crl WHERE url = $2 AND issuer_sha256 = sha256($3) AND uploaded = $4;
+
+-- name: claim_crls
+-- Those that are looked at now, kept from other replicas for $1.
+UPDATE crl SET next_at = certvoy_now() + $1::interval
+ WHERE id = ANY (ARRAY(SELECT id FROM crl WHERE next_at <= certvoy_now() ORDER BY next_at LIMIT $2 FOR UPDATE SKIP LOCKED))
+RETURNING id, url, issuer_der, uploaded, attempts, etag, this_update, next_update;
+
+-- name: forget_told_by_crl
+-- Nobody asks whether what is over is revoked.
+DELETE FROM crl_certificate k USING certificate c
+ WHERE k.crl_id = $1 AND c.id = k.cert_id AND c.status IN ('replaced', 'rejected', 'expired', 'revoked');
+
+-- name: told_by_crl
+SELECT c.id, c.secret, c.generation, c.serial_number FROM crl_certificate k JOIN certificate c ON c.id = k.cert_id
+ WHERE k.crl_id = $1 AND c.issuer <> ALL ($2::text[]);
+
+-- name: rest_crl
+UPDATE crl SET attempts = 0, error = NULL, next_at = CASE WHEN EXISTS (SELECT FROM crl_certificate WHERE crl_id = $1)
+                                                          THEN certvoy_now() + $2::interval ELSE 'infinity' END
+ WHERE id = $1;
+
+-- name: crl_read
+UPDATE crl SET this_update = $2, next_update = $3, etag = $4, next_at = certvoy_now() + $5::interval, attempts = 0, error = NULL
+ WHERE id = $1;
+
+-- name: crl_failed
+UPDATE crl SET error = $2, attempts = attempts + 1, next_at = certvoy_now() + $3::interval WHERE id = $1;
+
 -- ---------------------------------------------------------------- revocations
 
 -- name: certificate_to_revoke

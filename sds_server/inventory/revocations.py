@@ -113,6 +113,36 @@ async def done(database: Database, cert_id: CertificateId, *, actor: str) -> Non
         await feed.tell_secret(tx, secret)
 
 
+async def found(
+    tx: Transaction,
+    cert_id: CertificateId,
+    *,
+    code: str | None,
+    said: str,
+    by: str,
+    uploaded: bool,
+    actor: str,
+) -> bool:
+    """Take the CA's word (``by`` ocsp or crl) that a Certificate is revoked; False: that is known already.
+
+    It is offered to nobody any more, as one that we had revoked, and where it is what a Secret is served
+    with a Rotation brings its successor, unless it was ``uploaded``. Proxies that have it serve on meanwhile.
+    """
+    secret: str = await tx.value("lock_secret_of", cert_id)
+    served = await tx.row("served", [secret])
+    why = next((known for known in RevocationReason if known == code), RevocationReason.UNSPECIFIED)
+    await tx.rows("want_revocation", cert_id, why, True)  # noqa: FBT003 - a column
+    if await tx.value("revocation_done", cert_id) is None:
+        return False
+    if served is not None and served["id"] == cert_id and not uploaded:
+        await rotations.open_in(tx, secret, reason=Reason.REVOKED, actor=actor)
+    detail = {"reason": why, "by": by, "said": said}
+    await certificates.move(tx, cert_id, Event.REVOKED, actor=actor, subject=secret, detail=detail)
+    await feed.tell_secret(tx, secret)
+    await feed.tell_work(tx)
+    return True
+
+
 async def failed(
     database: Database, cert_id: CertificateId, *, error: Mapping[str, Any], pause: timedelta, actor: str
 ) -> None:

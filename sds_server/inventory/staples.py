@@ -10,10 +10,9 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sds_server.crashpoint import crashpoint
-from sds_server.inventory import certificates, feed, rotations
+from sds_server.inventory import feed, revocations
 from sds_server.inventory.database import Database, Row, Transaction
-from sds_server.lifecycle.states import Event
-from sds_server.model import UPLOADED, CertificateId, Reason, RevocationReason
+from sds_server.model import UPLOADED, CertificateId
 from sds_server.staples.response import Responder, Staple
 
 LEASE: Final = timedelta(seconds=60)
@@ -114,29 +113,14 @@ async def failed(database: Database, due: Due, *, error: Mapping[str, Any], agai
 
 
 async def revoked(database: Database, due: Due, *, reason: str, code: str | None, actor: str) -> bool:
-    """Take the CA's word that it has revoked the Certificate; False: that is known already.
-
-    It is offered to nobody any more, as one that we had revoked, and where it is what a Secret is served with
-    a Rotation brings its successor. Proxies that have it serve on meanwhile.
-    """
+    """Take the responder's word that the Certificate is revoked; False: that is known already."""
     async with database.transaction() as tx:
-        secret: str = await tx.value("lock_secret_of", due.cert_id)
+        await tx.value("lock_secret_of", due.cert_id)
         if await tx.value("staple_revoked", due.cert_id) is None:
             return False
-        served = await tx.row("served", [secret])
-        why = next((known for known in RevocationReason if known == code), RevocationReason.UNSPECIFIED)
-        await tx.rows("want_revocation", due.cert_id, why, True)  # noqa: FBT003 - a column
-        row = await tx.row("secret", secret)
-        if served is not None and served["id"] == due.cert_id and row is not None and not due.uploaded:
-            await rotations.open_in(tx, secret, reason=Reason.REVOKED, actor=actor)
-        if await tx.value("revocation_done", due.cert_id) is not None:
-            detail = {"reason": why, "by": "ocsp", "said": reason}
-            await certificates.move(
-                tx, due.cert_id, Event.REVOKED, actor=actor, subject=secret, detail=detail
-            )
-        await feed.tell_secret(tx, secret)
-        await feed.tell_work(tx)
-    return True
+        return await revocations.found(
+            tx, due.cert_id, code=code, said=reason, by="ocsp", uploaded=due.uploaded, actor=actor
+        )
 
 
 async def of(database: Database, cert_id: CertificateId) -> Stapling | None:

@@ -6,7 +6,6 @@ what is stapled until that ends, and then certificates go out without, unless th
 
 import asyncio
 from collections.abc import Callable, Sequence
-from ipaddress import ip_network
 from random import Random
 from typing import Final
 
@@ -21,9 +20,10 @@ from sds_server.inventory.database import Database
 from sds_server.inventory.staples import Due, First
 from sds_server.log import get
 from sds_server.staples import response
-from sds_server.staples.responder import Unanswered, ask
+from sds_server.staples.responder import ask
 from sds_server.staples.response import Finding, Judgement, Responder, responder_of
 from sds_server.targets.address import Network
+from sds_server.targets.guarded import ANYWHERE, Unanswered
 
 AT_ONCE: Final = 32
 BATCH: Final = 128
@@ -31,9 +31,6 @@ BATCH: Final = 128
 
 FIRST_S: Final = 3.0
 """For so long a new certificate waits for its first staple: longer than a responder takes that has one."""
-
-ANYWHERE: Final = (ip_network("0.0.0.0/0"), ip_network("::/0"))
-"""Where a responder of a configured CA may be: a private CA's has a private address."""
 
 _log = get("stapler")
 

@@ -96,9 +96,8 @@ def responder_of(chain: chains.Chain, roots: Sequence[x509.Certificate] = ()) ->
 
     ``roots`` are those that the chain may build to: a leaf that a root signed has no other issuer here.
     """
-    leaf = chain.leaf
     try:
-        access = leaf.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
+        access = chain.leaf.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
     except x509.ExtensionNotFound:
         return None
     urls = [
@@ -107,11 +106,21 @@ def responder_of(chain: chains.Chain, roots: Sequence[x509.Certificate] = ()) ->
         if one.access_method == AuthorityInformationAccessOID.OCSP
         and isinstance(one.access_location, x509.UniformResourceIdentifier)
     ]
+    url, issuer = web_url(urls), issuer_of(chain, roots)
+    return None if url is None or issuer is None else Responder(url, issuer)
+
+
+def web_url(urls: Sequence[str]) -> str | None:
+    """Return the first that can be asked by HTTP; None: there is none."""
     url = next((u for u in urls if u.startswith(("http://", "https://")) and len(u) <= _URL_MAX), None)
-    issuer = next((one for one in (*chain.certificates[1:2], *roots) if _issued(leaf, one)), None)
-    if url is None or issuer is None or not url.isascii() or not url.isprintable():
-        return None
-    return Responder(url, issuer.public_bytes(serialization.Encoding.DER))
+    return None if url is None or not url.isascii() or not url.isprintable() else url
+
+
+def issuer_of(chain: chains.Chain, roots: Sequence[x509.Certificate]) -> bytes | None:
+    """Return the certificate (DER) of who issued the leaf; None: it is neither in the chain nor a root."""
+    candidates = (*chain.certificates[1:2], *roots)
+    issuer = next((one for one in candidates if _issued(chain.leaf, one)), None)
+    return None if issuer is None else issuer.public_bytes(serialization.Encoding.DER)
 
 
 def request(leaf: x509.Certificate, issuer: x509.Certificate) -> bytes:

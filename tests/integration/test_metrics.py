@@ -51,7 +51,7 @@ async def test_a_control_plane_at_work_tells_it_in_prometheus_own_manner(promtoo
     assert 4 == found["certvoy_workers",]
     assert 0 == found["certvoy_workers_busy",]
     loops = {key[1] for key in found if key[0] == "certvoy_loop_last_success_timestamp_seconds"}
-    assert {"feed", "publisher", "recorder", "prover", "scheduler", "census"} <= loops
+    assert {"feed", "publisher", "recorder", "prover", "scheduler", "census", "crl-reader"} <= loops
 
 
 async def test_a_scrape_works_while_the_database_is_away_and_says_so(tmp_path):

@@ -12,9 +12,10 @@ from sds_server.errors import Unavailable
 from sds_server.inventory import certificates, progress, revocations, rotations, staples
 from sds_server.lifecycle import stapler
 from sds_server.lifecycle.publisher import Publisher
-from sds_server.lifecycle.stapler import ANYWHERE, Stapler
+from sds_server.lifecycle.stapler import Stapler
 from sds_server.model import CertificateStatus, Reason, RevocationReason
 from sds_server.staples.responder import DEADLINE_S
+from sds_server.targets.guarded import ANYWHERE
 from sds_server.xds import codec
 from sds_server.xds.catalog import PENDING, Catalog
 from tests.support import pki

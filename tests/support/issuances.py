@@ -51,6 +51,8 @@ class Issuances:
     """The OCSP responder that leaves name from now on."""
 
     must_staple: bool = False
+    crl: str | None = None
+    """The revocation list that leaves name from now on."""
 
     @classmethod
     async def open(cls, database: Database, directory: Path) -> "Issuances":
@@ -79,7 +81,11 @@ class Issuances:
     ) -> Certificate:
         """Store a new pair under the claim; ``chain_of``: its chain instead, as a broken restore would."""
         pair = self.ca.issue(
-            dns=list(declared.domains), days=days, responder=self.responder, must_staple=self.must_staple
+            dns=list(declared.domains),
+            days=days,
+            responder=self.responder,
+            must_staple=self.must_staple,
+            crl=self.crl,
         )
         sealed = await self.sealer.seal(
             keys.pkcs8(pair.key),

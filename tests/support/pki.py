@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -85,11 +86,13 @@ class Authority:
         ca: bool = False,
         responder: str | None = None,
         must_staple: bool = False,
+        crl: str | None = None,
+        points: Sequence[x509.DistributionPoint] = (),
     ) -> Pair:
         """Issue a leaf with an empty subject; ``usages=None`` leaves the extended key usage out.
 
-        ``responder`` is the URL of an OCSP responder. ``public_key`` is of a key that somebody else has: the
-        one of the pair is another then.
+        ``responder`` is the URL of an OCSP responder, ``crl`` that of a revocation list; ``points``: others.
+        ``public_key`` is of a key that somebody else has: the one of the pair is another then.
         """
         key = key or new_key()
         begins = not_before or datetime.now(UTC) - BACKDATED
@@ -115,6 +118,9 @@ class Authority:
                 AuthorityInformationAccessOID.OCSP, x509.UniformResourceIdentifier(responder)
             )
             builder = builder.add_extension(x509.AuthorityInformationAccess([ocsp_at]), critical=False)
+        if crl is not None or points:
+            named = [] if crl is None else [point(crl)]
+            builder = builder.add_extension(x509.CRLDistributionPoints([*points, *named]), critical=False)
         if must_staple:
             feature = x509.TLSFeature([x509.TLSFeatureType.status_request])
             builder = builder.add_extension(feature, critical=False)
@@ -183,10 +189,36 @@ def _ca_certificate(
     )
 
 
+def point(url: str, **more: Any) -> x509.DistributionPoint:
+    """Say that a revocation list is at this URL."""
+    parts: dict[str, Any] = {"relative_name": None, "reasons": None, "crl_issuer": None}
+    return x509.DistributionPoint([x509.UniformResourceIdentifier(url)], **parts | more)
+
+
+def scope(url: str | None = None, **more: Any) -> x509.IssuingDistributionPoint:
+    """Say of which part of what its CA revokes a list is; by default of all."""
+    parts: dict[str, Any] = {
+        "full_name": None if url is None else [x509.UniformResourceIdentifier(url)],
+        "relative_name": None,
+        "only_contains_user_certs": False,
+        "only_contains_ca_certs": False,
+        "only_some_reasons": None,
+        "indirect_crl": False,
+        "only_contains_attribute_certs": False,
+    }
+    return x509.IssuingDistributionPoint(**parts | more)
+
+
 def crl(
-    ca: Authority, revoked: Sequence[x509.Certificate] = (), *, days: float = 30, now: datetime | None = None
+    ca: Authority,
+    revoked: Sequence[x509.Certificate] = (),
+    *,
+    days: float = 30,
+    now: datetime | None = None,
+    reason: x509.ReasonFlags | None = None,
+    extensions: Sequence[x509.ExtensionType] = (),
 ) -> str:
-    """Return a CA's revocation list, as PEM."""
+    """Return a CA's revocation list, as PEM; its ``extensions`` are critical."""
     begins = (now or datetime.now(UTC)) - BACKDATED
     builder = (
         x509.CertificateRevocationListBuilder()
@@ -196,7 +228,11 @@ def crl(
     )
     for certificate in revoked:
         entry = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
+        if reason is not None:
+            entry = entry.add_extension(x509.CRLReason(reason), critical=False)
         builder = builder.add_revoked_certificate(entry.revocation_date(begins).build())
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=True)
     return builder.sign(ca.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
 

@@ -25,6 +25,7 @@ ROTATION = 'certvoy_rotation_oldest_open_timestamp_seconds{instance="a",state='
 UNPROVED = 'certvoy_secret_unproved_targets{instance="a",secret="www",state='
 ROLLED_BACK = 'certvoy_rotations_rolled_back_total{instance="a",reason='
 FROZEN = 'certvoy_secret_frozen_timestamp_seconds{instance="a",secret="www",by='
+LISTS = 'certvoy_crl_answers_total{instance="a",result='
 STAPLES = 'certvoy_staple_answers_total{instance="a",result='
 LOOP = 'certvoy_loop_last_success_timestamp_seconds{instance="a",loop='
 
@@ -54,6 +55,7 @@ WELL = {
     **staple(-2 * DAY, 2 * DAY),
     f'{STAPLES}"good"}}': "0+1x200",
     f'{STAPLES}"revoked"}}': "0x200",
+    f'{LISTS}"revoked"}}': "0x200",
     f'{PUBLICATIONS}"published"}}': "0+1x200",
     f'{PUBLICATIONS}"refused"}}': "0x200",
     f'{ROLLED_BACK}"targets-refused"}}': "0x200",
@@ -187,6 +189,14 @@ def test_no_alert_fires_while_all_is_well(promtool, tmp_path):
 def test_an_alert_fires_in_its_case_and_alone(promtool, tmp_path, alert):
     changes, labels = CASES[alert]
     code, said = judge(promtool, tmp_path, [scenario(changes, {alert: labels})])
+
+    assert 0 == code, said
+
+
+@pytest.mark.debian
+def test_a_revocation_is_as_good_by_a_list_as_by_a_responder(promtool, tmp_path):
+    firing = {"CertvoyRevokedElsewhere": {"instance": "a"}}
+    code, said = judge(promtool, tmp_path, [scenario({f'{LISTS}"revoked"}}': "0+1x200"}, firing)])
 
     assert 0 == code, said
 

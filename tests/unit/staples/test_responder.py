@@ -5,10 +5,10 @@ from ipaddress import ip_network
 
 import pytest
 
-from sds_server.lifecycle.stapler import ANYWHERE
 from sds_server.staples import responder
-from sds_server.staples.responder import Unanswered, ask
+from sds_server.staples.responder import ask
 from sds_server.staples.response import Finding, judge, request
+from sds_server.targets.guarded import ANYWHERE, Unanswered
 from tests.support.pki import authority
 from tests.support.responder import Responder
 
