@@ -50,6 +50,9 @@ class Http01Responder:
 
     def __init__(self, store: TokenReader, *, host: str, port: int, deadline_s: float = DEADLINE_S) -> None:
         """Serve ``store`` on ``host:port``; port 0 takes a free one."""
+        self.on_asked: Callable[[str], None] = lambda _how: None
+        """Told of each request for a token, by how it ended: answered, unknown, unanswered (the store)."""
+
         self._host = host
         self._port = port
         self._deadline_s = deadline_s
@@ -94,7 +97,7 @@ class Http01Responder:
         await self.stop()
 
     def _connection(self) -> "_Connection":
-        return _Connection(self._lookup.get, self._connections, self._deadline_s)
+        return _Connection(self._lookup.get, self._connections, self._deadline_s, self.on_asked)
 
 
 class _Connection(asyncio.Protocol):
@@ -105,8 +108,10 @@ class _Connection(asyncio.Protocol):
         lookup: Callable[[str], asyncio.Future[str | None]],
         all_: "dict[_Connection, None]",
         deadline_s: float,
+        on_asked: Callable[[str], None],
     ) -> None:
         self._lookup = lookup
+        self._on_asked = on_asked
         self._all = all_
         self._deadline_s = deadline_s
         self._head = bytearray()
@@ -173,11 +178,14 @@ class _Connection(asyncio.Protocol):
             found = await self._lookup(token)
         except Exception as e:  # noqa: BLE001 - whatever the store raises, the Internet gets no more than a status
             _log.debug("challenge.unanswered", extra={"error": type(e).__name__})
+            self._on_asked("unanswered")
             self._refuse(503)
             return
         if found is None:
+            self._on_asked("unknown")
             self._refuse(404)
         else:
+            self._on_asked("answered")
             self._send(200, found.encode("ascii"), head_only=method == b"HEAD")
 
     def _refuse(self, status: int) -> None:

@@ -14,7 +14,7 @@ from base64 import urlsafe_b64encode
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -25,6 +25,9 @@ from acme_engine.errors import CannotListen
 from acme_engine.lookup import Lookup
 from acme_engine.messages import Challenge, Identifier
 from acme_engine.solver import TOKEN_TTL_S, TokenReader, TokenStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ALPN = "acme-tls/1"
 ACME_IDENTIFIER = ObjectIdentifier("1.3.6.1.5.5.7.1.31")
@@ -110,6 +113,9 @@ class TlsAlpn01Responder:
 
     def __init__(self, store: TokenReader, *, host: str, port: int, deadline_s: float = DEADLINE_S) -> None:
         """Answer from ``store`` on ``host:port``; port 0 takes a free one."""
+        self.on_asked: Callable[[str], None] = lambda _how: None
+        """Told of each ClientHello, by how it ended: answered, unknown, unanswered (the store)."""
+
         self._host = host
         self._port = port
         self._deadline_s = deadline_s
@@ -186,8 +192,13 @@ class TlsAlpn01Responder:
     async def _answer(
         self, hello: "_ClientHello", reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        known = None if hello.name is None else await self._lookup.get(store_key(hello.name))
+        try:
+            known = None if hello.name is None else await self._lookup.get(store_key(hello.name))
+        except Exception:
+            self.on_asked("unanswered")
+            raise
         if hello.name is None or known is None:
+            self.on_asked("unknown")
             writer.write(hello.refusal)
             return
         context = _context()
@@ -196,6 +207,7 @@ class TlsAlpn01Responder:
             pem.flush()
             context.load_cert_chain(pem.name)
         await _handshake(context, hello.raw, reader, writer)
+        self.on_asked("answered")
 
 
 class _ClientHello:

@@ -18,6 +18,7 @@ from sds_server.instruments import (
     watch_issuers,
     watch_loops,
     watch_renewals,
+    watch_skew,
     watch_work,
 )
 from sds_server.inventory import deployment
@@ -80,11 +81,14 @@ def build_bookkeeping(
     return bookkeeper, loop
 
 
-def build_accounts(database: Database, sealer: Sealer, clock: Clock, actor: str) -> tuple[Accounts, Skew]:
+def build_accounts(
+    database: Database, sealer: Sealer, clock: Clock, actor: str, *, to: Metrics
+) -> tuple[Accounts, Skew]:
     """Build what talks to CAs in our name, and have their clocks held against ours."""
     admit = Treasurer(database=database).admit_account
     accounts, skew = Accounts(database=database, sealer=sealer, actor=actor, admit=admit), Skew(clock=clock)
     accounts.on_date = skew.measured
+    watch_skew(skew, to=to)
     return accounts, skew
 
 

@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from acme_engine.http01 import Http01Responder
+from acme_engine.tls_alpn01 import TlsAlpn01Responder
 from sds_server import memory, metrics
 from sds_server.clock import Clock
 from sds_server.errors import CustodyError
@@ -23,6 +25,7 @@ from sds_server.lifecycle.renewals import Answer, Renewals
 from sds_server.lifecycle.settler import Settler
 from sds_server.lifecycle.skew import Skew
 from sds_server.lifecycle.worker import Worker
+from sds_server.limits import Counted
 from sds_server.metrics import Metrics
 from sds_server.on_demand.rules import Result
 from sds_server.xds.caller import Denied
@@ -30,6 +33,7 @@ from sds_server.xds.catalog import Resource
 from sds_server.xds.server import SdsServer
 from sds_server.xds.service import Observer, PeerNode
 
+UNKNOWN_LIMIT = "unknown"
 UNKNOWN_ISSUER = "unknown"
 """One that this replica's configuration does not name: no label may hold what anybody can make up."""
 
@@ -132,6 +136,14 @@ class MeasuredStreams:
         self._observer.denied(peer, name, why)
 
 
+def watch_responders(http01: Http01Responder | None, tls: TlsAlpn01Responder | None, *, to: Metrics) -> None:
+    """Count who asks for the answers to challenges."""
+    if http01 is not None:
+        http01.on_asked = lambda how: to.count(metrics.CHALLENGES, "http-01", how)
+    if tls is not None:
+        tls.on_asked = lambda how: to.count(metrics.CHALLENGES, "tls-alpn-01", how)
+
+
 def watch_types(to: Metrics) -> Callable[[str], None]:
     """Return what counts a request for another type than Secret: what clients make up is one label."""
     return lambda type_url: to.count(metrics.TYPES_IGNORED, TYPES.get(type_url, "other"))
@@ -219,7 +231,7 @@ def watch_loops(loops: Iterable[Loop], *, to: Metrics, clock: Clock) -> None:
 
 
 def watch_work(worker: Worker, *, workers: int, issuers: Iterable[str], to: Metrics) -> None:
-    """Count attempts and steps at each issuer, and time the phases of orders."""
+    """Count attempts, steps and spent limits at each issuer, and time the phases of orders."""
     known = frozenset(issuers)
     to.prepare(metrics.ATTEMPTS, ((issuer, ended) for issuer in sorted(known) for ended in Ended))
     to.number(metrics.WORKERS, lambda: workers)
@@ -236,7 +248,12 @@ def watch_work(worker: Worker, *, workers: int, issuers: Iterable[str], to: Metr
     def went(issuer: str, phase: Phase, seconds: float) -> None:
         to.observe(metrics.PHASE_SECONDS, seconds, label(issuer), phase)
 
-    worker.on_attempt, worker.on_phase = attempted, went
+    def limited(issuer: str, limit: str | None) -> None:
+        to.count(metrics.LIMITED, label(issuer), limit or UNKNOWN_LIMIT)
+
+    limits = (*Counted, UNKNOWN_LIMIT)
+    to.prepare(metrics.LIMITED, ((issuer, limit) for issuer in sorted(known) for limit in limits))
+    worker.on_attempt, worker.on_phase, worker.on_limited = attempted, went, limited
     worker.on_step = lambda issuer, step: to.count(metrics.STEPS, label(issuer), step)
 
 

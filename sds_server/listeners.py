@@ -15,12 +15,14 @@ from sds_server.admin.table import ROUTES
 from sds_server.config.certvoy_yaml import Config
 from sds_server.config.values import Listen
 from sds_server.credentials import Files, HttpsTls, server_credentials
+from sds_server.instruments import watch_responders
 from sds_server.inventory import api_tokens
 from sds_server.lifecycle.admission import Admission
 from sds_server.lifecycle.loop import Loop
 from sds_server.lifecycle.patience import Patience
 from sds_server.lifecycle.seal import Seal
 from sds_server.lifecycle.skew import HINT, Skew
+from sds_server.metrics import Metrics
 from sds_server.xds.caller import Door
 from sds_server.xds.fetch import Fetcher
 from sds_server.xds.rest import RestServer
@@ -78,6 +80,16 @@ def http01_responder(listen: Listen | None, tokens: TokenReader) -> Http01Respon
 def tls_responder(listen: Listen | None, tokens: TokenReader) -> TlsAlpn01Responder | None:
     """Build what answers TLS-ALPN-01; None: nothing is to, or another process does."""
     return None if listen is None else TlsAlpn01Responder(tokens, host=listen.host, port=listen.port)
+
+
+def responders(
+    config: Config, tokens: TokenReader, *, to: Metrics
+) -> tuple[Http01Responder | None, TlsAlpn01Responder | None]:
+    """Build what answers challenges, and have who asks counted."""
+    by_http = http01_responder(config.http01.listen, tokens)
+    by_tls = tls_responder(None if config.tls_alpn01 is None else config.tls_alpn01.listen, tokens)
+    watch_responders(by_http, by_tls, to=to)
+    return by_http, by_tls
 
 
 def https(config: Config, admission: Admission) -> HttpsTls | None:

@@ -219,6 +219,20 @@ LIMIT_LEFT: Final = _gauge(
     "issuer",
     "limit",
 )
+LIMITED: Final = _counter(
+    "rate_limited",
+    "Answers of CAs that one of their limits is spent (429), by the limit (orders, domain, names, failures,"
+    " accounts); unknown: by their words it is none of these.",
+    "issuer",
+    "limit",
+)
+CHALLENGES: Final = _counter(
+    "challenges_asked",
+    "Requests for the answer to a challenge at this replica's responders: answered; unknown (nobody here"
+    " asked to prove that: anybody may guess); unanswered (the database is away).",
+    "type",
+    "result",
+)
 DEFERRED: Final = _gauge(
     "orders_deferred",
     "Orders that wait, as their CA would count them against us: by a limit (budget.orders, budget.domain,"
@@ -316,6 +330,11 @@ RESULTS: Final[Mapping[Metric, tuple[Labels, ...]]] = {
     ),
     PROBES: tuple((result,) for result in ("proved", "different", "failed", "unprobed")),
     PUSHED: tuple((result,) for result in ("proved", "accepted", "refused", "failed", "impostor")),
+    CHALLENGES: tuple(
+        (type_, result)
+        for type_ in ("http-01", "tls-alpn-01")
+        for result in ("answered", "unknown", "unanswered")
+    ),
     CRL_ANSWERS: tuple((result,) for result in ("read", "unchanged", "failed", "revoked")),
     STAPLE_ANSWERS: tuple((result,) for result in ("good", "unchanged", "failed", "revoked")),
     ROTATIONS_ENDED: tuple((outcome,) for outcome in ("completed", "completed_unobserved")),

@@ -45,7 +45,6 @@ from sds_server.instruments import (
     watch_custody,
     watch_delivery,
     watch_on_demand,
-    watch_skew,
     watch_types,
 )
 from sds_server.inventory.database import Database
@@ -73,7 +72,7 @@ from sds_server.lifecycle.seal import FILE, Seal
 from sds_server.lifecycle.uploads import Uploads
 from sds_server.lifecycle.withdrawer import Withdrawer
 from sds_server.lifecycle.worker import Worker
-from sds_server.listeners import api, checks, http01_responder, https, tls_responder, transports
+from sds_server.listeners import api, checks, https, responders, transports
 from sds_server.log import get
 from sds_server.metrics import ROLLED_BACK, Metrics
 from sds_server.model import Kind
@@ -170,8 +169,7 @@ class Parts:
             publisher=publisher,
             clock=clock,
         )
-        accounts, skew = build_accounts(database, sealer, clock, actor)
-        watch_skew(skew, to=metrics)
+        accounts, skew = build_accounts(database, sealer, clock, actor, to=metrics)
         (cas, withdrawer), stapler = (
             build_issuers(config, database),
             build_stapler(config, database, clock, actor, metrics),
@@ -352,15 +350,14 @@ class Parts:
             on_refused=bookkeeper.refused,
             clock_said=skew.said,
         )
+        by_http, by_tls = responders(config, Tokens(database), to=metrics)
         return cls(
             admin=api(config, services, admission, https(config, admission)),
             sds=sds,
             rest=rest,
             admission=admission,
-            responder=http01_responder(config.http01.listen, Tokens(database)),
-            tls_responder=tls_responder(
-                None if config.tls_alpn01 is None else config.tls_alpn01.listen, Tokens(database)
-            ),
+            responder=by_http,
+            tls_responder=by_tls,
             recorder=recorder,
             bookkeeper=bookkeeper,
             heartbeat=heartbeat,

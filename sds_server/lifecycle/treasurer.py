@@ -4,7 +4,7 @@ Asked before each newOrder, by the engine itself, when it is known whether the o
 nothing is ordered that would exceed a limit, by any replica.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Final
@@ -40,6 +40,8 @@ class Treasurer:
 
     def __init__(self, *, database: Database) -> None:
         self._database = database
+        self.on_limited: Callable[[str, str | None], None] = lambda _issuer, _limit: None
+        """Told of each 429, by the limit that it names; None: none that is known."""
 
     async def admit(
         self, lease: Lease, order_id: int, secret: Secret, issuer: Issuer, *, replacing: bool, by_hand: bool
@@ -112,6 +114,9 @@ class Treasurer:
             return None
         order = await self._order(secret, issuer, replacing=False, by_hand=False)
         accounts = budget.reached(_words(error), limits, order)
+        named = {str(account.counted) for account in accounts}
+        for limit in named or (None,):
+            self.on_limited(issuer.name, limit)
         if not accounts:
             return None
         lasts = error.retry_after or max(limits[account.counted].cost for account in accounts)

@@ -147,6 +147,8 @@ class Worker:
 
         self.on_attempt: Callable[[str, Ended, float], None] = lambda _issuer, _ended, _seconds: None
         self.on_step: Callable[[str, str], None] = lambda _issuer, _step: None
+        self.on_limited: Callable[[str, str | None], None] = lambda _issuer, _limit: None
+        self._treasurer.on_limited = self._limited
         self.on_phase: Callable[[str, Phase, float], None] = lambda _issuer, _phase, _seconds: None
 
     @property
@@ -460,6 +462,9 @@ class Worker:
             self.on_phase(claim.issuer, *ended)
         _log.info(name, secret=claim.lease.secret, rotation=claim.lease.rotation, **fields)
         crashpoint(name)
+
+    def _limited(self, issuer: str, limit: str | None) -> None:
+        self.on_limited(issuer, limit)
 
 
 def _held(words: Mapping[str, Any], secret: str) -> Mapping[str, Any]:

@@ -84,6 +84,30 @@ async def test_what_is_late_or_over_is_counted(issuances, census, said, sql):
     assert (1, 1) == (over["certvoy_renewals_overdue",], over["certvoy_secrets", "expired"])
 
 
+async def test_a_name_that_could_not_be_validated_is_told_with_its_issuer_for_an_hour(
+    issuances, census, said, sql
+):
+    await issuances.declare()
+    claim = await issuances.claim()
+    await rotations.fail(
+        issuances.database,
+        claim.lease,
+        error={"what": "no"},
+        pause=timedelta(hours=1),
+        guilty=[("www.example.test", "dns")],
+        issuer="internal",
+        actor="replica:test",
+    )
+    await census.step()
+    now = said()
+    await turn_clock(sql, timedelta(minutes=61))
+    await census.step()
+    later = said()
+
+    key = ("certvoy_identifier_failures", "www.example.test", "internal")
+    assert (1, False) == (now[key], key in later)
+
+
 async def test_open_rotations_are_told_by_how_far_they_are(issuances, census, said, sql):
     for name in ("a", "b", "c"):
         await issuances.declare(name, [f"{name}.example.test"])

@@ -177,13 +177,15 @@ def limited(detail, retry_after=timedelta(hours=26)):
 
 
 async def test_a_429_closes_its_scope_until_the_ca_says_and_no_other(treasurer, planned, database, sql):
-    one = await planned("www")
+    one, closed = await planned("www"), []
+    treasurer.on_limited = lambda *said: closed.append(said)
     told = limited('too many certificates (50) already issued for "example.com" in the last 168h')
     lasts = await treasurer.believe(ISSUER, one[2], told)
     with pytest.raises(OrderedTooOften) as refused:
         await admit(treasurer, one, by_hand=True)
     await admit(treasurer, await planned("www2", domain="example.org"))
 
+    assert [(ISSUER.name, "domain")] == closed
     assert timedelta(hours=26) == lasts
     assert timedelta(hours=25, minutes=59) < refused.value.wait <= lasts
     assert "as it says itself" in refused.value.message
@@ -192,9 +194,11 @@ async def test_a_429_closes_its_scope_until_the_ca_says_and_no_other(treasurer, 
 
 
 async def test_a_429_in_other_words_is_of_no_limit_that_is_known(treasurer, planned, database):
-    one = await planned("www")
+    one, closed = await planned("www"), []
+    treasurer.on_limited = lambda *said: closed.append(said)
 
     assert await treasurer.believe(ISSUER, one[2], limited("come back later")) is None
+    assert [(ISSUER.name, None)] == closed
     assert ({}) == (await budgets.left(database, ISSUER.directory_url))[1]
 
 

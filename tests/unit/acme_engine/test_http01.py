@@ -72,6 +72,22 @@ async def test_a_token_is_answered_with_its_key_authorization_and_nothing_else(s
     ]
 
 
+async def test_who_asks_for_a_token_is_told_of_and_nobody_else():
+    class Away(Tokens):
+        async def get(self, token):
+            raise ConnectionError
+
+    asked = []
+    async with serving() as served, serving(Away()) as away:
+        served.responder.on_asked = away.responder.on_asked = asked.append
+        await served.get(PATH)
+        await served.get(f"/.well-known/acme-challenge/{'u' * 43}")
+        await served.get("/")
+        await away.get(PATH)
+
+    assert ["answered", "unknown", "unanswered"] == asked
+
+
 async def test_head_says_the_length_and_sends_no_body(served):
     reply = await served.get(PATH, method="HEAD")
 

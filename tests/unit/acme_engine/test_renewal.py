@@ -20,6 +20,8 @@ def left(life, **more):
     [
         (timedelta(days=90), timedelta(days=30)),
         (timedelta(seconds=7_775_999), timedelta(days=30)),  # Let's Encrypt's "90 days"
+        (timedelta(days=64), timedelta(days=21, hours=8)),
+        (timedelta(days=47), timedelta(days=15, hours=16)),
         (timedelta(days=45), timedelta(days=15)),
         (timedelta(days=10), timedelta(days=10) / 3),
         (timedelta(days=10) - timedelta(seconds=2), timedelta(days=5) - timedelta(seconds=1)),

@@ -20,11 +20,12 @@ CHALLENGE = Challenge("tls-alpn-01", "https://ca.test/challenge", "pending", tok
 
 
 @asynccontextmanager
-async def serving(*identifiers, **more):
+async def serving(*identifiers, on_asked=print, **more):
     tokens = Tokens()
     for identifier in identifiers:
         await TlsAlpn01Solver(tokens).present(identifier, CHALLENGE, KEY_AUTHORIZATION)
     responder = TlsAlpn01Responder(tokens, host="127.0.0.1", port=0, **more)
+    responder.on_asked = on_asked
     port = await responder.start()
     try:
         yield port, tokens
@@ -91,6 +92,16 @@ async def test_nobody_else_gets_a_certificate(name):
     async with serving(NAME) as (port, _):
         with pytest.raises(ssl.SSLError, match="UNRECOGNIZED_NAME"):
             await asked(port, name)
+
+
+async def test_who_asks_is_told_of():
+    heard = []
+    async with serving(NAME, on_asked=heard.append) as (port, _):
+        await asked(port, "www.example.com")
+        with pytest.raises(ssl.SSLError):
+            await asked(port, "other.example.com")
+
+    assert ["answered", "unknown"] == heard
 
 
 async def test_after_cleanup_it_is_nobody():
