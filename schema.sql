@@ -889,6 +889,15 @@ CREATE TABLE crl_certificate (
 );
 CREATE INDEX crl_certificate_crl ON crl_certificate (crl_id);
 
+-- Whether CAA lets those CAs issue that a Secret falls back on: looked at as soon as it names them, and daily. found: what forbids it.
+-- look_at also keeps a second replica away from one that is being looked at.
+CREATE TABLE fallback_look (
+    secret  text PRIMARY KEY REFERENCES secret,
+    look_at timestamptz NOT NULL DEFAULT certvoy_now(),
+    found   jsonb NOT NULL DEFAULT '[]'
+);
+CREATE INDEX fallback_look_at ON fallback_look (look_at);
+
 -- Rules that some replica has now. Its row is locked for each new name, so that limits hold whichever replicas are asked; once
 -- nobody holds it any more its names are removed.
 CREATE TABLE on_demand_rule (
@@ -956,6 +965,7 @@ INSERT INTO role_right (part, relation, rights) VALUES
     ('app', 'crl_certificate', 'SELECT, INSERT, DELETE'),
     ('app', 'deployment', 'SELECT, UPDATE (version_key_wrapped, version_key_kek)'),
     ('app', 'enrolment_token', 'SELECT, INSERT, UPDATE, DELETE'),
+    ('app', 'fallback_look', 'SELECT, INSERT, UPDATE, DELETE'),
     ('app', 'identity_grant', 'SELECT, INSERT, UPDATE, DELETE'),
     ('app', 'issuer_pause', 'SELECT, INSERT, UPDATE, DELETE'),
     ('app', 'issuer_trouble', 'SELECT, INSERT, UPDATE, DELETE'),

@@ -33,6 +33,7 @@ from sds_server.lifecycle.calling import CallerCredential
 from sds_server.lifecycle.census import Census
 from sds_server.lifecycle.crl_reader import CrlReader
 from sds_server.lifecycle.enroller import Enroller
+from sds_server.lifecycle.fallback_looks import FallbackLooks
 from sds_server.lifecycle.loop import Loop
 from sds_server.lifecycle.on_demand import OnDemand
 from sds_server.lifecycle.patience import Patience
@@ -206,6 +207,11 @@ def build_lookouts(
     prover.on_hint, prover.on_idle, watcher.on_hint = wake, idle, watching.wake
     settler.on_hint = settling.wake
     return prover, settler, [Loop("prover", prover.step, every=poll), *hearing, watching, settling]
+
+
+def build_fallback_looks(database: Database, cas: Mapping[str, Issuer]) -> FallbackLooks:
+    """Build what looks whether the CAs may issue that are fallen back on."""
+    return FallbackLooks(database=database, issuers=cas, rng=SystemRandom())
 
 
 def build_renewals(

@@ -124,6 +124,12 @@ ISSUING: Final = (
         ("secret", "generation", "url", "error"),
     ),
     LogEvent(
+        "fallback.forbidden",
+        "warning",
+        "CAA does not let a CA issue that a secret falls back on: it would be of no help when it is needed.",
+        ("secret", "issuer", "error", "hint"),
+    ),
+    LogEvent(
         "issuer.held",
         "error",
         "A CA takes no orders of our account before a person has visited its page.",

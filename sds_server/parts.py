@@ -24,6 +24,7 @@ from sds_server.assembly import (
     build_bookkeeping,
     build_crl_reader,
     build_enrolment,
+    build_fallback_looks,
     build_feed,
     build_issuers,
     build_lookouts,
@@ -85,7 +86,7 @@ from sds_server.xds.service import Service
 
 SWEEP: Final = timedelta(seconds=5)
 """How often the publisher looks at all that is watched (at what it is told of it looks at once), the
-withdrawer at what is left in DNS, and the CRL reader whether a list is due."""
+withdrawer at what is left in DNS, and who looks at CRLs and CAA whether one is due."""
 
 
 STREAM_GRACE_S: Final = 5.0
@@ -291,6 +292,7 @@ class Parts:
             Loop("census", census.step, every=EVERY),
             making,
             Loop("stapler", stapler.step, every=poll),
+            Loop("fallback-looks", build_fallback_looks(database, cas).step, every=SWEEP),
             Loop("crl-reader", build_crl_reader(config, database, clock, actor, metrics).step, every=SWEEP),
             *demanding,
             *working,

@@ -159,6 +159,15 @@ class OnDemand(BaseModel):
         )
 
 
+class Forbidden(shapes.Stated):
+    """That CAA does not let a CA issue that is fallen back on, as seen at the last look, and what would."""
+
+    issuer: str
+    name: str
+    seen: str
+    fix: str
+
+
 class SecretSummary(Declaration):
     """A secret with what it is served with, and at how many targets of its live set that is proved.
 
@@ -198,7 +207,8 @@ class Secret(Declaration):
     """A secret with all that hangs on it: what is served, the latest rotation, who serves it.
 
     ``key_custody`` is there where a target makes its keys, ``staple`` where the certificate names a
-    responder, ``clock`` where that of the replica that answers is more than a minute from its CA's.
+    responder, ``clock`` where that of the replica that answers is more than a minute from its CA's;
+    ``forbidden``: of its fallback issuers, whom CAA keeps out.
     """
 
     managed_by: str
@@ -210,6 +220,7 @@ class Secret(Declaration):
     renewal: Renewal | None
     staple: Staple | None
     clock: str | None
+    forbidden: list[Forbidden]
     payload: payload_shapes.Payload | None
     rotation: shapes.Rotation | None
     revocations: list[shapes.Revocation]

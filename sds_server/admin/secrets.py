@@ -17,6 +17,7 @@ from sds_server.errors import BadName, CallerError, Conflict
 from sds_server.inventory import (
     certificates,
     declarations,
+    fallback_looks,
     freezes,
     key_requests,
     on_demand,
@@ -194,6 +195,7 @@ async def _with_certificate(
     stapling = None if cert_id is None else await staples.of(database, cert_id)
     rotation = await progress.latest(database, name)
     revoked = await revocations.of_secret(database, name)
+    forbidden = await fallback_looks.of(database, name) if secret.fallback else ()
     by_target = secret.key_holder is KeyHolder.TARGET
     custody = await key_requests.custody(database, name) if by_target else None
     what_it_means = conditions.of_secret(
@@ -214,6 +216,7 @@ async def _with_certificate(
         renewal=None if certificate is None else await _renewal(services, certificate),
         staple=None if stapling is None else secret_shapes.Staple.model_validate(stapling),
         clock=_clock(services, secret),
+        forbidden=[secret_shapes.Forbidden.model_validate(one) for one in forbidden],
         payload=None,
         rotation=shapes.Rotation.of(rotation),
         revocations=[shapes.Revocation.of(revocation) for revocation in revoked],
@@ -256,6 +259,7 @@ async def _with_payload(
         renewal=None,
         staple=None,
         clock=None,
+        forbidden=[],
         payload=payload_shapes.Payload.of(
             payload,
             await services.payloads.described(secret.name),

@@ -72,6 +72,7 @@ def tree(secret: Json, rotation: Json) -> Branch:
     if conditions["RenewalOverdue"]["status"]:
         root.add(f"✗ overdue: {conditions['RenewalOverdue']['message']}")
     _clock(root, secret["clock"])
+    _forbidden(root, secret["forbidden"])
     if secret["frozen"] is not None:
         _frozen(root, secret["name"], secret["frozen"])
     _certificate(root, secret["certificate"], secret["renewal"], uploaded=secret["issuer"] == "upload")
@@ -159,6 +160,13 @@ def _clock(root: Branch, said: str | None) -> None:
     if said is not None:
         branch = root.add(f"✗ clock: that of the replica asked is {said}")
         branch.add("remedy: set that machine's clock: see that chronyd or systemd-timesyncd runs")
+
+
+def _forbidden(root: Branch, forbidden: list[Json]) -> None:
+    for one in forbidden:
+        branch = root.add(f"✗ fallback to {one['issuer']}: it may not issue for {one['name']}, by CAA")
+        branch.add(f"reason: {one['seen']}")
+        branch.add(f"remedy: {one['fix']}")
 
 
 def _frozen(root: Branch, name: str, frozen: Json) -> None:

@@ -65,6 +65,8 @@ async def put_in(tx: Transaction, secret: Secret, *, actor: str, check: Check = 
         return None
     if not created:
         await tx.rows("update_secret", secret.name, *columns)
+    if secret.fallback or (before is not None and before.fallback):
+        await tx.rows("look_at_fallbacks", secret.name)
     if before is not None and before.key_holder != secret.key_holder:
         await tx.rows("forget_key_request", secret.name)
     await audit.append(
@@ -80,6 +82,8 @@ async def put_in(tx: Transaction, secret: Secret, *, actor: str, check: Check = 
 async def _change_policy(tx: Transaction, before: Secret, secret: Secret, *, actor: str) -> None:
     """Change what completes Rotations, or whom to fall back to: no other Certificate is wanted for that."""
     await tx.rows("change_policy", secret.name, str(secret.proof), list(secret.fallback))
+    if before.fallback != secret.fallback:
+        await tx.rows("look_at_fallbacks", secret.name)
     detail = _declared(secret) | {"proof_before": str(before.proof), "fallback_before": before.fallback}
     await audit.append(tx, action="secret.changed", actor=actor, subject=secret.name, detail=detail)
 
@@ -122,6 +126,7 @@ async def remove_in(tx: Transaction, name: str, *, actor: str) -> None:
     await tx.rows("forget_ticket_schedule", name)
     await tx.rows("forget_deliveries", name)
     await tx.rows("forget_key_request", name)
+    await tx.rows("forget_fallback_look", name)
     await tx.rows("forget_on_demand_name", name)
     await tx.rows("delete_secret", name)
     await audit.append(tx, action="secret.deleted", actor=actor, subject=name)

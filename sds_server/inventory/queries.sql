@@ -588,6 +588,30 @@ SELECT c.secret, t.this_update, t.next_update
   JOIN secret s ON s.name = c.secret AND s.served_generation = c.generation AND s.deleted_at IS NULL
  WHERE t.next_update IS NOT NULL ORDER BY t.next_update LIMIT $1;
 
+-- ---------------------------------------------------------------- CAs that are fallen back on
+
+-- name: look_at_fallbacks
+-- A Secret that names some is looked at now, and one that names none no more.
+WITH gone AS (DELETE FROM fallback_look l USING secret s WHERE l.secret = $1 AND s.name = $1 AND s.fallback = '{}')
+INSERT INTO fallback_look (secret) SELECT name FROM secret WHERE name = $1 AND fallback <> '{}'
+ON CONFLICT (secret) DO UPDATE SET look_at = certvoy_now();
+
+-- name: forget_fallback_look
+DELETE FROM fallback_look WHERE secret = $1;
+
+-- name: claim_fallback_looks
+-- Those that are looked at now, kept from other replicas for $1.
+UPDATE fallback_look SET look_at = certvoy_now() + $1::interval
+ WHERE secret = ANY (ARRAY(
+       SELECT secret FROM fallback_look WHERE look_at <= certvoy_now() ORDER BY look_at LIMIT $2 FOR UPDATE SKIP LOCKED))
+RETURNING secret, found;
+
+-- name: fallbacks_looked
+UPDATE fallback_look SET found = $2, look_at = certvoy_now() + $3::interval WHERE secret = $1;
+
+-- name: fallback_findings
+SELECT found FROM fallback_look WHERE secret = $1;
+
 -- ---------------------------------------------------------------- revocation lists
 
 -- name: expect_crl

@@ -56,7 +56,7 @@ class Preflights:
             found = await examine(
                 name, ca=_seen(ca, identities), method=method, question=question, zones=_zones(ca)
             )
-            behind = [await _behind(name, self._issuers[other]) for other in sorted(others - {ca.name})]
+            behind = [await behind_first(name, self._issuers[other]) for other in sorted(others - {ca.name})]
         except AcmeError as e:
             raise CallerError(e.message, hint=e.hint) from e
         finally:
@@ -89,7 +89,7 @@ async def _reached(ca: Issuer) -> tuple[Finding, tuple[str, ...]]:
     return Finding("ca", Verdict.OK, f"{ca.name} answers at {ca.directory_url}"), directory.caa_identities
 
 
-async def _behind(name: str, ca: Issuer) -> Finding:
+async def behind_first(name: str, ca: Issuer) -> Finding:
     """Look whether a CA that is fallen back on may issue."""
     reached, identities = await _reached(ca)
     if reached.verdict is not Verdict.OK:

@@ -9,7 +9,7 @@ from sds_server.programs.caddy import Caddy
 from sds_server.programs.child import free_port
 from tests.support.bind import KEY_SECRET, Bind, Zone
 from tests.support.ca_front import CaFront
-from tests.support.control_plane import HOST, ControlPlane, dsn
+from tests.support.control_plane import HOST, ControlPlane, dsn, until
 
 pytestmark = pytest.mark.debian
 
@@ -70,9 +70,13 @@ async def test_it_says_what_is_well_and_what_to_mend(plane, sql):
     assert 0 == await sql.fetchval("SELECT count(*) FROM certrotation")
 
 
-async def test_a_secret_s_fallback_ca_that_may_not_issue_is_named_before_it_is_needed(plane):
+async def test_a_secret_s_fallback_ca_that_may_not_issue_is_named_before_it_is_needed(plane, sql):
     """RFC 8659: a CAA record that names the first CA alone keeps every other one out."""
     second = plane.second
+
+    async def looked():
+        return await sql.fetchval("SELECT look_at > certvoy_now() + interval '30 minutes' FROM fallback_look")
+
     plane.settings["issuers"]["second"] = {
         "directory": second.directory_url,
         "ca_file": str(second.ca_file),
@@ -86,7 +90,13 @@ async def test_a_secret_s_fallback_ca_that_may_not_issue_is_named_before_it_is_n
     port = str(plane.http01_port)
     code, said = await plane.command("doctor", "domain", "www.theirs.test", "--port", port, "--json")
     found = {item["check"]: item for item in json.loads(said)}
+    await until(looked)
+    _, why = await plane.command("why", "theirs")
+    told = [entry for entry in plane.entries() if entry["event"] == "fallback.forbidden"]
 
+    assert "✗ fallback to second: it may not issue for www.theirs.test, by CAA" in why
+    assert 'remedy: add theirs.test. CAA 0 issue "second.example"' in why
+    assert [("theirs", "second")] == [(entry["secret"], entry["issuer"]) for entry in told]
     assert 1 == code
     assert "failed" == found["caa of second"]["verdict"], said
     assert 'theirs.test. CAA 0 issue "second.example"' in found["caa of second"]["fix"]

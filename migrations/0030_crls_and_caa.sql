@@ -24,6 +24,17 @@ CREATE TABLE crl_certificate (
 );
 CREATE INDEX crl_certificate_crl ON crl_certificate (crl_id);
 
+-- Whether CAA lets those CAs issue that a Secret falls back on: looked at as soon as it names them, and daily. found: what forbids it.
+-- look_at also keeps a second replica away from one that is being looked at.
+CREATE TABLE fallback_look (
+    secret  text PRIMARY KEY REFERENCES secret,
+    look_at timestamptz NOT NULL DEFAULT certvoy_now(),
+    found   jsonb NOT NULL DEFAULT '[]'
+);
+CREATE INDEX fallback_look_at ON fallback_look (look_at);
+INSERT INTO fallback_look (secret) SELECT name FROM secret WHERE fallback <> '{}' AND deleted_at IS NULL;
+
 INSERT INTO role_right (part, relation, rights) VALUES
     ('app', 'crl', 'SELECT, INSERT, UPDATE'),
-    ('app', 'crl_certificate', 'SELECT, INSERT, DELETE');
+    ('app', 'crl_certificate', 'SELECT, INSERT, DELETE'),
+    ('app', 'fallback_look', 'SELECT, INSERT, UPDATE, DELETE');
