@@ -229,6 +229,21 @@ async def test_the_account_that_ordered_a_certificate_revokes_it_and_twice_is_as
     assert ("Revoked", 4) == await pebble.revocation(got.serial_number)
 
 
+@pytest.mark.parametrize("by_certificate_key", [False, True], ids=["account", "certificate"])
+@pytest.mark.parametrize(
+    ("reason", "code"), [(RevocationReason.UNSPECIFIED, 0), (RevocationReason.CESSATION_OF_OPERATION, 5)]
+)
+async def test_each_reason_reaches_the_ca_by_either_key(pebble, reason, code, by_certificate_key):
+    tokens = Tokens()
+    async with account(pebble) as client, responding(tokens, port=pebble.http_port):
+        orderer = Orderer(client, ["ended.example.com"], tokens)
+        got = await orderer.obtain(MemoryJournal())
+        key = orderer.key if by_certificate_key else None
+        await client.revoke(got.leaf.public_bytes(Encoding.DER), reason=reason, certificate_key=key)
+
+    assert ("Revoked", code) == await pebble.revocation(got.serial_number)
+
+
 async def test_another_account_may_not_revoke_and_the_certificate_s_key_may(pebble):
     tokens = Tokens()
     async with account(pebble) as client, responding(tokens, port=pebble.http_port):
