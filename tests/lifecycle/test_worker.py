@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from acme_engine import ari, keys
 from acme_engine import chain as chains
-from acme_engine.errors import PREFIX, OrderFailed, Problem, Refused, Unfinished, Unreachable
+from acme_engine.errors import PREFIX, ChainError, OrderFailed, Problem, Refused, Unfinished, Unreachable
 from acme_engine.ordering import Profile, Terms
 from sds_server.clock import SystemClock
 from sds_server.conditions import RotationState, rotation_state
@@ -300,14 +300,20 @@ async def test_dates_that_do_not_fit_are_explained_by_a_clock_that_is_wrong(
     assert "chronyd" in told["hint"]
 
 
-async def test_a_clock_that_is_wrong_explains_nothing_else(make, ca, declared, database):
-    ca.at["ordered"] = OrderFailed(
-        "the order is invalid", order_url="https://ca.example.test/order/1", problems=[DNS_PROBLEM]
-    )
+@pytest.mark.parametrize(
+    "error",
+    [
+        ChainError("names", "the leaf is for other names"),
+        OrderFailed("the order is invalid", order_url=None, problems=[DNS_PROBLEM]),
+    ],
+)
+async def test_a_clock_that_is_wrong_explains_nothing_else(make, ca, declared, database, error):
+    ca.at["ordered"] = error
     await make(clock_said=lambda issuer: f"90 s behind {issuer}'s").step()
+    told = (await latest(database)).last_error
 
-    assert "the order is invalid" in (await latest(database)).last_error["what"]
-    assert "clock" not in (await latest(database)).last_error["what"]
+    assert str(error) == told["what"]
+    assert "chronyd" not in told["hint"]
 
 
 @pytest.fixture
