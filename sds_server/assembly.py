@@ -1,7 +1,7 @@
 """Single parts, each built of the configuration, and wired to what it tells."""
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from random import SystemRandom
 from typing import Final
@@ -15,6 +15,7 @@ from sds_server.config.values import EVERY_HOST
 from sds_server.foundation import issuers
 from sds_server.identity import Grant
 from sds_server.instruments import (
+    watch_accounts,
     watch_issuers,
     watch_loops,
     watch_renewals,
@@ -83,13 +84,14 @@ def build_bookkeeping(
 
 
 def build_accounts(
-    database: Database, sealer: Sealer, clock: Clock, actor: str, *, to: Metrics
+    database: Database, sealer: Sealer, clock: Clock, actor: str, *, issuers: Iterable[str], to: Metrics
 ) -> tuple[Accounts, Skew]:
     """Build what talks to CAs in our name, and have their clocks held against ours."""
     admit = Treasurer(database=database).admit_account
     accounts, skew = Accounts(database=database, sealer=sealer, actor=actor, admit=admit), Skew(clock=clock)
     accounts.on_date = skew.measured
     watch_skew(skew, to=to)
+    watch_accounts(accounts, issuers=issuers, to=to)
     return accounts, skew
 
 

@@ -12,6 +12,7 @@ from sds_server import memory, metrics
 from sds_server.clock import Clock
 from sds_server.errors import CustodyError
 from sds_server.keys.kms import Kms, Sealer, WrappedDek
+from sds_server.lifecycle.accounts import Accounts
 from sds_server.lifecycle.audit_sealer import AuditSealer
 from sds_server.lifecycle.failure import Ended
 from sds_server.lifecycle.loop import Loop
@@ -261,6 +262,12 @@ def watch_issuers(patience: Patience, *, issuers: Iterable[str], to: Metrics) ->
     """Tell which CAs are left alone."""
     known = sorted(issuers)
     to.read(metrics.ISSUER_PAUSED, lambda: {(issuer,): issuer in patience.paused for issuer in known})
+
+
+def watch_accounts(accounts: Accounts, *, issuers: Iterable[str], to: Metrics) -> None:
+    """Count the nonces that CAs refuse."""
+    to.prepare(metrics.BAD_NONCES, ((issuer,) for issuer in sorted(issuers)))
+    accounts.on_bad_nonce = lambda issuer: to.count(metrics.BAD_NONCES, issuer)
 
 
 def watch_skew(skew: Skew, *, to: Metrics) -> None:

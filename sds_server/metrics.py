@@ -182,6 +182,11 @@ PUSHED: Final = _counter(
 ISSUER_PAUSED: Final = _gauge(
     "issuer_paused", "1 while no replica asks the issuer: it is away, or wants to be left alone.", "issuer"
 )
+BAD_NONCES: Final = _counter(
+    "acme_bad_nonces",
+    "Requests that the issuer refused for their nonce (badNonce), and that were signed and sent again.",
+    "issuer",
+)
 CLOCK_AHEAD: Final = _gauge(
     "clock_ahead_seconds",
     "How far this replica's clock is ahead of the issuer's, by its last answer; negative: behind; absent"

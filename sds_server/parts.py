@@ -170,7 +170,7 @@ class Parts:
             publisher=publisher,
             clock=clock,
         )
-        accounts, skew = build_accounts(database, sealer, clock, actor, to=metrics)
+        accounts, skew = build_accounts(database, sealer, clock, actor, issuers=config.issuers, to=metrics)
         (cas, withdrawer), stapler = (
             build_issuers(config, database),
             build_stapler(config, database, clock, actor, metrics),

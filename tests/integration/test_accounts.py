@@ -6,10 +6,13 @@ from dataclasses import replace
 import pytest
 
 from acme_engine.errors import Action, Refused
+from sds_server.instruments import watch_accounts
 from sds_server.inventory import accounts as inventory
 from sds_server.lifecycle.accounts import Accounts, Issuer
+from sds_server.metrics import Metrics
 from tests.support import pebble as pebbles
 from tests.support.ca_front import CaFront
+from tests.support.exposition import samples
 from tests.support.issuances import Issuances
 
 pytestmark = pytest.mark.debian
@@ -71,6 +74,18 @@ async def test_orders_share_what_a_ca_told_before(replica, issuer, pebble):
     await order(accounts, issuer)
 
     assert (before[0], before[1], before[2] + 2) == tuple(map(pebble.requests, ("GET", "HEAD", "POST")))
+
+
+async def test_a_nonce_that_the_ca_refuses_is_counted_and_the_order_goes_on(replica, issuer):
+    accounts, told = replica(), Metrics(version="1")
+    watch_accounts(accounts, issuers=[issuer.name], to=told)
+    await order(accounts, issuer)
+    client = accounts.client(issuer, await accounts.ensure(issuer))
+    async with client:
+        client._transport._keep_nonce(["never-given"])
+        await client.new_order(["www.example.test"])
+
+    assert 1 == samples(told.exposition())["certvoy_acme_bad_nonces_total", issuer.name]
 
 
 async def test_the_account_has_another_key_and_other_replicas_go_on_with_it(replica, issuer, sql):

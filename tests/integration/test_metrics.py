@@ -50,6 +50,7 @@ async def test_a_control_plane_at_work_tells_it_in_prometheus_own_manner(promtoo
     assert [1, 1, 1, 1, 1] == timed
     assert 1 <= found["certvoy_challenges_asked_total", "answered", "http-01"]
     assert 0 == found["certvoy_rate_limited_total", "internal", "unknown"]
+    assert 0 == found["certvoy_acme_bad_nonces_total", "internal"]
     assert 4 == found["certvoy_workers",]
     assert 0 == found["certvoy_workers_busy",]
     loops = {key[1] for key in found if key[0] == "certvoy_loop_last_success_timestamp_seconds"}
