@@ -40,7 +40,7 @@ from acme_engine.errors import (
 )
 from acme_engine.looks import Wait
 from acme_engine.messages import Authorization, Challenge, Identifier, Order
-from acme_engine.ordering import NO_TERMS, Admit, Terms, freely, place
+from acme_engine.ordering import NO_TERMS, Admit, Terms, dates_ignored, freely, place
 from acme_engine.solver import Solver, Solvers
 
 PARALLEL = 8
@@ -377,6 +377,11 @@ class _Issuance:
             now=self._client.clock(),
         )
         self._on_step("certificate.downloaded", {"fingerprint": chain.fingerprint})
+        ignored = dates_ignored(
+            self._terms, not_before=chain.not_before, not_after=chain.not_after, now=self._client.clock()
+        )
+        if ignored is not None:
+            self._on_step("order.dates_ignored", {"certificate": ignored})
         return chain
 
     async def _failure(self, order: Order) -> OrderFailed:

@@ -6,13 +6,15 @@
 | profile, preferred | if the directory lists it              | once more without it                       |
 | profile, required  | if the directory lists it, else failed | failed                                     |
 | ``lifetime``       | as ``notAfter``                        | failed                                     |
+| ``backdate``       | as ``notBefore``                       | failed                                     |
 
+A CA that takes no dates must say so, and some do nothing of what they do not know: see `dates_ignored`.
 A CA that is busy, or wants to be left alone, has refused nothing of that (RFC 9773 section 5).
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 
 from acme_engine.client import Client
@@ -22,6 +24,12 @@ from acme_engine.messages import Directory, Order
 _NOT_NOW = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 _OF_THE_PROFILE = {"invalidProfile", "unauthorized", "malformed"}
 """An unknown profile, and one that the account may not have: CAs word the second as they like."""
+
+_DATES = {"notBefore": "`backdate`", "notAfter": "`lifetime`"}
+"""What is asked for, and what an operator calls it."""
+
+_LEEWAY = timedelta(minutes=1)
+"""Of a CA's clock, when dates are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +45,15 @@ class Terms:
     """What an order asks for besides its names.
 
     ``replaces`` is the ARI identifier of the certificate that it replaces (RFC 9773 section 5). ``lifetime``:
-    the certificate shall end so long from now; the CA chooses where it is None. ``preferred_chain``: the
-    common name of an issuer in the chain, its root by habit, or "smallest".
+    the certificate shall end so long from now; ``backdate``: begin so long before now; the CA chooses where
+    they are None. ``preferred_chain``: the common name of an issuer in the chain, its root by habit, or
+    "smallest".
     """
 
     replaces: str | None = None
     profile: Profile | None = None
     lifetime: timedelta | None = None
+    backdate: timedelta | None = None
     preferred_chain: str | None = None
 
 
@@ -79,6 +89,8 @@ async def place(
         except Refused as e:
             dropped = _to_drop(e, asked, terms)
             if dropped is None:
+                if e.problem.code == "malformed" and asked.keys() & _DATES.keys():
+                    e.hint = f"if the CA takes no dates, leave out {_of(asked)} of the issuer"
                 raise
             del asked[dropped]
             if dropped == "replaces":
@@ -105,9 +117,32 @@ def _asked(
             if terms.profile.required:
                 raise ProfileUnavailable(said)
             on_step("order.profile_refused", {"problem": said})
+    now = client.clock().astimezone(UTC)
+    if terms.backdate is not None:
+        asked["notBefore"] = f"{now - terms.backdate:%FT%TZ}"
     if terms.lifetime is not None:
-        asked["notAfter"] = f"{(client.clock() + terms.lifetime).astimezone(UTC):%FT%TZ}"
+        asked["notAfter"] = f"{now + terms.lifetime:%FT%TZ}"
     return asked
+
+
+def dates_ignored(terms: Terms, *, not_before: datetime, not_after: datetime, now: datetime) -> str | None:
+    """Say which of the dates that were asked for a certificate does not have; None: it has them. Pure.
+
+    "The server MUST return an error if it cannot fulfill the request as specified" (section 7.4); some issue
+    as if there were no dates. When the order went out is not known of one that is resumed, but it was before
+    ``now``: what begins or ends later than an order of now would have asked for was not asked for.
+    """
+    latest = now + _LEEWAY
+    wrong = []
+    if terms.backdate is not None and not_before > latest - terms.backdate:
+        wrong.append(f"begins {not_before:%FT%TZ}")
+    if terms.lifetime is not None and not_after > latest + terms.lifetime:
+        wrong.append(f"ends {not_after:%FT%TZ}")
+    return " and ".join(wrong) or None
+
+
+def _of(asked: Mapping[str, object]) -> str:
+    return " and ".join(name for field, name in _DATES.items() if field in asked)
 
 
 def _to_drop(error: Refused, asked: Mapping[str, object], terms: Terms) -> str | None:

@@ -176,6 +176,7 @@ def _issuer(name: str, issuer: IssuerConfig, config: Config) -> Issuer:
             if issuer.profile is None
             else Profile(issuer.profile.name, required=issuer.profile.required),
             lifetime=issuer.lifetime,
+            backdate=issuer.backdate,
             preferred_chain=issuer.preferred_chain,
         ),
         limits=issuer.limits or limits.of_directory(issuer.directory),

@@ -180,6 +180,12 @@ ISSUING: Final = (
     ),
     LogEvent("order.finalizing", "info", "The CA is asked to issue.", (*_ORDER, "order")),
     LogEvent(
+        "order.dates_ignored",
+        "info",
+        "The CA issued with other dates than `lifetime` and `backdate` ask for, and did not say so.",
+        (*_ORDER, "certificate"),
+    ),
+    LogEvent(
         "order.profile_refused",
         "info",
         "The CA has not, or refuses, the profile that was preferred: the order goes without.",

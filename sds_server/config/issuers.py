@@ -21,6 +21,7 @@ from sds_server.config.values import (
     ExistingFile,
     File,
     Wrong,
+    spelt,
 )
 
 
@@ -100,6 +101,10 @@ class IssuerConfig(Model):
     lifetime: Duration | None = Field(None, validate_default=True)
     """How long certificates shall live, where the CA lets an order say so; the CA chooses by default."""
 
+    backdate: Duration | None = None
+    """How long before the order certificates shall begin, for clients whose clocks are behind, where the CA
+    lets an order say so: shorter than half of ``lifetime``, which it needs. The CA chooses by default."""
+
     limits: LimitsOf = None
     """What the CA takes in which time: ``auto`` by its directory, ``off``, the name of a CA that is known, or
     rates of your own, such as ``{orders: 300/3h, domain: 50/7d}``."""
@@ -122,6 +127,23 @@ class IssuerConfig(Model):
 
     challenges: Mapping[NameOrSuffix, ChallengeType] = {}
     """The same for some names: a name, or ``*.example.com`` for all below it, and how those are proved."""
+
+    @field_validator("backdate")
+    @classmethod
+    def _leaves_time(cls, chosen: timedelta | None, info: ValidationInfo[File]) -> timedelta | None:
+        if chosen is None or "lifetime" not in info.data:
+            return chosen
+        lifetime = info.data["lifetime"]
+        if lifetime is None:
+            # Caddy, step-ca and Pebble count their own life from notBefore: it would be over so much earlier.
+            raise Wrong("needs a `lifetime`", "say with `lifetime` how long after the order certificates end")
+        if chosen >= lifetime / 2:
+            # A short certificate is due when half of its life is over, which counts from notBefore.
+            raise Wrong(
+                f"is {spelt(chosen)}: at half of `lifetime` or more, certificates are due as soon as issued",
+                f"write less than {spelt(lifetime / 2)}",
+            )
+        return chosen
 
     @field_validator("challenge", "challenges")
     @classmethod

@@ -78,6 +78,17 @@ async def test_a_profile_that_it_does_not_have_is_gone_without_or_fails_before_t
     assert "order.profile_refused" in [name for name, _ in orderer.steps]
 
 
+async def test_dates_that_it_passes_over_are_told(server):
+    """It issues as if none had been asked for, and says nothing."""
+    async with account(server) as client:
+        terms = Terms(lifetime=timedelta(days=7), backdate=timedelta(hours=1))
+        got, orderer = await issued(server, client, terms)
+
+    assert 90 == round(days(got))
+    (said,) = [fields["certificate"] for name, fields in orderer.steps if name == "order.dates_ignored"]
+    assert f"begins {got.not_before:%FT%TZ} and ends {got.not_after:%FT%TZ}" == said
+
+
 async def test_it_says_when_it_would_like_a_certificate_renewed_and_takes_what_replaces_it(server):
     """RFC 9773 sections 4.1 and 5: it finds the certificate by our identifier."""
     async with account(server) as client:

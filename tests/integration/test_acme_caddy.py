@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from acme_engine import Actor, Client, KeyType, OrderFailed, errors, keys
+from acme_engine.ordering import Terms
 from sds_server.errors import ConfigError
 from sds_server.programs.caddy import Caddy
 from sds_server.programs.child import free_port
@@ -56,6 +57,16 @@ async def test_a_certificate_is_obtained_without_any_name_resolving(caddy, respo
     assert set(got.names) == set(orderer.names)
     assert got.not_after - got.not_before <= LIFETIME + timedelta(minutes=2)
     assert tokens == {}
+
+
+async def test_a_certificate_begins_and_ends_when_the_order_says(caddy, responder_port):
+    """Its own lifetime is what it issues where nobody says one."""
+    tokens = Tokens()
+    terms = Terms(lifetime=timedelta(hours=4), backdate=timedelta(hours=1))
+    async with account(caddy) as client, responding(tokens, port=responder_port):
+        got = await Orderer(client, ["dated.example.test"], tokens, terms=terms).obtain(MemoryJournal())
+
+    assert timedelta(hours=5) == got.not_after - got.not_before
 
 
 @pytest.mark.parametrize("step", ["ordered", "finalizing", "issued"])

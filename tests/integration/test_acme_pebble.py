@@ -22,6 +22,7 @@ from acme_engine import (
     keys,
 )
 from acme_engine.hidden import Hidden
+from acme_engine.ordering import Terms
 from acme_engine.relinquish import relinquish
 from tests.support import pki
 from tests.support.acme import Crash, MemoryJournal, Orderer, Tokens, responding
@@ -59,6 +60,20 @@ async def test_a_certificate_is_obtained_over_http_01(pebble):
     assert timedelta(days=89) < got.not_after - got.not_before < timedelta(days=91)
     assert journal.steps == ["ordered", "finalizing", "issued"]
     assert tokens == {}, "every token is taken away"
+
+
+async def test_a_certificate_begins_and_ends_when_the_order_says(pebble):
+    """RFC 8555 section 7.4, notBefore and notAfter: it issues by them, to the second."""
+    tokens = Tokens()
+    terms = Terms(lifetime=timedelta(days=7), backdate=timedelta(hours=2))
+    async with account(pebble) as client, responding(tokens, port=pebble.http_port):
+        orderer = Orderer(client, ["dated.example.com"], tokens, terms=terms)
+        before = datetime.now(UTC)
+        got = await orderer.obtain(MemoryJournal())
+
+    assert terms.lifetime + terms.backdate == got.not_after - got.not_before
+    assert timedelta(seconds=-1) <= got.not_before + terms.backdate - before <= timedelta(seconds=5)
+    assert "order.dates_ignored" not in [name for name, _ in orderer.steps]
 
 
 async def test_the_chain_builds_to_the_ca_s_root(pebble):

@@ -8,9 +8,11 @@ import pytest
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from acme_engine.ordering import Terms
 from sds_server.config.certvoy_yaml import load
 from sds_server.config.values import Duration, KeyFile, Listen, spelt
 from sds_server.errors import ConfigError
+from sds_server.foundation import issuers
 from sds_server.limits import OFF, PRESETS, Counted
 from sds_server.model import KeyType, Kind, Proof, key_path
 
@@ -247,7 +249,7 @@ def test_wrong_database_may_hold_a_password_and_is_not_repeated(errors):
         (["issuers", "internal", "roots_file"], "nowhere", "issuers.internal.roots_file: cannot read"),
         (["issuers", "internal", "eab", "kid"], 7, "issuers.internal.eab.kid: must be text, got 7"),
         (["issuers", "internal", "eab", "key"], "x", "issuers.internal.eab.key: unknown key"),
-        (["issuers", "internal", "acme"], "x", "known here: ca_file, challenge, challenges, contact"),
+        (["issuers", "internal", "acme"], "x", "known here: backdate, ca_file, challenge, challenges"),
         (["http01"], None, "http01: must hold keys and values, got null"),
         (["http01", "listen"], 8080, "http01.listen: must be host:port, got 8080"),
         (["http01", "listen"], ":8080", "http01.listen: must be host:port"),
@@ -291,6 +293,28 @@ def test_wrong_database_may_hold_a_password_and_is_not_repeated(errors):
 )  # fmt: skip
 def test_one_wrong_value(with_value, place, value, error):
     assert error in with_value(place, value)
+
+
+def test_certificates_may_begin_before_their_order_and_end_when_the_file_says(read):
+    config = read(SMALL.replace("/dir}", "/dir, lifetime: 7d, backdate: 1h}"))
+    terms = issuers(config)["internal"].terms
+
+    assert Terms(lifetime=timedelta(days=7), backdate=timedelta(hours=1)) == terms
+
+
+@pytest.mark.parametrize(
+    ("keys", "error"),
+    [
+        ("backdate: 1h", "issuers.internal.backdate: needs a `lifetime` (line 2)"),
+        ("lifetime: 2h, backdate: 1h", "are due as soon as issued (line 2); write less than 1h"),
+        ("lifetime: 2x, backdate: 1h", "issuers.internal.lifetime: must be a duration"),
+    ],
+)
+def test_a_beginning_that_would_have_certificates_due_at_once_is_refused(errors, keys, error):
+    """CAs that count a life of their own from there end it earlier; renewals count from there as well."""
+    (only,) = errors(SMALL.replace("/dir}", f"/dir, {keys}}}"))
+
+    assert error in only
 
 
 @pytest.mark.parametrize("key", ["database", "issuers", "http01", "sds"])

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from acme_engine.errors import OrderFailed, ProfileUnavailable, Refused
-from acme_engine.ordering import Profile, Terms, place
+from acme_engine.ordering import Profile, Terms, dates_ignored, place
 from tests.support.acme import MemoryJournal, Orderer, Tokens
 from tests.support.fake_ca import problem
 
@@ -143,6 +143,48 @@ async def test_a_lifetime_is_asked_for_as_the_end(ca, client, order):
     await order(lifetime=timedelta(days=7))
 
     assert [{"notAfter": "2026-12-01T08:00:00Z"}] == sent(ca)
+
+
+async def test_a_beginning_before_the_order_is_asked_for_beside_the_end(ca, client, order):
+    client.clock = lambda: datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
+    await order(lifetime=timedelta(days=7), backdate=timedelta(hours=1))
+
+    assert [{"notBefore": "2026-11-24T07:00:00Z", "notAfter": "2026-12-01T08:00:00Z"}] == sent(ca)
+
+
+async def test_a_ca_that_takes_no_dates_is_named_with_what_to_leave_out(ca, order):
+    """Let's Encrypt's words; asked without them it would issue something that nobody wanted."""
+    ca.next("/new-order", 400, problem("malformed", detail="NotBefore and NotAfter are not supported"))
+    with pytest.raises(Refused, match="NotBefore and NotAfter are not supported") as refused:
+        await order(lifetime=timedelta(days=7), backdate=timedelta(hours=1))
+
+    assert "leave out `backdate` and `lifetime` of the issuer" in refused.value.hint
+    assert 1 == len(sent(ca))
+
+
+NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends", "said"),
+    [
+        (-HOUR, 7 * DAY, None),
+        (-HOUR - DAY, 6 * DAY, None),  # ordered a day ago, and resumed now
+        (-HOUR, 6 * DAY, None),  # shorter: the CA's own limit, or an older order; it is renewed by its dates
+        (timedelta(0), 7 * DAY, "begins 2026-11-24T08:00:00Z"),
+        (-HOUR, 90 * DAY, "ends 2027-02-22T08:00:00Z"),
+        (timedelta(0), 90 * DAY, "begins 2026-11-24T08:00:00Z and ends 2027-02-22T08:00:00Z"),
+    ],
+)
+def test_dates_that_a_ca_passes_over_are_told(begins, ends, said):
+    terms = Terms(lifetime=7 * DAY, backdate=HOUR)
+
+    assert said == dates_ignored(terms, not_before=NOW + begins, not_after=NOW + ends, now=NOW)
+
+
+def test_a_ca_that_was_asked_for_no_dates_has_passed_over_none():
+    assert dates_ignored(Terms(), not_before=NOW, not_after=NOW + 90 * DAY, now=NOW) is None
 
 
 async def test_a_name_that_was_not_asked_for_is_not_proved(ca, client):
