@@ -102,14 +102,18 @@ class Dns01Solver:
         asks = own.mode in {Mode.AUTHORITATIVE, Mode.RECURSIVE}
         return own.wait_s + (own.limit_s if asks else 0.0)
 
-    async def present(self, identifier: Identifier, _challenge: Challenge, key_authorization: str) -> None:
+    def name_of(self, identifier: Identifier, _challenge: Challenge) -> str:
+        """Return the name at which the CA looks for the value."""
+        return record_name(identifier.value)
+
+    async def present(self, identifier: Identifier, challenge: Challenge, key_authorization: str) -> None:
         """Write the value down, then have the provider add it where the aliases lead.
 
         Raises:
             ZoneNotFound: nobody says where the name's record is.
             DnsProviderError: the provider did not add it.
         """
-        name, value = record_name(identifier.value), record_value(key_authorization)
+        name, value = self.name_of(identifier, challenge), record_value(key_authorization)
         if self._propagation.follow_aliases:
             place = await self._zones.place(name)
         else:
@@ -119,14 +123,14 @@ class Dns01Solver:
         self._places[name, value] = place
         await _bounded(self._provider.add(place.owner, given), f"{place.owner}: no value could be added")
 
-    async def ready(self, identifier: Identifier, _challenge: Challenge, key_authorization: str) -> None:
+    async def ready(self, identifier: Identifier, challenge: Challenge, key_authorization: str) -> None:
         """Return once the value is served, as the mode says.
 
         Raises:
             ZoneNotFound: nobody says who serves the zone.
             NotServed: it was not everywhere within the limit; says where it is not.
         """
-        name, value = record_name(identifier.value), record_value(key_authorization)
+        name, value = self.name_of(identifier, challenge), record_value(key_authorization)
         own, ends = self._propagation, self._monotonic() + self._propagation.limit_s
         if own.mode in {Mode.AUTHORITATIVE, Mode.RECURSIVE}:
             place = self._places[name, value]
@@ -156,13 +160,13 @@ class Dns01Solver:
         if own.wait_s:
             await self._sleep(own.wait_s)
 
-    async def cleanup(self, identifier: Identifier, _challenge: Challenge, key_authorization: str) -> None:
+    async def cleanup(self, identifier: Identifier, challenge: Challenge, key_authorization: str) -> None:
         """Have the provider remove this value alone, then forget it.
 
         Raises:
             DnsProviderError: it did not; the ledger still has it.
         """
-        name, value = record_name(identifier.value), record_value(key_authorization)
+        name, value = self.name_of(identifier, challenge), record_value(key_authorization)
         place = self._places.get((name, value))
         if place is None:
             return  # `present` did not come as far as the ledger

@@ -1,7 +1,7 @@
 """Records of challenges that are about an account: dns-account-01's name, and dns-persist-01's standing text.
 
-Both are drafts; `dns_persist01` answers challenges of the second, and nobody those of the first yet. The text
-lets a name be proved without a change of DNS at each renewal: it is written once, by whoever runs the zone.
+Both are drafts; `dns_account01` and `dns_persist01` answer their challenges. The text lets a name be proved
+without a change of DNS at each renewal: it is written once, by whoever runs the zone.
 """
 
 import hashlib

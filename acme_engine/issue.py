@@ -279,7 +279,9 @@ class _Issuance:
         if challenge.token is None:  # what stands in DNS for the account, and not for this order
             account = challenge.account or self._client.account_url
             return _Proof(authorization, solver, replace(challenge, account=account), "")
-        return _Proof(authorization, solver, challenge, self._client.key_authorization(challenge))
+        # The label of dns-account-01 is our account's, whatever the CA says of it.
+        ours = replace(challenge, account=self._client.account_url)
+        return _Proof(authorization, solver, ours, self._client.key_authorization(challenge))
 
     async def _present(self, proof: _Proof) -> None:
         name = proof.authorization.name

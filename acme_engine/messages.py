@@ -137,6 +137,7 @@ class Challenge:
     """One way to prove a name (section 8); ``token`` is None where the type has none, or an unusable one.
 
     ``issuers`` and ``account`` are dns-persist-01's: what its record may call the CA, and for whom it stands.
+    A Solver finds in ``account`` our own, where the CA names none.
     """
 
     type: str

@@ -23,7 +23,7 @@ from yarl import URL
 from acme_engine import caa
 from acme_engine.dns.servers import Server, Silent, ask
 from acme_engine.dns.zones import Zones
-from acme_engine.dns_records import persist_record_name
+from acme_engine.dns_records import account_record_name, persist_record_name
 from acme_engine.errors import ZoneNotFound
 from acme_engine.names import normalise
 from acme_engine.selfcheck import MAX_BODY, REDIRECTS_MAX, TIMEOUT_S
@@ -67,11 +67,15 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Ca:
-    """What the checks must know of a CA; ``public``: it looks from the Internet."""
+    """What the checks must know of a CA; ``public``: it looks from the Internet.
+
+    ``account``: our account's URL there, once there is one.
+    """
 
     name: str
     identities: tuple[str, ...]
     public: bool
+    account: str | None = None
 
 
 async def examine(
@@ -99,7 +103,7 @@ async def examine(
     )
     findings.append(authorized)
     if method.startswith("dns-"):
-        return [*findings, await _zone(host, method, zones)]
+        return [*findings, await _zone(host, method, ca, zones)]
     findings.append(found)
     if question is not None and method == "http-01":
         inside = _Sockets(addresses, public=ca.public)
@@ -165,7 +169,11 @@ async def _authorization(wanted: str, *, ca: Ca, method: str, zones: Zones) -> F
             )
         if records:
             said = caa.judge(
-                records, wildcard=wanted.startswith("*."), identities=ca.identities, method=method
+                records,
+                wildcard=wanted.startswith("*."),
+                identities=ca.identities,
+                method=method,
+                account_url=ca.account,
             )
             if said.allowed:
                 return Finding("caa", Verdict.OK, f"{at}: {said.reason}")
@@ -262,9 +270,12 @@ def _heard(question: Question, status: int, body: str, came_to: str) -> tuple[st
     return f"answered{redirected}", ""
 
 
-async def _zone(host: str, method: str, zones: Zones) -> Finding:
+async def _zone(host: str, method: str, ca: Ca, zones: Zones) -> Finding:
     """Find where the TXT record of DNS-01 is to be put, or the standing one is."""
-    name = persist_record_name(host) if method == "dns-persist-01" else f"_acme-challenge.{host}"
+    if method == "dns-account-01" and ca.account is None:
+        seen = f"the record's name is our account's own, and there is none at {ca.name} yet"
+        return Finding(method, Verdict.WARNING, seen, "look again after the first order, which registers it")
+    name = _record_name(host, method, ca.account)
     try:
         place = await zones.place(name)
     except ZoneNotFound as e:
@@ -272,6 +283,14 @@ async def _zone(host: str, method: str, zones: Zones) -> Finding:
     alias = "" if place.owner == name else f"{name} is an alias of {place.owner}; "
     servers = ", ".join(map(str, place.servers))
     return Finding(method, Verdict.OK, f"{alias}zone {place.zone}, served by {servers}")
+
+
+def _record_name(host: str, method: str, account: str | None) -> str:
+    if method == "dns-persist-01":
+        return persist_record_name(host)
+    if method == "dns-account-01" and account is not None:
+        return account_record_name(host, account)
+    return f"_acme-challenge.{host}"
 
 
 class _NotAnswered(Exception):

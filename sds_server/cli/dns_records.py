@@ -29,7 +29,7 @@ SOON_DAYS = 30
 def dns_records(
     domain: str, *, account: str, ca: str, until: datetime | None, check: bool, nameserver: tuple[str, ...]
 ) -> int:
-    r"""Print the standing record of dns-persist-01 for DOMAIN, and where dns-account-01 looks.
+    r"""Print the standing record of dns-persist-01 for DOMAIN, and the name at which dns-account-01 looks.
 
     A wildcard's record permits the name's other hosts too. The account's URL is in `certvoy audit`, at
     account.registered.

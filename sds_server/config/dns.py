@@ -30,7 +30,7 @@ from sds_server.config.file import Model
 from sds_server.config.values import Duration, File, Wrong, content_of
 from sds_server.config.yaml_lines import shown
 
-ChallengeType = Literal["http-01", "dns-01", "tls-alpn-01", "dns-persist-01"]
+ChallengeType = Literal["http-01", "dns-01", "tls-alpn-01", "dns-account-01", "dns-persist-01"]
 
 
 def _server(text: str) -> str:

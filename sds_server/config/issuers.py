@@ -122,8 +122,9 @@ class IssuerConfig(Model):
     """Where DNS-01 writes, which alone proves wildcards; without it there is HTTP-01 only."""
 
     challenge: ChallengeType = "http-01"
-    """How names are proved; wildcards always by DNS. ``dns-persist-01``, a draft: a record that stands names
-    our account (``certvoy dns-records``), and nothing is written."""
+    """How names are proved; wildcards always by DNS. Two are drafts: ``dns-account-01`` is DNS-01 at a name
+    that is our account's own; for ``dns-persist-01`` a record that stands names our account, and nothing is
+    written. ``certvoy dns-records`` prints both."""
 
     challenges: Mapping[NameOrSuffix, ChallengeType] = {}
     """The same for some names: a name, or ``*.example.com`` for all below it, and how those are proved."""
@@ -149,6 +150,7 @@ class IssuerConfig(Model):
     @classmethod
     def _has_dns(cls, chosen: Any, info: ValidationInfo[File]) -> Any:
         named = chosen.values() if isinstance(chosen, Mapping) else [chosen]
-        if "dns-01" in named and info.data.get("dns") is None and "dns" in info.data:
-            raise Wrong("dns-01 needs a `dns` section", "say under `dns` who hosts the zones")
+        written = next((kind for kind in named if kind in {"dns-01", "dns-account-01"}), None)
+        if written is not None and info.data.get("dns") is None and "dns" in info.data:
+            raise Wrong(f"{written} needs a `dns` section", "say under `dns` who hosts the zones")
         return chosen

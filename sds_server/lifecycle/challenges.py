@@ -141,7 +141,8 @@ class Challenges:
         solvers: list[Solver] = [Http01Solver(by_http)]
         if self.tls_alpn:
             solvers.append(TlsAlpn01Solver(tokens))
-        if "dns-persist-01" in {self.default, *self.choices.values()}:
+        chosen = {self.default, *self.choices.values()}
+        if "dns-persist-01" in chosen:
             from acme_engine.dns.zones import Zones  # noqa: PLC0415 - imported when chosen
             from acme_engine.dns_persist01 import DnsPersist01Solver  # noqa: PLC0415
 
@@ -149,14 +150,17 @@ class Challenges:
             solvers.append(DnsPersist01Solver(zones=zones, clock=clock.now))
         if self.dns is not None:
             from acme_engine.dns01 import Dns01Solver  # noqa: PLC0415 - imported when chosen
+            from acme_engine.dns_account01 import DnsAccount01Solver  # noqa: PLC0415
 
-            by_dns = Dns01Solver(
-                WatchedProvider(self.dns.provider),
-                RotationValues(database, rotation, issuer, sleep=clock.sleep),
-                zones=self.dns.zones,
-                propagation=self.dns.propagation,
-                sleep=clock.sleep,
-                monotonic=clock.monotonic,
-            )
-            solvers.append(Awaited(by_dns, wait))
+            by_dns = [Dns01Solver, DnsAccount01Solver] if "dns-account-01" in chosen else [Dns01Solver]
+            for solver in by_dns:
+                made = solver(
+                    WatchedProvider(self.dns.provider),
+                    RotationValues(database, rotation, issuer, sleep=clock.sleep),
+                    zones=self.dns.zones,
+                    propagation=self.dns.propagation,
+                    sleep=clock.sleep,
+                    monotonic=clock.monotonic,
+                )
+                solvers.append(Awaited(made, wait))
         return Solvers(solvers, prefer=lambda name: preferred(name, self.choices, otherwise=self.default))

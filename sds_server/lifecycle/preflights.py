@@ -11,7 +11,7 @@ from acme_engine.errors import AcmeError
 from acme_engine.preflight import Ca, Finding, Question, Verdict, examine, may_issue
 from sds_server.config.dns import preferred
 from sds_server.errors import CallerError, NotFound
-from sds_server.inventory import secrets
+from sds_server.inventory import accounts, secrets
 from sds_server.inventory.database import Database
 from sds_server.inventory.tokens import PreflightTokens
 from sds_server.lifecycle.accounts import Issuer, answers
@@ -48,15 +48,17 @@ class Preflights:
         others = {other for one in having for other in one.secret.fallback if other in self._issuers}
         reached, identities = await _reached(ca)
         method = _method(name, ca)
+        seen = _seen(ca, identities, await self._account(ca))
         token = token_urlsafe(TOKEN_BYTES)
         question = Question(token, f"{token}.preflight", port)
         if method == "http-01":
             await self._tokens.put(token, question.key_authorization, lasts=LASTS)
         try:
-            found = await examine(
-                name, ca=_seen(ca, identities), method=method, question=question, zones=_zones(ca)
-            )
-            behind = [await behind_first(name, self._issuers[other]) for other in sorted(others - {ca.name})]
+            found = await examine(name, ca=seen, method=method, question=question, zones=_zones(ca))
+            behind = [
+                await behind_first(name, self._issuers[other], await self._account(self._issuers[other]))
+                for other in sorted(others - {ca.name})
+            ]
         except AcmeError as e:
             raise CallerError(e.message, hint=e.hint) from e
         finally:
@@ -79,6 +81,10 @@ class Preflights:
             raise NotFound(f"no issuer has the name {issuer}", hint=f"there are {names}")
         return self._issuers[issuer]
 
+    async def _account(self, ca: Issuer) -> str | None:
+        account = await accounts.get(self._database, ca.directory_url)
+        return None if account is None else account.url
+
 
 async def _reached(ca: Issuer) -> tuple[Finding, tuple[str, ...]]:
     """Ask a CA for its directory; return whether it answers, and its names in CAA."""
@@ -89,17 +95,19 @@ async def _reached(ca: Issuer) -> tuple[Finding, tuple[str, ...]]:
     return Finding("ca", Verdict.OK, f"{ca.name} answers at {ca.directory_url}"), directory.caa_identities
 
 
-async def behind_first(name: str, ca: Issuer) -> Finding:
-    """Look whether a CA that is fallen back on may issue."""
+async def behind_first(name: str, ca: Issuer, account: str | None = None) -> Finding:
+    """Look whether a CA that is fallen back on may issue; ``account``: our account's URL there, if known."""
     reached, identities = await _reached(ca)
     if reached.verdict is not Verdict.OK:
         return replace(reached, check=f"caa of {ca.name}", verdict=Verdict.WARNING)
-    return await may_issue(name, ca=_seen(ca, identities), method=_method(name, ca), zones=_zones(ca))
+    return await may_issue(
+        name, ca=_seen(ca, identities, account), method=_method(name, ca), zones=_zones(ca)
+    )
 
 
-def _seen(ca: Issuer, identities: tuple[str, ...]) -> Ca:
+def _seen(ca: Issuer, identities: tuple[str, ...], account: str | None) -> Ca:
     # A CA of one's own has a file of roots, and looks from inside.
-    return Ca(ca.name, identities, public=ca.ca_file is None)
+    return Ca(ca.name, identities, public=ca.ca_file is None, account=account)
 
 
 def _method(name: str, ca: Issuer) -> str:

@@ -14,11 +14,14 @@ from acme_engine import Client, KeyType, OrderFailed, keys
 from acme_engine.dns.table import provider_of
 from acme_engine.dns.zones import Zones
 from acme_engine.dns01 import Dns01Solver, Mode, Propagation
+from acme_engine.dns_account01 import DnsAccount01Solver
+from acme_engine.dns_records import account_record_name
 from sds_server.programs.caddy import Caddy
 from sds_server.programs.child import free_port
 from tests.support import pebble
 from tests.support.acme import Crash, MemoryJournal, Orderer, Tokens
 from tests.support.bind import KEY_NAME, KEY_SECRET, Bind, Zone
+from tests.support.ca_front import CaFront
 from tests.support.dns_memory import MemoryLedger
 from tests.support.dns_server import DnsServer, resolver, serving
 
@@ -33,6 +36,7 @@ def bind(tmp_path_factory):
     zones = [
         Zone("example.test", ["_acme-challenge.alias CNAME alias.validation.test."]),
         Zone("validation.test"),
+        Zone("account.test", policy="zonesub TXT CNAME"),
     ]
     running = asyncio.run(Bind.start(tmp_path_factory.mktemp("bind"), zones))
     yield running
@@ -46,7 +50,7 @@ def resolver_port():
 
 @pytest.fixture(autouse=True)
 async def recursive(bind, resolver_port):
-    zones = dict.fromkeys(["example.test", "validation.test"], bind.port)
+    zones = dict.fromkeys(["example.test", "validation.test", "account.test"], bind.port)
     async with serving(DnsServer(resolver(zones)), port=resolver_port) as running:
         yield running
 
@@ -75,9 +79,9 @@ def ca(request):
 
 
 @asynccontextmanager
-async def ordering(ca, bind, *names, propagation=None, provider=None):
+async def ordering(ca, bind, *names, propagation=None, provider=None, kind=Dns01Solver):
     ledger = MemoryLedger()
-    solver = Dns01Solver(
+    solver = kind(
         provider or provider_of("rfc2136", bind.settings),
         ledger,
         zones=Zones(servers=[bind.address]),
@@ -125,6 +129,35 @@ async def test_an_alias_leads_to_another_zone(ca, bind):
 
     assert ("*.alias.example.test",) == got.names
     assert (set(), []) == (await bind.txt("alias.validation.test"), ledger.rows)
+
+
+async def test_the_value_at_an_account_s_own_name_is_the_one_that_a_ca_looks_for(pebble_ca, bind, tmp_path):
+    """draft-ietf-acme-dns-account-label: what Pebble asks for as dns-01 its door offers as dns-account-01.
+
+    Pebble comes to the account's label by an alias, for it knows no other name than DNS-01's.
+    """
+
+    def renamed(document):
+        for challenge in document.get("challenges", [document]):
+            challenge["type"] = challenge["type"].replace("dns-01", "dns-account-01")
+        return document
+
+    front = CaFront(tmp_path, upstream=pebble_ca.directory_url, upstream_ca=pebble_ca.ca_file)
+    front.change("/authZ", renamed)
+    front.change("/chalZ", renamed)
+    await front.open()
+    try:
+        names = "account.test", "*.account.test"
+        async with ordering(front, bind, *names, kind=DnsAccount01Solver) as (orderer, ledger):
+            own = account_record_name("account.test", orderer._client.account_url)
+            await bind.alias("_acme-challenge.account.test", own, zone="account.test")
+            got = await orderer.obtain(MemoryJournal())
+    finally:
+        await front.shut()
+
+    assert {*names} == set(got.names)
+    assert {"dns-account-01"} == {f["type"] for name, f in orderer.steps if name == "challenge.ready"}
+    assert (set(), []) == (await bind.txt(own), ledger.rows)
 
 
 async def test_others_values_at_the_name_are_left_alone(pebble_ca, bind):

@@ -100,3 +100,22 @@ async def test_a_secret_s_fallback_ca_that_may_not_issue_is_named_before_it_is_n
     assert 1 == code
     assert "failed" == found["caa of second"]["verdict"], said
     assert 'theirs.test. CAA 0 issue "second.example"' in found["caa of second"]["fix"]
+
+
+async def test_a_name_that_is_our_account_s_own_is_known_once_there_is_an_account(plane, sql):
+    async def look():
+        _, said = await plane.command("doctor", "domain", "www.theirs.test", "--json")
+        return next(item for item in json.loads(said) if item["check"] == "dns-account-01")
+
+    async def registered():
+        return await sql.fetchval("SELECT account_url FROM acme_account") is not None
+
+    plane.settings["issuers"]["internal"]["challenges"] = {"*.theirs.test": "dns-account-01"}
+    await plane.stop()
+    await plane.start()
+    before = await look()
+    await plane.command("issue", "www", "--domain", "www.open.test")
+    await until(registered)
+
+    assert ("warning", "ok") == (before["verdict"], (await look())["verdict"])
+    assert "look again after the first order" in before["fix"]

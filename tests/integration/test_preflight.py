@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from dataclasses import replace
 
 import dns.asyncquery
 import dns.exception
@@ -33,6 +34,8 @@ def bind(tmp_path_factory):
         Zone("theirs.test", ['@ IN CAA 0 issue "other.example"', 'www IN CAA 0 iodef "mailto:a@b.test"']),
         Zone("six.test", ["both IN A 127.0.0.1", "both IN AAAA ::1"]),
         Zone("bogus.test"),
+        Zone("labelled.test", ["_ujmmovf2vn55tgye._acme-challenge IN CNAME proof.open.test."]),
+        Zone("bound.test", ['@ IN CAA 0 issue "ca.example; accounturi=https://ca.example/acct/1"']),
         Zone("alias.test", ["_acme-challenge IN CNAME proof.open.test."]),
     ]
     bind = asyncio.run(Bind.start(tmp_path_factory.mktemp("bind"), zones))
@@ -204,6 +207,32 @@ async def test_where_the_txt_record_goes_is_followed_through_its_alias(look):
 
     assert Verdict.OK is found.verdict
     assert "_acme-challenge.alias.test is an alias of proof.open.test" in found.seen
+
+
+async def test_a_record_at_an_account_s_own_name_is_looked_for_there(look):
+    account = "https://example.com/acme/acct/ExampleAccount"
+    known = replace(INTERNAL, account=account)
+    new = (await look("open.test", method="dns-account-01"))["dns-account-01"]
+    found = (await look("labelled.test", ca=known, method="dns-account-01"))["dns-account-01"]
+
+    assert Verdict.WARNING is new.verdict
+    assert "there is none at internal yet" in new.seen
+    assert "_ujmmovf2vn55tgye._acme-challenge.labelled.test is an alias of proof.open.test" in found.seen
+
+
+@pytest.mark.parametrize(
+    ("account", "verdict"),
+    [
+        ("https://ca.example/acct/1", Verdict.OK),
+        ("https://ca.example/acct/2", Verdict.FAILED),
+        (None, Verdict.OK),
+    ],
+)
+async def test_a_caa_record_for_another_account_forbids_ours(look, account, verdict):
+    """RFC 8657 section 3; an account that there is not yet may be the one that is meant."""
+    found = await look("bound.test", ca=replace(PUBLIC, account=account), method="dns-01")
+
+    assert verdict is found["caa"].verdict
 
 
 async def test_a_resolver_that_is_silent_is_named():

@@ -10,7 +10,11 @@ import dns.exception
 import dns.flags
 import dns.message
 import dns.opcode
+import dns.rcode
 import dns.rdatatype
+import dns.tsig
+import dns.tsigkeyring
+import dns.update
 import pytest
 
 from sds_server.programs.child import Child, free_port
@@ -133,6 +137,14 @@ class Bind:
             if rrset.rdtype == dns.rdatatype.TXT
             for record in rrset
         }
+
+    async def alias(self, name: str, to: str, *, zone: str) -> None:
+        """Have a name be an alias; the zone's policy must allow CNAME."""
+        keyring = dns.tsigkeyring.from_text({KEY_NAME: KEY_SECRET})
+        update = dns.update.UpdateMessage(zone, keyring=keyring, keyalgorithm=dns.tsig.HMAC_SHA256)
+        update.replace(f"{name}.", 60, "CNAME", f"{to}.")
+        reply = await dns.asyncquery.tcp(update, HOST, timeout=5, port=self.port)
+        assert reply.rcode() == dns.rcode.NOERROR, dns.rcode.to_text(reply.rcode())
 
     async def told_of_change(self, zone: str) -> None:
         """Tell a secondary that its primary has something newer, which that does not by itself here."""

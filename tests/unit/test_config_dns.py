@@ -122,12 +122,14 @@ def test_a_key_that_the_provider_has_not_is_unknown(error):
     assert "unknown key" in error("api_token: {file: tsig}")
 
 
-@pytest.mark.parametrize("choice", ["challenge: dns-01", "challenges: {'*.example.test': dns-01}"])
-def test_dns_01_is_not_preferred_where_there_is_no_dns(error, choice):
+@pytest.mark.parametrize("kind", ["dns-01", "dns-account-01"])
+@pytest.mark.parametrize("choice", ["challenge: KIND", "challenges: {'*.example.test': KIND}"])
+def test_what_is_written_into_dns_is_not_preferred_where_there_is_no_dns(error, choice, kind):
+    choice = choice.replace("KIND", kind)
     plain = f"  plain: {{directory: 'https://ca.example.test/dir', {choice}}}"
     text = error(text=TEXT.replace("http01:", f"{plain}\nhttp01:"))
 
-    assert "dns-01 needs a `dns` section" in text
+    assert f"{kind} needs a `dns` section" in text
 
 
 def test_every_provider_has_its_model():

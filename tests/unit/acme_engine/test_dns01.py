@@ -3,13 +3,15 @@
 import asyncio
 import hashlib
 from base64 import urlsafe_b64decode
+from dataclasses import replace
 
 import pytest
 
 from acme_engine import dns01
 from acme_engine.dns.zones import Zones
 from acme_engine.dns01 import Dns01Solver, Mode, Propagation, record_name, record_value, withdraw
-from acme_engine.errors import DnsProviderError
+from acme_engine.dns_account01 import DnsAccount01Solver
+from acme_engine.errors import BadReply, DnsProviderError
 from acme_engine.messages import Challenge, Identifier
 from tests.support.dns_memory import MemoryDns, MemoryLedger
 
@@ -69,6 +71,29 @@ async def test_a_provider_that_hashes_is_told_the_key_authorization_and_so_is_wh
 
     assert ("remove", OWNER, KEY_AUTHORIZATION) == dns.calls[-1]
     assert [] == ledger.rows
+
+
+async def test_at_an_account_s_own_name_all_else_is_the_same(dns, ledger):
+    """draft-ietf-acme-dns-account-label, with the account and the label of its example."""
+    account = "https://example.com/acme/acct/ExampleAccount"
+    proof = PROOF[0], replace(CHALLENGE, type="dns-account-01", account=account), KEY_AUTHORIZATION
+    solver = DnsAccount01Solver(
+        dns, ledger, zones=Zones(), propagation=Propagation(Mode.OFF, follow_aliases=False)
+    )
+    await solver.present(*proof)
+    await solver.ready(*proof)
+    await solver.cleanup(*proof)
+    owner, value = "_ujmmovf2vn55tgye._acme-challenge.example.org", record_value(KEY_AUTHORIZATION)
+
+    assert [("add", owner, value), ("remove", owner, value)] == dns.calls
+    assert [] == ledger.rows
+
+
+async def test_without_an_account_there_is_no_name_of_its_own(dns, ledger):
+    with pytest.raises(BadReply, match="for no account"):
+        await DnsAccount01Solver(dns, ledger, zones=Zones()).present(*PROOF)
+
+    assert [] == dns.calls
 
 
 async def test_a_value_is_written_down_before_anybody_is_asked_to_publish_it(solver, dns, ledger):
