@@ -298,7 +298,7 @@ class _Issuance:
         name = proof.authorization.name
         last: Problem | None = None
         for answers in range(1, MAX_ANSWERS + 1):
-            told = await self._client.answer(proof.challenge)
+            told = await self._tell(proof)
             self._on_step("challenge.answered", {"identifier": name, "answers": answers})
             authorization, last = await self._verdict(proof, told)
             if authorization.status == "valid":
@@ -311,6 +311,23 @@ class _Issuance:
             if answers < MAX_ANSWERS:
                 await self._wait(ANSWER_AGAIN_S[answers - 1], authorization.retry_after)
         return _naming(proof.authorization, last)
+
+    async def _tell(self, proof: _Proof) -> Challenge:
+        """Tell the CA to look; return the challenge as it then is.
+
+        Where an answer was lost it is told twice, and some CAs (Pebble) refuse to hear it of a challenge that
+        is not pending any more: then what has become of that decides.
+        """
+        try:
+            return await self._client.answer(proof.challenge)
+        except Refused as e:
+            if e.problem.rule.action is not Action.RETRY:
+                raise  # not now, or never: it says nothing of the challenge
+            authorization = await self._client.authorization(proof.authorization.url)
+            now = next((c for c in authorization.challenges if c.url == proof.challenge.url), None)
+            if now is None or now.status == "pending":
+                raise
+            return now
 
     async def _verdict(self, proof: _Proof, told: Challenge) -> tuple[Authorization, Problem | None]:
         """Wait until the authorization is decided, or its challenge shows an error while it stays pending.

@@ -1,4 +1,4 @@
-"""A door before a CA: it can be shut, say that it is too much, answer in its place, and change what it says.
+"""A door before a CA: it can be shut, say that it is too much, answer in its place, change and lose answers.
 
 It knows who came when and for what.
 """
@@ -36,6 +36,7 @@ class Visit:
     names: Sequence[str] = ()
     order: Mapping[str, Any] = field(default_factory=dict)
     """What the newOrder asked for."""
+    body: bytes = b""
 
 
 class CaFront:
@@ -61,6 +62,7 @@ class CaFront:
         self._answers: list[tuple[str, web.StreamResponse]] = []
         self._changes: dict[str, Callable[[Any], Any]] = {}
         self._bodies: dict[str, bytes] = {}
+        self._cuts: list[str] = []
         self._held: tuple[str, asyncio.Event, asyncio.Event] | None = None
         self._runner: web.AppRunner | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -84,6 +86,10 @@ class CaFront:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         content = body.encode() if isinstance(body, str) else body
         self._answers.append((path, web.Response(status=status, body=content, headers=named)))
+
+    def cut(self, path: str) -> None:
+        """Let the CA act on the next request for a path that begins so, and its answer be lost."""
+        self._cuts.append(path)
 
     def change(self, path: str, change: Callable[[Any], Any]) -> None:
         """Pass each JSON document of a path that begins so through ``change``, from now on."""
@@ -122,7 +128,7 @@ class CaFront:
         body = await request.read()
         order = _order(request.path, body)
         names = [identifier["value"] for identifier in order.get("identifiers", ())]
-        self.visits.append(Visit(time.monotonic(), request.method, request.path, names, order))
+        self.visits.append(Visit(time.monotonic(), request.method, request.path, names, order, body))
         for answer in self._answers:
             if request.path.startswith(answer[0]):
                 self._answers.remove(answer)
@@ -136,9 +142,16 @@ class CaFront:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            return await self._pass_on(request, body)
+            answer = await self._pass_on(request, body)
         finally:
             self.in_flight -= 1
+        for cut in self._cuts:
+            if request.path.startswith(cut):
+                self._cuts.remove(cut)
+                assert request.transport is not None
+                request.transport.abort()
+                break
+        return answer
 
     def _refusal(self) -> web.Response | None:
         if self._limit is None:

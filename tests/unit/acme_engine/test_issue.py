@@ -69,6 +69,32 @@ async def test_a_challenge_under_way_is_looked_at_after_a_pause(ca, orderer, sle
     assert 2 == len(ca.posts("/authorization"))
 
 
+async def test_a_challenge_that_is_decided_needs_not_be_answered(ca, orderer):
+    """A first answer may have been heard, and what the CA said to it lost."""
+    ca.next("/challenge", 400, problem("malformed"))
+    ca.validates = False
+
+    class Slow(Tokens):
+        async def put(self, token, key_authorization, *, ttl_s):
+            await super().put(token, key_authorization, ttl_s=ttl_s)
+            ca.authorization["status"] = ca.challenge["status"] = "valid"
+            ca.order["status"] = "ready"
+
+    orderer.tokens = Slow()
+    got = await orderer.obtain(MemoryJournal())
+
+    assert tuple(NAMES) == got.names
+    assert 1 == len(ca.posts("/challenge"))
+
+
+async def test_an_answer_that_is_refused_while_it_is_awaited_is_told(ca, orderer):
+    ca.next("/challenge", 403, problem("unauthorized"))
+    with pytest.raises(Refused, match="unauthorized"):
+        await orderer.obtain(MemoryJournal())
+
+    assert 1 == len(ca.posts("/challenge"))
+
+
 async def test_what_the_solver_presents_is_the_token_with_our_key_s_thumbprint(ca, client, orderer):
     seen = {}
 

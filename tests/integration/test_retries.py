@@ -1,0 +1,130 @@
+"""What is sent again, and what is not: a real Pebble behind a door that fails, is busy, or loses answers.
+
+RFC 8555 section 6.5, and 7.4 for what a client does that does not know what became of its finalize.
+"""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+import pytest
+
+from acme_engine import Client, KeyType, keys
+from acme_engine.errors import PREFIX, Unreachable
+from tests.support import pebble as pebbles
+from tests.support.acme import MemoryJournal, Orderer, Tokens, responding
+from tests.support.ca_front import CaFront
+
+pytestmark = pytest.mark.debian
+
+BUSY = json.dumps({"type": PREFIX + "rateLimited", "detail": "Service busy; retry later."})
+"""Let's Encrypt's load balancer, with 503."""
+
+
+@pytest.fixture(scope="module")
+def pebble(tmp_path_factory):
+    running = pebbles.start(tmp_path_factory.mktemp("pebble"), kind=True)
+    yield running
+    asyncio.run(running.stop())
+
+
+@pytest.fixture
+async def front(pebble, tmp_path):
+    front = CaFront(tmp_path, upstream=pebble.directory_url, upstream_ca=pebble.ca_file)
+    await front.open()
+    yield front
+    await front.shut()
+
+
+@pytest.fixture
+def slept():
+    return []
+
+
+@pytest.fixture
+def ordering(front, pebble, slept):
+    """Order a certificate; the pauses that are wanted are kept, and cut short."""
+
+    async def sleep(pause_s):
+        slept.append(pause_s)
+        await asyncio.sleep(min(pause_s, 0.05))
+
+    @asynccontextmanager
+    async def ordering(name):
+        tokens, key = Tokens(), keys.generate(KeyType.ECDSA_P256)
+        async with (
+            Client(front.directory_url, account_key=key, ca_file=front.ca_file, sleep=sleep) as client,
+            responding(tokens, port=pebble.http_port),
+        ):
+            await client.register(terms_agreed=True)
+            front.visits.clear()
+            yield Orderer(client, [name], tokens)
+
+    return ordering
+
+
+def posts(front, path=""):
+    return [v.body for v in front.visits if v.method == "POST" and v.path.startswith(path)]
+
+
+@pytest.mark.parametrize("body", ["<html>", BUSY], ids=["page", "problem"])
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+async def test_a_ca_that_is_busy_or_fails_is_asked_again_in_place(front, ordering, slept, status, body):
+    """After Retry-After, or pauses that grow."""
+    async with ordering("busy.example.com") as orderer:
+        front.answer("/order-plz", status, body, Retry_After="7")
+        front.answer("/order-plz", status, body)
+        await orderer.obtain(MemoryJournal())
+
+    assert 7 == slept[0]
+    assert 1 <= slept[1] <= 3
+
+
+async def test_no_signed_body_is_sent_twice_whatever_went_wrong(front, ordering):
+    """Each has a nonce of its own, after a refusal, a failure, and where no answer came."""
+    async with ordering("twice.example.com") as orderer:
+        front.answer("/order-plz", 400, json.dumps({"type": PREFIX + "badNonce"}))
+        front.answer("/order-plz", 503, BUSY)
+        front.answer("/authZ", 502, "<html>")
+        front.cut("/authZ")
+        front.answer("/chalZ", 500)
+        front.answer("/finalize-order", 504)
+        front.cut("/my-order")
+        front.cut("/certZ")
+        front.answer("/certZ", 429, BUSY, Retry_After="1")
+        got = await orderer.obtain(MemoryJournal())
+    sent = posts(front)
+
+    assert ("twice.example.com",) == got.names
+    assert len(sent) == len({*sent})
+    nonces = [json.loads(body)["protected"] for body in sent]
+    assert len(nonces) == len({*nonces})
+    assert len(sent) > 12
+
+
+@pytest.mark.parametrize("path", ["/authZ", "/chalZ", "/finalize-order", "/certZ"])
+async def test_an_answer_that_is_lost_costs_no_second_certificate(front, ordering, pebble, path):
+    """Reading is repeated. What a finalize did is read from its order, and the order is finalized once.
+
+    Pebble will not be told a second time to look, where it has looked already.
+    """
+    issued = pebble.issued()
+    name = f"lost{path.lower().replace('/', '-')}.example.com"
+    async with ordering(name) as orderer:
+        front.cut(path)
+        got = await orderer.obtain(MemoryJournal())
+
+    assert ((name,), 1, 1) == (got.names, len(front.orders), pebble.issued() - issued)
+    paths = [f"/{visit.path.split('/')[1]}" for visit in front.visits if visit.method == "POST"]
+    assert ("/my-order" if path == "/finalize-order" else path) == paths[paths.index(path) + 1]
+
+
+async def test_an_order_whose_answer_is_lost_is_not_asked_for_again_in_place(front, ordering):
+    """Orders are counted, and nobody knows whether this one was: whoever schedules comes back later."""
+    async with ordering("order.example.com") as orderer:
+        front.cut("/order-plz")
+        with pytest.raises(Unreachable) as lost:
+            await orderer.obtain(MemoryJournal())
+
+    assert lost.value.retryable
+    assert 1 == len(front.orders)
