@@ -113,6 +113,10 @@ async def obtain(
     wanted = dns_names.normalise_all(names)
     if not wanted:
         raise BadIdentifier("", "no name was given")
+    if len(wanted) > dns_names.MAX_NAMES:
+        raise BadIdentifier(
+            wanted[0], f"is one of {len(wanted)} names; a certificate has {dns_names.MAX_NAMES} at most"
+        )
     solvers = solver if isinstance(solver, Solvers) else Solvers([solver])
     solvers.check(wanted)
     issuance = _Issuance(

@@ -12,12 +12,12 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from acme_engine.errors import BadReply, Problem
-from acme_engine.names import is_address
+from acme_engine.names import MAX_NAMES, is_address
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]{22,256}")
 """128 bits of base64url at least (section 8.1): checked before a token is used for anything."""
 
-MAX_AUTHORIZATIONS = 100
+MAX_AUTHORIZATIONS = MAX_NAMES
 MAX_CHALLENGES = 20
 MAX_PROFILES = 50
 

@@ -12,6 +12,9 @@ MAX_LABEL = 63
 MAX_NAME = 253
 """RFC 1035 section 2.3.4 allows 255 octets on the wire, which are 253 in text."""
 
+MAX_NAMES = 100
+"""In one certificate: the most that any public CA takes. Of more no order is read back."""
+
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 
 

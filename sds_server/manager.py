@@ -19,7 +19,7 @@ from sds_server import conditions
 from sds_server.clock import Clock, SystemClock
 from sds_server.conditions import DeliveryState
 from sds_server.config.certvoy_yaml import Config
-from sds_server.config.values import Wrong, secret_name, unprovable
+from sds_server.config.values import Wrong, secret_name, too_many, unprovable
 from sds_server.errors import BadName, CallerError, Conflict, DeliveryRefused, IssuanceFailed, TimedOut
 from sds_server.foundation import connect_arguments, custody, issuers
 from sds_server.inventory import certificates, declarations, progress, rotations
@@ -147,10 +147,11 @@ class CertificateManager:
         if acme_provider not in self._issuers:
             known = ", ".join(sorted(self._issuers)) or "none"
             raise BadName(f"acme_provider: there is no {acme_provider}", hint=f"there are: {known}")
-        if self._issuers[acme_provider].challenges.dns is None:
+        wrong = too_many(names)
+        if wrong is None and self._issuers[acme_provider].challenges.dns is None:
             wrong = unprovable(names, acme_provider)
-            if wrong is not None:
-                raise BadName(f"domains: {wrong}", hint=wrong.hint)
+        if wrong is not None:
+            raise BadName(f"domains: {wrong}", hint=wrong.hint)
         secret = Secret(
             name=_name(names[0] if name is None else name),
             kind=Kind.TLS_CERTIFICATE,

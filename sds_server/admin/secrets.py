@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from aiohttp import hdrs
 from pydantic import Field, TypeAdapter, ValidationError
 
+from acme_engine.names import MAX_NAMES
 from sds_server import conditions, model
 from sds_server.admin import pages, payload_shapes, problem, secret_shapes, shapes, target_shapes
 from sds_server.admin.routes import Answer, Call, Route, Shape, Text, etag
@@ -48,7 +49,7 @@ class PutSecret(Shape):
     ``fallback``: issuers that are asked where the first does not deliver, in this order.
     """
 
-    domains: Annotated[Names, Field(max_length=100)]
+    domains: Annotated[Names, Field(max_length=MAX_NAMES)]
     issuer: Text
     key_type: KeyType = KeyType.ECDSA_P256
     proof: ProofPolicy = Proof()

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema
 
 from acme_engine.errors import BadIdentifier
-from acme_engine.names import normalise, normalise_any
+from acme_engine.names import MAX_NAMES, normalise, normalise_any
 from sds_server.config.yaml_lines import shown
 from sds_server.model import SPKI, UPLOAD, UPLOADED, Identity, Proof, SecretName
 
@@ -191,6 +191,13 @@ def _name(text: str) -> str:
         raise Wrong(f"{shown(text)} {e.reason}", e.hint) from e
 
 
+def too_many(names: Sequence[str]) -> Wrong | None:
+    """Return what is wrong with these names for one certificate, if they are more than a CA takes."""
+    if len(names) <= MAX_NAMES:
+        return None
+    return Wrong(f"has {len(names)} names; a CA takes {MAX_NAMES} in a certificate", "make several secrets")
+
+
 def unprovable(names: Sequence[str], issuer: str) -> Wrong | None:
     """Return why an issuer without DNS cannot prove these names; None: it can."""
     wildcard = next((name for name in names if name.startswith("*.")), None)
@@ -352,6 +359,13 @@ def _some(values: _Values) -> _Values:
     return values
 
 
+def _of_one_certificate(names: tuple[str, ...]) -> tuple[str, ...]:
+    wrong = too_many(names)
+    if wrong is not None:
+        raise wrong
+    return names
+
+
 _T = TypeVar("_T")
 
 _PATH = WithJsonSchema(
@@ -449,4 +463,5 @@ Names = Annotated[
     tuple[Annotated[str, AfterValidator(_name)], ...],
     AfterValidator(_some),
     AfterValidator(lambda names: tuple(dict.fromkeys(names))),
+    AfterValidator(_of_one_certificate),
 ]

@@ -136,6 +136,13 @@ async def test_a_wildcard_that_the_provider_cannot_prove_is_not_declared(manager
     assert 0 == await sql.fetchval("SELECT count(*) FROM secret")
 
 
+async def test_more_names_than_a_ca_takes_are_not_declared(manager, sql):
+    with pytest.raises(BadName, match="has 101 names"):
+        await manager.issue_certificate([f"{n}.example.test" for n in range(101)], acme_provider="internal")
+
+    assert 0 == await sql.fetchval("SELECT count(*) FROM secret")
+
+
 @pytest.mark.parametrize("name", ["", "*", "a\nb", "x" * 513])
 async def test_a_secret_that_cannot_be_called_that_is_not_declared(manager, name):
     with pytest.raises(BadName, match="name: "):

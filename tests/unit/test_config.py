@@ -264,6 +264,7 @@ def test_wrong_database_may_hold_a_password_and_is_not_repeated(errors):
         (["sds", "sockets"], [{"path": "run/a"}], "sds.sockets[0].identity: "),
         (["sds", "sockets"], [{"path": "run/a", "identity": f"dns:{n}"} for n in "ab"], "is there twice"),
         (["secrets", "www", "domains"], [], "secrets.www.domains: is empty"),
+        (["secrets", "www", "domains"], [f"{n}.a.test" for n in range(101)], "domains: has 101 names"),
         (["secrets", "www", "domains"], "www.example.test", "secrets.www.domains: must be a list"),
         (["secrets", "www", "domains"], ["a b"], 'secrets.www.domains[0]: "a b"'),
         (["secrets", "www", "domains"], [".".join(["a" * 50] * 6)], "at most 253"),

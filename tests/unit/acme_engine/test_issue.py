@@ -348,6 +348,15 @@ async def test_names_that_no_ca_could_certify_are_refused_before_anything_is_sen
     assert ca.requests == []
 
 
+async def test_more_names_than_a_certificate_has_are_refused_before_anything_is_sent(ca, client):
+    """Some CAs take any number of them, and then the order could not be read."""
+    names = [f"{n}.example.com" for n in range(101)]
+    with pytest.raises(BadIdentifier, match="one of 101 names"):
+        await Orderer(client, names, Tokens()).obtain(MemoryJournal())
+
+    assert ca.requests == []
+
+
 async def test_a_solver_that_fails_loses_no_token(ca, orderer):
     """What was presented is taken away, whatever happened in between, and the error is the solver's own."""
 
