@@ -11,9 +11,13 @@ import pytest
 
 from acme_engine import Client, KeyType, keys
 from acme_engine.errors import PREFIX, Unreachable
+from sds_server.inventory import progress
+from sds_server.limits import PRESETS
 from tests.support import pebble as pebbles
 from tests.support.acme import MemoryJournal, Orderer, Tokens, responding
 from tests.support.ca_front import CaFront
+from tests.support.issuances import Issuances
+from tests.support.one_replica import one_replica
 
 pytestmark = pytest.mark.debian
 
@@ -128,3 +132,25 @@ async def test_an_order_whose_answer_is_lost_is_not_asked_for_again_in_place(fro
 
     assert lost.value.retryable
     assert 1 == len(front.orders)
+
+
+async def test_a_limit_of_one_domain_keeps_that_domain_alone_waiting(database, tmp_path, front, pebble):
+    """Let's Encrypt's words, with its 429; what it says of one domain says nothing of another."""
+    said = 'too many certificates (50) already issued for "example.com" in the last 168h0m0s'
+    problem = json.dumps({"type": PREFIX + "rateLimited", "detail": said})
+    front.answer("/order-plz", 429, problem, Retry_After="93600")
+    issuances = await Issuances.open(database, tmp_path)
+    limits = PRESETS["letsencrypt"]
+    async with one_replica(database, tmp_path, front, http_port=pebble.http_port, limits=limits) as replica:
+        await issuances.declare("a", ["a.example.com"])
+        await replica.worker.step()
+        await issuances.declare("b", ["b.example.com"])
+        await issuances.declare("c", ["c.example.org"])
+        await replica.worker.step()
+    a, b, c = [await progress.latest(database, name) for name in ("a", "b", "c")]
+
+    assert [["a.example.com"], ["c.example.org"]] == [visit.names for visit in front.orders]
+    assert (None, None) == (a.new_cert_id, b.new_cert_id)
+    assert c.new_cert_id is not None
+    assert said in a.last_error["what"]
+    assert "certificates of example.com in 168 h is spent, as it says itself" in b.last_error["what"]

@@ -16,6 +16,7 @@ from sds_server.lifecycle.patience import Patience
 from sds_server.lifecycle.renewals import Renewals
 from sds_server.lifecycle.scheduler import Scheduler
 from sds_server.lifecycle.worker import Worker
+from sds_server.limits import OFF, Preset
 from tests.support.ca_front import CaFront
 from tests.support.issuances import Issuances
 
@@ -48,7 +49,13 @@ class OneReplica:
 
 @asynccontextmanager
 async def one_replica(
-    database: Database, directory: Path, front: CaFront, *, http_port: int, terms: Terms = NO_TERMS
+    database: Database,
+    directory: Path,
+    front: CaFront,
+    *,
+    http_port: int,
+    terms: Terms = NO_TERMS,
+    limits: Preset = OFF,
 ) -> AsyncIterator[OneReplica]:
     """Have one at the CA behind the door; HTTP-01 is answered on ``http_port``."""
     issuer = Issuer(
@@ -60,6 +67,7 @@ async def one_replica(
         terms_agreed=True,
         eab=None,
         terms=terms,
+        limits=limits,
     )
     responder = Http01Responder(Tokens(database), host="127.0.0.1", port=http_port)
     await responder.start()
