@@ -158,7 +158,7 @@ ISSUING: Final = (
     ),
     LogEvent(
         "chain.unmatched",
-        "info",
+        "warning",
         "None of the CA's chains has the preferred issuer: its own choice is taken.",
         (*_ORDER, "preferred", "offered"),
     ),
@@ -181,7 +181,7 @@ ISSUING: Final = (
     LogEvent("order.finalizing", "info", "The CA is asked to issue.", (*_ORDER, "order")),
     LogEvent(
         "order.dates_ignored",
-        "info",
+        "warning",
         "The CA issued with other dates than `lifetime` and `backdate` ask for, and did not say so.",
         (*_ORDER, "certificate"),
     ),

@@ -75,6 +75,9 @@ RELEASE_S: Final = 2.0
 URGENT: Final = frozenset({Reason.OPERATOR, Reason.REVOKED})
 """What does not wait for a CA's count: a person wants it, or what is served must not be."""
 
+WARNED: Final = frozenset({"chain.unmatched", "order.dates_ignored"})
+"""Steps of an order by which it gets something else than was asked for: someone should look."""
+
 _log = get("worker")
 
 
@@ -460,7 +463,11 @@ class Worker:
         self.on_step(claim.issuer, name)
         if (ended := phases.stepped(name)) is not None:
             self.on_phase(claim.issuer, *ended)
-        _log.info(name, secret=claim.lease.secret, rotation=claim.lease.rotation, **fields)
+        where = {"secret": claim.lease.secret, "rotation": claim.lease.rotation}
+        if name in WARNED:
+            _log.warning(name, **where, **fields)
+        else:
+            _log.info(name, **where, **fields)
         crashpoint(name)
 
     def _limited(self, issuer: str, limit: str | None) -> None:

@@ -2,6 +2,7 @@
 """The worker: each step is durable before the next, and no crash between two buys a second certificate."""
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -105,9 +106,13 @@ class FakeCa:
         self.responder = None
         self.at = {}
         self.issued = {}
+        self.says = None
+        """A step that is told, and its fields."""
 
-    async def obtain(self, client, *, names, csr, journal, order_url, terms, admit, **_rest):
+    async def obtain(self, client, *, names, csr, journal, order_url, terms, admit, on_step, **_rest):
         self.terms.append(terms)
+        if self.says is not None:
+            on_step(*self.says)
         self.calls.append((order_url, csr))
         await self._at("called")
         url = order_url
@@ -430,6 +435,35 @@ async def test_the_key_is_sealed_and_the_csr_kept_before_the_ca_is_asked(
     await worker.step()
 
     assert [("planned", True)] == seen
+
+
+async def test_a_key_is_not_made_in_the_loop_that_serves(worker, ca, issuances, database, monkeypatch):
+    """RSA takes from 40 ms to seconds, during which no stream would be answered."""
+    generate, made = keys.generate, []
+
+    def noted(key_type):
+        made.append((key_type, threading.get_ident()))
+        return generate(key_type)
+
+    await declarations.put(database, replace(secret(), key_type=KeyType.RSA_2048), actor="person:test")
+    monkeypatch.setattr(keys, "generate", noted)
+    await worker.step()
+    threads = [thread for key_type, thread in made if key_type == KeyType.RSA_2048]
+
+    assert 1 == len(threads)
+    assert threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize("name", ["order.created", *sorted(workers.WARNED)])
+async def test_what_was_not_issued_as_asked_is_warned_of(make, ca, declared, name):
+    worker = make()
+    fields = {"order.created": {"order": "u"}, "order.dates_ignored": {"certificate": "ends later"}}
+    ca.says = name, fields.get(name, {"preferred": "Root", "offered": 2})
+    with capture_logs() as logged:
+        await worker.step()
+    levels = {line["log_level"] for line in logged if line["event"] == name}
+
+    assert {"warning" if name in workers.WARNED else "info"} == levels
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sds_server.lifecycle.worker import WARNED
 from sds_server.log_events import EVENTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +68,10 @@ def _extra(call: ast.Call) -> set[str]:
     return fields
 
 
+def _level(step: str) -> str:
+    return "warning" if step in WARNED else "info"
+
+
 def _spoken() -> tuple[dict[str, Logged], list[str]]:
     """Return what is logged, and the places where a name is made up at run time."""
     found: dict[str, Logged] = {}
@@ -85,14 +90,14 @@ def _spoken() -> tuple[dict[str, Logged], list[str]]:
             if isinstance(call.func, ast.Name) and call.func.id == "on_step":
                 place = f"{path.relative_to(ROOT)}:{call.lineno}"
                 keys = {key.value for key in call.args[1].keys}
-                note(call.args[0].value, "info", keys | STEP_FIELDS, place)
+                note(call.args[0].value, _level(call.args[0].value), keys | STEP_FIELDS, place)
         for owner, method, call in _calls(tree):
             place = f"{path.relative_to(ROOT)}:{call.lineno}"
             first = call.args[0] if call.args else None
             if method == "_on_step" and isinstance(first, ast.Constant):
                 assert isinstance(call.args[1], ast.Dict), f"{place}: write its fields as a dict"
                 keys = {key.value for key in call.args[1].keys}
-                note(first.value, "info", keys | STEP_FIELDS, place)
+                note(first.value, _level(first.value), keys | STEP_FIELDS, place)
             elif method in LEVELS and _is_logger(owner, bound):
                 if isinstance(first, ast.Constant):
                     note(first.value, LEVELS[method], _extra(call) | bound.get(_dotted(owner), set()), place)
@@ -126,7 +131,7 @@ def test_level_and_fields_are_those_of_the_table(name):
 
 
 def test_only_the_engines_steps_are_logged_under_a_name_that_comes_from_elsewhere():
-    assert ["sds_server/lifecycle/worker.py"] == MADE_UP
+    assert {"sds_server/lifecycle/worker.py"} == {*MADE_UP}
 
 
 def test_each_word_stands_once_in_dotted_lower_case():
