@@ -1,6 +1,7 @@
 """The standing record of an account: printed, and looked for at a real BIND."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -27,7 +28,9 @@ def run(bind, capsys):
     async def run(*words):
         arguments = ["dns-records", *words, "--check", "--nameserver", bind.address]
         code = await asyncio.to_thread(cli.main, arguments)
-        return code, capsys.readouterr().out.splitlines()
+        captured = capsys.readouterr()
+        run.warned = "warning: the permission ends in" in captured.err
+        return code, captured.out.splitlines()
 
     return run
 
@@ -37,6 +40,22 @@ async def test_a_record_that_was_written_as_printed_is_found_at_every_server(run
 
     assert f"_validation-persist.example.test. IN TXT {TEXT}" == printed[0]
     assert (0, "all servers have it: 1") == (code, printed[-1])
+
+
+async def test_the_name_at_which_an_account_proves_itself_is_printed(run):
+    """draft-ietf-acme-dns-account-label, with its example; whether there is an alias is for `dig`."""
+    account = "https://example.com/acme/acct/ExampleAccount"
+    _, printed = await run("example.test", "--account", account, "--ca", "ca.example")
+
+    assert "; dns-account-01 looks at _ujmmovf2vn55tgye._acme-challenge.example.test." in printed
+
+
+@pytest.mark.parametrize(("days", "warned"), [(29, True), (31, False)])
+async def test_a_permission_that_ends_soon_is_warned_of(run, days, warned):
+    until = datetime.now(UTC) + timedelta(days=days)
+    await run(*WORDS, "--until", f"{until:%Y-%m-%d}")
+
+    assert warned is run.warned
 
 
 async def test_a_record_of_other_words_is_not_ours(run):
