@@ -22,8 +22,10 @@ from tests.support import pebble
 from tests.support.acme import Crash, MemoryJournal, Orderer, Tokens
 from tests.support.bind import KEY_NAME, KEY_SECRET, Bind, Zone
 from tests.support.ca_front import CaFront
+from tests.support.dns_apis import SECRET
 from tests.support.dns_memory import MemoryLedger
 from tests.support.dns_server import DnsServer, resolver, serving
+from tests.support.pdns import Pdns
 
 pytestmark = pytest.mark.debian
 
@@ -46,6 +48,13 @@ def bind(tmp_path_factory):
 @pytest.fixture(scope="module")
 def resolver_port():
     return free_port()
+
+
+@pytest.fixture
+async def pdns(tmp_path):
+    running = await Pdns.start(tmp_path / "pdns", "pdns.test")
+    yield running
+    await running.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +112,21 @@ async def test_a_name_and_its_wildcard_are_proved_in_one_order(ca, bind):
 
     steps = [name for name, _ in orderer.steps if name.startswith("challenge.")]
     assert ["challenge.presented"] * 2 + ["challenge.ready"] * 2 == steps[:4]
+
+
+async def test_a_name_and_its_wildcard_are_proved_in_one_order_at_powerdns(pebble_ca, pdns, recursive):
+    """Its API knows whole sets only, and both values are added at once."""
+    recursive._answer = resolver({"pdns.test": pdns.port})
+    powerdns = provider_of("powerdns", {"endpoint": pdns.url, "api_key": SECRET})
+    names = "pdns.test", "*.pdns.test"
+    try:
+        async with ordering(pebble_ca, pdns, *names, provider=powerdns) as (orderer, ledger):
+            got = await orderer.obtain(MemoryJournal())
+    finally:
+        await powerdns.close()
+
+    assert {*names} == set(got.names)
+    assert (set(), []) == (await pdns.txt("_acme-challenge.pdns.test"), ledger.rows)
 
 
 async def test_a_provider_that_hashes_by_itself_shows_what_the_ca_looks_for(ca, bind):

@@ -75,6 +75,10 @@ class Pdns:
     async def stop(self) -> None:
         await self._child.stop()
 
+    @property
+    def address(self) -> str:
+        return f"{HOST}:{self.port}"
+
     async def txt(self, name: str) -> set[str]:
         """Return the TXT values that it serves."""
         question = dns.message.make_query(name, "TXT", flags=0)
