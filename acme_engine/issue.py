@@ -51,6 +51,9 @@ ANSWER_AGAIN_S = (0.4, 1.0)
 
 MAX_ANSWERS = 1 + len(ANSWER_AGAIN_S)
 
+MAX_FINALIZES = 3
+"""How often one attempt finalizes an order that the CA calls ready and then does not finalize."""
+
 CLEANUP_TIMEOUT_S = 10.0
 """For one name; what is not gone by then is left to its time limit."""
 
@@ -169,6 +172,7 @@ class _Issuance:
         self._terms = terms
         self._order_url: str | None = None
         self._state = "not yet created"
+        self._finalizes = 0
         self._ends = asyncio.get_running_loop().time() + deadline_s
         self._client = client
         self._names = names
@@ -381,8 +385,10 @@ class _Issuance:
             return await self._client.finalize(order, self._csr)
         except (Refused, Unreachable) as e:
             # Whether the CA acted, or found the order not ready after all: only the order itself knows.
-            if isinstance(e, Refused) and not _undecided(e.problem):
-                raise
+            self._finalizes += 1
+            undecided = isinstance(e, Unreachable) or _undecided(e.problem)
+            if not undecided or self._finalizes >= MAX_FINALIZES:
+                raise  # the next attempt begins with the order's state
             await self._pause(wait, e.retry_after)
             return await self._client.order(order.url)
 

@@ -4,9 +4,11 @@ A real Pebble behind a door that changes what it says.
 """
 
 import asyncio
+import json
 
 import pytest
 
+from acme_engine.errors import PREFIX
 from sds_server.inventory import progress
 from sds_server.lifecycle import worker as workers
 from tests.support import pebble as pebbles
@@ -136,3 +138,14 @@ async def test_an_order_that_is_processed_for_ever_is_parked_and_resumed(
     assert "is processing" in what
     assert 1 == len(front.orders)
     assert max(first, len(front.visits) - first) < MOST_REQUESTS
+
+
+async def test_an_order_that_is_ready_and_never_finalized_is_no_loop(replica, front, database, sql):
+    """RFC 8555 section 7.4: orderNotReady to an order that is shown as ready, again and again."""
+    for _ in range(100):
+        front.answer("/finalize-order", 403, json.dumps({"type": f"{PREFIX}orderNotReady"}))
+    await replica.worker.step()
+
+    assert "orderNotReady" in await failed(database, sql)
+    assert 1 == len(front.orders)
+    assert len(front.visits) < MOST_REQUESTS

@@ -193,6 +193,17 @@ async def test_an_order_not_ready_after_all_is_read_again_and_finalized_once_mor
     assert got.names == tuple(NAMES)
 
 
+@pytest.mark.parametrize(("status", "code"), [(403, "orderNotReady"), (500, "serverInternal")])
+async def test_an_order_that_is_ready_and_never_finalized_is_left_for_later(ca, orderer, status, code):
+    for _ in range(9):
+        ca.next("/finalize", status, problem(code))
+    with pytest.raises(Refused) as refusal:
+        await orderer.obtain(MemoryJournal())
+
+    assert 3 == len(ca.posts("/finalize"))
+    assert refusal.value.retryable
+
+
 async def test_a_finalize_whose_outcome_is_unknown_is_not_repeated_unless_the_order_says_ready(ca, orderer):
     """A 500, and the CA had issued all the same: the order says "valid"."""
 
