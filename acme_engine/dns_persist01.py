@@ -5,14 +5,16 @@ CA is told to look, at every server of the zone, as a failed validation counts a
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import dns.name
 
-from acme_engine.dns.propagation import SILENT_FOR_S, Look, Seen, decide
+from acme_engine.dns.propagation import SILENT_FOR_S, Look, Seen, Verdict, decide
 from acme_engine.dns.servers import Server, Silent, ask, values
-from acme_engine.dns.zones import Zones
+from acme_engine.dns.zones import Place, Zones
 from acme_engine.dns_records import persist_record_name, persist_record_text, zone_file_line
 from acme_engine.errors import BadReply, NotServed
 from acme_engine.messages import Challenge, Identifier
@@ -42,11 +44,8 @@ class DnsPersist01Solver:
         """
         if challenge.account is None:
             raise BadReply("the dns-persist-01 challenge is for no account")
-        name = persist_record_name(identifier.value)
-        place = await self._zones.place(name)
-        owner = dns.name.from_text(place.owner)
-        looks = await asyncio.gather(*(self._look(server, owner, challenge) for server in place.servers))
-        verdict = decide(dict(zip(place.servers, looks, strict=True)), waited_s=SILENT_FOR_S)
+        place = await self._zones.place(persist_record_name(identifier.value))
+        verdict, _ = await look(place, challenge.issuers, challenge.account, now=self._clock())
         if not verdict.served:
             text = persist_record_text(challenge.issuers[0], challenge.account)
             raise NotServed(
@@ -57,27 +56,65 @@ class DnsPersist01Solver:
     async def cleanup(self, _identifier: Identifier, _challenge: Challenge, _key_authorization: str) -> None:
         """Do nothing: the record stands for the next time."""
 
-    async def _look(self, server: Server, owner: dns.name.Name, challenge: Challenge) -> Seen:
-        try:
-            found = values(await ask(server, owner, "TXT"))
-        except Silent as e:
-            return Seen(Look.SILENT, str(e))
-        if permits(found, challenge.issuers, challenge.account, now=self._clock()):
-            return Seen(Look.THERE, "has it")
-        others = f", but {len(found)} others" if found else ""
-        return Seen(Look.MISSING, f"does not have it{others}")
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """That an account may have certificates; ``until`` None: until the record is taken away."""
+
+    until: datetime | None
 
 
-def permits(texts: Iterable[str], issuers: Sequence[str], account: str | None, *, now: datetime) -> bool:
-    """Whether one of these records lets the account have certificates of one of the CA's names. Pure."""
-    return any(_permits(text, issuers, account, now=now) for text in texts)
+async def look(
+    place: Place, issuers: Sequence[str], account: str, *, now: datetime
+) -> tuple[Verdict, Permission | None]:
+    """Say whether all servers that answer have a record that permits the account, and until when they do."""
+    owner = dns.name.from_text(place.owner)
+    looks = await asyncio.gather(*(_look(server, owner, issuers, account, now) for server in place.servers))
+    verdict = decide(
+        {server: seen for server, (seen, _) in zip(place.servers, looks, strict=True)}, waited_s=SILENT_FOR_S
+    )
+    found = [permission for _, permission in looks if permission is not None]
+    return verdict, min(found, key=_lasts, default=None)
 
 
-def _permits(text: str, issuers: Sequence[str], account: str | None, *, now: datetime) -> bool:
+async def _look(
+    server: Server, owner: dns.name.Name, issuers: Sequence[str], account: str, now: datetime
+) -> tuple[Seen, Permission | None]:
+    try:
+        found = values(await ask(server, owner, "TXT"))
+    except Silent as e:
+        return Seen(Look.SILENT, str(e)), None
+    permission = permitted(found, issuers, account, now=now)
+    if permission is not None:
+        return Seen(Look.THERE, "has it"), permission
+    others = f", but {len(found)} others" if found else ""
+    return Seen(Look.MISSING, f"does not have it{others}"), None
+
+
+def permitted(
+    texts: Iterable[str], issuers: Sequence[str], account: str, *, now: datetime
+) -> Permission | None:
+    """Return what the best of these records permits the account of one of the CA's names. Pure."""
+    found = [_permitted(text, issuers, account, now=now) for text in texts]
+    return max((each for each in found if each is not None), key=_lasts, default=None)
+
+
+def _permitted(text: str, issuers: Sequence[str], account: str, *, now: datetime) -> Permission | None:
     issuer, *rest = [part.strip() for part in text.split(";")]
     parameters = {
         key.strip().lower(): value.strip() for key, _, value in (part.partition("=") for part in rest)
     }
+    if issuer.lower() not in issuers or parameters.get("accounturi") != account:
+        return None
     until = parameters.get("persistuntil")
-    ends = until is not None and (not until.isdecimal() or int(until) <= now.timestamp())
-    return issuer.lower() in issuers and parameters.get("accounturi") == account and not ends
+    if until is None:
+        return Permission(None)
+    try:
+        ends = datetime.fromtimestamp(int(until), UTC) if until.isdecimal() else now
+    except (ValueError, OverflowError, OSError):
+        return Permission(None)  # beyond the year 9999: longer than anybody lives
+    return Permission(ends) if ends > now else None
+
+
+def _lasts(permission: Permission) -> float:
+    return math.inf if permission.until is None else permission.until.timestamp()

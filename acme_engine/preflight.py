@@ -7,8 +7,9 @@ a reason to look, and no proof.
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Final
@@ -22,8 +23,14 @@ from yarl import URL
 
 from acme_engine import caa
 from acme_engine.dns.servers import Server, Silent, ask
-from acme_engine.dns.zones import Zones
-from acme_engine.dns_records import account_record_name, persist_record_name
+from acme_engine.dns.zones import Place, Zones
+from acme_engine.dns_persist01 import look
+from acme_engine.dns_records import (
+    account_record_name,
+    persist_record_name,
+    persist_record_text,
+    zone_file_line,
+)
 from acme_engine.errors import ZoneNotFound
 from acme_engine.names import normalise
 from acme_engine.selfcheck import MAX_BODY, REDIRECTS_MAX, TIMEOUT_S
@@ -36,6 +43,10 @@ TO_US: Final = "send /.well-known/acme-challenge/ of port 80 to certvoy's http01
 
 ANSWER: Final = "see with `delv NAME` whether the zone's servers answer and its DNSSEC signatures are valid"
 _ANSWERS: Final = frozenset({dns.rcode.NOERROR, dns.rcode.NXDOMAIN})
+
+
+ENDS_SOON: Final = timedelta(days=30)
+"""A permission that ends within it is over before the next renewal of most certificates."""
 
 
 class Verdict(StrEnum):
@@ -79,7 +90,13 @@ class Ca:
 
 
 async def examine(
-    name: str, *, ca: Ca, method: str, question: Question | None, zones: Zones
+    name: str,
+    *,
+    ca: Ca,
+    method: str,
+    question: Question | None,
+    zones: Zones,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Sequence[Finding]:
     """Look as the CA will. ``question`` is asked where the method is HTTP-01.
 
@@ -103,7 +120,7 @@ async def examine(
     )
     findings.append(authorized)
     if method.startswith("dns-"):
-        return [*findings, await _zone(host, method, ca, zones)]
+        return [*findings, await _zone(wanted, method, ca, zones, clock())]
     findings.append(found)
     if question is not None and method == "http-01":
         inside = _Sockets(addresses, public=ca.public)
@@ -270,10 +287,11 @@ def _heard(question: Question, status: int, body: str, came_to: str) -> tuple[st
     return f"answered{redirected}", ""
 
 
-async def _zone(host: str, method: str, ca: Ca, zones: Zones) -> Finding:
+async def _zone(wanted: str, method: str, ca: Ca, zones: Zones, now: datetime) -> Finding:
     """Find where the TXT record of DNS-01 is to be put, or the standing one is."""
-    if method == "dns-account-01" and ca.account is None:
-        seen = f"the record's name is our account's own, and there is none at {ca.name} yet"
+    host = wanted.removeprefix("*.")
+    if method in {"dns-account-01", "dns-persist-01"} and ca.account is None:
+        seen = f"the record is about our account, and there is none at {ca.name} yet"
         return Finding(method, Verdict.WARNING, seen, "look again after the first order, which registers it")
     name = _record_name(host, method, ca.account)
     try:
@@ -282,7 +300,31 @@ async def _zone(host: str, method: str, ca: Ca, zones: Zones) -> Finding:
         return Finding(method, Verdict.FAILED, str(e), f"delegate the zone of {host} to servers that answer")
     alias = "" if place.owner == name else f"{name} is an alias of {place.owner}; "
     servers = ", ".join(map(str, place.servers))
-    return Finding(method, Verdict.OK, f"{alias}zone {place.zone}, served by {servers}")
+    seen = f"{alias}zone {place.zone}, served by {servers}"
+    if method == "dns-persist-01":
+        return await _standing(wanted, ca, place, seen=seen, now=now)
+    return Finding(method, Verdict.OK, seen)
+
+
+async def _standing(wanted: str, ca: Ca, place: Place, *, seen: str, now: datetime) -> Finding:
+    """Look for the standing record, as the CA will."""
+    if not ca.identities:
+        said = f"{seen}; {ca.name} does not say in its directory by which name a record permits it"
+        return Finding("dns-persist-01", Verdict.WARNING, said, "ask its operator for that name")
+    assert ca.account is not None  # noqa: S101 - who has none was told so
+    issuers = [identity.lower() for identity in ca.identities]
+    verdict, permission = await look(place, issuers, ca.account, now=now)
+    text = persist_record_text(ca.identities[0], ca.account, wildcard=wanted.startswith("*."))
+    line = zone_file_line(place.owner, text)
+    if not verdict.served:
+        return Finding("dns-persist-01", Verdict.FAILED, f"{seen}: {verdict.reason}", f"write: {line}")
+    until = None if permission is None else permission.until
+    if until is not None and until - now < ENDS_SOON:
+        said = f"{seen}: the record's permission ends {until:%Y-%m-%d}, and renewals fail from then on"
+        return Finding(
+            "dns-persist-01", Verdict.WARNING, said, f"write a later persistUntil, or none: {line}"
+        )
+    return Finding("dns-persist-01", Verdict.OK, f"{seen}: {verdict.reason}")
 
 
 def _record_name(host: str, method: str, account: str | None) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import dns.asyncquery
 import dns.exception
@@ -20,6 +21,15 @@ from tests.support.acme import Tokens
 from tests.support.bind import HOST, Bind, Zone
 
 TOKEN = "t" * 43
+ACCOUNT = "https://ca.example/acct/1"
+NOW = datetime(2026, 11, 27, tzinfo=UTC)
+STANDING = {
+    "stands": "",
+    "lasting": f"; persistUntil={NOW.timestamp() + 31 * 86400:.0f}",
+    "ending": f"; persistUntil={NOW.timestamp() + 29 * 86400:.0f}",
+    "ended": f"; persistUntil={NOW.timestamp() - 1:.0f}",
+    "foreign": "0",
+}
 INTERNAL = Ca("internal", identities=("ca.example",), public=False)
 PUBLIC = Ca("le", identities=("ca.example",), public=True)
 
@@ -34,6 +44,10 @@ def bind(tmp_path_factory):
         Zone("theirs.test", ['@ IN CAA 0 issue "other.example"', 'www IN CAA 0 iodef "mailto:a@b.test"']),
         Zone("six.test", ["both IN A 127.0.0.1", "both IN AAAA ::1"]),
         Zone("bogus.test"),
+        *(
+            Zone(f"{name}.test", [f'_validation-persist IN TXT "ca.example; accounturi={ACCOUNT}{more}"'])
+            for name, more in STANDING.items()
+        ),
         Zone("labelled.test", ["_ujmmovf2vn55tgye._acme-challenge IN CNAME proof.open.test."]),
         Zone("bound.test", ['@ IN CAA 0 issue "ca.example; accounturi=https://ca.example/acct/1"']),
         Zone("alias.test", ["_acme-challenge IN CNAME proof.open.test."]),
@@ -58,7 +72,7 @@ async def question():
 def look(bind):
     async def look(name, *, ca=INTERNAL, method="http-01", question=None):
         zones = Zones(resolvers=[bind.address], port=bind.port)
-        found = await examine(name, ca=ca, method=method, question=question, zones=zones)
+        found = await examine(name, ca=ca, method=method, question=question, zones=zones, clock=lambda: NOW)
         return {finding.check: finding for finding in found}
 
     return look
@@ -218,6 +232,35 @@ async def test_a_record_at_an_account_s_own_name_is_looked_for_there(look):
     assert Verdict.WARNING is new.verdict
     assert "there is none at internal yet" in new.seen
     assert "_ujmmovf2vn55tgye._acme-challenge.labelled.test is an alias of proof.open.test" in found.seen
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict", "seen"),
+    [
+        ("stands.test", Verdict.OK, "all servers have it"),
+        ("lasting.test", Verdict.OK, "all servers have it"),
+        ("ending.test", Verdict.WARNING, "permission ends 2026-12-26, and renewals fail from then on"),
+        ("ended.test", Verdict.FAILED, "does not have it, but 1 others"),
+        ("foreign.test", Verdict.FAILED, "does not have it, but 1 others"),
+        ("open.test", Verdict.FAILED, "does not have it"),
+    ],
+)
+async def test_a_standing_record_is_looked_for_and_its_end(look, name, verdict, seen):
+    """draft-ietf-acme-dns-persist: at the end of persistUntil nothing is renewed any more."""
+    known = replace(INTERNAL, account=ACCOUNT)
+    found = (await look(f"*.{name}", ca=known, method="dns-persist-01"))["dns-persist-01"]
+    line = f'_validation-persist.{name}. IN TXT "ca.example; accounturi={ACCOUNT}; policy=wildcard"'
+
+    assert verdict is found.verdict
+    assert seen in found.seen
+    assert (verdict is Verdict.OK) is (line not in found.fix)
+
+
+@pytest.mark.parametrize("ca", [INTERNAL, replace(INTERNAL, account=ACCOUNT, identities=())])
+async def test_whose_standing_record_it_would_be_is_not_guessed(look, ca):
+    assert (
+        Verdict.WARNING is (await look("open.test", ca=ca, method="dns-persist-01"))["dns-persist-01"].verdict
+    )
 
 
 @pytest.mark.parametrize(

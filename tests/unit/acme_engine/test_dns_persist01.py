@@ -1,10 +1,10 @@
 """Which standing records permit our account."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from acme_engine.dns_persist01 import permits
+from acme_engine.dns_persist01 import Permission, permitted
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
 ACCOUNT = "https://ca.example/acct/1"
@@ -26,8 +26,21 @@ OURS = f"accounturi={ACCOUNT}"
     ],
 )
 def test_a_record_is_for_one_ca_one_account_and_until_it_says(text, expected):
-    assert expected is permits([text], ["ca.example", "ca2.example"], ACCOUNT, now=NOW)
+    found = permitted([text], ["ca.example", "ca2.example"], ACCOUNT, now=NOW)
+
+    assert expected is (found is not None)
 
 
-def test_one_of_several_will_do():
-    assert permits(["v=spf1 -all", f"ca2.example; {OURS}"], ["ca.example", "ca2.example"], ACCOUNT, now=NOW)
+def test_one_of_several_will_do_and_the_one_that_lasts_longest_counts():
+    soon = f"ca.example; {OURS}; persistUntil={int(NOW.timestamp()) + 1}"
+    texts = ["v=spf1 -all", soon, f"ca2.example; {OURS}"]
+    identities = ["ca.example", "ca2.example"]
+
+    assert Permission(None) == permitted(texts, identities, ACCOUNT, now=NOW)
+    assert Permission(NOW + timedelta(seconds=1)) == permitted(texts[:2], identities, ACCOUNT, now=NOW)
+
+
+def test_a_permission_beyond_all_dates_lasts():
+    text = f"ca.example; {OURS}; persistUntil={'9' * 30}"
+
+    assert Permission(None) == permitted([text], ["ca.example"], ACCOUNT, now=NOW)
