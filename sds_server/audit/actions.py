@@ -61,7 +61,9 @@ ACTIONS: Final = (
     ),
     # Orders
     AuditAction("order.planned", "secret", "Key and CSR are stored, before the CA hears of them."),
-    AuditAction("order.ordered", "secret", "The CA has made the order."),
+    AuditAction(
+        "order.ordered", "secret", "The CA has made the order: for which account, and of which profile."
+    ),
     AuditAction("order.finalizing", "secret", "The CA is about to be sent the CSR."),
     AuditAction("order.issued", "secret", "The CA has issued."),
     AuditAction("order.abandoned", "secret", "The order is given up."),

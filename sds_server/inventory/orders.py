@@ -35,10 +35,14 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class MadeBy:
-    """Which account makes an order, and which Certificate it names as the one that it replaces."""
+    """Which account makes an order, and which Certificate it names as the one that it replaces.
+
+    ``profile``: which it asks for; None: the CA's own default.
+    """
 
     account_url: str
     replaces: CertificateId | None
+    profile: str | None = None
 
 
 async def replaceable(
@@ -168,9 +172,11 @@ async def step(
         await tx.rows("order_step", order.id, state, url, certificate_url)
         if state is OrderState.FINALIZING:
             await tx.rows("spend_reservations", order.id)
+        detail = {}
         if made_by is not None and state is OrderState.ORDERED:
             await tx.rows("order_made_by", order.id, made_by.account_url, made_by.replaces)
-        await _tell(tx, lease, f"order.{state}", actor, order=order.id, url=url or order.url)
+            detail = {"account": made_by.account_url, "profile": made_by.profile}
+        await _tell(tx, lease, f"order.{state}", actor, order=order.id, url=url or order.url, **detail)
 
 
 async def abandon(database: Database, lease: Lease, *, actor: str) -> None:

@@ -1,5 +1,7 @@
 """The engine's journal of an order: each step committed under the Lease before the next is taken."""
 
+from dataclasses import replace
+
 from sds_server.crashpoint import crashpoint
 from sds_server.inventory import orders
 from sds_server.inventory.database import Database
@@ -8,7 +10,10 @@ from sds_server.model import CertificateId, Lease
 
 
 class Journal:
-    """Keeps what the engine says of an order; ``url`` is the order's, once there is one."""
+    """Keeps what the engine says of an order; ``url`` is the order's, once there is one.
+
+    ``profile`` is what a new order asks for, until `went_without` one.
+    """
 
     def __init__(
         self,
@@ -19,13 +24,18 @@ class Journal:
         *,
         account_url: str,
         replaces: CertificateId | None,
+        profile: str | None = None,
     ) -> None:
-        self._made_by = MadeBy(account_url, replaces)
+        self._made_by = MadeBy(account_url, replaces, profile)
         self._database = database
         self._lease = lease
         self._order = order
         self.url = order.url
         self._actor = actor
+
+    def went_without(self) -> None:
+        """The profile that was preferred is not to be had: the order goes without."""
+        self._made_by = replace(self._made_by, profile=None)
 
     async def ordered(self, order_url: str) -> None:
         """The CA has made the order."""

@@ -280,7 +280,13 @@ class Worker:
         async with self._accounts.client(issuer, account) as client:
             terms, replaces = await self._planner.terms(claim, issuer, account)
             journal = Journal(
-                self._database, lease, order, self._actor, account_url=account.url, replaces=replaces
+                self._database,
+                lease,
+                order,
+                self._actor,
+                account_url=account.url,
+                replaces=replaces,
+                profile=None if terms.profile is None else terms.profile.name,
             )
             phases = Phases(self._clock, new=order.url is None)
             try:
@@ -292,7 +298,7 @@ class Worker:
                     journal=journal,
                     order_url=order.url,
                     deadline_s=ORDER_DEADLINE_S + solvers.patience_s(secret.domains),
-                    on_step=lambda name, fields: self._stepped(claim, phases, name, fields),
+                    on_step=lambda name, fields: self._stepped(claim, journal, phases, name, fields),
                     terms=terms,
                     admit=lambda replacing: self._treasurer.admit(
                         lease,
@@ -459,7 +465,11 @@ class Worker:
             return
         _log.info("order.relinquished", secret=lease.secret, rotation=lease.rotation, authorizations=number)
 
-    def _stepped(self, claim: Claim, phases: Phases, name: str, fields: Mapping[str, object]) -> None:
+    def _stepped(
+        self, claim: Claim, journal: Journal, phases: Phases, name: str, fields: Mapping[str, object]
+    ) -> None:
+        if name == "order.profile_refused":
+            journal.went_without()
         self.on_step(claim.issuer, name)
         if (ended := phases.stepped(name)) is not None:
             self.on_phase(claim.issuer, *ended)

@@ -2,6 +2,7 @@
 """The worker: each step is durable before the next, and no crash between two buys a second certificate."""
 
 import asyncio
+import json
 import threading
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -940,6 +941,20 @@ async def test_an_issuer_s_terms_are_those_of_each_order(make, ca, declared):
     await make(issuers={"internal": replace(ISSUER, terms=terms)}).step()
 
     assert [terms] == ca.terms
+
+
+@pytest.mark.parametrize(
+    ("says", "asked"),
+    [(None, "shortlived"), (("order.profile_refused", {"problem": "it has no such profile"}), None)],
+)
+async def test_the_audit_says_of_which_account_and_profile_an_order_is(make, ca, declared, sql, says, asked):
+    """A profile that is preferred may be gone without: what was ordered is told, not what was configured."""
+    ca.says = says
+    terms = Terms(profile=Profile("shortlived"))
+    await make(issuers={"internal": replace(ISSUER, terms=terms)}).step()
+    told = json.loads(await sql.fetchval("SELECT payload FROM certaudit WHERE action = 'order.ordered'"))
+
+    assert (f"{DIRECTORY}/acct/1", asked) == (told["account"], told["profile"])
 
 
 async def test_a_failed_renewal_leaves_what_is_served_waiting(worker, ca, declared, database, sql):
