@@ -205,6 +205,14 @@ async def test_what_the_ca_will_want_is_said_before_it_is_asked(pebble):
             await client.register(terms_agreed=True)
 
 
+@pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
+async def test_a_binding_by_each_algorithm_is_believed_by_the_ca(pebble, algorithm):
+    eab = Eab("kid-1", EAB.hmac_key, algorithm)
+    key = keys.generate(KeyType.ECDSA_P256)
+    async with Client(pebble.directory_url, account_key=key, ca_file=pebble.ca_file) as client:
+        assert (await client.register(terms_agreed=True, eab=eab)).created
+
+
 async def test_a_false_binding_is_refused_by_the_ca(pebble):
     key = keys.generate(KeyType.ECDSA_P256)
     async with Client(pebble.directory_url, account_key=key, ca_file=pebble.ca_file) as client:

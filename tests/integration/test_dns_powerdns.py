@@ -102,6 +102,12 @@ async def test_what_is_there_already_stays_and_keeps_its_ttl(opened, pdns):
     assert 300 == (await pdns.rrset("sub.example.test", NAME))["ttl"]
 
 
+async def test_caches_may_keep_a_first_value_for_a_minute(opened, pdns):
+    await opened().add(NAME, "value")
+
+    assert 60 == (await pdns.rrset("sub.example.test", NAME))["ttl"]
+
+
 async def test_who_never_gets_the_last_word_gives_up(opened, overwrites, pdns):
     overwrites(times=100)
     with pytest.raises(DnsProviderError, match="somebody else changes the set all the time") as e:

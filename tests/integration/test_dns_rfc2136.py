@@ -39,6 +39,13 @@ async def test_a_key_that_may_change_one_name_is_enough(bind):
     assert {"value"} == await bind.txt(ONE_NAME)
 
 
+async def test_caches_may_keep_a_value_for_a_minute(bind):
+    """Longer, and the next order's value would not be seen."""
+    await provider(bind).add(ONE_NAME, "value")
+
+    assert [60] == [rrset.ttl for rrset in (await bind._ask(ONE_NAME, "TXT")).answer]
+
+
 async def test_a_name_that_the_key_may_not_change_is_refused_for_good(bind):
     error = await refusal(bind, "_acme-challenge.other.example.test")
 
