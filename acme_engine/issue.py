@@ -64,6 +64,8 @@ S = TypeVar("S")
 T = TypeVar("T")
 Step = Callable[[str, Mapping[str, object]], None]
 
+_STATES = {"pending", "ready", "processing", "valid", "invalid"}
+
 
 class Journal(Protocol):
     """Where the steps of one order are committed.
@@ -184,8 +186,10 @@ class _Issuance:
     async def run(self, order_url: str | None) -> chains.Chain:
         order = await (self._order() if order_url is None else self._resume(order_url))
         wait = Wait(self._client.habits.issuance)
+        to_come = set(_STATES)  # one that comes again, or is none, is no progress: pauses grow on
         while True:
-            if order.status != self._state:
+            if order.status in to_come:
+                to_come.remove(order.status)
                 wait.done()
             self._note(order)
             match order.status:
@@ -381,16 +385,23 @@ class _Issuance:
     async def _finalize(self, order: Order, wait: Wait) -> Order:
         await self._journal.finalizing()
         self._on_step("order.finalizing", {"order": order.url})
+        self._finalizes += 1
         try:
-            return await self._client.finalize(order, self._csr)
+            finalized = await self._client.finalize(order, self._csr)
         except (Refused, Unreachable) as e:
-            # Whether the CA acted, or found the order not ready after all: only the order itself knows.
-            self._finalizes += 1
             undecided = isinstance(e, Unreachable) or _undecided(e.problem)
             if not undecided or self._finalizes >= MAX_FINALIZES:
                 raise  # the next attempt begins with the order's state
-            await self._pause(wait, e.retry_after)
-            return await self._client.order(order.url)
+            retry_after = e.retry_after
+        else:
+            if finalized.status not in {"pending", "ready"}:
+                return finalized
+            if self._finalizes >= MAX_FINALIZES:
+                raise self.unfinished(finalized.retry_after)
+            retry_after = finalized.retry_after
+        # Whether the CA acted, or found the order not ready after all: only the order itself knows.
+        await self._pause(wait, retry_after)
+        return await self._client.order(order.url)
 
     async def _download(self, order: Order) -> chains.Chain:
         if order.certificate is None:

@@ -8,6 +8,8 @@ import pytest
 
 from acme_engine import Actor, KeyType, OrderFailed, Refused, Unfinished, errors, keys, obtain
 from acme_engine.errors import BadIdentifier, BadReply, ChainError, Unsolvable
+from acme_engine.issue import MAX_FINALIZES
+from acme_engine.looks import NEXT_S, SOONEST_S
 from tests.support import pki
 from tests.support.acme import Crash, MemoryJournal, Orderer, Tokens
 from tests.support.fake_ca import problem
@@ -406,3 +408,32 @@ async def test_an_rsa_key_is_certified_too(ca, client):
     got = await orderer.obtain(MemoryJournal())
 
     assert got.spki_sha256 == keys.spki_sha256(orderer.key.public_key())
+
+
+@pytest.mark.parametrize(
+    "states", [["processing", "pondering"], ["processing", "musing", "pending", "p", "q"]]
+)
+async def test_a_ca_that_changes_its_mind_is_not_asked_more_often_for_it(ca, orderer, slept, states):
+    """Each state is new only once: going to and fro would have us ask at full speed until the time is up."""
+    ca.names, ca.order, ca.authorization = NAMES, {"status": "processing"}, {"status": "valid"}
+    ca._issue(keys.csr(orderer.key, NAMES))
+    for n in range(20):
+        ca.next("/order", 200, json.dumps(ca._order() | {"status": states[n % len(states)]}))
+    ca.order["status"] = "valid"
+    await orderer.obtain(MemoryJournal(), order_url=ca.order_url)
+
+    assert 20 == len(slept)
+    assert [5.0] * 10 == slept[10:]
+
+
+@pytest.mark.parametrize("status", ["ready", "pending"])
+async def test_a_ca_that_finalizes_and_says_it_has_not_is_not_asked_at_full_speed(ca, orderer, slept, status):
+    ca.names, ca.order, ca.authorization = NAMES, {"status": "ready"}, {"status": "valid"}
+    for _ in range(MAX_FINALIZES):
+        ca.next("/finalize", 200, json.dumps(ca._order() | {"status": status}))
+    with pytest.raises(Unfinished) as parked:
+        await orderer.obtain(MemoryJournal(), order_url=ca.order_url)
+
+    assert ca.order_url == parked.value.order_url
+    assert MAX_FINALIZES == len(ca.posts("/finalize"))
+    assert [SOONEST_S, NEXT_S[0]] == slept
