@@ -61,6 +61,8 @@ async def answers(
         raise Unreachable(f"{directory_url}: no answer within {within_s:g} s") from e
 
 
+_NOT_HERE = {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GONE}
+
 DIRECTORY_S = 300.0
 """How soon what a CA changes in its directory counts, for a client that lives long."""
 
@@ -207,15 +209,19 @@ class Client:
 
     async def _new_account(self, directory: Directory, payload: dict[str, object]) -> Account:
         # Two newAccount requests for one key are one account: it may be sent again.
-        reply = await self._transport.post(
-            directory.new_account,
-            payload,
-            signer=self._signer,
-            account_url=None,
-            new_nonce_url=directory.new_nonce,
-            repeat=Repeat.SILENCE,
-            resource="newAccount",
-        )
+        try:
+            reply = await self._transport.post(
+                directory.new_account,
+                payload,
+                signer=self._signer,
+                account_url=None,
+                new_nonce_url=directory.new_nonce,
+                repeat=Repeat.SILENCE,
+                resource="newAccount",
+            )
+        except Refused as e:
+            self._may_have_moved(e)
+            raise
         account = Account.parse(
             reply.json(), url=reply.location(), created=reply.status == HTTPStatus.CREATED
         )
@@ -324,12 +330,21 @@ class Client:
         self, url: str, payload: dict[str, object] | None, *, repeat: Repeat, resource: str | None = None
     ) -> transport.Reply:
         account_url, directory = self._account(), await self.directory()
-        return await self._transport.post(
-            url,
-            payload,
-            signer=self._signer,
-            account_url=account_url,
-            new_nonce_url=directory.new_nonce,
-            repeat=repeat,
-            resource=resource,
-        )
+        try:
+            return await self._transport.post(
+                url,
+                payload,
+                signer=self._signer,
+                account_url=account_url,
+                new_nonce_url=directory.new_nonce,
+                repeat=repeat,
+                resource=resource,
+            )
+        except Refused as e:
+            self._may_have_moved(e)
+            raise
+
+    def _may_have_moved(self, refusal: Refused) -> None:
+        """Read the directory anew where something is not found: a CA that was set up anew has other URLs."""
+        if refusal.problem.status in _NOT_HERE:
+            self._directory = None

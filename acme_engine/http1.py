@@ -9,12 +9,15 @@ answer is not used again.
 """
 
 import asyncio
+import os
+import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import httptools
+from aiohappyeyeballs import AddrInfoType, start_connection
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -25,13 +28,18 @@ MAX_BODY: Final = 1024 * 1024
 MAX_CONNECTIONS: Final = 16
 
 KEEP_S: Final = 15.0
-"""How long a connection waits for the next exchange. Servers wait longer: they cut none that we write on."""
+"""How long a connection waits for the next exchange. Most servers wait longer: they cut none we write on."""
 
 CONNECT_TIMEOUT_S: Final = 10.0
 HAPPY_EYEBALLS_S: Final = 0.25
 """Before the next address is tried beside the first (RFC 8305 section 5)."""
 
 _OK: Final = 200
+_SAFE: Final = {"GET", "HEAD"}
+
+
+class CannotConnect(ConnectionError):
+    """There is no connection: nothing was sent."""
 
 
 class TooLong(Exception):
@@ -63,26 +71,40 @@ class Connections:
         self._idle: list[_Connection] = []
         self._all: set[_Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
+        self._closed = False
 
     async def exchange(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
     ) -> Answer:
         """Send one request, and return its answer; ``path`` is encoded, with its query.
 
+        What changes nothing is sent once more where it was lost with a connection that was kept: the server
+        had closed it already, most likely (RFC 9112 section 9.3.1).
+
         Raises:
             TooLong: the answer is longer than any CA's.
+            CannotConnect: nothing was sent.
             OSError: there is no answer, or not all of it; `ssl.SSLCertVerificationError` is one.
         """
         async with self._slots:
-            connection = self._idle.pop() if self._idle else await self._connect()
             request = self._head(method, path, headers, body) + (body or b"")
-            answer = await connection.exchange(request, bodiless=method == "HEAD")
-            if connection.keeps:
-                self._keep(connection)
-            return answer
+            if (kept := self._kept()) is not None:
+                try:
+                    return await self._ask(kept, request, method)
+                except ConnectionError:
+                    if method not in _SAFE:
+                        raise
+            return await self._ask(await self._connect(), request, method)
+
+    async def _ask(self, connection: "_Connection", request: bytes, method: str) -> Answer:
+        answer = await connection.exchange(request, method=method)
+        if connection.keeps:
+            self._keep(connection)
+        return answer
 
     async def close(self) -> None:
-        """Cut all of them."""
+        """Cut all of them, for good: who waits for one, or still connects, ends by `ConnectionError`."""
+        self._closed = True
         if self._sweep is not None:
             self._sweep.cancel()
         for connection in tuple(self._all):
@@ -97,6 +119,13 @@ class Connections:
         if self._proxy is None or self._tls is not None:
             return _head(method, path, fields)
         return _head(method, f"{self._origin}{path}", {**fields, **self._proxy.headers})  # it relays
+
+    def _kept(self) -> "_Connection | None":
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.keeps:  # else its end has begun, and takes a few turns of the loop
+                return connection
+        return None
 
     def _keep(self, connection: "_Connection") -> None:
         loop = asyncio.get_running_loop()
@@ -120,13 +149,14 @@ class Connections:
             self._idle.remove(connection)
 
     async def _connect(self) -> "_Connection":
+        self._check_open()  # who waited for a slot may come here after the end
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S) as limit:
                 return await (self._direct() if self._proxy is None else self._through(self._proxy))
         except TimeoutError as e:
             if not limit.expired():
                 raise
-            raise ConnectionError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from e
+            raise CannotConnect(f"no connection within {CONNECT_TIMEOUT_S:g} s") from e
 
     async def _direct(self) -> "_Connection":
         return await self._open(self._origin, tls=self._tls() if self._tls is not None else None)
@@ -138,32 +168,67 @@ class Connections:
                 await self._tunnel(connection, proxy, self._tls())
             except BaseException:
                 connection.abort()
+                self._ended(connection)  # cut within a handshake, it is not told so by asyncio
                 raise
         return connection
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise CannotConnect("its connections were closed meanwhile")
+
     async def _open(self, to: URL, *, tls: ssl.SSLContext | None = None) -> "_Connection":
+        try:
+            # asyncio's own way loses a socket where it is cancelled just when that is connected.
+            connected = await start_connection(await _addresses(to), happy_eyeballs_delay=HAPPY_EYEBALLS_S)
+        except OSError as e:
+            why = e.strerror if isinstance(e, socket.gaierror) or not e.errno else os.strerror(e.errno)
+            what = "cannot connect" if to is self._origin else f"cannot connect to the proxy {to}"
+            raise CannotConnect(f"{what}: {why or e}") from e
         _, connection = await asyncio.get_running_loop().create_connection(
             lambda: _Connection(self._ended),
-            to.raw_host or "",
-            to.port or 0,
+            sock=connected,
             ssl=tls,
-            happy_eyeballs_delay=HAPPY_EYEBALLS_S,
+            server_hostname=_tls_name(to) if tls is not None else None,
         )
         self._all.add(connection)
+        try:
+            self._check_open()
+        except ConnectionError:
+            connection.abort()
+            raise
         return connection
 
     async def _tunnel(self, connection: "_Connection", proxy: Proxy, tls: ssl.SSLContext) -> None:
         """Have the proxy connect us (RFC 9110 section 9.3.6)."""
         to = f"{self._origin.host_subcomponent}:{self._origin.port}"
-        answer = await connection.exchange(_head("CONNECT", to, {"Host": to, **proxy.headers}), bodiless=True)
-        if answer.status != _OK:
-            raise ConnectionError(f"the proxy {proxy.url} refused: {answer.status} {answer.reason}")
-        await connection.encrypt(tls, server_hostname=self._origin.raw_host or "")
+        request = _head("CONNECT", to, {"Host": to, **proxy.headers})
+        answer = await connection.exchange(request, method="CONNECT")
+        if not _opens_tunnel(answer.status):
+            raise CannotConnect(f"the proxy {proxy.url} refused: {answer.status} {answer.reason}")
+        if not connection.keeps:  # in TLS we speak first: nothing of this is the CA's
+            raise CannotConnect(f"the proxy {proxy.url} said more than its answer, or hung up")
+        await connection.encrypt(tls, server_hostname=_tls_name(self._origin))
 
 
 def _head(method: str, target: str, fields: Mapping[str, str]) -> bytes:
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
     return "\r\n".join([*lines, "\r\n"]).encode("ascii")
+
+
+async def _addresses(url: URL) -> Sequence[AddrInfoType]:
+    host, port = url.raw_host or "", url.port
+    try:  # most proxies and many CAs of one's own are told by address, which needs no hop to a thread
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+def _tls_name(url: URL) -> str:
+    return (url.raw_host or "").rstrip(".")  # "without a trailing dot" (RFC 6066 section 3)
+
+
+def _opens_tunnel(status: int) -> bool:
+    return _OK <= status < _OK + 100  # "any 2xx" (RFC 9110 section 9.3.6)
 
 
 class _Connection(asyncio.Protocol):
@@ -176,9 +241,9 @@ class _Connection(asyncio.Protocol):
         self.keeps = False
         self.idle_since = 0.0
 
-    async def exchange(self, request: bytes, *, bodiless: bool) -> Answer:
-        """Send a request and wait for its answer; ``bodiless``: one that never has a body, as HEAD's."""
-        message = self._message = _Message(asyncio.get_running_loop().create_future(), bodiless=bodiless)
+    async def exchange(self, request: bytes, *, method: str) -> Answer:
+        """Send a request and wait for its answer."""
+        message = self._message = _Message(asyncio.get_running_loop().create_future(), method=method)
         self.keeps = False
         self._transport.write(request)
         try:
@@ -197,7 +262,8 @@ class _Connection(asyncio.Protocol):
         transport = await asyncio.get_running_loop().start_tls(
             self._transport, self, tls, server_hostname=server_hostname
         )
-        assert transport is not None  # noqa: S101 - None is for servers
+        if transport is None:  # so asyncio says it where it was cut meanwhile
+            raise ConnectionAbortedError("cut within the TLS handshake")
         self._transport = transport
 
     def close(self) -> None:
@@ -214,9 +280,24 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._message is None:
+            self.keeps = False
             self.abort()  # it speaks unasked
         else:
             self._message.feed(data)
+
+    def eof_received(self) -> None:
+        self.keeps = False
+        if self._message is not None:
+            self._message.keeps = False
+            self._message.ended = self._is_theirs()
+
+    def _is_theirs(self) -> bool:
+        """Whether the other end has said this end in TLS, too: anybody between may make one of TCP."""
+        tls: ssl.SSLObject | None = self._transport.get_extra_info("ssl_object")
+        try:
+            return tls is None or not tls.read(1)
+        except ssl.SSLError:
+            return False
 
     def connection_lost(self, error: Exception | None) -> None:
         self._ended(self)
@@ -227,11 +308,12 @@ class _Connection(asyncio.Protocol):
 class _Message:
     """A response as it comes; methods that begin with ``on_`` are llhttp's calls."""
 
-    def __init__(self, whole: asyncio.Future[Answer], *, bodiless: bool) -> None:
+    def __init__(self, whole: asyncio.Future[Answer], *, method: str) -> None:
         self.whole = whole
         self.keeps = False
+        self.ended = False
         self._answer = Answer()
-        self._bodiless = bodiless
+        self._method = method
         self._size = 0
         self._in_head = True
         self._complete = False
@@ -250,12 +332,12 @@ class _Message:
             if not self._complete:
                 self._fail(ConnectionError(f"it does not speak HTTP/1.1: {e}"))
                 return
-        if self._complete:
-            self.whole.set_result(self._answer)
-        elif self._in_head and self._size > MAX_HEAD:
+        if self._in_head and self._size > MAX_HEAD:
             self._fail(TooLong(f"with more than {MAX_HEAD} bytes before its body"))
         elif len(self._answer.body) > MAX_BODY or self._size > 2 * (MAX_HEAD + MAX_BODY):
             self._fail(TooLong(f"with more than {MAX_BODY} bytes"))
+        elif self._complete:
+            self.whole.set_result(self._answer)
 
     def end(self, error: Exception | None) -> None:
         """Take it that no more will come: what says no length is complete with it (RFC 9112 section 6.3)."""
@@ -264,6 +346,7 @@ class _Message:
             return
         if (
             error is None
+            and self.ended
             and not self._in_head
             and not {"Content-Length", "Transfer-Encoding"} & headers.keys()
         ):
@@ -293,8 +376,11 @@ class _Message:
         self._in_head = False
         self._answer.status = self._parser.get_status_code()
         self.keeps = self._parser.should_keep_alive()
-        if self._bodiless and self._answer.status >= _OK:
-            # llhttp does not know what was asked, and would wait for a body that is not to come.
+        # llhttp does not know what was asked, and would wait for a body that is not to come.
+        if self._method == "CONNECT" and self._answer.status >= _OK:
+            self.keeps = _opens_tunnel(self._answer.status)  # whatever it says of version and connection
+            self._complete = True
+        elif self._method == "HEAD" and self._answer.status >= _OK:
             said = self._answer.headers.get("Connection", "").lower()
             self.keeps = self._parser.get_http_version() == "1.1" and "close" not in said
             self._complete = True

@@ -36,7 +36,7 @@ from yarl import URL
 
 from acme_engine import backoff
 from acme_engine.errors import BadReply, Misconfigured, Problem, Refused, Unreachable, Untrusted
-from acme_engine.http1 import Answer, Connections, TooLong
+from acme_engine.http1 import Answer, CannotConnect, Connections, TooLong
 from acme_engine.jws import Signer
 from acme_engine.pace import Pace
 from acme_engine.proxy import proxy_for
@@ -55,6 +55,9 @@ back."""
 BAD_NONCE_TRIES = 25
 """Of a CA that refuses every second nonce, one request in thirty million comes back."""
 
+LONGEST_RETRY_AFTER = timedelta(days=366)
+"""No limit of a CA lasts so long; it is added to dates, and the last of those is in the year 9999."""
+
 MAX_NONCES = 32
 MAX_NONCE_LENGTH = 1024
 NONCE_S = 300.0
@@ -66,7 +69,7 @@ _PATH = re.compile(r"[A-Za-z0-9_/=-]*")
 _NONCE = re.compile(r"[A-Za-z0-9_-]+")
 _NOT_NOW = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 _FAILED = {HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT}
-_LINK = re.compile(r'<([^>]*)>[^,<]*?;\s*rel="?([^",;]+)"?')
+_LINK = re.compile(r'<([^<>]*)>[^,<]*?;\s*rel="?([^",;]+)"?')
 
 
 class Repeat(StrEnum):
@@ -123,7 +126,10 @@ class Reply:
         location = self.headers.get("Location")
         if not location:
             raise BadReply(f"{self.url} answered without a Location")
-        return str(URL(self.url).join(URL(location)))
+        try:
+            return str(URL(self.url).join(URL(location)))
+        except ValueError as e:
+            raise BadReply(f"{self.url} answered with a Location that is no URL") from e
 
 
 class Transport:
@@ -152,6 +158,7 @@ class Transport:
         ``on_bad_nonce`` of each nonce that is refused.
         """
         self._origin = _checked(directory_url, allow_http=allow_http).origin()
+        self._place = _place(self._origin)
         self._root = f"{self._origin}/"
         # Unasked, nobody compresses; a bomb that comes all the same is never opened.
         self._headers = {"User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
@@ -316,6 +323,8 @@ class Transport:
                 return await self._connections.exchange(method, path, headers, body)
         except TooLong as e:
             raise BadReply(f"{url} answered {e}") from e
+        except CannotConnect as e:  # what was to be asked there does not matter
+            raise Unreachable(f"{self._origin}: {e}") from e
         except ssl.SSLCertVerificationError as e:
             raise Untrusted(f"{self._origin}: its TLS certificate does not verify: {_reason(e)}") from e
         except TimeoutError as e:
@@ -329,7 +338,7 @@ class Transport:
             return url[len(self._root) - 1 :]
         try:
             target = URL(url)
-            same = target.absolute and target.origin() == self._origin
+            same = target.absolute and _place(target) == self._place
         except ValueError as e:
             raise BadReply(f"the CA gave {url[:200]!r}, which is not a URL") from e
         if not same:
@@ -343,17 +352,20 @@ class Transport:
 
 
 def parse_retry_after(value: str | None, *, now: datetime) -> timedelta | None:
-    """Read Retry-After, as seconds or as an HTTP-date (RFC 9110 section 10.2.3); the past is now."""
+    """Read Retry-After, as seconds or as an HTTP-date (RFC 9110 section 10.2.3); the past is now.
+
+    What is beyond `LONGEST_RETRY_AFTER` is that: a moment that is so much later must have a date.
+    """
     if value is None:
         return None
     try:
         if value.strip().isdecimal():
-            return timedelta(seconds=int(value))
+            return min(timedelta(seconds=int(value)), LONGEST_RETRY_AFTER)
         at = email.utils.parsedate_to_datetime(value)
     except (ValueError, OverflowError):
         return None
     # An HTTP-date is in GMT, whatever the local zone is: `at` is aware, or naive for "-0000".
-    return max(at.replace(tzinfo=at.tzinfo or UTC) - now, timedelta(0))
+    return min(max(at.replace(tzinfo=at.tzinfo or UTC) - now, timedelta(0)), LONGEST_RETRY_AFTER)
 
 
 def ahead(date: str | None, *, sent_at: datetime, heard_at: datetime) -> timedelta | None:
@@ -361,14 +373,14 @@ def ahead(date: str | None, *, sent_at: datetime, heard_at: datetime) -> timedel
 
     The server wrote it between our two moments, to the whole second: what fits into that is no difference.
     """
+    if date is None:
+        return None
     try:
-        theirs = email.utils.parsedate_to_datetime(date) if date is not None else None
+        theirs = email.utils.parsedate_to_datetime(date)
+        begins = theirs.replace(tzinfo=theirs.tzinfo or UTC)
+        ends = begins + timedelta(seconds=1)
     except (ValueError, OverflowError):
         return None
-    if theirs is None:
-        return None
-    begins = theirs.replace(tzinfo=theirs.tzinfo or UTC)
-    ends = begins + timedelta(seconds=1)
     return max(sent_at - ends, timedelta(0)) + min(heard_at - begins, timedelta(0))
 
 
@@ -392,6 +404,11 @@ def _checked(directory_url: str, *, allow_http: bool) -> URL:
     )
 
 
+def _place(url: URL) -> tuple[str, str | None, int | None]:
+    """Return where a URL leads, however it is written: yarl's origins differ where a port is said or not."""
+    return url.scheme, url.raw_host, url.port
+
+
 def _loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -404,7 +421,7 @@ def _problem(answer: Answer, retry_after: timedelta | None) -> Problem:
     try:
         document = json.loads(answer.body)
     except (ValueError, RecursionError):
-        document = {"detail": answer.body[:200].decode("utf-8", "replace").strip() or answer.reason}
+        document = {"detail": answer.body[:200].decode("utf-8", "replace").strip() or answer.reason[:200]}
     return Problem.of(document, status=answer.status, retry_after=retry_after, links=_links(answer.headers))
 
 

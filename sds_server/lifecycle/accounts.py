@@ -169,7 +169,7 @@ class Accounts:
         crashpoint("account.key_planned")
         async with self.client(issuer, account) as client:
             await client.change_key(await self._key(stored.next_key_id))
-        self._clients.pop(issuer.directory_url, None)  # it signs by the new key, and is not the old one's
+        self._clients.pop(issuer.name, None)  # it signs by the new key, and is not the old one's
         crashpoint("account.key_answered")
         await accounts.key_changed(self._database, issuer.directory_url, stored.next_key_id, actor=actor)
         crashpoint("account.key_changed")
@@ -214,11 +214,10 @@ class Accounts:
         All share one: its directory and nonces are read once, its connections serve the orders of a burst,
         and it knows how long this CA takes.
         """
-        speaks_for = (account.key_id, account.url, issuer.ca_file)
-        known = self._clients.get(issuer.directory_url)
+        speaks_for = (issuer.directory_url, account.url, account.key_id, issuer.ca_file)
+        known = self._clients.get(issuer.name)
         if known is None or known[0] != speaks_for:
-            known = speaks_for, self._open(issuer, account.key, account.url)
-            self._clients[issuer.directory_url] = known
+            known = self._clients[issuer.name] = speaks_for, self._open(issuer, account.key, account.url)
         return known[1]
 
     async def sealed(self, key_id: KeyId) -> SealedKey:

@@ -9,9 +9,10 @@ _CONNECT = re.compile(rb"CONNECT ([^ :]+):(\d+) HTTP/1\.1\r\n")
 
 
 class Tunnel:
-    """A running proxy; ``heads`` holds what each client said first."""
+    """A running proxy; ``heads`` holds what each client said first, ``answer`` is what it says to all."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
         self.heads: list[str] = []
         self.port = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -26,7 +27,7 @@ class Tunnel:
         wanted = _CONNECT.match(head)
         assert wanted, head
         to, into = await asyncio.open_connection(wanted[1].decode(), int(wanted[2]))
-        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        writer.write(self.answer)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(_pour(reader, into))
@@ -48,8 +49,8 @@ async def _pour(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
 
 
 @asynccontextmanager
-async def tunnel() -> AsyncIterator[Tunnel]:
-    running = Tunnel()
+async def tunnel(answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> AsyncIterator[Tunnel]:
+    running = Tunnel(answer)
     server = await asyncio.start_server(running.serve, "127.0.0.1", 0)
     running.port = server.sockets[0].getsockname()[1]
     try:

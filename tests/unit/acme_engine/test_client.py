@@ -28,6 +28,21 @@ async def test_a_client_that_lives_long_reads_the_directory_again(ca, client, mo
     assert (None, f"{ca.url}/ari") == (old.renewal_info, new.renewal_info)
 
 
+@pytest.mark.parametrize("moved", ["newOrder", "newNonce"])
+async def test_a_ca_that_has_moved_is_found_at_the_next_try(ca, client, moved):
+    """Set up anew, it may have everything elsewhere: for five minutes all orders would fail."""
+    ca.directory = {moved: f"{ca.url}/moved-away"}
+    await client.directory()
+    client._transport._nonces.clear()
+    ca.directory = {}
+    with pytest.raises(errors.Refused):
+        await client.new_order(["www.example.com"])
+    client._transport._nonces.clear()
+    order = await client.new_order(["www.example.com"])
+
+    assert "pending" == order.status
+
+
 async def test_who_has_done_with_a_shared_client_cuts_off_nobody_else(ca, client):
     async with client:
         waiting = asyncio.ensure_future(client.new_order(["www.example.com"]))

@@ -9,12 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from multidict import CIMultiDict
 
 from acme_engine import Actor, Client, KeyType, Refused, keys
 from acme_engine.client import answers
 from acme_engine.errors import BadReply, Misconfigured, Unreachable
-from acme_engine.http1 import MAX_BODY
-from acme_engine.transport import BAD_NONCE_TRIES, PATIENCE_S, ahead, parse_retry_after
+from acme_engine.http1 import MAX_BODY, Answer
+from acme_engine.transport import (
+    BAD_NONCE_TRIES,
+    LONGEST_RETRY_AFTER,
+    PATIENCE_S,
+    Transport,
+    ahead,
+    parse_retry_after,
+)
 from acme_engine.trust import tls
 from sds_server.programs.child import free_port
 from tests.support import pki
@@ -292,6 +300,8 @@ def test_retry_after_as_a_date_is_in_gmt_whatever_the_local_zone(zone, monkeypat
         ("soon", None),
         ("-5", None),
         ("9" * 30, None),
+        ("9" * 12, LONGEST_RETRY_AFTER),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", LONGEST_RETRY_AFTER),
         ("²", None),
     ],
 )
@@ -482,3 +492,97 @@ def test_how_far_our_clock_is_ahead_is_what_an_answer_s_time_does_not_explain(da
     got = ahead(date, sent_at=sent_at, heard_at=sent_at + timedelta(seconds=10))
 
     assert expected_s == (None if got is None else got.total_seconds())
+
+
+async def test_links_without_an_end_are_read_in_no_time(ca, client):
+    """A header of 60 kB, read again from each of its brackets, held the loop for forty seconds."""
+    client._transport._connections = Says(b"{}", Link="<" * 60_000)
+    began = time.process_time()
+    reply = await client._transport.get(ca.directory_url)
+    links = reply.links()
+
+    assert [] == links
+    assert time.process_time() - began < 1
+
+
+class Says:
+    """Connections that have one answer to all."""
+
+    def __init__(self, body, status=200, reason="", **headers):
+        self.answer = Answer(status, reason, CIMultiDict(headers), bytearray(body))
+
+    async def exchange(self, *_request):
+        return self.answer
+
+    async def close(self):
+        pass
+
+
+@pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 GMT", "Mon, 01 Jan 0001 00:00:00 +2359"])
+async def test_a_date_at_the_end_of_time_is_no_date(ca, client, date):
+    heard = []
+    client._transport._on_date = heard.append
+    client._transport._connections = Says(b"{}", Date=date)
+    await client._transport.get(ca.directory_url)
+
+
+@pytest.mark.parametrize("location", ["http://[", "http://ca\\@evil/", "//[::1"])
+async def test_a_location_that_is_no_url_is_a_bad_reply(ca, client, location):
+    ca.next("/new-order", 201, "{}", Location=location)
+    with pytest.raises(BadReply):
+        await client.new_order(NAMES)
+
+
+async def test_a_reason_is_quoted_and_not_kept_whole(ca, client):
+    client._transport._connections = Says(b"", 403, "r" * 60_000)
+    with pytest.raises(Refused) as refusal:
+        await client._transport.get(ca.directory_url)
+
+    assert "r" * 200 == refusal.value.problem.detail
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("https://ca.test/a/B_9-=", "/a/B_9-="),
+        ("HTTPS://CA.test:443/a", "/a"),
+        ("https://ca\u2024test/a", "/a"),
+        (" https://ca.test/a", "/a"),
+        ("https://ca.test", "/"),
+        ("https://ca.test//evil.test/", "//evil.test/"),
+        ("https://ca.test/a b\r\nHost: evil", "/a%20bHost:%20evil"),
+        ("https://ca.test/a%0d%0aHost:%20evil?q=%20", "/a%0D%0AHost:%20evil?q=%20"),
+        ("https://ca.test/ä#f", "/%C3%A4"),
+        ("https://user:secret@ca.test/a", "/a"),
+    ],
+)
+def test_of_a_url_only_the_path_is_asked_for(url, path):
+    assert path == Transport("https://ca.test/dir", user_agent="x")._pinned(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://ca.test.evil.test/a",
+        "https://ca.test@evil.test/a",
+        "https://ca.test:444/a",
+        "https://ca.test./a",
+        "http://ca.test/a",
+        "//ca.test/a",
+        "https://ca.test\\@evil.test/a",
+        "https:ca.test/a",
+    ],
+)
+def test_a_url_of_nearly_the_origin_is_of_another(url):
+    with pytest.raises(BadReply):
+        Transport("https://ca.test/dir", user_agent="x")._pinned(url)
+
+
+@pytest.mark.parametrize(
+    "directory", ["https://CA.test:443/d", "https://bücher.test/d", "https://[::1]:14000/d"]
+)
+def test_an_origin_is_written_in_more_than_one_way(directory):
+    transport = Transport(directory, user_agent="x")
+
+    assert "/a" == transport._pinned(directory.replace("/d", "/a"))
+    assert "/a" == transport._pinned(f"{transport._origin}/a")
