@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -37,6 +38,10 @@ def _logs_of_its_own() -> Iterator[None]:
 def pytest_configure(config: pytest.Config) -> None:
     """Look for private keys from now on, and give each worker of pytest-xdist ports of its own."""
     config.pluginmanager.register(KeyScan(config), "keyscan")
+    # Containers often set it for small images. Here every program would compile certvoy again, and pytest
+    # each module of tests in each worker.
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+        sys.dont_write_bytecode = False
     worker = getattr(config, "workerinput", None)
     if worker is not None or config.getoption("dist", "no") == "no":  # the workers themselves have all tools
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [AS_INSTALLED, os.environ.get("PYTHONPATH")]))
