@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, ErrorDetails
 
+from sds_server.config.descriptions import descriptions
 from sds_server.config.values import File, Wrong, spelt
 from sds_server.config.yaml_lines import Place, Reader, dotted, problem, shown
 from sds_server.errors import ConfigError
@@ -18,7 +20,19 @@ from sds_server.errors import ConfigError
 class Model(BaseModel):
     """A section of a file: unknown keys are errors, and a line below a key is its description."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler, /
+    ) -> JsonSchemaValue:
+        """Describe each key."""
+        described = handler(core_schema)
+        keys = handler.resolve_ref_schema(described).get("properties", {})
+        for name, words in descriptions(cls).items():
+            if name in keys:  # what the type says of itself is of less use here
+                keys[name]["description"] = words
+        return described
 
 
 Whole = TypeVar("Whole", bound=Model)
