@@ -101,6 +101,15 @@ class Host:
         argv = [sys.executable, "-m", "sds_server", "agent", "--config", self.config]
         return Child("agent", argv, log=self.home / "agent.log", env=env, cwd=self.home, pdeathsig="KILL")
 
+    async def reported(self, state, generation, *, by):
+        """Wait until this agent has reported it."""
+
+        async def holds():
+            assert by.running, f"{state} {generation} is not reported: {by.log_tail()}"
+            return (state, generation) in [report[:2] for report in self.front.reports]
+
+        await until(holds)
+
     def on_disk(self):
         """The leaf that lies there, and whether the other files are of the same pair."""
         current = self.subject.directory / CURRENT
@@ -114,14 +123,27 @@ class Host:
 TOLD = sorted(name for name, subject in SUBJECTS.items() if subject.loads)
 """Those that are told by something that can be made to fail."""
 
-REFUSING = ("agent.restoring", "agent.restored", "agent.reloaded")
-IN_BETWEEN = ("agent.placed", "agent.seen")
+TAKING = (
+    "agent.reported:2",
+    "agent.settled",
+    "agent.seen",
+    "agent.loaded:2",
+    "agent.checked:2",
+    "agent.placed",
+    "agent.remembered",
+    "agent.written:2",
+    "agent.fetched:2",
+)
+REFUSING = ("agent.reloaded", "agent.restored:2", "agent.restoring:2")
+IN_BETWEEN = ("agent.seen", "agent.placed")
+"""The points of one agent after the other, the last first: each goes on from where the one before was killed,
+with that pair, and dies with the next. `:2`: on its way there it comes by the point where it is to die."""
 
 KILLS = [
-    (name, point)
+    pytest.param(name, points, id=f"{name}-{'refusing' if points is REFUSING else 'taking'}")
     for name, subject in SUBJECTS.items()
-    for point in (IN_BETWEEN if subject.variant else AGENT_POINTS)
-    if subject.loads or point not in REFUSING
+    for points in ((IN_BETWEEN,) if subject.variant else (TAKING, REFUSING))
+    if subject.loads or points is not REFUSING
 ]
 """Every point with one subject of each kind; what is but another way to tell it is killed in between only."""
 
@@ -279,38 +301,39 @@ async def test_a_planted_link_is_refused_and_nothing_is_written_through_it(host,
 # The process: killed, cut off
 
 
-@pytest.mark.parametrize(("host", "point"), KILLS, indirect=["host"])
-async def test_killed_here_it_goes_on_with_a_whole_pair(host, point):
+def test_every_point_is_in_a_chain():
+    assert set(AGENT_POINTS) == {point.partition(":")[0] for point in (*TAKING, *REFUSING)}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("host", "points"), KILLS, indirect=["host"])
+async def test_killed_here_it_goes_on_with_a_whole_pair(host, points):
     """The pair on disk is whole at that moment; and in the end what is right is served and reported."""
-    refuses = point in REFUSING
-    first = await host.serving()
-    second = issue()
+    refuses = points is REFUSING
+    good = await host.serving()
     host.front.credential(host.home / "credentials")
-    host.front.offer(bundle(second, 2))
+    host.front.offer(bundle(good, 1))
     await host.front.start()
+    running = host.agent(env={"CERTVOY_CRASHPOINT": points[0]})
+    await host.reported("proved", 1, by=running)
     if refuses:
         host.subject.refuse()
 
-    killed = host.agent(env={"CERTVOY_CRASHPOINT": point})
-    code = await asyncio.wait_for(killed.wait(), 60)
-    assert -9 == code, killed.log_tail()
-    assert host.on_disk()[1]
-    assert await host.subject.served() in {fingerprint(first), fingerprint(second)}
+    for generation, (point, after) in enumerate(zip(points, (*points[1:], None), strict=True), 2):
+        offered = issue()
+        host.front.offer(bundle(offered, generation))
+        code = await asyncio.wait_for(running.wait(), 60)
+        assert -9 == code, f"{point}: {running.log_tail()}"
+        assert host.on_disk()[1], point
+        assert await host.subject.served() in {fingerprint(good), fingerprint(offered)}, point
 
-    host.front.reports.clear()
-    running = host.agent()
-    wanted = ("refused", 2) if refuses else ("proved", 2)
-
-    async def reported():
-        return wanted in [report[:2] for report in host.front.reports]
-
-    try:
-        await until(reported)
-    finally:
-        running.kill()
-    leaf = fingerprint(first if refuses else second)
-    assert (leaf, True) == host.on_disk()
-    assert leaf == await host.subject.served()
+        host.front.reports.clear()
+        running = host.agent(env={"CERTVOY_CRASHPOINT": after} if after else None)
+        await host.reported("refused" if refuses else "proved", generation, by=running)
+        good = good if refuses else offered
+        assert (fingerprint(good), True) == host.on_disk(), point
+        assert fingerprint(good) == await host.subject.served(), point
+    running.kill()
 
 
 async def test_without_a_control_plane_it_serves_on_and_reports_later(host):
