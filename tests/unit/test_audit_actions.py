@@ -11,6 +11,7 @@ from sds_server.audit.actions import ACTIONS, NAMES
 from sds_server.inventory import audit
 
 ROOT = Path(__file__).resolve().parents[2]
+CALLS = {"append", "append_bounded", "_tell", "note", "count"}
 CODE = [path for path in sorted((ROOT / "sds_server").rglob("*.py")) if path.name != "audit_actions.py"]
 
 
@@ -26,30 +27,33 @@ def _said(node: ast.expr) -> Iterator[str]:
             yield f"{text}*"
 
 
-def _spoken() -> dict[str, set[str]]:
-    """Return what is given as an action, or, as ``_tell`` has it, stands where one is expected."""
+def _spoken() -> tuple[dict[str, set[str]], set[str]]:
+    """Return what is given as an action, or, as ``_tell`` has it, stands where one is; and all the texts."""
     found: dict[str, set[str]] = {}
+    words = set()
     for path in CODE:
-        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
-            name = ast.unparse(call.func).rpartition(".")[2]
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Constant) and isinstance(call.value, str):
+                words.add(call.value)
+            if not isinstance(call, ast.Call):
+                continue
+            match call.func:
+                case ast.Name(id=name) | ast.Attribute(attr=name) if name in CALLS:
+                    pass
+                case _:
+                    continue
             actions = [keyword.value for keyword in call.keywords if keyword.arg == "action"]
             if name == "_tell" and "inventory" in path.parts:
                 actions += call.args[2:3]
             if name in {"note", "count"} and path.name == "bookkeeper.py":
                 actions += call.args[:1]
-            for action in actions if name in {"append", "append_bounded", "_tell", "note", "count"} else ():
+            for action in actions:
                 for text in _said(action):
                     found.setdefault(text, set()).add(f"{path.relative_to(ROOT)}:{call.lineno}")
-    return found
+    return found, words
 
 
-SPOKEN = _spoken()
-WORDS = {
-    node.value
-    for path in CODE
-    for node in ast.walk(ast.parse(path.read_text()))
-    if isinstance(node, ast.Constant) and isinstance(node.value, str)
-}
+SPOKEN, WORDS = _spoken()
 
 
 def _is_known(action: str) -> bool:
