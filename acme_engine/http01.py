@@ -9,8 +9,9 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 from acme_engine.errors import CannotListen
 from acme_engine.lookup import Lookup
@@ -115,17 +116,16 @@ class _Connection(asyncio.Protocol):
         self._all = all_
         self._deadline_s = deadline_s
         self._head = bytearray()
-        self._answering: asyncio.Task[None] | None = None
+        self._answering: asyncio.Future[str | None] | None = None
         self._heard = False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a TCP server's transports are
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # of TCP; not every loop makes asyncio's own
         if len(self._all) >= MAX_CONNECTIONS:
             silent = next((connection for connection in self._all if not connection._heard), None)  # noqa: SLF001
             if silent is None:
-                transport.abort()
+                self.abort()
                 return
             del self._all[silent]
             silent.abort()
@@ -169,13 +169,16 @@ class _Connection(asyncio.Protocol):
             self._refuse(400)
         elif wanted := _REQUEST.fullmatch(line):
             method, token = wanted.groups()
-            self._answering = asyncio.create_task(self._answer(method, token.decode("ascii")))
+            self._answering = self._lookup(token.decode("ascii"))
+            self._answering.add_done_callback(partial(self._answer, head_only=method == b"HEAD"))
         else:
             self._refuse(404)
 
-    async def _answer(self, method: bytes, token: str) -> None:
+    def _answer(self, answering: asyncio.Future[str | None], *, head_only: bool) -> None:
+        if answering.cancelled():
+            return  # who asked has gone, or we go
         try:
-            found = await self._lookup(token)
+            found = answering.result()
         except Exception as e:  # noqa: BLE001 - whatever the store raises, the Internet gets no more than a status
             _log.debug("challenge.unanswered", extra={"error": type(e).__name__})
             self._on_asked("unanswered")
@@ -186,7 +189,7 @@ class _Connection(asyncio.Protocol):
             self._refuse(404)
         else:
             self._on_asked("answered")
-            self._send(200, found.encode("ascii"), head_only=method == b"HEAD")
+            self._send(200, found.encode("ascii"), head_only=head_only)
 
     def _refuse(self, status: int) -> None:
         self._send(status, b"", head_only=True)

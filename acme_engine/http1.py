@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 import httptools
 from aiohappyeyeballs import AddrInfoType, start_connection
@@ -275,8 +275,7 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a TCP client's transports are
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # of TCP; not every loop makes asyncio's own
 
     def data_received(self, data: bytes) -> None:
         if self._message is None:

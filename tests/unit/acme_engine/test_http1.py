@@ -7,11 +7,12 @@ import socket
 import ssl
 import warnings
 from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 
 import pytest
 from yarl import URL
 
-from acme_engine import http1
+from acme_engine import http01, http1
 from acme_engine.http1 import MAX_BODY, MAX_CONNECTIONS, MAX_HEAD, Connections, TooLong
 from acme_engine.proxy import Proxy
 from tests.support import pki
@@ -609,3 +610,20 @@ async def test_a_connect_that_the_system_gives_up_is_told_in_its_words(monkeypat
     async with serving(OK) as (connections, _server):
         with pytest.raises(ConnectionError, match="Connection timed out"):
             await ask(connections)
+
+
+def responder_connection():
+    return http01._Connection(lambda _token: None, {}, 60.0, lambda _answer: None)
+
+
+@pytest.mark.parametrize("protocol", [lambda: http1._Connection(lambda _ended: None), responder_connection])
+async def test_the_transports_of_every_loop_will_do(protocol):
+    """Uvloop's are none of asyncio's classes."""
+    transport = SimpleNamespace(aborted=0)
+    transport.abort = lambda: setattr(transport, "aborted", 1)
+    connection = protocol()
+    connection.connection_made(transport)
+    connection.abort()
+    connection.connection_lost(None)
+
+    assert 1 == transport.aborted
