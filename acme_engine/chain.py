@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import TypeVar
 
 from cryptography import x509
@@ -18,6 +19,9 @@ from acme_engine.errors import ChainError
 MAX_BYTES = 64 * 1024
 MAX_CERTIFICATES = 10
 """Real chains have two to four; Envoy would load, and send in every handshake, whatever it is given."""
+
+MAX_ISSUERS = 64
+"""So many are kept as they were read: the same few stand above all leaves."""
 
 MIN_RSA_BITS = 2048
 SKEW = timedelta(minutes=5)
@@ -99,9 +103,9 @@ def parse(pem: bytes) -> Chain:
                 "pem", f"the chain holds a block of type {label[:40].decode('ascii', 'replace')}"
             )
     try:
-        certificates = tuple(x509.load_pem_x509_certificates(pem))
-        for certificate in certificates:
-            _touch(certificate)
+        leaf, *issuers = x509.load_pem_x509_certificates(pem)
+        _touch(leaf)
+        certificates = (leaf, *(_issuer(each.public_bytes(serialization.Encoding.DER)) for each in issuers))
     except UNREADABLE as e:
         raise ChainError("pem", f"the chain cannot be read: {e}") from e
     if len(certificates) > MAX_CERTIFICATES:
@@ -219,6 +223,14 @@ def _extension(certificate: x509.Certificate, kind: type[T]) -> T | None:
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         return None
+
+
+@lru_cache(maxsize=MAX_ISSUERS)
+def _issuer(der: bytes) -> x509.Certificate:
+    """Read what stands above a leaf."""
+    certificate = x509.load_der_x509_certificate(der)
+    _touch(certificate)
+    return certificate
 
 
 def _touch(certificate: x509.Certificate) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
-SOONEST_S: Final = 0.02
+SOONEST_S: Final = 0.005
 LATEST_S: Final = 2.0
 """The bounds of the first look; of a CA that nothing is known of yet it is the soonest."""
 

@@ -70,6 +70,13 @@ def test_what_is_no_chain_is_refused(pem, rule):
     assert refusal.value.rule == rule
 
 
+def test_what_stands_above_many_leaves_is_read_and_kept_once():
+    one, another = (chain.parse(INTERMEDIATE.issue([name]).chain_pem) for name in ("a.test", "b.test"))
+
+    assert one.leaf != another.leaf
+    assert one.certificates[1] is another.certificates[1]
+
+
 def test_a_private_key_in_the_chain_is_refused():
     pair = INTERMEDIATE.issue(NAMES)
     with pytest.raises(ChainError, match="PRIVATE KEY"):

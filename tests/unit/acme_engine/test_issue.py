@@ -52,7 +52,7 @@ async def test_an_order_asks_for_nothing_twice_and_waits_for_nothing_that_is_don
     assert [] == slept
 
 
-@pytest.mark.parametrize(("told", "pause_s"), [({}, 0.02), ({"Retry_After": "3"}, 3.0)])
+@pytest.mark.parametrize(("told", "pause_s"), [({}, SOONEST_S), ({"Retry_After": "3"}, 3.0)])
 async def test_a_challenge_under_way_is_looked_at_after_a_pause(ca, orderer, slept, told, pause_s):
     """Right after the answer it is hardly ever decided. The answer may say when (RFC 8555 section 8.2)."""
     ca.next("/challenge", 200, json.dumps(ca._challenge()), **told)
@@ -256,7 +256,7 @@ async def test_a_processing_order_is_waited_for(ca, orderer, slept):
         group.create_task(finish())
         await orderer.obtain(MemoryJournal(), order_url=ca.order_url)
 
-    assert slept[:3] == [0.02, 0.1, 0.4]
+    assert slept[:3] == [SOONEST_S, *NEXT_S[:2]]
     assert ca.posts("/finalize") == []
 
 
