@@ -31,7 +31,7 @@ async def test_what_the_ca_does_not_answer_is_told_as_such(api, what):
     reply = await api.local("POST", f"/v1/issuers/internal/{what}")
 
     assert (502, "urn:certvoy:problem:ca-refused") == (reply.status, reply.json["type"])
-    assert reply.json["detail"].startswith("issuer internal: https://127.0.0.1:1/directory:")
+    assert reply.json["detail"].startswith("issuer internal: https://127.0.0.1:1: cannot connect")
 
 
 @pytest.mark.parametrize("what", ["resume", "account/key", "account/contact", "account/deactivation"])
