@@ -211,6 +211,9 @@ class Ticketed(Payloads):
         return 1, self._rng.randint(1, 2) if self._varied else 2
 
     async def _advance(self) -> bool:
+        # Asked twice for one there would be two, and the first be taken from its canaries. So this is read
+        # first: what is made meanwhile is among the versions.
+        nothing_due = await self._fetch("SELECT next_at > certvoy_now() FROM ticket_schedule")
         versions = await self._versions()
         if not versions:
             body = {"rotate_every_s": 3600, "keep": self.keep}
@@ -222,8 +225,7 @@ class Ticketed(Payloads):
             return False
         if len(versions) < VERSIONS:
             await self._fetch(RELEASE)
-            # Asked twice for one there would be two: the first would be taken from its canaries.
-            if await self._fetch("SELECT next_at > certvoy_now() FROM ticket_schedule"):
+            if nothing_due:
                 await self._ask("POST", f"/v1/secrets/{TICKETS}/ticket-keys/rotations", {})
             return False
         return len({truster.tickets[-1] for truster in self._trusters if truster.tickets}) == 1
