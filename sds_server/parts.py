@@ -161,6 +161,7 @@ class Parts:
             actor=actor,
             sweep_every=SWEEP,
         )
+        accounts, skew = build_accounts(database, sealer, clock, actor, issuers=config.issuers, to=metrics)
         seal = Seal(
             path=config.state_dir / FILE,
             replica=config.replica,
@@ -168,9 +169,9 @@ class Parts:
             sealer=sealer,
             catalog=catalog,
             publisher=publisher,
+            accounts=accounts,
             clock=clock,
         )
-        accounts, skew = build_accounts(database, sealer, clock, actor, issuers=config.issuers, to=metrics)
         (cas, withdrawer), stapler = (
             build_issuers(config, database),
             build_stapler(config, database, clock, actor, metrics),

@@ -198,6 +198,7 @@ class Accounts:
         async with self.client(issuer, account) as client:
             await client.deactivate()
         self._ready.pop(issuer.directory_url, None)
+        self._clients.pop(issuer.name, None)
         await accounts.deactivated(self._database, issuer.directory_url, url=account.url, actor=actor)
         _log.warning("account.deactivated", issuer=issuer.name, account=account.url)
         return account
@@ -207,6 +208,11 @@ class Accounts:
         self._ready.pop(issuer.directory_url, None)
         await accounts.forgotten(self._database, issuer.directory_url, url=account.url, actor=self._actor)
         _log.warning("account.forgotten", issuer=issuer.name, account=account.url)
+
+    def empty(self) -> None:
+        """Forget every key that was opened; what is under way with one ends with it."""
+        self._ready.clear()
+        self._clients.clear()
 
     def client(self, issuer: Issuer, account: Account) -> Client:
         """Return the client that speaks for the account; each caller opens and closes it for itself.

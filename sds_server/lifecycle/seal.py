@@ -19,6 +19,7 @@ from sds_server.errors import CertvoyError, OperatorError
 from sds_server.inventory import audit
 from sds_server.inventory.database import Database
 from sds_server.keys.kms import Sealer
+from sds_server.lifecycle.accounts import Accounts
 from sds_server.lifecycle.publisher import Publisher
 from sds_server.log import get
 from sds_server.xds.catalog import Catalog
@@ -52,6 +53,7 @@ class Seal:
         sealer: Sealer,
         catalog: Catalog,
         publisher: Publisher,
+        accounts: Accounts,
         clock: Clock,
     ) -> None:
         """Take up the seal that an earlier life of this replica had, if any."""
@@ -61,6 +63,7 @@ class Seal:
         self._sealer = sealer
         self._catalog = catalog
         self._publisher = publisher
+        self._accounts = accounts
         self._clock = clock
         self.on_change: Change = lambda: None
         """Told that the replica is sealed, or not any more."""
@@ -126,6 +129,7 @@ class Seal:
         self._sealer.lock()
         self._catalog.close()
         self._publisher.empty()
+        self._accounts.empty()
 
     async def _audit(self, action: str, actor: str, reason: str | None) -> None:
         async with self._database.transaction() as tx:

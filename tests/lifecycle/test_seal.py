@@ -7,7 +7,8 @@ from structlog.testing import capture_logs
 
 from sds_server.clock import SystemClock
 from sds_server.errors import OperatorError, Unavailable
-from sds_server.inventory import sealed_keys
+from sds_server.inventory import accounts, sealed_keys
+from sds_server.lifecycle.accounts import Accounts, Issuer
 from sds_server.lifecycle.publisher import Publisher
 from sds_server.lifecycle.seal import Seal, Sealed
 from sds_server.xds.catalog import Catalog, Resource
@@ -30,6 +31,7 @@ class Replica:
             actor="replica:test",
         )
         self.catalog.on_want = self.publisher.want
+        self.accounts = Accounts(database=self.database, sealer=self.sealer, actor="replica:test")
         self.path = directory / "sealed"
         self.changes = 0
         self.seal = self.started()
@@ -43,6 +45,7 @@ class Replica:
             sealer=self.sealer,
             catalog=self.catalog,
             publisher=self.publisher,
+            accounts=self.accounts,
             clock=SystemClock(),
         )
         seal.on_change = self.changed
@@ -65,6 +68,22 @@ async def replica(issuances, tmp_path):
     replica.catalog.watch(["www"], lambda _name: None)
     assert isinstance(await replica.look(), Resource)
     return replica
+
+
+async def test_a_sealed_replica_keeps_no_account_s_key_and_orders_nothing(replica):
+    ca = Issuer("le", "https://ca.example/directory", None, (), (), terms_agreed=True, eab=None)
+    stored = await accounts.begin(
+        replica.database, ca.directory_url, await replica.accounts._seal(), actor="replica:test"
+    )
+    url = "https://ca.example/account/1"
+    await accounts.registered(replica.database, ca.directory_url, stored, url=url, actor="replica:test")
+    account = await replica.accounts.ensure(ca)
+    open_client = replica.accounts.client(ca, account)
+    await replica.seal.put(reason="a thief", actor="person:test")
+
+    assert open_client is not replica.accounts.client(ca, account)
+    with pytest.raises(Unavailable, match="sealed"):
+        await replica.accounts.ensure(ca)
 
 
 async def test_a_sealed_replica_gives_nothing_away_from_that_moment_on(replica):

@@ -328,6 +328,7 @@ async def _seal(database: Database, directory: Path) -> Seal:
         sealer=issuances.sealer,
         catalog=catalog,
         publisher=publisher,
+        accounts=Accounts(database=database, sealer=issuances.sealer, actor="replica:test"),
         clock=clock,
     )
 
