@@ -36,7 +36,8 @@ class Lookup:
     def __init__(self, store: TokenReader) -> None:
         self._store = store
         self._batches = store if isinstance(store, BatchReader) else None
-        self._running: dict[str, asyncio.Task[str | None]] = {}
+        self._waiting: dict[str, list[asyncio.Future[str | None]]] = {}
+        self._running: set[asyncio.Task[None]] = set()
         self._unknown: OrderedDict[str, float] = OrderedDict()
         self._misses_left = MISS_BURST
         self._filled_at = 0.0
@@ -45,24 +46,40 @@ class Lookup:
 
     def get(self, token: str) -> asyncio.Future[str | None]:
         """Return the look-up to wait for; cancelling the wait leaves it running for the others."""
-        task = self._running.get(token)
-        if task is None:
-            task = asyncio.create_task(self._find(token))
-            self._running[token] = task
-            task.add_done_callback(lambda done: self._done(token, done))
-        return asyncio.shield(task)
+        answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        if token in self._waiting:
+            self._waiting[token].append(answer)
+        else:
+            self._waiting[token] = [answer]
+            task = asyncio.create_task(self._look_up(token))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        return answer
 
     def close(self) -> None:
         """End the look-ups under way."""
         if self._asking is not None:
             self._asking.cancel()
-        for task in self._running.values():
+        for task in self._running:
             task.cancel()
 
-    def _done(self, token: str, task: asyncio.Task[str | None]) -> None:
-        del self._running[token]
-        if not task.cancelled():
-            task.exception()  # seen: whoever asked may be gone
+    async def _look_up(self, token: str) -> None:
+        """Answer all who wait for a token by then; who has gone has cancelled its wait."""
+        found: str | None = None
+        error: Exception | None = None
+        try:
+            found = await self._find(token)
+        except Exception as e:  # noqa: BLE001 - whoever asked is told
+            error = e
+        finally:
+            waiting = self._waiting.pop(token)
+        for answer in waiting:
+            if answer.done():
+                continue
+            if error is None:
+                answer.set_result(found)
+            else:
+                answer.set_exception(error)
 
     async def _find(self, token: str) -> str | None:
         now = asyncio.get_running_loop().time()
