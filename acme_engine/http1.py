@@ -64,9 +64,11 @@ class Connections:
     ) -> None:
         """Connect to ``origin``, through ``proxy``; without ``tls``, asked at each connect, in the clear."""
         self._origin = origin
-        self._host = origin.host_port_subcomponent or ""
         self._tls = tls
         self._proxy = proxy
+        relayed = proxy.headers if proxy is not None and tls is None else None
+        self._before_path = str(origin) if relayed is not None else ""
+        self._fields = lines({"Host": origin.host_port_subcomponent or "", **(relayed or {})})
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._idle: list[_Connection] = []
         self._all: set[_Connection] = set()
@@ -74,30 +76,35 @@ class Connections:
         self._closed = False
 
     async def exchange(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
+        self, method: str, path: str, fields: str, body: bytes | None = None, *, within_s: float
     ) -> Answer:
         """Send one request, and return its answer; ``path`` is encoded, with its query.
 
-        What changes nothing is sent once more where it was lost with a connection that was kept: the server
-        had closed it already, most likely (RFC 9112 section 9.3.1).
+        ``fields`` is of `lines`. The answer has ``within_s`` seconds from when the request was sent: to
+        connect has its own time, and who waits until others have ended has heard no silence. What changes
+        nothing is sent once more where it was lost with a connection that was kept: the server had closed it
+        already, most likely (RFC 9112 section 9.3.1).
 
         Raises:
             TooLong: the answer is longer than any CA's.
+            TimeoutError: there is none in time.
             CannotConnect: nothing was sent.
             OSError: there is no answer, or not all of it; `ssl.SSLCertVerificationError` is one.
         """
         async with self._slots:
-            request = self._head(method, path, headers, body) + (body or b"")
+            length = f"Content-Length: {len(body)}\r\n" if body is not None else ""
+            head = f"{method} {self._before_path}{path} HTTP/1.1\r\n{self._fields}{fields}{length}\r\n"
+            request = head.encode("ascii") + (body or b"")
             if (kept := self._kept()) is not None:
                 try:
-                    return await self._ask(kept, request, method)
+                    return await self._ask(kept, request, method, within_s)
                 except ConnectionError:
                     if method not in _SAFE:
                         raise
-            return await self._ask(await self._connect(), request, method)
+            return await self._ask(await self._connect(), request, method, within_s)
 
-    async def _ask(self, connection: "_Connection", request: bytes, method: str) -> Answer:
-        answer = await connection.exchange(request, method=method)
+    async def _ask(self, connection: "_Connection", request: bytes, method: str, within_s: float) -> Answer:
+        answer = await connection.exchange(request, method=method, within_s=within_s)
         if connection.keeps:
             self._keep(connection)
         return answer
@@ -111,14 +118,6 @@ class Connections:
             connection.abort()
         while self._all:
             await asyncio.sleep(0)  # each ends within the loop's next turns
-
-    def _head(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
-        fields = {"Host": self._host, **headers}
-        if body is not None:
-            fields["Content-Length"] = str(len(body))
-        if self._proxy is None or self._tls is not None:
-            return _head(method, path, fields)
-        return _head(method, f"{self._origin}{path}", {**fields, **self._proxy.headers})  # it relays
 
     def _kept(self) -> "_Connection | None":
         while self._idle:
@@ -201,8 +200,8 @@ class Connections:
     async def _tunnel(self, connection: "_Connection", proxy: Proxy, tls: ssl.SSLContext) -> None:
         """Have the proxy connect us (RFC 9110 section 9.3.6)."""
         to = f"{self._origin.host_subcomponent}:{self._origin.port}"
-        request = _head("CONNECT", to, {"Host": to, **proxy.headers})
-        answer = await connection.exchange(request, method="CONNECT")
+        request = f"CONNECT {to} HTTP/1.1\r\n{lines({'Host': to, **proxy.headers})}\r\n".encode("ascii")
+        answer = await connection.exchange(request, method="CONNECT", within_s=CONNECT_TIMEOUT_S)
         if not _opens_tunnel(answer.status):
             raise CannotConnect(f"the proxy {proxy.url} refused: {answer.status} {answer.reason}")
         if not connection.keeps:  # in TLS we speak first: nothing of this is the CA's
@@ -210,9 +209,9 @@ class Connections:
         await connection.encrypt(tls, server_hostname=_tls_name(self._origin))
 
 
-def _head(method: str, target: str, fields: Mapping[str, str]) -> bytes:
-    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
-    return "\r\n".join([*lines, "\r\n"]).encode("ascii")
+def lines(fields: Mapping[str, str]) -> str:
+    """Return the lines of a head that say so."""
+    return "".join(f"{name}: {value}\r\n" for name, value in fields.items())
 
 
 async def _addresses(url: URL) -> Sequence[AddrInfoType]:
@@ -241,16 +240,20 @@ class _Connection(asyncio.Protocol):
         self.keeps = False
         self.idle_since = 0.0
 
-    async def exchange(self, request: bytes, *, method: str) -> Answer:
+    async def exchange(self, request: bytes, *, method: str, within_s: float) -> Answer:
         """Send a request and wait for its answer."""
-        message = self._message = _Message(asyncio.get_running_loop().create_future(), method=method)
+        loop = asyncio.get_running_loop()
+        message = self._message = _Message(loop.create_future(), method=method)
         self.keeps = False
         self._transport.write(request)
+        limit = loop.call_later(within_s, message.give_up)
         try:
             answer = await message.whole
         except BaseException:
             self.abort()  # whatever still comes would be taken for the next request's answer
             raise
+        finally:
+            limit.cancel()
         self._message = None
         self.keeps = message.keeps and not self._transport.is_closing()
         if not self.keeps:
@@ -352,6 +355,10 @@ class _Message:
             self.whole.set_result(self._answer)
         else:
             self._fail(error or ConnectionResetError("it hung up before the end of its answer"))
+
+    def give_up(self) -> None:
+        """Take it that no more will come in time."""
+        self._fail(TimeoutError())
 
     def _fail(self, error: Exception) -> None:
         if not self.whole.done():

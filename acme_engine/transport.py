@@ -36,7 +36,7 @@ from yarl import URL
 
 from acme_engine import backoff
 from acme_engine.errors import BadReply, Misconfigured, Problem, Refused, Unreachable, Untrusted
-from acme_engine.http1 import Answer, CannotConnect, Connections, TooLong
+from acme_engine.http1 import Answer, CannotConnect, Connections, TooLong, lines
 from acme_engine.jws import Signer
 from acme_engine.pace import Pace
 from acme_engine.proxy import proxy_for
@@ -64,7 +64,8 @@ NONCE_S = 300.0
 """For how long a nonce is kept. Let's Encrypt's last for an hour and more."""
 
 _PATH = re.compile(r"[A-Za-z0-9_/=-]*")
-"""Below the origin, of what needs no parser: nearly all URLs of all CAs."""
+_PLAIN_URL = re.compile(rf"https?://[a-z0-9.-]+(:[0-9]+)?/{_PATH.pattern}")
+"""What needs no parser: nearly all URLs of all CAs."""
 
 _NONCE = re.compile(r"[A-Za-z0-9_-]+")
 _NOT_NOW = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
@@ -126,6 +127,8 @@ class Reply:
         location = self.headers.get("Location")
         if not location:
             raise BadReply(f"{self.url} answered without a Location")
+        if _PLAIN_URL.fullmatch(location):
+            return location
         try:
             return str(URL(self.url).join(URL(location)))
         except ValueError as e:
@@ -161,8 +164,8 @@ class Transport:
         self._place = _place(self._origin)
         self._root = f"{self._origin}/"
         # Unasked, nobody compresses; a bomb that comes all the same is never opened.
-        self._headers = {"User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
-        self._signed_headers = {**self._headers, "Content-Type": "application/jose+json"}
+        self._fields = lines({"User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "identity"})
+        self._signed_fields = self._fields + lines({"Content-Type": "application/jose+json"})
         self._ca_file = ca_file
         self._clock = clock
         self._sleep = sleep
@@ -317,10 +320,9 @@ class Transport:
         if self._connections is None:
             raise RuntimeError("use the client in `async with`")
         path = self._pinned(url)
-        headers = self._headers if body is None else self._signed_headers
+        fields = self._fields if body is None else self._signed_fields
         try:
-            async with asyncio.timeout(timeout_s):
-                return await self._connections.exchange(method, path, headers, body)
+            return await self._connections.exchange(method, path, fields, body, within_s=timeout_s)
         except TooLong as e:
             raise BadReply(f"{url} answered {e}") from e
         except CannotConnect as e:  # what was to be asked there does not matter

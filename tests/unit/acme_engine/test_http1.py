@@ -13,7 +13,7 @@ import pytest
 from yarl import URL
 
 from acme_engine import http01, http1
-from acme_engine.http1 import MAX_BODY, MAX_CONNECTIONS, MAX_HEAD, Connections, TooLong
+from acme_engine.http1 import MAX_BODY, MAX_CONNECTIONS, MAX_HEAD, Connections, TooLong, lines
 from acme_engine.proxy import Proxy
 from tests.support import pki
 from tests.support.tunnel import tunnel
@@ -66,8 +66,8 @@ async def serving(*answers, context=None, proxy=None, tls=None, name="127.0.0.1"
         listening.close()
 
 
-async def ask(connections, method="GET", body=None):
-    return await connections.exchange(method, "/a?b=c", {"X": "y"}, body)
+async def ask(connections, method="GET", body=None, *, within_s=30.0):
+    return await connections.exchange(method, "/a?b=c", lines({"X": "y"}), body, within_s=within_s)
 
 
 async def settled():
@@ -221,6 +221,27 @@ async def test_who_gives_up_waiting_leaves_no_answer_to_the_next():
 
     assert b"hi" == bytes(answer.body)
     assert 2 == server.connections
+
+
+async def test_an_answer_that_is_not_whole_in_time_is_given_up_and_its_connection_with_it():
+    async with serving([b"HTTP/1.1 200 OK\r\n"], OK) as (connections, server):
+        with pytest.raises(TimeoutError):
+            await ask(connections, within_s=0.05)
+        answer = await ask(connections)
+
+    assert b"hi" == bytes(answer.body)
+    assert 2 == server.connections
+
+
+async def test_to_wait_for_others_takes_nothing_of_the_time_for_an_answer(monkeypatch):
+    monkeypatch.setattr(http1, "MAX_CONNECTIONS", 1)
+    async with serving([b"HTTP/1.1 200 OK\r\n"], OK) as (connections, _server):
+        first, second = await asyncio.gather(
+            ask(connections, within_s=1.0), ask(connections, within_s=0.9), return_exceptions=True
+        )
+
+    assert isinstance(first, TimeoutError)
+    assert b"hi" == bytes(second.body)
 
 
 async def test_a_connection_that_nobody_needs_is_closed(monkeypatch):

@@ -268,11 +268,11 @@ class Cut:
         self.cuts = set()
         self.close = connections.close
 
-    async def exchange(self, method, path, headers, body=None):
+    async def exchange(self, method, path, fields, body=None, **more):
         if method == "POST" and path not in self.cuts:
             self.cuts.add(path)
             raise ConnectionResetError
-        return await self.connections.exchange(method, path, headers, body)
+        return await self.connections.exchange(method, path, fields, body, **more)
 
 
 @pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo", "UTC"])
@@ -511,7 +511,7 @@ class Says:
     def __init__(self, body, status=200, reason="", **headers):
         self.answer = Answer(status, reason, CIMultiDict(headers), bytearray(body))
 
-    async def exchange(self, *_request):
+    async def exchange(self, *_request, **_more):
         return self.answer
 
     async def close(self):
