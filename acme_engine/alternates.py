@@ -27,9 +27,11 @@ async def download(
 
     Where none is as preferred it is the CA's own: a certificate with another chain is better than none.
     """
+    if preferred is None:
+        return chains.parse(await client.certificate(url))
     body, links = await client.certificate_and_alternates(url)
     default = chains.parse(body)
-    if preferred is None or (preferred != SMALLEST and _matches(default, preferred)):
+    if preferred != SMALLEST and _matches(default, preferred):
         return default
     others = []
     for link in links[:MAX_ALTERNATES]:

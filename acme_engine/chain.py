@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TypeVar
 
 from cryptography import x509
@@ -20,8 +20,8 @@ MAX_BYTES = 64 * 1024
 MAX_CERTIFICATES = 10
 """Real chains have two to four; Envoy would load, and send in every handshake, whatever it is given."""
 
-MAX_ISSUERS = 64
-"""So many are kept as they were read: the same few stand above all leaves."""
+MAX_KEPT = 64
+"""So much of what stands above leaves is kept as it was read: it is the same for most of them."""
 
 MIN_RSA_BITS = 2048
 SKEW = timedelta(minutes=5)
@@ -37,6 +37,7 @@ UNREADABLE = (
 """What cryptography raises for a certificate that it cannot read, or not to its end."""
 
 _LABEL = re.compile(rb"-----BEGIN ([^-\r\n]*)-----")
+_END = b"-----END CERTIFICATE-----"
 
 T = TypeVar("T", bound=x509.ExtensionType)
 
@@ -73,7 +74,7 @@ class Chain:
         """When the leaf ends, in UTC."""
         return self.leaf.not_valid_after_utc
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The leaf's SANs that are DNS names, lower case, or IP addresses, in its own order."""
         san = _extension(self.leaf, x509.SubjectAlternativeName)
@@ -103,17 +104,17 @@ def parse(pem: bytes) -> Chain:
                 "pem", f"the chain holds a block of type {label[:40].decode('ascii', 'replace')}"
             )
     try:
-        leaf, *issuers = x509.load_pem_x509_certificates(pem)
+        first, end, rest = pem.partition(_END)
+        (leaf,) = x509.load_pem_x509_certificates(first + end)
         _touch(leaf)
-        certificates = (leaf, *(_issuer(each.public_bytes(serialization.Encoding.DER)) for each in issuers))
+        issuers, clean = _issuers(rest)
     except UNREADABLE as e:
         raise ChainError("pem", f"the chain cannot be read: {e}") from e
-    if len(certificates) > MAX_CERTIFICATES:
+    if 1 + len(issuers) > MAX_CERTIFICATES:
         raise ChainError(
-            "size", f"the chain has {len(certificates)} certificates, more than {MAX_CERTIFICATES}"
+            "size", f"the chain has {1 + len(issuers)} certificates, more than {MAX_CERTIFICATES}"
         )
-    clean = b"".join(c.public_bytes(serialization.Encoding.PEM) for c in certificates)
-    return Chain(clean, certificates)
+    return Chain(leaf.public_bytes(serialization.Encoding.PEM) + clean, (leaf, *issuers))
 
 
 def check(
@@ -161,11 +162,12 @@ def _check_names(chain: Chain, names: Sequence[str]) -> None:
 
 def _check_dates(chain: Chain, now: datetime, skew: timedelta) -> None:
     for certificate in chain.certificates:
+        begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if begins <= now + skew and now < ends:
+            continue
         who = "the leaf" if certificate is chain.leaf else _name(certificate)
-        if certificate.not_valid_before_utc > now + skew:
-            raise ChainError("dates", f"{who} is not valid before {certificate.not_valid_before_utc:%FT%TZ}")
-        if certificate.not_valid_after_utc <= now:
-            raise ChainError("dates", f"{who} expired at {certificate.not_valid_after_utc:%FT%TZ}")
+        said = f"is not valid before {begins:%FT%TZ}" if begins > now else f"expired at {ends:%FT%TZ}"
+        raise ChainError("dates", f"{who} {said}")
 
 
 def _check_usage(leaf: x509.Certificate) -> None:
@@ -225,12 +227,15 @@ def _extension(certificate: x509.Certificate, kind: type[T]) -> T | None:
         return None
 
 
-@lru_cache(maxsize=MAX_ISSUERS)
-def _issuer(der: bytes) -> x509.Certificate:
-    """Read what stands above a leaf."""
-    certificate = x509.load_der_x509_certificate(der)
-    _touch(certificate)
-    return certificate
+@lru_cache(maxsize=MAX_KEPT)
+def _issuers(pem: bytes) -> tuple[tuple[x509.Certificate, ...], bytes]:
+    """Read what stands above a leaf; return it, and the same as PEM with nothing else in it."""
+    if not _LABEL.search(pem):
+        return (), b""
+    certificates = tuple(x509.load_pem_x509_certificates(pem))
+    for certificate in certificates:
+        _touch(certificate)
+    return certificates, b"".join(c.public_bytes(serialization.Encoding.PEM) for c in certificates)
 
 
 def _touch(certificate: x509.Certificate) -> None:

@@ -327,7 +327,7 @@ class Client:
         return self.account_url
 
     async def _post(
-        self, url: str, payload: dict[str, object] | None, *, repeat: Repeat, resource: str | None = None
+        self, url: str, payload: Mapping[str, object] | None, *, repeat: Repeat, resource: str | None = None
     ) -> transport.Reply:
         account_url, directory = self._account(), await self.directory()
         try:
