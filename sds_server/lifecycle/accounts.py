@@ -104,8 +104,9 @@ class Accounts:
         Raises:
             AcmeError: the CA cannot be reached, or refuses the account.
         """
+        remembered = self._ready  # where it is emptied meanwhile, what was opened before is not kept after
         stored = await accounts.get(self._database, issuer.directory_url) or await self._begin(issuer)
-        ready = self._ready.get(issuer.directory_url)
+        ready = remembered.get(issuer.directory_url)
         # Another replica may have changed the key, or ended the account: what is stored decides.
         if ready is not None and (ready.key_id, ready.url, None) == (
             stored.key_id,
@@ -130,7 +131,7 @@ class Accounts:
                 self._database, issuer.directory_url, stored, url=url, actor=self._actor
             )
             _log.info("account.registered", issuer=issuer.name, account=url)
-        account = self._ready[issuer.directory_url] = Account(url=url, key=key, key_id=stored.key_id)
+        account = remembered[issuer.directory_url] = Account(url=url, key=key, key_id=stored.key_id)
         return account
 
     async def _settle_key(self, issuer: Issuer, stored: StoredAccount) -> StoredAccount:
@@ -211,15 +212,17 @@ class Accounts:
 
     def empty(self) -> None:
         """Forget every key that was opened; what is under way with one ends with it."""
-        self._ready.clear()
+        self._ready = {}
         self._clients.clear()
 
     def client(self, issuer: Issuer, account: Account) -> Client:
         """Return the client that speaks for the account; each caller opens and closes it for itself.
 
         All share one: its directory and nonces are read once, its connections serve the orders of a burst,
-        and it knows how long this CA takes.
+        and it knows how long this CA takes. One for an account that was forgotten meanwhile is not kept.
         """
+        if self._ready.get(issuer.directory_url) is not account:
+            return self._open(issuer, account.key, account.url)
         speaks_for = (issuer.directory_url, account.url, account.key_id, issuer.ca_file)
         known = self._clients.get(issuer.name)
         if known is None or known[0] != speaks_for:

@@ -70,13 +70,36 @@ async def replica(issuances, tmp_path):
     return replica
 
 
-async def test_a_sealed_replica_keeps_no_account_s_key_and_orders_nothing(replica):
+@pytest.fixture
+async def ca(replica):
+    """One that has an account."""
     ca = Issuer("le", "https://ca.example/directory", None, (), (), terms_agreed=True, eab=None)
     stored = await accounts.begin(
         replica.database, ca.directory_url, await replica.accounts._seal(), actor="replica:test"
     )
     url = "https://ca.example/account/1"
     await accounts.registered(replica.database, ca.directory_url, stored, url=url, actor="replica:test")
+    return ca
+
+
+async def test_an_account_s_key_that_was_being_opened_when_it_was_sealed_is_not_kept(
+    replica, ca, monkeypatch
+):
+    opened = replica.accounts._key
+
+    async def sealed_meanwhile(key_id):
+        key = await opened(key_id)
+        await replica.seal.put(reason="a thief", actor="person:test")
+        return key
+
+    monkeypatch.setattr(replica.accounts, "_key", sealed_meanwhile)
+    account = await replica.accounts.ensure(ca)
+    replica.accounts.client(ca, account)
+
+    assert ({}, {}) == (replica.accounts._ready, replica.accounts._clients)
+
+
+async def test_a_sealed_replica_keeps_no_account_s_key_and_orders_nothing(replica, ca):
     account = await replica.accounts.ensure(ca)
     open_client = replica.accounts.client(ca, account)
     await replica.seal.put(reason="a thief", actor="person:test")
