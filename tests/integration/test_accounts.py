@@ -10,19 +10,11 @@ from sds_server.instruments import watch_accounts
 from sds_server.inventory import accounts as inventory
 from sds_server.lifecycle.accounts import Accounts, Issuer
 from sds_server.metrics import Metrics
-from tests.support import pebble as pebbles
 from tests.support.ca_front import CaFront
 from tests.support.exposition import samples
 from tests.support.issuances import Issuances
 
 pytestmark = pytest.mark.debian
-
-
-@pytest.fixture(scope="module")
-def pebble(tmp_path_factory):
-    running = pebbles.start(tmp_path_factory.mktemp("pebble"), kind=True)
-    yield running
-    asyncio.run(running.stop())
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 # ruff: noqa: PLR0917 - a test takes what it needs of many fixtures, by name
 """From a CA's wish to the renewal that says what it replaces: a real Pebble behind a door that has ARI."""
 
-import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -12,19 +11,11 @@ from acme_engine import chain as chains
 from acme_engine.errors import PREFIX
 from acme_engine.ordering import Terms
 from sds_server.inventory import certificates
-from tests.support import pebble as pebbles
 from tests.support.ca_front import CaFront
 from tests.support.issuances import Issuances
 from tests.support.one_replica import one_replica
 
 pytestmark = pytest.mark.debian
-
-
-@pytest.fixture(scope="module")
-def pebble(tmp_path_factory):
-    running = pebbles.start(tmp_path_factory.mktemp("pebble"), kind=True)
-    yield running
-    asyncio.run(running.stop())
 
 
 @pytest.fixture

@@ -4,35 +4,17 @@ A real Pebble behind a door that answers newOrder in its place; the pauses that 
 tests/lifecycle/test_retry.py.
 """
 
-import asyncio
 import json
 
 import pytest
 
 from acme_engine import Client, KeyType, keys
 from acme_engine.errors import PREFIX, RULES, Action, Refused
-from tests.support import pebble as pebbles
-from tests.support.ca_front import CaFront
 
 pytestmark = pytest.mark.debian
 
 STATUSES = {"badNonce": 400, "rateLimited": 429, "serverInternal": 500, "alreadyReplaced": 409}
 NAME = "www.example.com"
-
-
-@pytest.fixture(scope="module")
-def pebble(tmp_path_factory):
-    running = pebbles.start(tmp_path_factory.mktemp("pebble"), kind=True)
-    yield running
-    asyncio.run(running.stop())
-
-
-@pytest.fixture
-async def front(pebble, tmp_path):
-    front = CaFront(tmp_path, upstream=pebble.directory_url, upstream_ca=pebble.ca_file)
-    await front.open()
-    yield front
-    await front.shut()
 
 
 @pytest.fixture

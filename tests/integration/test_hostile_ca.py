@@ -3,7 +3,6 @@
 A real Pebble behind a door that changes what it says.
 """
 
-import asyncio
 import json
 
 import pytest
@@ -11,9 +10,7 @@ import pytest
 from acme_engine.errors import PREFIX
 from sds_server.inventory import progress
 from sds_server.lifecycle import worker as workers
-from tests.support import pebble as pebbles
 from tests.support import pki
-from tests.support.ca_front import CaFront
 from tests.support.issuances import Issuances
 from tests.support.one_replica import one_replica
 
@@ -21,21 +18,6 @@ pytestmark = pytest.mark.debian
 
 MOST_REQUESTS = 40
 """Of one attempt: an order of one name takes a dozen."""
-
-
-@pytest.fixture(scope="module")
-def pebble(tmp_path_factory):
-    running = pebbles.start(tmp_path_factory.mktemp("pebble"), kind=True)
-    yield running
-    asyncio.run(running.stop())
-
-
-@pytest.fixture
-async def front(pebble, tmp_path):
-    front = CaFront(tmp_path, upstream=pebble.directory_url, upstream_ca=pebble.ca_file)
-    await front.open()
-    yield front
-    await front.shut()
 
 
 @pytest.fixture

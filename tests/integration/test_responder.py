@@ -12,7 +12,6 @@ from sds_server.errors import Unavailable
 from sds_server.inventory.database import open_database
 from sds_server.inventory.schema import bring_up
 from sds_server.programs.child import Child
-from tests.support import pebble as pebbles
 from tests.support.control_plane import HOST, ControlPlane, dsn, until
 from tests.support.fault_proxy import Fault
 from tests.support.postgres_network import behind
@@ -65,13 +64,6 @@ async def responder(tmp_path, login):
     yield made
     if made.child is not None:
         await made.child.stop()
-
-
-@pytest.fixture(scope="module")
-def pebble(tmp_path_factory):
-    running = pebbles.start(tmp_path_factory.mktemp("pebble"), kind=True)
-    yield running
-    asyncio.run(running.stop())
 
 
 async def asked(port, token="x" * 30):

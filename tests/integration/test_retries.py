@@ -13,9 +13,7 @@ from acme_engine import Client, KeyType, keys
 from acme_engine.errors import PREFIX, Unreachable
 from sds_server.inventory import progress
 from sds_server.limits import PRESETS
-from tests.support import pebble as pebbles
 from tests.support.acme import MemoryJournal, Orderer, Tokens, responding
-from tests.support.ca_front import CaFront
 from tests.support.issuances import Issuances
 from tests.support.one_replica import one_replica
 
@@ -23,21 +21,6 @@ pytestmark = pytest.mark.debian
 
 BUSY = json.dumps({"type": PREFIX + "rateLimited", "detail": "Service busy; retry later."})
 """Let's Encrypt's load balancer, with 503."""
-
-
-@pytest.fixture(scope="module")
-def pebble(tmp_path_factory):
-    running = pebbles.start(tmp_path_factory.mktemp("pebble"), kind=True)
-    yield running
-    asyncio.run(running.stop())
-
-
-@pytest.fixture
-async def front(pebble, tmp_path):
-    front = CaFront(tmp_path, upstream=pebble.directory_url, upstream_ca=pebble.ca_file)
-    await front.open()
-    yield front
-    await front.shut()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import pytest
 from sds_server.assembly import WORKERS
 from sds_server.lifecycle.patience import AWAY_PAUSE
 from tests.support import pebble as pebbles
-from tests.support.ca_front import CaFront
 from tests.support.control_plane import ControlPlane, dsn, until
 from tests.support.issuances import Issuances
 from tests.support.outage import HEALED_WITHIN_S, LONG, SLOW_MACHINE_S, state, tell
@@ -26,14 +25,6 @@ def pebble(tmp_path_factory):
     running = pebbles.start(tmp_path_factory.mktemp("pebble"), kind=True)
     yield running
     asyncio.run(running.stop())
-
-
-@pytest.fixture
-async def front(pebble, tmp_path):
-    front = CaFront(tmp_path, upstream=pebble.directory_url, upstream_ca=pebble.ca_file)
-    await front.open()
-    yield front
-    await front.shut()
 
 
 @pytest.fixture

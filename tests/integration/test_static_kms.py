@@ -14,8 +14,6 @@ from sds_server.config import certvoy_yaml as config
 from sds_server.errors import Unavailable
 from sds_server.keys import providers
 from sds_server.keys.local import LocalKms
-from tests.support import pebble as pebbles
-from tests.support.ca_front import CaFront
 from tests.support.control_plane import ControlPlane, dsn, until
 from tests.support.edge import Edge, grants
 from tests.support.openbao import OpenBao
@@ -57,21 +55,6 @@ def kms(monkeypatch):
 
     monkeypatch.setitem(providers.PROVIDERS, "local", lambda settings: Kms(settings.key_file, create=True))
     return Kms
-
-
-@pytest.fixture(scope="module")
-def pebble(tmp_path_factory):
-    running = pebbles.start(tmp_path_factory.mktemp("pebble"), kind=True)
-    yield running
-    asyncio.run(running.stop())
-
-
-@pytest.fixture
-async def front(pebble, tmp_path):
-    front = CaFront(tmp_path, upstream=pebble.directory_url, upstream_ca=pebble.ca_file)
-    await front.open()
-    yield front
-    await front.shut()
 
 
 @pytest.fixture

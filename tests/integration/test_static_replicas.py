@@ -7,8 +7,6 @@ import time
 import aiohttp
 import pytest
 
-from tests.support import pebble as pebbles
-from tests.support.ca_front import CaFront
 from tests.support.control_plane import HOST, ControlPlane, dsn, until
 from tests.support.edge import Edge, grants
 from tests.support.outage import HEALED_WITHIN_S, SLOW_MACHINE_S, ask, tell
@@ -17,21 +15,6 @@ REPLICAS = 3
 WORK = 60
 
 pytestmark = [pytest.mark.debian, pytest.mark.timeout(240)]
-
-
-@pytest.fixture(scope="module")
-def pebble(tmp_path_factory):
-    running = pebbles.start(tmp_path_factory.mktemp("pebble"), kind=True)
-    yield running
-    asyncio.run(running.stop())
-
-
-@pytest.fixture
-async def front(pebble, tmp_path):
-    front = CaFront(tmp_path, upstream=pebble.directory_url, upstream_ca=pebble.ca_file)
-    await front.open()
-    yield front
-    await front.shut()
 
 
 @pytest.fixture
