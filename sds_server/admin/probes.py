@@ -17,7 +17,8 @@ from sds_server.inventory import certificates, offers, targets
 from sds_server.inventory.targets import Live
 from sds_server.model import Certificate, Scope
 from sds_server.targets.certs import loaded_serials
-from sds_server.targets.probe import ProbeFailed, covered, served_fingerprint
+from sds_server.targets.places import at_each, served
+from sds_server.targets.probe import ProbeFailed, covered
 from sds_server.targets.verdict import Verdict, judge
 
 AT_ONCE: Final = 64
@@ -57,10 +58,12 @@ class _Look:
     admin: str | None
     server_name: str
     wanted: Certificate
-    loaded: frozenset[int] | None = None
+    loaded: Mapping[str, frozenset[int]] | None = None
     verdict: Verdict = Verdict.UNPROBED
     fingerprint: str | None = None
     reason: str | None = "no address to probe: `certvoy targets add NAME --probe HOST:PORT`"
+    place: str | None = None
+    """Where that was shown, of the places that ``probe`` leads to."""
 
 
 async def probe_secret(call: Call) -> Answer:
@@ -126,33 +129,32 @@ async def _look(look: _Look, limit: asyncio.Semaphore) -> _Look:
     async with limit:
         try:
             if look.probe is not None:
-                fingerprint = await served_fingerprint(
-                    look.probe, look.server_name, wanted=look.wanted.fingerprint
-                )
-            elif look.admin is not None:
-                return replace(look, loaded=await loaded_serials(look.admin))
-            else:
-                return look
+                seen = await served(look.probe, look.server_name, wanted=look.wanted.fingerprint)
+                return replace(look, fingerprint=seen.fingerprint, place=seen.place)
+            if look.admin is not None:
+                return replace(look, loaded=await at_each(look.admin, loaded_serials))
         except (ProbeFailed, CallerError) as e:
             return replace(look, verdict=Verdict.UNREACHABLE, reason=str(e))
-    return replace(look, fingerprint=fingerprint)
+    return look
 
 
 def _judged(look: _Look, known: Mapping[str, int], serials: Mapping[int, int], now: datetime) -> _Look:
     wanted, fingerprint = look.wanted, look.fingerprint
-    if look.loaded is not None:
-        generations = {serials[serial] for serial in look.loaded if serial in serials}
+    for place, loaded in (look.loaded or {}).items():
+        generations = {serials[serial] for serial in loaded if serial in serials}
         if not generations:
-            reason = f"{look.admin}/certs: no leaf of the secret is loaded"
+            reason = f"{place}/certs: no leaf of the secret is loaded"
             return replace(look, verdict=Verdict.FOREIGN, reason=reason)
         if older := generations - {wanted.generation}:
-            reason = f"{look.admin}/certs: generation {min(older)} is loaded, not {wanted.generation} alone"
+            reason = f"{place}/certs: generation {min(older)} is loaded, not {wanted.generation} alone"
             return replace(look, verdict=Verdict.STALE, reason=reason)
         fingerprint = wanted.fingerprint
     if fingerprint is None:
         return look
     generation = wanted.generation if look.loaded is not None else known.get(fingerprint)
     verdict, reason_of = judge(wanted, fingerprint=fingerprint, generation=generation, now=now)
+    if reason_of is not None and look.place not in {None, look.probe}:
+        reason_of = f"{look.place}: {reason_of}"
     return replace(look, verdict=verdict, fingerprint=fingerprint, reason=reason_of)
 
 

@@ -9,7 +9,8 @@ from typing import Final
 
 from sds_server.agent.pair import Pair
 from sds_server.clock import Clock
-from sds_server.targets.probe import ProbeFailed, covered, served_fingerprint
+from sds_server.targets.places import served
+from sds_server.targets.probe import ProbeFailed, covered
 
 AT_ONCE: Final = 8
 """Handshakes at one time: a leaf may have a hundred names."""
@@ -44,17 +45,18 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one name showed: a leaf, or why none."""
+    """What one name showed: a leaf and where, or why none."""
 
     leaf: str | None
     error: str = ""
+    place: str = ""
 
 
 def judge(looks: Mapping[str, Look], *, wanted: str, address: str) -> Seen:
     """Return what looks at every name say together."""
     for name, look in looks.items():
         if look.leaf not in {None, wanted}:
-            return Seen(Sight.OTHER, f"{address} serves {look.leaf} for {name}, not {wanted}")
+            return Seen(Sight.OTHER, f"{look.place or address} serves {look.leaf} for {name}, not {wanted}")
     failed = {name: look.error for name, look in looks.items() if look.leaf is None}
     if not failed:
         return Seen(Sight.WANTED)
@@ -102,9 +104,10 @@ class Looker:
         async def at(name: str) -> Look:
             async with turn:
                 try:
-                    return Look(await served_fingerprint(self.address, name, wanted=pair.fingerprint))
+                    seen = await served(self.address, name, wanted=pair.fingerprint)
                 except ProbeFailed as e:
                     return Look(None, str(e))
+                return Look(seen.fingerprint, place=seen.place)
 
         looks = await asyncio.gather(*map(at, names))
         return judge(dict(zip(names, looks, strict=True)), wanted=pair.fingerprint, address=self.address)

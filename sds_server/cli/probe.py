@@ -7,6 +7,7 @@ import click
 
 from sds_server.cli.api import Api, Json, asks
 from sds_server.cli.output import json_option, print_json, short, table
+from sds_server.targets.places import at_each
 from sds_server.targets.probe import ProbeFailed, served_fingerprint, split
 
 FAILED: Final = 1
@@ -29,7 +30,7 @@ def probe(what: str, *, server_name: str | None, target: str | None, as_json: bo
     certvoy probe www
     certvoy probe edge-1.example.com:443 --server-name www.example.com
     """
-    items = _endpoint(api, what, server_name) if ":" in what else _secret(api, what, target)
+    items = _endpoint(api, what, server_name or split(what)[0]) if ":" in what else _secret(api, what, target)
     if as_json:
         print_json(items)
     else:
@@ -54,27 +55,26 @@ def _secret(api: Api, name: str, target: str | None) -> list[Json]:
     return found
 
 
-def _endpoint(api: Api, address: str, server_name: str | None) -> list[Json]:
-    """Handshake from here, and ask the inventory whose leaf it is."""
-    host, _ = split(address)
-    name = server_name or host
-    item: Json = {"target": address, "probe": address, "server_name": name, "fingerprint": None}
+def _endpoint(api: Api, address: str, server_name: str) -> list[Json]:
+    """Handshake from here with each place that it leads to, and ask the inventory whose leaf each shows."""
+    item: Json = {"target": address, "probe": address, "server_name": server_name, "fingerprint": None}
     try:
-        fingerprint = asyncio.run(served_fingerprint(address, name))
+        leaves = asyncio.run(at_each(address, lambda place: served_fingerprint(place, server_name)))
     except ProbeFailed as e:
         return [item | {"verdict": "unreachable", "reason": str(e)}]
+    if len({*leaves.values()}) == 1:
+        return [_judged(api, item, next(iter(leaves.values())))]
+    return [_judged(api, item | {"target": place}, fingerprint) for place, fingerprint in leaves.items()]
+
+
+def _judged(api: Api, item: Json, fingerprint: str) -> Json:
     known = list(api.pages("v1", "certificates", fingerprint=fingerprint))
     item |= {"fingerprint": fingerprint}
     if not known:
-        return [item | {"verdict": "foreign", "reason": "certvoy never issued this leaf"}]
+        return item | {"verdict": "foreign", "reason": "certvoy never issued this leaf"}
     (leaf,) = known
+    reason = f"{leaf['secret']}, generation {leaf['generation']}"
     if leaf["status"] in {"issued", "active", "expiring_soon", "rotating"}:
-        return [item | {"verdict": "ok", "reason": f"{leaf['secret']}, generation {leaf['generation']}"}]
+        return item | {"verdict": "ok", "reason": reason}
     verdict = "expired" if leaf["status"] == "expired" else "stale"
-    return [
-        item
-        | {
-            "verdict": verdict,
-            "reason": f"{leaf['secret']}, generation {leaf['generation']}: {leaf['status']}",
-        }
-    ]
+    return item | {"verdict": verdict, "reason": f"{reason}: {leaf['status']}"}

@@ -18,7 +18,7 @@ def targets() -> None:
 
 @targets.command()
 @click.argument("name")
-@click.option("--probe", metavar="HOST:PORT", help="Its TLS listener.")
+@click.option("--probe", metavar="HOST:PORT", help="Its TLS listener, at each address of HOST.")
 @click.option(
     "--admin", metavar="HOST:PORT", help="Its Envoy's admin interface, asked where there is no --probe."
 )

@@ -8,7 +8,8 @@ from sds_server.inventory.voices import Look, Wanted
 from sds_server.model import ProvedBy, Target, TargetKind
 from sds_server.payloads.trust import serials_of
 from sds_server.targets.certs import loaded_cas, loaded_serials
-from sds_server.targets.probe import ProbeFailed, covered, served_fingerprint
+from sds_server.targets.places import at_each, served
+from sds_server.targets.probe import ProbeFailed, covered
 from sds_server.targets.verdict import Stated, stated
 
 NO_ADDRESS: Final = "no address to probe: `certvoy targets add NAME --probe HOST:PORT`"
@@ -37,27 +38,28 @@ async def look(target: Target, wanted: Wanted, *, told: Told) -> Look:
 async def bundle(address: str, content: str, before: str | None) -> tuple[Stated | None, str | None]:
     """Ask the Envoy at ``address`` which of two versions of a bundle it has loaded; or say why it is mute."""
     try:
-        loaded = await loaded_cas(address)
+        loaded = await at_each(address, loaded_cas)
     except (ProbeFailed, CallerError) as e:
         return None, str(e)
-    return stated(loaded, wanted=serials_of(content), before=serials_of(before)), None
+    wanted, old = serials_of(content), serials_of(before)
+    said = [stated(cas, wanted=wanted, before=old) for cas in loaded.values()]
+    return next((each for each in said if each is not Stated.LOADED), Stated.LOADED), None
 
 
 async def _handshakes(target: Target, address: str, wanted: Wanted, told: Told) -> Look:
-    """Ask for each name, with a fresh session."""
+    """Ask for each name, with a fresh session, wherever the address leads."""
     before = None if wanted.before is None else wanted.before.fingerprint
     for domain in wanted.domains:
         try:
-            fingerprint = await served_fingerprint(
-                address, covered(domain), wanted=wanted.fingerprint, before=before
-            )
+            seen = await served(address, covered(domain), wanted=wanted.fingerprint, before=before)
         except (ProbeFailed, CallerError) as e:
             told("failed")
             return Look(target.id, error=str(e))
-        if fingerprint != wanted.fingerprint:
+        if seen.fingerprint != wanted.fingerprint:
             told("different")
-            error = f"{address} serves {fingerprint[:16]}... for {domain}, not {wanted.fingerprint[:16]}..."
-            return Look(target.id, error=error, served=fingerprint)
+            shown, meant = seen.fingerprint[:16], wanted.fingerprint[:16]
+            error = f"{seen.place} serves {shown}... for {domain}, not {meant}..."
+            return Look(target.id, error=error, served=seen.fingerprint)
     told("proved")
     return Look(target.id, by=ProvedBy.HANDSHAKE)
 
@@ -65,17 +67,18 @@ async def _handshakes(target: Target, address: str, wanted: Wanted, told: Told) 
 async def _statement(target: Target, address: str, wanted: Wanted, told: Told) -> Look:
     """Ask Envoy: the wanted one is loaded, and the one before is not."""
     try:
-        serials = await loaded_serials(address)
+        loaded = await at_each(address, loaded_serials)
     except (ProbeFailed, CallerError) as e:
         told("failed")
         return Look(target.id, error=str(e))
     before = wanted.before
-    if before is not None and int(before.serial_number, 16) in serials:
-        told("different")
-        error = f"{address}/certs: generation {before.generation} is loaded still"
-        return Look(target.id, error=error, served=before.fingerprint)
-    if int(wanted.serial_number, 16) not in serials:
-        told("different")
-        return Look(target.id, error=f"{address}/certs: generation {wanted.generation} is not loaded")
+    for place, serials in loaded.items():
+        if before is not None and int(before.serial_number, 16) in serials:
+            told("different")
+            error = f"{place}/certs: generation {before.generation} is loaded still"
+            return Look(target.id, error=error, served=before.fingerprint)
+        if int(wanted.serial_number, 16) not in serials:
+            told("different")
+            return Look(target.id, error=f"{place}/certs: generation {wanted.generation} is not loaded")
     told("proved")
     return Look(target.id, by=ProvedBy.CERTS)

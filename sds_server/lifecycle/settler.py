@@ -12,19 +12,18 @@ from typing import Final
 
 from sds_server.clock import Clock
 from sds_server.crashpoint import crashpoint
-from sds_server.errors import CallerError, CertvoyError
+from sds_server.errors import CertvoyError
 from sds_server.inventory import payload_roll_outs
 from sds_server.inventory.database import Database
 from sds_server.inventory.payload_roll_outs import PayloadRollOut
 from sds_server.inventory.targets import Live
+from sds_server.lifecycle.looks import bundle
 from sds_server.lifecycle.prover import ENDED, Prover
 from sds_server.lifecycle.rollout import Action, Decision
 from sds_server.log import get
 from sds_server.model import Kind, Outcome, TargetId
 from sds_server.payloads.trust import serials_of
-from sds_server.targets.certs import loaded_cas
-from sds_server.targets.probe import ProbeFailed
-from sds_server.targets.verdict import Stated, stated
+from sds_server.targets.verdict import Stated
 
 AT_ONCE: Final = 32
 SECRETS_A_STEP: Final = 100
@@ -122,22 +121,17 @@ class Settler:
             return Stated.NOTHING
         if (item.accepted or 0) < generation:
             return None
-        wanted, before = serials_of(roll_out.content), serials_of(roll_out.before_content)
-        if wanted == before:
+        if serials_of(roll_out.content) == serials_of(roll_out.before_content):
             return Stated.NOTHING
-        seen = Stated.NOTHING
+        seen: Stated | None = None
         for pause_s in (*SOON_S, None):
             async with self._looking:
-                try:
-                    loaded = await loaded_cas(address)
-                except (ProbeFailed, CallerError):
-                    return Stated.NOTHING
-            seen = stated(loaded, wanted=wanted, before=before)
+                seen, _ = await bundle(address, roll_out.content, roll_out.before_content)
             # Both are there for a moment, while connections of before last.
-            if seen is Stated.LOADED or pause_s is None:
+            if seen in {None, Stated.LOADED} or pause_s is None:
                 break
             await self._clock.sleep(pause_s)
-        return seen
+        return seen or Stated.NOTHING
 
     def _tell(self, roll_out: PayloadRollOut, decision: Decision) -> None:
         told = {

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import aiohttp
 
-from sds_server.targets.probe import TIMEOUT_S, ProbeFailed, split
+from sds_server.targets.probe import TIMEOUT_S, ProbeFailed, failure, split
 
 _NONE: Final[frozenset[int]] = frozenset()
 
@@ -66,7 +66,7 @@ async def _certificates(address: str) -> bytes:
     except TimeoutError:
         raise ProbeFailed(f"{address}: /certs was not answered within {TIMEOUT_S:g} s") from None
     except (aiohttp.ClientError, OSError, ValueError) as e:
-        raise ProbeFailed(f"{address}: {e}") from None
+        raise failure(address, e, e) from None
     if len(body) > BODY_MAX:
         raise ProbeFailed(f"{address}: /certs answered with more than {BODY_MAX >> 20} MiB")
     return body

@@ -8,6 +8,7 @@ type ask as well: each leaf is proved by its own type.
 """
 
 import asyncio
+import errno
 import hashlib
 import ssl
 from collections.abc import AsyncIterator, Collection
@@ -23,8 +24,21 @@ BELOW_WILDCARD: Final = "certvoy-probe"
 """No server name is a wildcard (RFC 6066 section 3): a name that it covers is asked for instead."""
 
 
+_NOBODY: Final = {errno.ECONNREFUSED, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+
+
 class ProbeFailed(Exception):
     """No leaf was seen; the message says why, in words for an operator."""
+
+
+class NobodyThere(ProbeFailed):
+    """Nobody listens there, or there is no way there from here: nobody is served anything."""
+
+
+def failure(address: str, words: object, error: Exception) -> ProbeFailed:
+    """Return the error of an ``address`` that could not be asked."""
+    nobody = isinstance(error, OSError) and error.errno in _NOBODY
+    return (NobodyThere if nobody else ProbeFailed)(f"{address}: {words}")
 
 
 async def served_fingerprint(
@@ -92,7 +106,7 @@ async def _of_kinds(address: str, server_name: str, kinds: Collection[KeyKind]) 
         if not e.only_older:
             raise ProbeFailed(f"{address}: {e}") from None
     except (OSError, TimeoutError) as e:
-        raise ProbeFailed(f"{address}: {e}") from None
+        raise failure(address, e, e) from None
     return await _of_kinds_before_1_3(address, server_name, kinds)
 
 
@@ -123,7 +137,7 @@ async def _leaf(address: str, server_name: str, context: ssl.SSLContext) -> byte
     except TimeoutError:
         raise ProbeFailed(f"{address} did not finish a TLS handshake within {TIMEOUT_S:g} s") from None
     except OSError as e:  # ssl.SSLError is one; a peer that hangs up in the handshake leaves no words
-        raise ProbeFailed(f"{address}: {e.strerror or str(e) or 'it hung up in the handshake'}") from None
+        raise failure(address, e.strerror or str(e) or "it hung up in the handshake", e) from None
     except ValueError as e:  # a host that is no DNS name: the resolver's codec refuses it
         raise ProbeFailed(f"{address}: {e}") from None
     try:

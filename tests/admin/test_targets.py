@@ -12,6 +12,7 @@ from sds_server.inventory import certificates, deliveries
 from sds_server.inventory.deliveries import News
 from sds_server.lifecycle.instances import Instance
 from sds_server.model import Identity
+from tests.support import fakes
 from tests.support.admin import serving as api_of
 from tests.support.pki import authority
 from tests.support.roll_outs import rolling_out
@@ -171,6 +172,26 @@ async def test_a_handshake_tells_what_is_served(api, issuances, tmp_path):
         "unknown": "unprobed",
     } == found
     assert ["it serves generation 1, not 2"] == [item["reason"] for item in one.json["items"]]
+
+
+async def test_each_place_that_an_address_leads_to_is_looked_at(api, issuances, tmp_path):
+    """One of two serves the one before: it is the one that is told, wherever it stands."""
+    declared = await issuances.declare()
+    stale = await fakes.pair_of(issuances, await issuances.issue(declared))
+    await api.local("POST", "/v1/secrets/www/rotations")
+    current = await fakes.pair_of(issuances, await issuances.issue(declared))
+    async with fakes.Listener(tmp_path) as first:
+        port = int(first.address.rpartition(":")[2])
+        async with fakes.Listener(tmp_path, host="127.0.0.2", port=port) as second:
+            first.serve(current)
+            second.serve(stale)
+            body = {"probe": f"pool.test:{port}", "secrets": ["www"]}
+            await api.local("PUT", "/v1/targets/pool", json=body)
+            with fakes.leading("pool.test", "127.0.0.1", "127.0.0.2"):
+                (item,) = (await api.local("POST", "/v1/secrets/www/probes")).json["items"]
+
+    assert "stale" == item["verdict"]
+    assert f"pool.test:{port} at 127.0.0.2:{port}: it serves generation 1, not 2" == item["reason"]
 
 
 @asynccontextmanager

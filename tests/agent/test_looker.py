@@ -8,6 +8,7 @@ from sds_server.agent import looker
 from sds_server.agent.looker import Look, Looker, Sight, judge
 from sds_server.agent.pair import Bundle
 from sds_server.agent.pair import judge as gate
+from sds_server.targets.places import Served
 from sds_server.targets.probe import ProbeFailed
 from tests.support import pki
 from tests.support.clocks import HastyClock
@@ -21,6 +22,7 @@ NEW, OLD = "a" * 64, "b" * 64
     [
         ({"a": Look(NEW), "b": Look(NEW)}, Sight.WANTED, ""),
         ({"a": Look(NEW), "b": Look(OLD)}, Sight.OTHER, f"here serves {OLD} for b, not {NEW}"),
+        ({"a": Look(OLD, place="here at b")}, Sight.OTHER, f"here at b serves {OLD} for a, not {NEW}"),
         ({"a": Look(None, "refused"), "b": Look(None, "x")}, Sight.NOBODY, "refused"),
         ({"a": Look(NEW), "b": Look(None, "hung up")}, Sight.OTHER, "here serves nothing for b: hung up"),
         ({"a": Look(None, "hung up"), "b": Look(OLD)}, Sight.OTHER, f"here serves {OLD} for b, not {NEW}"),
@@ -51,7 +53,7 @@ class Listener:
         leaf = self.leaves.pop(0) if len(self.leaves) > 1 else self.leaves[0]
         if leaf is None:
             raise ProbeFailed("nobody")
-        return leaf
+        return Served(leaf, "here at there")
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def look(pair, monkeypatch):
     clock = HastyClock(datetime.now(UTC))
 
     async def look(listener, *, names=("www.example.test",), **how):
-        monkeypatch.setattr(looker, "served_fingerprint", listener)
+        monkeypatch.setattr(looker, "served", listener)
         at = Looker("here:443", names=names, within=timedelta(seconds=10), clock=clock)
         return await at.look(pair, **{"once": False, **how}), clock.monotonic()
 

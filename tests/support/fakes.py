@@ -1,8 +1,9 @@
-"""Stand-ins for what surrounds the lifecycle: a database that can be cut off, a proxy's TLS listener."""
+"""Stand-ins for what surrounds the lifecycle: a database to be cut off, a listener, a name in DNS."""
 
 import asyncio
+import socket
 import ssl
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from acme_engine import keys
 from sds_server.errors import Unavailable
 from sds_server.inventory import sealed_keys
 from sds_server.inventory.database import Database, Transaction
+from sds_server.lookups import Lookups, apart
 from sds_server.model import Certificate
 from tests.support.issuances import Issuances
 from tests.support.pki import Pair
@@ -38,11 +40,23 @@ class CuttableDatabase(Database):
         return self._real.transaction()
 
 
+def leading(name: str, *ips: str) -> AbstractContextManager[None]:
+    """Have the running loop know one name, and where it leads."""
+
+    def look(host: str, port: int, *_more: object) -> list[Any]:
+        if host != name:
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        return [(socket.AF_INET6 if ":" in ip else socket.AF_INET, 1, 6, "", (ip, port)) for ip in ips]
+
+    return apart(Lookups(look))
+
+
 class Listener:
     """A TLS listener on loopback whose pairs can be changed; ``names`` are those that SNI asked for."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, host: str = "127.0.0.1", port: int = 0) -> None:
         self._directory = directory
+        self._at = host, port
         self._contexts: dict[str | None, ssl.SSLContext] = {}
         self._server: asyncio.Server | None = None
         self._written = 0
@@ -61,7 +75,7 @@ class Listener:
     async def __aenter__(self) -> Self:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.sni_callback = self._choose
-        self._server = await asyncio.start_server(_hang_up, "127.0.0.1", 0, ssl=context)
+        self._server = await asyncio.start_server(_hang_up, *self._at, ssl=context)
         return self
 
     async def __aexit__(self, *_error: object) -> None:
@@ -72,7 +86,7 @@ class Listener:
     @property
     def address(self) -> str:
         assert self._server is not None
-        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return f"{self._at[0]}:{self._server.sockets[0].getsockname()[1]}"
 
     def _choose(self, connection: Any, name: str | None, _context: ssl.SSLContext) -> int | None:
         self.names.append(name)

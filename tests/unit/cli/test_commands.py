@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from sds_server.inventory import (
 from sds_server.inventory.deliveries import News
 from sds_server.model import Identity, Kind, Scope
 from tests.support.admin import serving
+from tests.support.fakes import Listener, pair_of
 from tests.support.issuances import Issuances
 from tests.support.pki import authority
 from tests.support.roll_outs import confirm, note, rolling_out
@@ -398,6 +400,33 @@ async def test_probing_exits_by_what_was_found(run, issuances, database):
 
     assert 1 == code
     assert ["edge-1", "www.example.test", "UNREACHABLE"] == shown.splitlines()[1].split()[:3]
+
+
+async def test_each_place_that_an_address_leads_to_is_a_line(run, issuances, tmp_path, monkeypatch):
+    declared = await issuances.declare()
+    pair = await pair_of(issuances, await issuances.issue(declared))
+    known = socket.getaddrinfo
+
+    def look(host, port, *more, **how):
+        if host != "pool.test":
+            return known(host, port, *more, **how)
+        return [(socket.AF_INET, 1, 6, "", (ip, port)) for ip in ("127.0.0.1", "127.0.0.2")]
+
+    async with Listener(tmp_path) as first:
+        port = int(first.address.rpartition(":")[2])
+        async with Listener(tmp_path, host="127.0.0.2", port=port) as second:
+            first.serve(pair)
+            second.serve(issuances.ca.issue(dns=["www.example.test"]))
+            monkeypatch.setattr(socket, "getaddrinfo", look)
+            differ = await run("probe", f"pool.test:{port}", "--server-name", "www.example.test")
+            second.serve(pair)
+            same = await run("probe", f"pool.test:{port}", "--server-name", "www.example.test")
+
+    assert (1, 0) == (differ[0], same[0])
+    assert [[f"127.0.0.1:{port}", "OK"], [f"127.0.0.2:{port}", "FOREIGN"]] == [
+        [line.split()[2], line.split()[4]] for line in differ[1].splitlines()[1:]
+    ]
+    assert [f"pool.test:{port}"] == [line.split()[0] for line in same[1].splitlines()[1:]]
 
 
 def test_nobody_answering_is_said_with_what_to_start(tmp_path, capsys, monkeypatch):

@@ -1,0 +1,112 @@
+"""Where an address leads. A host's name may have several addresses, and at each of them somebody is served.
+
+So each of them is looked at, and all must show the same: who asked one of them would prove the others by it.
+A family of addresses (IPv4, IPv6) where nobody listens, or that nothing leads to from here, does not count
+where the other one answers: clients do as much (RFC 8305).
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from sds_server.targets.probe import NobodyThere, ProbeFailed, served_fingerprint, split
+
+PLACES_MAX: Final = 32
+"""More than that are a fleet, and each of them a target of its own."""
+
+AT_ONCE: Final = 8
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A leaf, by the lower-case hex SHA-256, and where it was seen."""
+
+    fingerprint: str
+    place: str
+
+
+async def served(
+    address: str, server_name: str, *, wanted: str | None = None, before: str | None = None
+) -> Served:
+    """Return what ``address`` (``host:port``) serves for an SNI: ``wanted`` only if every place of it does.
+
+    Else the leaf of the first that serves another. Leaves of several key types are as `served_fingerprint`
+    has them.
+
+    Raises:
+        ProbeFailed: at one of them no leaf was seen.
+    """
+    leaves = await at_each(
+        address, lambda place: served_fingerprint(place, server_name, wanted=wanted, before=before)
+    )
+    place, fingerprint = next(
+        (found for found in leaves.items() if found[1] != wanted), next(iter(leaves.items()))
+    )
+    return Served(fingerprint, place)
+
+
+async def at_each(address: str, look: Callable[[str], Awaitable[T]]) -> Mapping[str, T]:
+    """Look at each place that ``address`` (``host:port``) leads to; returns what was found, by place.
+
+    Raises:
+        ProbeFailed: as ``look`` does at one that counts; or the name leads nowhere, or to too many.
+    """
+    places = await _places(address)
+    if places == [address]:
+        return {address: await look(address)}
+    turn = asyncio.Semaphore(AT_ONCE)
+
+    async def at(place: str) -> T | ProbeFailed:
+        async with turn:
+            try:
+                return await look(place)
+            except ProbeFailed as e:
+                return e
+
+    found = counted(dict(zip(places, await asyncio.gather(*map(at, places)), strict=True)))
+    if (error := next((e for e in found.values() if isinstance(e, ProbeFailed)), None)) is not None:
+        raise ProbeFailed(f"{address} at {error}")
+    return {
+        _named(address, place): each for place, each in found.items() if not isinstance(each, ProbeFailed)
+    }
+
+
+def counted(found: Mapping[str, T | ProbeFailed]) -> Mapping[str, T | ProbeFailed]:
+    """Return what counts of looks at every place: all, but for a family that nobody is at. Pure."""
+    there = {_is_v6(place) for place, each in found.items() if not isinstance(each, NobodyThere)}
+    return {place: each for place, each in found.items() if _is_v6(place) in there} or found
+
+
+async def _places(address: str) -> Sequence[str]:
+    host, port = split(address)
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        pass
+    else:
+        return [address]
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, ValueError) as e:  # a ValueError: a host that is no DNS name
+        raise ProbeFailed(f"{address}: {e}") from None
+    places = [*dict.fromkeys(_place(str(sockaddr[0]), port) for *_, sockaddr in found)]
+    if len(places) > PLACES_MAX:
+        raise ProbeFailed(f"{address} leads to {len(places)} addresses: make each a target of its own")
+    return places
+
+
+def _place(ip: str, port: int) -> str:
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
+def _is_v6(place: str) -> bool:
+    return place.startswith("[")
+
+
+def _named(address: str, place: str) -> str:
+    return f"{address} at {place}"
