@@ -21,6 +21,7 @@ PAGES = [
     ROOT / "envoy-configs" / "README.md",
     *sorted((ROOT / "deploy").rglob("*.md")),
 ]
+MESSAGES = sorted((ROOT / "sds_server").rglob("*.py"))
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
 DECISION_PARTS = ["## Context", "## Choice", "## Alternatives", "## What would change our mind"]
 
@@ -92,13 +93,31 @@ def _command(line: str) -> list[str]:
 
 def _parse(words: list[str]) -> None:
     """Let click read the arguments, down to the last subcommand; it raises for what it does not take."""
-    command: click.Command | None = certvoy
-    while isinstance(command, click.Group) and words:
-        name, *words = words
-        command = command.get_command(click.Context(command), name)
-        assert command is not None, f"there is no command {name}"
-    assert command is not None
+    command, words = _command_of(words)
     command.make_context(command.name, words)
+
+
+def _command_of(words: list[str]) -> tuple[click.Command, list[str]]:
+    """Return the last subcommand that words name, and those after its name."""
+    command: click.Command = certvoy
+    while isinstance(command, click.Group) and words and re.fullmatch(r"[a-z-]*[a-z]", words[0]):
+        name, *words = words
+        found = command.get_command(click.Context(command), name)
+        assert found is not None, f"there is no command {name}"
+        command = found
+    return command, words
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the same
+@pytest.mark.parametrize("page", [*PAGES, *MESSAGES], ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_command_in_a_sentence_is_one_with_these_options(page):
+    """In prose and in what the programs say, where arguments may be left out or be words for them."""
+    text = re.sub(r'"\s*\n\s*f?"', "", page.read_text())  # a sentence over several lines of code
+    for said in re.findall(r"`certvoy ([a-z][^`\n]*)`", text):
+        command, words = _command_of(said.split())
+        taken = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+        options = {re.split(r"[=,.;:)\]]", word)[0] for word in words if re.match(r"\[?-", word)}
+        assert set() == {option.strip("[") for option in options} - taken - {"--help"}, said
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
