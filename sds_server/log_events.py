@@ -160,7 +160,10 @@ EVENTS: Final = (
     ),
     LogEvent("loop.crashed", "error", "A bug ended a loop's step. Please report it.", ("loop",)),
     LogEvent(
-        "loop.failed", "warning", "A loop's step failed; it is tried again.", ("loop", "failures", "error")
+        "loop.failed",
+        "warning",
+        "A loop's step failed; it is tried again. Told of the first, second, fourth... failure in a row.",
+        ("loop", "failures", "error"),
     ),
     LogEvent("loop.recovered", "info", "A loop works again.", ("loop", "failures")),
     LogEvent(

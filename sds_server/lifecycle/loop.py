@@ -18,6 +18,9 @@ LONGEST_PAUSE: Final = timedelta(seconds=3)
 """Between tries of a step that fails. With the 5 s that a try may take which began a moment too early,
 everything is back within 10 s of healing."""
 
+TOLD_EVERY: Final = 512
+"""Failures in a row, once they are so many: half an hour's."""
+
 _log = get("loop")
 
 
@@ -48,8 +51,8 @@ class Loop:
             except CertvoyError as e:
                 self._failed(e)
             except Exception as e:  # noqa: BLE001 - a bug in one loop must not stop the others from serving
-                self._failed(e)
-                _log.exception("loop.crashed", loop=self.name)
+                if self._failed(e):
+                    _log.exception("loop.crashed", loop=self.name)
             else:
                 self.succeeded()
             await self._pause()
@@ -61,11 +64,15 @@ class Loop:
         self.failures = 0
         self.on_success()
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception) -> bool:
+        """Take it down, and say whether it is worth a line: an outage of a night is not 10,000 of them."""
         self.failures += 1
         self.failed += 1
+        news = _is_news(self.failures) or str(error) != self.error
         self.error = str(error)
-        _log.warning("loop.failed", loop=self.name, failures=self.failures, error=str(error))
+        if news:
+            _log.warning("loop.failed", loop=self.name, failures=self.failures, error=str(error))
+        return news
 
     async def _pause(self) -> None:
         if self.failures:
@@ -74,3 +81,8 @@ class Loop:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._every.total_seconds()):
                 await self._woken.wait()
+
+
+def _is_news(failures: int) -> bool:
+    """Tell of the first, second, fourth... failure in a row, and of every `TOLD_EVERY`th."""
+    return failures & (failures - 1) == 0 or failures % TOLD_EVERY == 0

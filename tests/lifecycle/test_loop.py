@@ -71,6 +71,20 @@ async def test_a_bug_is_logged_with_its_traceback_and_an_outage_without(pauses):
     assert 1 == [log["event"] for log in logs].count("loop.crashed")
 
 
+async def test_what_fails_on_and_on_is_told_less_and_less_often_and_another_reason_at_once(
+    pauses, monkeypatch
+):
+    monkeypatch.setattr(loops, "TOLD_EVERY", 16)
+    gone, away = Unavailable("database: gone"), Unavailable("kms: away")
+    steps = Steps(*[gone] * 33, away, *[RuntimeError("a bug")] * 16)
+    with capture_logs() as logs:
+        await run_until_done(Loop("worker", steps, every=NEVER), steps)
+    told = [log["failures"] for log in logs if log["event"] == "loop.failed"]
+
+    assert [1, 2, 4, 8, 16, 32, 34, 35, 48] == told
+    assert 2 == [log["event"] for log in logs].count("loop.crashed")
+
+
 async def test_pauses_double_up_to_a_bound(pauses):
     steps = Steps(*[Unavailable("database: gone")] * 7)
     await run_until_done(Loop("worker", steps, every=POLL), steps)
