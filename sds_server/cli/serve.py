@@ -1,6 +1,7 @@
 """`certvoy serve`: run the control plane."""
 
 import asyncio
+import gc
 import os
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,8 @@ from sds_server.systemd import Systemd
 )
 def serve(path: Path, ports_file: Path | None, *, accept_fork: bool) -> None:
     """Run the control plane until SIGTERM. At SIGHUP it reads sds.deny again."""
+    # What was imported is no garbage: to find that out holds the loop for 45 ms at each full collection.
+    gc.freeze()
     config = load(path)
     log.configure(level=config.log.level, replica=config.replica)
     memory.guard()
