@@ -280,8 +280,9 @@ async def test_a_secret_that_is_proved_already_is_not_probed(issuances, prover, 
     assert 1 == len(listener.names)
 
 
-async def test_rotations_that_stay_open_hide_no_later_one(issuances, prover, listener, database, monkeypatch):
+async def test_rotations_that_stay_open_hide_no_later_one(issuances, listener, database, clock, monkeypatch):
     monkeypatch.setattr(provers, "SECRETS_A_STEP", 2)
+    prover = Prover(database=database, settle=SETTLE, clock=clock, actor="p", every=timedelta(minutes=1))
     dark = f"127.0.0.1:{free_port()}"
     for number in range(3):
         name = f"dark-{number}"
@@ -291,7 +292,6 @@ async def test_rotations_that_stay_open_hide_no_later_one(issuances, prover, lis
     await issuances.declare()
     await register(database, "edge-1", listener.address)
     listener.serve(await pair_of(issuances, await issuances.issue(await issuances.declare())))
-    await prover.step()
     await prover.step()
 
     assert Outcome.COMPLETED == await outcome(database)
