@@ -45,7 +45,7 @@ async def loaded_cas(address: str) -> frozenset[frozenset[int]]:
 def _read(address: str, body: bytes, read: Callable[[list[dict[str, Any]]], T]) -> T:
     try:
         return read(json.loads(body)["certificates"])
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         raise ProbeFailed(f"{address}: /certs answered with something else than Envoy's list") from None
 
 

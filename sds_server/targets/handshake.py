@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, x25519
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
@@ -75,6 +75,10 @@ _SUITES: Final = {
 }
 
 
+_BROKEN: Final = (struct.error, LookupError, ValueError, InvalidTag, InvalidSignature, UnsupportedAlgorithm)
+"""All that reading what a server says can come to: whoever says nonsense must not end the looks at others."""
+
+
 class HandshakeFailed(Exception):
     """There was none; the message says why. ``only_older``: the server may not speak TLS 1.3."""
 
@@ -95,7 +99,7 @@ def kind_of(leaf: bytes) -> KeyKind | None:
     """Return of which type the key of a leaf (DER) is; None: of none that is known here."""
     try:
         key = x509.load_der_x509_certificate(leaf).public_key()
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         return None
     match key:
         case rsa.RSAPublicKey():
@@ -133,7 +137,7 @@ async def shake(
     except asyncio.IncompleteReadError:
         # Without an alert it may be of an older version: some say none.
         raise HandshakeFailed("it hung up in the handshake", only_older=not client.greeted) from None
-    except (struct.error, IndexError, ValueError, InvalidTag, InvalidSignature) as e:
+    except _BROKEN as e:
         raise HandshakeFailed(f"its handshake is broken ({type(e).__name__})") from None
     writer.write(client.end)
     await writer.drain()

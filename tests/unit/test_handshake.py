@@ -4,9 +4,11 @@ import asyncio
 import hashlib
 import shutil
 import ssl
+import struct
 from contextlib import asynccontextmanager
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -194,3 +196,52 @@ async def test_all_leaves_are_shown_once(tmp_path):
         leaves = [leaf async for leaf in served_leaves(address, NAME)]
 
     assert sorted(map(der, pairs)) == sorted(leaves)
+
+
+@asynccontextmanager
+async def saying(*records):
+    """Answer each client with these bytes, whatever it says."""
+
+    async def answer(reader, writer):
+        await reader.read(1 << 16)
+        writer.write(b"".join(records))
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def server_hello(*extensions):
+    listed = b"".join(struct.pack("!HH", number, len(body)) + body for number, body in extensions)
+    body = b"\x03\x03" + bytes(32) + b"\0" + b"\x13\x01\0" + struct.pack("!H", len(listed)) + listed
+    message = b"\x02" + len(body).to_bytes(3) + body
+    return struct.pack("!BHH", 22, 0x0303, len(message)) + message
+
+
+@pytest.mark.parametrize(
+    "extensions",
+    [
+        [(43, b"\x03\x04")],
+        [(43, b"\x03\x04"), (51, b"\0")],
+        [(43, b"\x03\x04"), (51, b"\0\x1d\0\x20" + bytes(32))],
+    ],
+    ids=["no key share", "half a key share", "a key share of nought"],
+)
+async def test_what_a_broken_server_says_is_a_failure_and_no_crash(extensions):
+    """A crash would end the looks at all others, which one bad proxy must not."""
+    async with saying(server_hello(*extensions)) as address:
+        with pytest.raises(HandshakeFailed, match="its handshake is broken"):
+            await shake(address, KeyKind.RSA)
+
+
+ODD = der(ECDSA).replace(bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06072a8648ce3d0209"))
+"""A leaf whose key is of a type that nobody knows."""
+
+
+async def test_a_leaf_with_a_key_of_an_unknown_type_is_a_failure_and_no_crash(tmp_path, monkeypatch):
+    odd = x509.load_der_x509_certificate(ODD)
+    monkeypatch.setattr(handshake.x509, "load_der_x509_certificate", lambda _der: odd)
+    async with serving(tmp_path, ECDSA) as (address, _):
+        with pytest.raises(HandshakeFailed, match="UnsupportedAlgorithm"):
+            await shake(address, KeyKind.ECDSA_P256)
+    assert handshake.kind_of(ODD) is None
