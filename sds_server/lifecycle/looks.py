@@ -1,6 +1,8 @@
 """Looks: what a Target serves now, seen by a handshake or told by its Envoy's admin interface."""
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from sds_server.errors import CallerError
@@ -8,7 +10,7 @@ from sds_server.inventory.voices import Look, Wanted
 from sds_server.model import ProvedBy, Target, TargetKind
 from sds_server.payloads.trust import serials_of
 from sds_server.targets.certs import loaded_cas, loaded_serials
-from sds_server.targets.places import at_each, served
+from sds_server.targets.places import all_of, found, seen_of, served
 from sds_server.targets.probe import ProbeFailed, covered
 from sds_server.targets.verdict import Stated, stated
 
@@ -17,6 +19,9 @@ UNLISTED: Final = (
     "what an Envoy chose on demand is not in its /certs: `certvoy targets add NAME --probe HOST:PORT`"
 )
 NOT_REPORTED: Final = "its agent has not reported it as proved, and there is no address to probe"
+
+OTHERS_S: Final = 3.0
+"""For so long the other names are asked for after one has failed: who is away keeps nobody waiting."""
 
 Told = Callable[[str], None]
 """Told of each look: ``proved``, ``different``, ``failed`` or ``unprobed``."""
@@ -37,48 +42,65 @@ async def look(target: Target, wanted: Wanted, *, told: Told) -> Look:
 
 async def bundle(address: str, content: str, before: str | None) -> tuple[Stated | None, str | None]:
     """Ask the Envoy at ``address`` which of two versions of a bundle it has loaded; or say why it is mute."""
+    wanted, old = serials_of(content), serials_of(before)
     try:
-        loaded = await at_each(address, loaded_cas)
+        loaded = await found(address, loaded_cas)
+        said = {stated(cas, wanted=wanted, before=old) for cas in seen_of(loaded).values()}
+        for other in (Stated.BEFORE, Stated.MISSING):
+            if other in said:
+                return other, None
+        all_of(loaded)
     except (ProbeFailed, CallerError) as e:
         return None, str(e)
-    wanted, old = serials_of(content), serials_of(before)
-    said = [stated(cas, wanted=wanted, before=old) for cas in loaded.values()]
-    return next((each for each in said if each is not Stated.LOADED), Stated.LOADED), None
+    return Stated.NOTHING if Stated.NOTHING in said else Stated.LOADED, None
 
 
 async def _handshakes(target: Target, address: str, wanted: Wanted, told: Told) -> Look:
-    """Ask for each name, with a fresh session, wherever the address leads."""
+    """Ask for each name, with a fresh session, wherever the address leads.
+
+    One that fails hides no other that is shown another leaf: those are asked for as well, for a while.
+    """
     before = None if wanted.before is None else wanted.before.fingerprint
-    for domain in wanted.domains:
-        try:
-            seen = await served(address, covered(domain), wanted=wanted.fingerprint, before=before)
-        except (ProbeFailed, CallerError) as e:
-            told("failed")
-            return Look(target.id, error=str(e))
-        if seen.fingerprint != wanted.fingerprint:
-            told("different")
-            shown, meant = seen.fingerprint[:16], wanted.fingerprint[:16]
-            error = f"{seen.place} serves {shown}... for {domain}, not {meant}..."
-            return Look(target.id, error=error, served=seen.fingerprint)
+    failed = None
+    with suppress(TimeoutError):
+        async with asyncio.timeout(None) as limit:
+            for domain in wanted.domains:
+                try:
+                    seen = await served(address, covered(domain), wanted=wanted.fingerprint, before=before)
+                except (ProbeFailed, CallerError) as e:
+                    if failed is None:
+                        failed = str(e)
+                        limit.reschedule(asyncio.get_running_loop().time() + OTHERS_S)
+                    continue
+                if seen.fingerprint != wanted.fingerprint:
+                    told("different")
+                    shown, meant = seen.fingerprint[:16], wanted.fingerprint[:16]
+                    error = f"{seen.place} serves {shown}... for {domain}, not {meant}..."
+                    return Look(target.id, error=error, served=seen.fingerprint)
+    if failed is not None:
+        told("failed")
+        return Look(target.id, error=failed)
     told("proved")
     return Look(target.id, by=ProvedBy.HANDSHAKE)
 
 
 async def _statement(target: Target, address: str, wanted: Wanted, told: Told) -> Look:
     """Ask Envoy: the wanted one is loaded, and the one before is not."""
+    before = wanted.before
     try:
-        loaded = await at_each(address, loaded_serials)
+        loaded = await found(address, loaded_serials)
+        for place, serials in seen_of(loaded).items():
+            if before is not None and int(before.serial_number, 16) in serials:
+                told("different")
+                error = f"{place}/certs: generation {before.generation} is loaded still"
+                return Look(target.id, error=error, served=before.fingerprint)
+            if int(wanted.serial_number, 16) not in serials:
+                told("different")
+                error = f"{place}/certs: generation {wanted.generation} is not loaded"
+                return Look(target.id, error=error)
+        all_of(loaded)
     except (ProbeFailed, CallerError) as e:
         told("failed")
         return Look(target.id, error=str(e))
-    before = wanted.before
-    for place, serials in loaded.items():
-        if before is not None and int(before.serial_number, 16) in serials:
-            told("different")
-            error = f"{place}/certs: generation {before.generation} is loaded still"
-            return Look(target.id, error=error, served=before.fingerprint)
-        if int(wanted.serial_number, 16) not in serials:
-            told("different")
-            return Look(target.id, error=f"{place}/certs: generation {wanted.generation} is not loaded")
     told("proved")
     return Look(target.id, by=ProvedBy.CERTS)

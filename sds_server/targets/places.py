@@ -35,19 +35,19 @@ async def served(
 ) -> Served:
     """Return what ``address`` (``host:port``) serves for an SNI: ``wanted`` only if every place of it does.
 
-    Else the leaf of the first that serves another. Leaves of several key types are as `served_fingerprint`
-    has them.
+    Else the leaf of the first that serves another, also where others fail: who fails hides nobody. Leaves of
+    several key types are as `served_fingerprint` has them.
 
     Raises:
-        ProbeFailed: at one of them no leaf was seen.
+        ProbeFailed: at one of them no leaf was seen, and at no other another than ``wanted``.
     """
-    leaves = await at_each(
+    looks = await found(
         address, lambda place: served_fingerprint(place, server_name, wanted=wanted, before=before)
     )
-    place, fingerprint = next(
-        (found for found in leaves.items() if found[1] != wanted), next(iter(leaves.items()))
-    )
-    return Served(fingerprint, place)
+    others = {place: leaf for place, leaf in seen_of(looks).items() if leaf != wanted}
+    leaves = others if others and wanted is not None else all_of(looks)
+    place, leaf = next(iter(leaves.items()))
+    return Served(leaf, place)
 
 
 async def at_each(address: str, look: Callable[[str], Awaitable[T]]) -> Mapping[str, T]:
@@ -56,9 +56,16 @@ async def at_each(address: str, look: Callable[[str], Awaitable[T]]) -> Mapping[
     Raises:
         ProbeFailed: as ``look`` does at one that counts; or the name leads nowhere, or to too many.
     """
+    return all_of(await found(address, look))
+
+
+async def found(address: str, look: Callable[[str], Awaitable[T]]) -> Mapping[str, T | ProbeFailed]:
+    """Look at each place; returns what was found at those that count, or why nothing was.
+
+    Raises:
+        ProbeFailed: the name leads nowhere, or to too many.
+    """
     places = await _places(address)
-    if places == [address]:
-        return {address: await look(address)}
     turn = asyncio.Semaphore(AT_ONCE)
 
     async def at(place: str) -> T | ProbeFailed:
@@ -68,12 +75,32 @@ async def at_each(address: str, look: Callable[[str], Awaitable[T]]) -> Mapping[
             except ProbeFailed as e:
                 return e
 
-    found = counted(dict(zip(places, await asyncio.gather(*map(at, places)), strict=True)))
-    if (error := next((e for e in found.values() if isinstance(e, ProbeFailed)), None)) is not None:
-        raise ProbeFailed(f"{address} at {error}")
+    looks = counted(dict(zip(places, await asyncio.gather(*map(at, places)), strict=True)))
+    if places == [address]:
+        return looks
     return {
-        _named(address, place): each for place, each in found.items() if not isinstance(each, ProbeFailed)
+        f"{address} at {place}": ProbeFailed(f"{address} at {each}")
+        if isinstance(each, ProbeFailed)
+        else each
+        for place, each in looks.items()
     }
+
+
+def all_of(looks: Mapping[str, T | ProbeFailed]) -> Mapping[str, T]:
+    """Return what was found, if something was at every place. Pure.
+
+    Raises:
+        ProbeFailed: the first that there is.
+    """
+    for each in looks.values():
+        if isinstance(each, ProbeFailed):
+            raise each
+    return seen_of(looks)
+
+
+def seen_of(looks: Mapping[str, T | ProbeFailed]) -> Mapping[str, T]:
+    """Return what was found, wherever something was. Pure."""
+    return {place: each for place, each in looks.items() if not isinstance(each, ProbeFailed)}
 
 
 def counted(found: Mapping[str, T | ProbeFailed]) -> Mapping[str, T | ProbeFailed]:
@@ -94,7 +121,8 @@ async def _places(address: str) -> Sequence[str]:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, ValueError) as e:  # a ValueError: a host that is no DNS name
         raise ProbeFailed(f"{address}: {e}") from None
-    places = [*dict.fromkeys(_place(str(sockaddr[0]), port) for *_, sockaddr in found)]
+    # In one order: a name that is answered in turns would have another reason each time.
+    places = sorted({_place(str(sockaddr[0]), port) for *_, sockaddr in found})
     if len(places) > PLACES_MAX:
         raise ProbeFailed(f"{address} leads to {len(places)} addresses: make each a target of its own")
     return places
@@ -106,7 +134,3 @@ def _place(ip: str, port: int) -> str:
 
 def _is_v6(place: str) -> bool:
     return place.startswith("[")
-
-
-def _named(address: str, place: str) -> str:
-    return f"{address} at {place}"

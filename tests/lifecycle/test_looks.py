@@ -1,8 +1,17 @@
-"""Looks at what a selector of Envoy's chose: /certs does not list it, so only a handshake shows it."""
+"""Looks: what a Target serves for each name, and what is not asked of whom."""
+
+import asyncio
+import hashlib
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from sds_server.inventory.voices import Wanted
 from sds_server.lifecycle import looks
 from sds_server.model import Target, TargetId, TargetKind
+from sds_server.targets.probe import ProbeFailed
+from tests.support.fakes import Listener
+from tests.support.pki import authority
 
 NOBODY = "127.0.0.1:1"
 
@@ -15,3 +24,41 @@ async def test_envoys_own_statement_is_not_asked_about_what_it_does_not_list():
 
     assert (None, looks.UNLISTED) == (look.by, look.error)
     assert ["unprobed"] == told
+
+
+def at(address):
+    return Target(TargetId(1), "edge-1", TargetKind.ENVOY, None, "edge-1", address, True)
+
+
+@pytest.mark.parametrize("names", [["a.test", "b.test"], ["b.test", "a.test"]])
+async def test_a_name_that_fails_does_not_hide_one_for_which_another_leaf_is_served(names, tmp_path):
+    """Else what it serves were unknown, which takes no proof back and heals nobody."""
+    other = authority().issue(["b.test"])
+    told = []
+    async with Listener(tmp_path) as listener:
+        listener.serve(other, "b.test")
+        look = await looks.look(at(listener.address), Wanted(names, 1, "ab", "cd", None), told=told.append)
+
+    shown = hashlib.sha256(other.certificate.public_bytes(Encoding.DER)).hexdigest()
+    assert (shown, ["different"]) == (look.served, told)
+    assert f"serves {shown[:16]}... for b.test" in look.error
+
+
+async def test_who_is_away_is_asked_for_the_other_names_for_a_while_only(monkeypatch):
+    """A hundred names, and three seconds each, would keep others waiting."""
+    monkeypatch.setattr(looks, "OTHERS_S", 0.01)
+    asked, told = [], []
+
+    async def silent(_address, name, **_more):
+        asked.append(name)
+        if len(asked) > 1:
+            await asyncio.Event().wait()
+        raise ProbeFailed(f"no answer for {name}")
+
+    monkeypatch.setattr(looks, "served", silent)
+    look = await looks.look(
+        at(NOBODY), Wanted(["a.test", "b.test", "c.test"], 1, "ab", "cd", None), told=told.append
+    )
+
+    assert (["a.test", "b.test"], ["failed"]) == (asked, told)
+    assert (None, "no answer for a.test") == (look.served, look.error)

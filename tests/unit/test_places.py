@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from sds_server.inventory.voices import Wanted
+from sds_server.inventory.voices import Before, Wanted
 from sds_server.lifecycle import looks
 from sds_server.model import Target, TargetId, TargetKind
 from sds_server.payloads.trust import TrustBundle
@@ -84,6 +84,16 @@ async def test_a_place_that_fails_is_named(pool, pairs):
     first.serve(pairs[0])
     with pytest.raises(ProbeFailed, match=rf"^{address} at 127\.0\.0\.2:\d+: it hung up in the handshake"):
         await served(address, NAME)
+
+
+async def test_a_place_that_fails_does_not_hide_one_that_serves_another_leaf(pool, pairs):
+    """Else what it serves were unknown, which takes no proof back and heals nobody."""
+    _first, second, address = pool
+    second.serve(pairs[1])
+
+    seen = await served(address, NAME, wanted=fingerprint(pairs[0]))
+
+    assert (fingerprint(pairs[1]), f"{address} at {second.address}") == (seen.fingerprint, seen.place)
 
 
 async def test_a_place_where_nobody_listens_beside_one_that_answers_is_not_proved(tmp_path, pairs):
@@ -202,6 +212,36 @@ async def test_each_envoy_behind_a_name_is_asked():
 
     assert "certs" == alone.by
     assert (None, True) == (both.by, f"at {BOTH[1]}:{port}/certs: generation 2 is not loaded" in both.error)
+
+
+async def test_an_envoy_that_does_not_answer_hides_none_that_has_another_leaf_loaded():
+    before = Before(1, "ee", "0a")
+    wanted = Wanted([NAME], 2, "ff", "0b", before)
+    running, port = await _envoy(BOTH[1], 0, ["0a"])
+    target = Target(TargetId(1), "pool", TargetKind.ENVOY, None, None, None, True, admin=f"pool.test:{port}")
+    try:
+        with leading("pool.test", *BOTH):
+            look = await looks.look(target, wanted, told=lambda _how: None)
+    finally:
+        await running.cleanup()
+
+    assert before.fingerprint == look.served
+    assert f"at {BOTH[1]}:{port}/certs: generation 1 is loaded still" in look.error
+
+
+async def test_an_envoy_that_does_not_answer_hides_none_that_has_another_bundle_loaded():
+    old, new = authority("old"), authority("new")
+    contents = [
+        TrustBundle.read(ca.certificate.public_bytes(Encoding.PEM).decode()).text for ca in (new, old)
+    ]
+    running, port = await _envoy(BOTH[1], 0, ["1"], cas=[f"{old.certificate.serial_number:x}"])
+    try:
+        with leading("pool.test", *BOTH):
+            said = await looks.bundle(f"pool.test:{port}", *contents)
+    finally:
+        await running.cleanup()
+
+    assert (Stated.BEFORE, None) == said
 
 
 async def test_a_bundle_is_loaded_where_every_envoy_has_it():
