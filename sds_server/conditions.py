@@ -148,7 +148,8 @@ def delivery_state(
     if current is None:
         return DeliveryState.NEVER, "nothing is issued yet"
     if stale_for is not None:
-        loaded = probe_error if by_word else None  # what it has loaded is no leaf
+        # What it has loaded is no leaf; or which leaf it is nobody knows.
+        loaded = probe_error if by_word or served is None else None
         return DeliveryState.STALE, _stale(stale_for, loaded, served, current)
     if (proved or 0) >= current or (waits and by_word and accepted == current):
         if waits:

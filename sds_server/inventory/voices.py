@@ -55,12 +55,16 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a look at a Target showed: the proof, or why there is none and which leaf is served instead."""
+    """What a look at a Target showed: the proof, or why there is none and which leaf is served instead.
+
+    ``missing``: it answered, and has not the wanted leaf; which it has instead nobody knows.
+    """
 
     target: TargetId
     by: ProvedBy | None = None
     error: str | None = None
     served: str | None = None
+    missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,11 +105,12 @@ def _meaning(watch: Watch, look: Look) -> Seen:
         if watch.divided:
             return Seen.UNKNOWN
         return Seen.PROVED if watch.stale_since is None else Seen.HEALED
-    if look.served is None:
+    if look.served is None and not look.missing:
         return Seen.UNKNOWN
     if watch.stale_since is not None:
         return Seen.STILL_STALE
-    has_had_it = max(watch.proved or 0, watch.accepted or 0) >= generation
+    # That nothing of it is loaded says something only of who had it so: another may not use it yet.
+    has_had_it = max(watch.proved or 0, (watch.accepted or 0) if look.served else 0) >= generation
     return Seen.STALE if has_had_it else Seen.UNKNOWN  # who was not given it yet serves what it has
 
 

@@ -97,7 +97,7 @@ async def _statement(target: Target, address: str, wanted: Wanted, told: Told) -
             if int(wanted.serial_number, 16) not in serials:
                 told("different")
                 error = f"{place}/certs: generation {wanted.generation} is not loaded"
-                return Look(target.id, error=error)
+                return Look(target.id, error=error, missing=True)
         all_of(loaded)
     except (ProbeFailed, CallerError) as e:
         told("failed")

@@ -70,7 +70,7 @@ class Watcher:
     async def _watch(self, watch: Watch, *, soon: bool) -> None:
         async with self._limit:
             look = await looks.look(watch.target, watch.wanted, told=lambda _result: None)
-            if soon and look.by is None and look.served is not None:
+            if look.missing or (soon and look.by is None and look.served is not None):
                 await self._clock.sleep(SOON_S)
                 look = await looks.look(watch.target, watch.wanted, told=lambda _result: None)
         seen = await watches.settle(self._database, watch, look, actor=self._actor)

@@ -16,12 +16,14 @@ async def issuances(database: Database, tmp_path: Path) -> Issuances:
 
 @pytest.fixture
 async def admin():
-    """An Envoy's admin interface whose /certs says what the test wants."""
+    """An Envoy's admin interface whose /certs says what the test wants: contexts' CAs, or leaves' serials."""
     contexts = []
 
     async def certs(_request):
         entries = [
-            {"ca_cert": [{"serial_number": f"{ca.certificate.serial_number:x}"} for ca in context]}
+            {"cert_chain": [{"serial_number": f"{context:x}"}]}
+            if isinstance(context, int)
+            else {"ca_cert": [{"serial_number": f"{ca.certificate.serial_number:x}"} for ca in context]}
             for context in contexts
         ]
         return web.json_response({"certificates": entries})

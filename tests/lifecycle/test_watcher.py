@@ -226,3 +226,33 @@ async def test_who_refused_it_is_offered_other_bytes_though_the_rotation_is_over
     await watch.look(LATER)
 
     assert 1 == await watch.salt()
+
+
+async def test_who_states_that_it_has_lost_it_is_stale_and_offered_it_again(watch, sql, admin):
+    """An Envoy that nobody reaches by a handshake, started again with files of somebody's."""
+    await watch.prove()
+    at, loaded = admin
+    await sql.execute("UPDATE target SET probe = NULL, admin = $1", at)
+    wanted = watch.pair.certificate.serial_number
+    loaded[:] = [wanted]
+    well = await watch.look(LATER)
+    loaded[:] = [wanted + 1]
+    stale, salt, live = await watch.look(LATER), await watch.salt(), await watch.live()
+    still = await watch.look(LATER)
+    loaded[:] = [wanted]
+    healed = await watch.look(LATER)
+
+    assert (Seen.WELL, Seen.STALE, Seen.STILL_STALE, Seen.HEALED) == (well, stale, still, healed)
+    assert (1, None) == (salt, live.proved)
+    assert f"{at}/certs: generation 1 is not loaded" == live.probe_error
+
+
+async def test_who_has_not_loaded_what_it_was_not_proved_to_have_is_not_stale(watch, sql, admin):
+    """It took it, and no listener of it may use it yet."""
+    await watch.prove()
+    at, _nothing = admin
+    await sql.execute("UPDATE target SET probe = NULL, admin = $1", at)
+    await sql.execute("UPDATE delivery SET proved = NULL, accepted = 1")
+
+    assert Seen.UNKNOWN is await watch.look(LATER)
+    assert await watch.salt() is None

@@ -113,6 +113,13 @@ def test_who_was_seen_to_serve_another_leaf_is_stale_whatever_else_is_recorded(m
     assert (DeliveryState.STALE, "for 1 h it serves abababababababab..., not generation 1") == found
 
 
+def test_who_states_that_it_has_lost_it_is_told_by_what_it_states():
+    lost = "10.0.0.1:9901/certs: generation 1 is not loaded"
+    found = state(stale_for=timedelta(minutes=90), probe_error=lost)
+
+    assert (DeliveryState.STALE, f"for 1 h: {lost}") == found
+
+
 TWINS = "2 proxies call themselves edge-1: give each its own node.id"
 
 
