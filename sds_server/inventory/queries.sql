@@ -1727,14 +1727,15 @@ RETURNING d.target_id, d.secret;
 SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, certvoy_now() - d.salted_at AS salted_for,
        coalesce(d.instances, 1) AS instances, d.agreed,
        certvoy_now() - d.updated_at AS unchanged_for, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched,
-       t.push, s.domains, o.secret IS NOT NULL AS on_demand, c.id AS cert_id, c.generation, c.fingerprint, c.serial_number,
+       t.push, s.domains, o.secret IS NOT NULL AS on_demand, c.id AS cert_id, c.domain, c.san_domains,
+       c.generation, c.fingerprint, c.serial_number,
        b.generation AS before_generation, b.fingerprint AS before_fingerprint, b.serial_number AS before_serial_number
   FROM delivery d
   JOIN target t ON t.id = d.target_id
   JOIN secret s ON s.name = d.secret AND s.deleted_at IS NULL
   LEFT JOIN on_demand_name o ON o.secret = d.secret
  CROSS JOIN LATERAL (
-        SELECT id, generation, fingerprint, serial_number FROM certificate
+        SELECT id, domain, san_domains, generation, fingerprint, serial_number FROM certificate
          WHERE secret = d.secret AND status NOT IN ('replaced', 'rejected', 'revoked')
          ORDER BY generation DESC LIMIT 1) c
   LEFT JOIN LATERAL (

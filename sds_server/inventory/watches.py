@@ -174,7 +174,7 @@ def _watch(row: Row) -> Watch:
         target=targets.from_row(row),
         cert_id=CertificateId(row["cert_id"]),
         wanted=Wanted(
-            domains=tuple(row["domains"]),
+            domains=asked_for(row["domains"], (row["domain"], *row["san_domains"])),
             generation=row["generation"],
             fingerprint=row["fingerprint"],
             serial_number=row["serial_number"],
@@ -192,3 +192,13 @@ def _watch(row: Row) -> Watch:
         stale_since=row["stale_since"],
         divided=row["instances"] > 1 and (row["agreed"] or 0) < row["generation"],
     )
+
+
+def asked_for(wanted: Sequence[str], names: Sequence[str]) -> Sequence[str]:
+    """Return for which names a certificate of these ``names`` should be served. Pure.
+
+    Those of its Secret that it covers: a name that was added since is nobody's who has it, until there is
+    another certificate, and one that was taken away may have lost its listener.
+    """
+    covered = [name for name in wanted if name in names or f"*.{name.partition('.')[2]}" in names]
+    return tuple(covered or names)

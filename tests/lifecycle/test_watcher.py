@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from sds_server.inventory import deliveries, offers, targets
 from sds_server.inventory.deliveries import News
-from sds_server.inventory.watches import Seen
+from sds_server.inventory.watches import Seen, asked_for
 from sds_server.lifecycle.prover import Prover
 from sds_server.lifecycle.watcher import Watcher
 from sds_server.model import Identity, Peer
@@ -32,8 +32,9 @@ class Watch:
         self.watcher.on_seen = self.seen.append
         self.pair, self.turned = None, timedelta(0)
 
-    async def prove(self):
-        self.pair = await pair_of(self.issuances, await self.issuances.issue(await self.issuances.declare()))
+    async def prove(self, domains=("www.example.test",)):
+        declared = await self.issuances.declare(domains=domains)
+        self.pair = await pair_of(self.issuances, await self.issuances.issue(declared))
         self.listener.serve(self.pair)
         await Prover(database=self.database, settle=EVERY, clock=HastyClock(), actor="replica:test").step()
 
@@ -256,3 +257,35 @@ async def test_who_has_not_loaded_what_it_was_not_proved_to_have_is_not_stale(wa
 
     assert Seen.UNKNOWN is await watch.look(LATER)
     assert await watch.salt() is None
+
+
+async def test_a_name_that_its_certificate_has_not_is_not_looked_for(watch):
+    """It was added, and the CA has not issued yet: who serves what there is serves what it should."""
+    await watch.prove()
+    await watch.issuances.declare(domains=["www.example.test", "new.example.test"])
+    watch.listener.serve(watch.issuances.ca.issue(dns=["new.example.test"]), "new.example.test")
+
+    assert Seen.WELL is await watch.look(LATER)
+
+
+async def test_a_name_that_its_secret_has_no_more_is_not_looked_for(watch):
+    """Its listener may be gone already."""
+    await watch.issuances.declare(domains=["www.example.test", "old.example.test"])
+    await watch.prove(domains=["www.example.test", "old.example.test"])
+    await watch.issuances.declare(domains=["www.example.test"])
+    watch.listener.serve(watch.issuances.ca.issue(dns=["old.example.test"]), "old.example.test")
+
+    assert Seen.WELL is await watch.look(LATER)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names", "asked"),
+    [
+        (["a.test", "b.test"], ["a.test", "b.test"], ("a.test", "b.test")),
+        (["www.a.test"], ["*.a.test"], ("www.a.test",)),
+        (["*.a.test", "a.test"], ["*.a.test"], ("*.a.test",)),
+        (["b.test"], ["a.test"], ("a.test",)),
+    ],
+)
+def test_who_is_asked_for(wanted, names, asked):
+    assert asked == asked_for(wanted, names)
