@@ -31,6 +31,9 @@ PAUSE_S: Final = 0.25
 PAGE: Final = 500
 BROKEN: Final = (OSError, http.client.HTTPException)
 
+_SUCCESS: Final = range(200, 300)
+_OTHER: Final = "is this certvoy? Name its admin.listen by --url"
+
 Json = dict[str, Any]
 T = TypeVar("T")
 
@@ -147,10 +150,12 @@ def _answer(status: int, raw: bytes) -> Any:
     try:
         content = json.loads(raw) if raw else None
     except ValueError:
-        content = {"detail": f"status {status}, and not in JSON: is this certvoy?"}
-    if status < http.HTTPStatus.BAD_REQUEST:
+        content = raw
+    if status == http.HTTPStatus.NO_CONTENT or (status in _SUCCESS and isinstance(content, dict)):
         return content
-    problem = content if isinstance(content, dict) else {}
+    # Another server than certvoy may say anything: what is there to tell is that it is another.
+    other = {"detail": f"it answered with {status}", "hint": _OTHER}
+    problem = content if isinstance(content, dict) else other
     if status == http.HTTPStatus.NOT_FOUND:
         raise NotFound(str(problem.get("detail")), hint=problem.get("hint"))
     if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
@@ -201,20 +206,18 @@ def remote(url: str, *, ca: Path | None, certificate: Path | None, key: Path | N
     Raises:
         ConfigError: the URL is none, or a file cannot be read.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "https" or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or 443
+    except ValueError:  # a port that is no number
+        host = None
+    if not host or parts.scheme != "https":
         raise ConfigError(
             f"--url: must be https://host:port, got {url!r}", hint="the port is that of admin.listen"
         )
-    try:
-        context = ssl.create_default_context(cafile=None if ca is None else str(ca))
-        if certificate is not None:
-            context.load_cert_chain(certificate, key)
-        token = _token()
-    except (OSError, ssl.SSLError) as e:
-        raise ConfigError(f"{e}", hint="name files that exist, in PEM") from e
+    context = _trusting(ca, certificate, key)
+    token = _token()
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    host, port = parts.hostname, parts.port or 443
     return Api(
         lambda timeout_s: http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context),
         where=url,
@@ -223,9 +226,37 @@ def remote(url: str, *, ca: Path | None, certificate: Path | None, key: Path | N
     )
 
 
+def _trusting(ca: Path | None, certificate: Path | None, key: Path | None) -> ssl.SSLContext:
+    """Return what a server is verified by, and what it is shown."""
+    try:
+        context = ssl.create_default_context(cafile=None if ca is None else str(ca))
+    except OSError as e:  # ssl's errors are some, and name no file
+        raise ConfigError(f"--ca: cannot read {ca}: {e.strerror}", hint="name a file of roots, in PEM") from e
+    try:
+        if certificate is not None:
+            context.load_cert_chain(certificate, key)
+    except OSError as e:
+        named = " and ".join(str(path) for path in (certificate, key) if path is not None)
+        hint = "name a certificate by --cert and its key by --key, in PEM"
+        raise ConfigError(f"--cert: cannot read {named}: {e.strerror}", hint=hint) from e
+    return context
+
+
 def _token() -> str | None:
-    file = os.environ.get("CERTVOY_TOKEN_FILE")
-    return Path(file).read_text().strip() if file else os.environ.get("CERTVOY_TOKEN")
+    """Return the token to show, if there is one; what is wrong with one is said without repeating it."""
+    file, token = os.environ.get("CERTVOY_TOKEN_FILE"), os.environ.get("CERTVOY_TOKEN")
+    try:
+        token = Path(file).read_text() if file else token
+    except (OSError, UnicodeDecodeError) as e:
+        hint = "write there what `certvoy token create` printed"
+        raise ConfigError(f"CERTVOY_TOKEN_FILE: cannot read {file}: {e}", hint=hint) from e
+    token = None if token is None else token.strip()
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise ConfigError(
+            f"{'CERTVOY_TOKEN_FILE' if file else 'CERTVOY_TOKEN'}: holds no token",
+            hint="it is one line: what `certvoy token create` printed",
+        )
+    return token
 
 
 def _state_dir(config: Path) -> Path:
@@ -242,7 +273,8 @@ def _state_dir(config: Path) -> Path:
             f"{config} is not YAML: {e}", hint=f"`certvoy config check {config}` says more"
         ) from e
     stated = raw.get("state_dir", DEFAULT_STATE_DIR) if isinstance(raw, dict) else DEFAULT_STATE_DIR
-    return Path(os.path.normpath(config.absolute().parent / Path(str(stated)).expanduser()))
+    expanded = os.path.expanduser(str(stated))  # noqa: PTH111 - pathlib raises where there is no such user
+    return Path(os.path.normpath(config.absolute().parent / expanded))
 
 
 def asks(command: Callable[..., T] | None = None, *, unless: Sequence[str] = ()) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ import yaml
 
 from sds_server.cli import api
 from sds_server.cli import main as cli
-from sds_server.errors import NotFound
+from sds_server.errors import CertvoyError, NotFound
 from sds_server.inventory import (
     deliveries,
     freezes,
@@ -456,6 +456,49 @@ async def test_a_server_elsewhere_is_asked_with_a_token_from_the_environment(
 
     assert (1, 0) == (without, with_token)
     assert "Bearer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["http://h:1", "h:1", "https://h:port", "https://h:99999", "https://[h"])
+def test_a_url_that_is_none_is_a_usage_error(url, capsys):
+    assert 2 == cli.main(["ls", "--url", url])
+    assert f"--url: must be https://host:port, got {url!r}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("token", ["certvoy_of somebody\nelse", "certvoy_of_sömebody"])
+def test_a_token_that_no_header_can_hold_is_refused_and_not_shown(token, capsys, monkeypatch):
+    monkeypatch.setenv("CERTVOY_TOKEN", token)
+
+    assert 2 == cli.main(["ls", "--url", "https://localhost:1"])
+    told = capsys.readouterr().err
+    assert told.startswith("CERTVOY_TOKEN: holds no token\n")
+    assert "certvoy_of" not in told
+
+
+async def test_the_line_end_behind_a_token_is_none_of_it(database, tmp_path, monkeypatch, capsys):
+    """As it is where somebody puts a file into the environment by hand."""
+    async with serving(database, tmp_path) as served:
+        monkeypatch.setenv("CERTVOY_TOKEN", await served.token(Scope.READ) + "\r\n")
+        words = ["ls", "--url", f"https://127.0.0.1:{served.ports.api}"]
+        code = await asyncio.to_thread(cli.main, [*words, "--ca", str(tmp_path / "server-ca.pem")])
+
+    assert (0, "") == (code, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("option", ["--ca", "--cert"])
+def test_a_file_of_the_connection_that_is_not_there_is_named(option, tmp_path, capsys):
+    missing = tmp_path / "missing.pem"
+
+    assert 2 == cli.main(["ls", "--url", "https://localhost:1", option, str(missing)])
+    assert f"{option}: cannot read {missing}: No such file or directory\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status", [200, 301, 404])
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]"])
+def test_what_another_server_than_certvoy_says_is_an_error(status, body):
+    with pytest.raises(CertvoyError, match=f"^it answered with {status}$") as raised:
+        api._answer(status, body)
+
+    assert "is this certvoy?" in raised.value.next_step
 
 
 def test_the_schema_of_the_configuration_takes_what_the_program_takes(capsys):
