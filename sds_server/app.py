@@ -1,10 +1,13 @@
 """The control plane as a process: starts its parts, runs until it is told to stop, stops in order."""
 
 import asyncio
+import errno
+import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from acme_engine.errors import CannotListen
 from sds_server import lookups
@@ -85,13 +88,30 @@ def _reload(reload: Callable[[], Config], parts: Parts) -> None:
         _log.error("config.kept", reason=str(e))
 
 
+def _make(state_dir: Path) -> None:
+    """Make the directory of our own, before anything is started that would fail for want of it.
+
+    Raises:
+        Unavailable: it cannot be made, or we may not write there.
+    """
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(state_dir, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as e:
+        raise Unavailable(
+            f"state_dir: cannot keep anything in {state_dir}: {e.strerror}",
+            hint="name a directory that this user may make and write to, or give it to this user",
+        ) from e
+
+
 @asynccontextmanager
 async def _running(
     config: Config, clock: Clock, *, accept_fork: bool = False
 ) -> AsyncIterator[tuple[Parts, Addresses]]:
     async with AsyncExitStack() as stack:
         stack.enter_context(lookups.apart())
-        config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make(config.state_dir)
         database, postgres = await open_inventory(config, stack)
         parts = await Parts.build(config, database, clock, stack, accept_fork=accept_fork)
         stack.push_async_callback(parts.withdrawer.close)

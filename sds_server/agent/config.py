@@ -5,7 +5,6 @@ from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -23,6 +22,7 @@ from sds_server.config.values import (
     ListenAddress,
     NameOfSecret,
     Wrong,
+    parts_of,
 )
 from sds_server.config.yaml_lines import shown
 from sds_server.errors import CallerError
@@ -33,8 +33,8 @@ KINDS = ("nginx", "haproxy", "traefik", "caddy", "files")
 
 
 def _server(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme != "https" or not parts.hostname or parts.path.strip("/"):
+    parts = parts_of(url)
+    if parts is None or parts.scheme != "https" or parts.path.strip("/"):
         raise Wrong(
             f"must be https://host:port, got {shown(url)}",
             "write the address of the control plane's admin.listen",

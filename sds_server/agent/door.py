@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import aiohttp
 from cryptography import x509
@@ -22,6 +22,7 @@ from sds_server.agent.credential import Given
 from sds_server.agent.files import Held
 from sds_server.agent.pair import Bundle
 from sds_server.agent.requester import HeldKey, WantedKey
+from sds_server.config.values import parts_of
 from sds_server.errors import (
     CallerError,
     CertvoyError,
@@ -77,8 +78,8 @@ class HttpsDoor:
     def __init__(
         self, url: str, *, roots: str | None = None, held: Callable[[], Held | None] = lambda: None
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme != "https" or not parts.hostname:
+        parts = parts_of(url)
+        if parts is None or parts.scheme != "https":
             raise ConfigError(f"--server: must be https://host:port, got {url!r}", hint="as in admin.listen")
         self._url, self._roots, self._held = url.rstrip("/"), roots, held
 

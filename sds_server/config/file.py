@@ -112,6 +112,7 @@ _EXPLAINED = {  # pydantic's words for a reader of its documentation, in those o
     "literal_error": ("must be {expected}, got {got}", "choose one of them"),
     "enum": ("must be {expected}, got {got}", "choose one of them"),
     "model_type": ("must hold keys and values, got {got}", "indent them below it"),
+    "dict_type": ("must hold keys and values, got {got}", "indent them below it"),
     "mapping_type": ("must hold keys and values, got {got}", "indent them below it"),
     "tuple_type": ("must be a list, got {got}", "write [a, b], or one `- a` a line"),
 }

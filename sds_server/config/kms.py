@@ -4,13 +4,12 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from sds_server.config.file import Model
-from sds_server.config.values import Duration, ExistingFile, File, FilePath, Wrong
+from sds_server.config.values import Duration, ExistingFile, File, FilePath, Wrong, parts_of
 from sds_server.config.yaml_lines import shown
 
 ENVIRONMENT: Final = "CERTVOY_ENV"
@@ -46,9 +45,9 @@ _KEK_NAMES: Final[Mapping[str, tuple[re.Pattern[str], str]]] = {
 
 
 def _address(url: str) -> str:
-    parts = urlsplit(url)
-    plain = parts.scheme == "http" and LOOPBACK.fullmatch(parts.hostname or "")
-    if not (parts.hostname and (parts.scheme == "https" or plain)) or parts.path.strip("/") or parts.query:
+    parts = parts_of(url)
+    plain = parts and parts.scheme == "http" and LOOPBACK.fullmatch(parts.hostname or "")
+    if not parts or not (parts.scheme == "https" or plain) or parts.path.strip("/") or parts.query:
         raise Wrong(
             f"must be https://host:port, got {shown(url)}",
             "write it without a path; http:// is for a proxy on this machine only",

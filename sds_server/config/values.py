@@ -12,7 +12,7 @@ from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema
 
@@ -81,8 +81,13 @@ class File:
 def _path(text: Any, info: ValidationInfo[File]) -> Path:
     if not isinstance(text, str) or not text:
         raise Wrong("must be a path", "relative paths begin at the directory of this file")
+    if "\0" in text:
+        raise Wrong("holds a NUL", "write a path")
     file = info.context
-    return Path(os.path.normpath(file.directory / Path(_with_credentials(text)).expanduser()))
+    try:
+        return Path(os.path.normpath(file.directory / Path(_with_credentials(text)).expanduser()))
+    except RuntimeError:  # pathlib's, of a home that it does not find
+        raise Wrong(f"{shown(text)}: no home of that user is known", "write the path in full") from None
 
 
 def _with_credentials(text: str) -> str:
@@ -164,9 +169,19 @@ def _listen_or_off(text: Any, info: ValidationInfo[File]) -> Listen | None:
     return None if text == OFF else _listen(text, info)
 
 
+def parts_of(url: str) -> SplitResult | None:
+    """Split a URL; None: it is none, as where its port is no number."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts if parts.hostname else None
+
+
 def _https(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme != "https" or not parts.hostname:
+    parts = parts_of(url)
+    if parts is None or parts.scheme != "https":
         raise Wrong(f"must be an https URL, got {shown(url)}", "use the CA's directory URL, e.g. https://...")
     return url
 
@@ -299,7 +314,8 @@ def _database(text: str) -> str:
     if text != EMBEDDED and not re.match(r"postgres(ql)?://", text):
         # What was written is not repeated: it may hold a password.
         raise Wrong(
-            f"must be {EMBEDDED!r} or a PostgreSQL URL", "write embedded, or postgresql://user@host/database"
+            f"must be {EMBEDDED!r} or a PostgreSQL URL",
+            "write embedded, postgresql://user@host/database, or {file: PATH} of a file that holds one",
         )
     return text
 
@@ -320,8 +336,8 @@ def http_url(text: str) -> str:
     Raises:
         Wrong: it is none.
     """
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/") or parts.query:
+    parts = parts_of(text)
+    if parts is None or parts.scheme not in {"http", "https"} or parts.path.strip("/") or parts.query:
         raise Wrong(f"must be http://host:port, got {shown(text)}", "write it without a path")
     return text.rstrip("/")
 
@@ -332,8 +348,8 @@ def ask_url(text: str) -> str:
     Raises:
         Wrong: it is none.
     """
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.fragment or parts.username:
+    parts = parts_of(text)
+    if parts is None or parts.scheme not in {"http", "https"} or parts.fragment or parts.username:
         raise Wrong(
             f"must be an http or https URL, got {shown(text)}", "write http://127.0.0.1:9123/may-issue"
         )

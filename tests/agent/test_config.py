@@ -73,6 +73,7 @@ def test_the_whole_file_is_read(read, tmp_path):
     ("place", "value", "said"),
     [
         (["server"], "http://certvoy", "server: must be https://host:port"),
+        (["server"], "https://certvoy:port", "server: must be https://host:port"),
         (["server"], "https://certvoy/api", "server: must be https://host:port"),
         (["bundles"], [], "bundles: is empty"),
         (

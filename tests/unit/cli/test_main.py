@@ -142,6 +142,18 @@ def test_missing_configuration_is_an_error_of_its_own(tmp_path, capsys):
     assert "No such file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", ["pem", "pem/state"])
+def test_a_state_dir_that_cannot_be_is_said_with_what_to_do(file, place):
+    file.write_text(f"{SMALL}state_dir: {place}\n")
+    words = [sys.executable, "-m", "sds_server", "serve", "--config", str(file)]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+
+    assert 1 == ended.returncode
+    *_, said, hint = ended.stderr.splitlines()
+    assert said.startswith(f"certvoy: state_dir: cannot keep anything in {file.parent / place}: ")
+    assert hint.startswith("hint: name a directory")
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # envoy-data-plane decorates in an old way
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_shows_no_mark_of_its_layout(name, capsys):
