@@ -200,7 +200,8 @@ def proxy_state(
     if credential_until is not None:
         return (
             ProxyState.ENROLLED,
-            f"it was never seen on a stream; its credential ends at {credential_until:%FT%TZ}",
+            "it was not seen asking for a name that it may see;"
+            f" its credential ends at {credential_until:%FT%TZ}",
         )
     if invited:
         return ProxyState.INVITED, "it has not enrolled yet: `certvoy agent` does, with its token"

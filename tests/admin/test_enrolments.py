@@ -397,7 +397,8 @@ async def test_who_was_invited_is_listed_with_how_far_it_has_come(api, database,
     assert [0, 0, 1] == [len(item["deliveries"]) for item in items]
     assert [[], ["www"], []] == [[g["name"] for g in item["enrolment"]["grants"]] for item in items]
     ends = f"{made.certificate.not_valid_after_utc:%FT%TZ}"
-    assert f"it was never seen on a stream; its credential ends at {ends}" == items[0]["reason"]
+    asked = "it was not seen asking for a name that it may see"
+    assert f"{asked}; its credential ends at {ends}" == items[0]["reason"]
     assert (ends, None) == tuple(item["enrolment"]["credential_until"] for item in items[:2])
 
 
