@@ -198,11 +198,8 @@ def proxy_state(
     if seen:
         return ProxyState.SEEN, None
     if credential_until is not None:
-        return (
-            ProxyState.ENROLLED,
-            "it was not seen asking for a name that it may see;"
-            f" its credential ends at {credential_until:%FT%TZ}",
-        )
+        ends = f"its credential ends at {credential_until:%FT%TZ}"
+        return ProxyState.ENROLLED, f"it was not seen asking for a name that it may see; {ends}"
     if invited:
         return ProxyState.INVITED, "it has not enrolled yet: `certvoy agent` does, with its token"
     return ProxyState.REGISTERED, None
