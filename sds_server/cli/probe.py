@@ -7,7 +7,7 @@ import click
 
 from sds_server.cli.api import Api, Json, asks
 from sds_server.cli.output import json_option, print_json, short, table
-from sds_server.targets.places import at_each
+from sds_server.targets.places import found
 from sds_server.targets.probe import ProbeFailed, served_fingerprint, split
 
 FAILED: Final = 1
@@ -59,15 +59,17 @@ def _endpoint(api: Api, address: str, server_name: str) -> list[Json]:
     """Handshake from here with each place that it leads to, and ask the inventory whose leaf each shows."""
     item: Json = {"target": address, "probe": address, "server_name": server_name, "fingerprint": None}
     try:
-        leaves = asyncio.run(at_each(address, lambda place: served_fingerprint(place, server_name)))
+        looks = asyncio.run(found(address, lambda place: served_fingerprint(place, server_name)))
     except ProbeFailed as e:
-        return [item | {"verdict": "unreachable", "reason": str(e)}]
-    if len({*leaves.values()}) == 1:
-        return [_judged(api, item, next(iter(leaves.values())))]
-    return [_judged(api, item | {"target": place}, fingerprint) for place, fingerprint in leaves.items()]
+        looks = {address: e}
+    if len({str(look) for look in looks.values()}) == 1:
+        looks = {address: next(iter(looks.values()))}
+    return [_judged(api, item | {"target": place}, look) for place, look in looks.items()]
 
 
-def _judged(api: Api, item: Json, fingerprint: str) -> Json:
+def _judged(api: Api, item: Json, fingerprint: str | ProbeFailed) -> Json:
+    if isinstance(fingerprint, ProbeFailed):
+        return item | {"verdict": "unreachable", "reason": str(fingerprint)}
     known = list(api.pages("v1", "certificates", fingerprint=fingerprint))
     item |= {"fingerprint": fingerprint}
     if not known:

@@ -421,8 +421,10 @@ async def test_each_place_that_an_address_leads_to_is_a_line(run, issuances, tmp
             differ = await run("probe", f"pool.test:{port}", "--server-name", "www.example.test")
             second.serve(pair)
             same = await run("probe", f"pool.test:{port}", "--server-name", "www.example.test")
+        one = await run("probe", f"pool.test:{port}", "--server-name", "www.example.test")
 
-    assert (1, 0) == (differ[0], same[0])
+    assert (1, 0, 1) == (differ[0], same[0], one[0])
+    assert ["OK", "UNREACHABLE"] == [line.split()[4] for line in one[1].splitlines()[1:]]
     assert [[f"127.0.0.1:{port}", "OK"], [f"127.0.0.2:{port}", "FOREIGN"]] == [
         [line.split()[2], line.split()[4]] for line in differ[1].splitlines()[1:]
     ]
