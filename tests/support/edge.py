@@ -5,7 +5,7 @@ import hashlib
 import json
 import signal
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class Edge:
     """Start, stop and look at it.
 
     ``node_id``: what it calls itself, if not by its name. ``refuses``: its listeners want OCSP staples, so
-    that it refuses every certificate.
+    that it refuses every certificate. ``host``: where they listen; ``ports``: those of an Edge elsewhere.
     """
 
     def __init__(
@@ -40,12 +40,15 @@ class Edge:
         *,
         node_id: str | None = None,
         refuses: bool = False,
+        host: str = HOST,
+        ports: Mapping[str, int] | None = None,
     ) -> None:
         certificate, key = plane.clients.issue(uris=[IDENTITY]).write(directory, name)
         self._directory = directory
         self.name = name
         self._running: envoy.Envoy | None = None
-        self.ports = {secret: free_port() for secret in secrets}
+        self.host = host
+        self.ports = ports or {secret: free_port() for secret in secrets}
         self._bootstrap = bootstrap(
             node_id=node_id or name,
             cluster="edge",
@@ -59,7 +62,9 @@ class Edge:
                 private_key=key,
             ),
             # The same ports after a restart, as in the world.
-            listeners=[TlsListener(secret, secret, port=port) for secret, port in self.ports.items()],
+            listeners=[
+                TlsListener(secret, secret, port=port, host=host) for secret, port in self.ports.items()
+            ],
         )
         if refuses:
             self._bootstrap = _wanting_staples(self._bootstrap)
@@ -75,6 +80,10 @@ class Edge:
         assert self._running is not None
         self._running.child.send_signal(signal.SIGSTOP)
 
+    def thaw(self) -> None:
+        if self._running is not None:
+            self._running.child.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         assert self._running is not None
         self._running.child.kill()
@@ -86,7 +95,7 @@ class Edge:
         try:
             async with asyncio.timeout(10):
                 _, writer = await asyncio.open_connection(
-                    HOST, self.ports[secret], ssl=context, server_hostname=f"{secret}.example.test"
+                    self.host, self.ports[secret], ssl=context, server_hostname=f"{secret}.example.test"
                 )
         except OSError:
             return None
