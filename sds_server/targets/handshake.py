@@ -30,9 +30,12 @@ HANDSHAKE_MAX: Final = 256 * 1024
 
 _ALERT, _HANDSHAKE, _APPLICATION, _CHANGE_CIPHER_SPEC = 21, 22, 23, 20
 _SERVER_HELLO, _CERTIFICATE, _CERTIFICATE_REQUEST, _CERTIFICATE_VERIFY, _FINISHED = 2, 11, 13, 15, 20
-_X25519, _P256, _P384 = 0x001D, 0x0017, 0x0018
+_X25519: Final = 0x001D
 _PROTOCOL_VERSION: Final = 70
 _HEADER: Final = 4  # of a handshake message: type and length
+
+_CURVES: Final[Mapping[int, ec.EllipticCurve]] = {0x0017: ec.SECP256R1(), 0x0018: ec.SECP384R1()}
+"""Of key shares besides X25519's; some listeners take P-384 alone, and would ask for it in another round."""
 
 RETRY: Final = hashlib.sha256(b"HelloRetryRequest").digest()
 """The random of a ServerHello that is a HelloRetryRequest (RFC 8446 section 4.1.3)."""
@@ -149,7 +152,7 @@ class _Client:
 
     def __init__(self, server_name: str, kinds: Collection[KeyKind]) -> None:
         self._x25519 = x25519.X25519PrivateKey.generate()
-        self._p256 = ec.generate_private_key(ec.SECP256R1())
+        self._ec = {number: ec.generate_private_key(curve) for number, curve in _CURVES.items()}
         self._schemes = [scheme for kind in KeyKind if kind in kinds for scheme in SCHEMES[kind]]
         message = self._client_hello(server_name)
         self.hello = struct.pack("!BHH", _HANDSHAKE, 0x0301, len(message)) + message
@@ -173,10 +176,12 @@ class _Client:
 
     def _client_hello(self, server_name: str) -> bytes:
         x_public = self._x25519.public_key().public_bytes_raw()
-        p_public = self._p256.public_key().public_bytes(
-            serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
-        )
-        shares = struct.pack("!HH", _X25519, 32) + x_public + struct.pack("!HH", _P256, 65) + p_public
+        shares = struct.pack("!HH", _X25519, 32) + x_public
+        for number, key in self._ec.items():
+            point = key.public_key().public_bytes(
+                serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
+            )
+            shares += struct.pack("!HH", number, len(point)) + point
         extensions = b"".join(
             struct.pack("!HH", number, len(body)) + body
             for number, body in (
@@ -187,10 +192,7 @@ class _Client:
                     else [(0, _sized(2, b"\0" + _sized(2, server_name.encode("idna"))))]
                 ),
                 (5, b"\x01\0\0\0\0"),  # status_request: ocsp, no responders, no extensions
-                (
-                    10,
-                    _sized(2, _numbers((_X25519, _P256, _P384))),
-                ),  # the last without a share: for its leaves
+                (10, _sized(2, _numbers((_X25519, *_CURVES)))),
                 (13, _sized(2, _numbers(self._schemes))),
                 (50, _sized(2, _numbers(_ANY_CHAIN))),
                 (43, b"\x02\x03\x04"),
@@ -254,7 +256,7 @@ class _Client:
 
     def _server_hello(self, body: bytes) -> None:
         if body[2:34] == RETRY:
-            raise HandshakeFailed("it wants a key exchange by neither X25519 nor P-256")
+            raise HandshakeFailed("it wants a key exchange by none of X25519, P-256 and P-384")
         at = 35 + body[34]
         (number,) = struct.unpack_from("!H", body, at)
         extensions = _extensions(body[at + 3 :])
@@ -268,8 +270,8 @@ class _Client:
         if group == _X25519:
             shared = self._x25519.exchange(x25519.X25519PublicKey.from_public_bytes(share))
         else:
-            theirs = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), share)
-            shared = self._p256.exchange(ec.ECDH(), theirs)
+            theirs = ec.EllipticCurvePublicKey.from_encoded_point(_CURVES[group], share)
+            shared = self._ec[group].exchange(ec.ECDH(), theirs)
         zeros = bytes(hashlib.new(suite.hash).digest_size)
         empty = hashlib.new(suite.hash).digest()
         early = hmac.digest(zeros, zeros, suite.hash)
