@@ -409,3 +409,8 @@ class Target:
     admin: str | None = None
     vouched: bool = False
     push: str | None = None
+
+    @property
+    def looked_at(self) -> tuple[str | None, str | None]:
+        """Where: a look says nothing of another address."""
+        return self.probe, self.admin

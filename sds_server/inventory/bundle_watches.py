@@ -68,6 +68,8 @@ async def settle(
         now = await of(tx, [{"target_id": key[0], "secret": key[1]}])
         if not now or now[0].generation != watch.generation:
             return Seen.OVER
+        if now[0].target.looked_at != watch.target.looked_at:
+            return Seen.OVER
         watch = now[0]
         seen = meaning(watch, stated)
         match seen:

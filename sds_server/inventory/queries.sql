@@ -1615,6 +1615,11 @@ UPDATE delivery d SET proved = $4, proved_by = u.proved_by, proved_at = certvoy_
        stale_since = NULL, updated_at = certvoy_now()
   FROM unproved u WHERE d.target_id = u.target_id AND d.secret = $1 RETURNING d.target_id, d.proved_by;
 
+-- name: moved
+-- Of these Targets those that are to be looked at elsewhere by now than at $2 and $3.
+SELECT t.id FROM target t JOIN unnest($1::bigint[], $2::text[], $3::text[]) AS w (id, probe, admin) ON w.id = t.id
+ WHERE (t.probe, t.admin) IS DISTINCT FROM (w.probe, w.admin);
+
 -- name: take_proof_back
 -- An agent whose word was the proof says itself that its program does not serve it.
 UPDATE delivery SET proved = NULL WHERE target_id = $1 AND secret = $2 AND proved = $3;

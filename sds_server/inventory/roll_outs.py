@@ -5,7 +5,7 @@ on what the transaction itself reads: a Target that came meanwhile counts.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
@@ -164,6 +164,8 @@ async def _decide(row: Row, roll_out: RollOut, *, known: bool) -> Decision:
 async def _write(tx: Transaction, roll_out: RollOut, looks: Sequence[Look], *, actor: str) -> None:
     """Write what was seen, in the order in which `deliveries.write` locks the same rows."""
     secret, generation = roll_out.secret, roll_out.generation
+    moved = await _moved(tx, roll_out, looks)
+    looks = [look for look in looks if look.target not in moved]
     unproved = [look for look in looks if look.by is None]
     if unproved:
         await tx.rows(
@@ -195,6 +197,21 @@ async def _write(tx: Transaction, roll_out: RollOut, looks: Sequence[Look], *, a
                 **contents[secret, generation].detail,
             },
         )
+
+
+async def _moved(tx: Transaction, roll_out: RollOut, looks: Sequence[Look]) -> Collection[TargetId]:
+    """Return whose address was changed during the look: it says nothing of the one that they have now."""
+    if not looks:
+        return ()
+    seen = {look.target for look in looks}
+    at = [item.target for item in roll_out.live if item.target.id in seen]
+    rows = await tx.rows(
+        "moved",
+        [target.id for target in at],
+        [target.probe for target in at],
+        [target.admin for target in at],
+    )
+    return {TargetId(row["id"]) for row in rows}
 
 
 async def _thaw(tx: Transaction, row: dict[str, Any], *, actor: str) -> None:

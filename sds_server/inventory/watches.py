@@ -81,6 +81,8 @@ async def settle(database: Database, watch: Watch, look: Look, *, actor: str) ->
         now = await _watched(tx, [{"target_id": key[0], "secret": key[1]}])
         if not now or now[0].cert_id != watch.cert_id:
             return Seen.OVER
+        if now[0].target.looked_at != watch.target.looked_at:
+            return Seen.OVER
         watch = now[0]
         seen = _meaning(watch, look)
         match seen:

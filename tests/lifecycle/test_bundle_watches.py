@@ -5,11 +5,12 @@ from datetime import timedelta
 import pytest
 
 from sds_server.errors import Conflict
-from sds_server.inventory import targets
+from sds_server.inventory import bundle_watches, targets
 from sds_server.inventory.watches import Seen
 from sds_server.lifecycle.watcher import Watcher
 from sds_server.model import Identity
 from sds_server.payloads.trust import fingerprint_of
+from sds_server.targets.verdict import Stated
 from tests.support.databases import turn_clock
 from tests.support.payloads import EDGE, NAME, NEW, OLD, Plane, sent
 
@@ -111,6 +112,18 @@ async def test_an_envoy_that_does_not_answer_loses_nothing(plane, sql):
     await turn_clock(sql, timedelta(minutes=10))
 
     assert [Seen.UNKNOWN] == await plane.watched()
+    assert 2 == (await plane.delivery()).proved
+
+
+async def test_what_was_stated_at_an_address_says_nothing_of_another(plane, sql):
+    """It was changed during the look."""
+    target = (await plane.delivery()).target.id
+    async with plane.database.transaction() as tx:
+        (before,) = await bundle_watches.of(tx, [{"target_id": target, "secret": NAME}])
+    await sql.execute("UPDATE target SET admin = '127.0.0.1:1'")
+    seen = await bundle_watches.settle(plane.database, before, Stated.MISSING, error=None, actor="r")
+
+    assert Seen.OVER is seen
     assert 2 == (await plane.delivery()).proved
 
 

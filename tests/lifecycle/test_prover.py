@@ -8,10 +8,11 @@ import pytest
 from sds_server.errors import Unavailable
 from sds_server.inventory import deliveries, progress, roll_outs, rotations, targets
 from sds_server.inventory.deliveries import News
+from sds_server.inventory.voices import Look
 from sds_server.lifecycle import prover as provers
 from sds_server.lifecycle.looks import NO_ADDRESS
 from sds_server.lifecycle.prover import SOON_S, Prover
-from sds_server.model import Identity, Outcome, Reason
+from sds_server.model import Identity, Outcome, ProvedBy, Reason
 from sds_server.programs.child import free_port
 from tests.support.clocks import HastyClock
 from tests.support.fakes import CuttableDatabase, Listener, pair_of
@@ -332,3 +333,17 @@ async def test_cut_off_from_the_database_it_says_so_and_goes_on_when_it_is_back(
     await prover.step()
 
     assert Outcome.COMPLETED == await outcome(database)
+
+
+async def test_what_was_seen_at_an_address_proves_nothing_at_another(issuances, database):
+    """It was changed during the look."""
+    declared = await issuances.declare()
+    await register(database, "edge-1", "127.0.0.1:1")
+    await issuances.issue(declared)
+    roll_out = await roll_outs.get(database, "www")
+    await register(database, "edge-1", "127.0.0.1:2")
+    looks = [Look(item.target.id, by=ProvedBy.HANDSHAKE) for item in roll_out.live]
+    await roll_outs.settle(database, roll_out, looks, known=True, actor="r")
+
+    assert {"edge-1": (None, None)} == await told(database)
+    assert await outcome(database) is None

@@ -5,12 +5,13 @@ from datetime import timedelta
 import pytest
 from structlog.testing import capture_logs
 
-from sds_server.inventory import deliveries, offers, targets
+from sds_server.inventory import deliveries, offers, targets, watches
 from sds_server.inventory.deliveries import News
+from sds_server.inventory.voices import Look
 from sds_server.inventory.watches import Seen, asked_for
 from sds_server.lifecycle.prover import Prover
 from sds_server.lifecycle.watcher import Watcher
-from sds_server.model import Identity, Peer
+from sds_server.model import Identity, Peer, ProvedBy
 from sds_server.programs.child import free_port
 from tests.support.clocks import HastyClock
 from tests.support.databases import turn_clock
@@ -289,3 +290,16 @@ async def test_a_name_that_its_secret_has_no_more_is_not_looked_for(watch):
 )
 def test_who_is_asked_for(wanted, names, asked):
     assert asked == asked_for(wanted, names)
+
+
+async def test_what_was_seen_at_an_address_says_nothing_of_another(watch, sql):
+    """It was changed during the look."""
+    await watch.prove()
+    watch.serve_another()
+    await watch.look(LATER)
+    (before,) = await watches.unproved(watch.database, "www", limit=1)
+    await sql.execute("UPDATE target SET probe = '127.0.0.1:1'")
+    look = Look(before.target.id, by=ProvedBy.HANDSHAKE)
+
+    assert Seen.OVER is await watches.settle(watch.database, before, look, actor="r")
+    assert (await watch.live()).proved is None
