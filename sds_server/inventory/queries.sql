@@ -1727,7 +1727,7 @@ RETURNING d.target_id, d.secret;
 
 -- name: watched
 -- Those of these that can be looked at: they count, have an address, and are not the prover's, who looks at those that a
--- roll-out has not proved yet. Of names on demand only with a living stream: a handshake for one that its Envoy has let go would
+-- roll-out has not proved yet; who waits for the canaries should serve the one before. Of names on demand only with a living stream: a handshake for one that its Envoy has let go would
 -- have it asked for again, for ever.
 SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, certvoy_now() - d.salted_at AS salted_for,
        coalesce(d.instances, 1) AS instances, d.agreed,
@@ -1740,17 +1740,20 @@ SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, c
   JOIN secret s ON s.name = d.secret AND s.deleted_at IS NULL
   LEFT JOIN on_demand_name o ON o.secret = d.secret
  CROSS JOIN LATERAL (
-        SELECT id, domain, san_domains, generation, fingerprint, serial_number FROM certificate
+        SELECT id FROM certificate
          WHERE secret = d.secret AND status NOT IN ('replaced', 'rejected', 'revoked')
-         ORDER BY generation DESC LIMIT 1) c
+         ORDER BY generation DESC LIMIT 1) n
+  LEFT JOIN certrotation r ON r.secret = d.secret AND r.completed_at IS NULL AND r.new_cert_id IS NOT NULL
+  LEFT JOIN certificate p ON p.id = r.cert_id AND r.stage = 'canary' AND servable(p)
+        AND NOT EXISTS (SELECT FROM canary WHERE rotation_id = r.id AND target_id = d.target_id)
+  JOIN certificate c ON c.id = coalesce(p.id, n.id)
   LEFT JOIN LATERAL (
         SELECT generation, fingerprint, serial_number FROM certificate
          WHERE secret = d.secret AND generation < c.generation ORDER BY generation DESC LIMIT 1) b ON true
  WHERE (d.target_id, d.secret) IN (SELECT * FROM unnest($1::bigint[], $2::text[]))
    AND (d.registered OR d.seen_until > certvoy_now()) AND coalesce(t.probe, t.admin) IS NOT NULL
    AND (o.secret IS NULL OR d.registered OR d.replica IS NOT NULL)
-   AND (d.proved = c.generation OR NOT EXISTS (
-        SELECT FROM certrotation r WHERE r.secret = d.secret AND r.completed_at IS NULL AND r.new_cert_id IS NOT NULL));
+   AND (d.proved = c.generation OR r.id IS NULL OR p.id IS NOT NULL);
 
 -- name: watched_bundles
 -- Those of these that are a trust bundle's, have an admin interface to ask and count, once its roll-out is over; what it should have

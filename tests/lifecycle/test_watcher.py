@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from structlog.testing import capture_logs
 
-from sds_server.inventory import deliveries, offers, targets, watches
+from sds_server.inventory import certificates, deliveries, offers, targets, watches
 from sds_server.inventory.deliveries import News
 from sds_server.inventory.voices import Look
 from sds_server.inventory.watches import Seen, asked_for
@@ -16,6 +16,7 @@ from sds_server.programs.child import free_port
 from tests.support.clocks import HastyClock
 from tests.support.databases import turn_clock
 from tests.support.fakes import Listener, pair_of
+from tests.support.roll_outs import rolling_out
 
 EVERY = timedelta(minutes=5)
 LATER = EVERY * 2
@@ -303,3 +304,23 @@ async def test_what_was_seen_at_an_address_says_nothing_of_another(watch, sql):
 
     assert Seen.OVER is await watches.settle(watch.database, before, look, actor="r")
     assert (await watch.live()).proved is None
+
+
+async def test_who_waits_for_the_canaries_should_serve_the_one_before_and_is_looked_at(
+    issuances, sql, tmp_path
+):
+    """A roll-out may stand at its canaries for weeks, where somebody has frozen it."""
+    _canaries, (waiting,) = await rolling_out(issuances, "edge-1", "edge-2")
+    before = await sql.fetchval("SELECT id FROM certificate WHERE generation = 1")
+    issuance = await certificates.get(issuances.database, before)
+    pair = await pair_of(issuances, issuance.certificate)
+    async with Listener(tmp_path) as listener:
+        watch = Watch(issuances, sql, listener)
+        await sql.execute("UPDATE target SET probe = $1 WHERE name = $2", listener.address, waiting)
+        watch.serve_another()
+        await watch.look(LATER)
+        listener.serve(pair)
+        await watch.look(LATER)
+        await watch.look(LATER)
+
+    assert [Seen.STALE, Seen.HEALED, Seen.WELL] == watch.seen
