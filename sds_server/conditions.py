@@ -154,7 +154,7 @@ def delivery_state(
     if (proved or 0) >= current or (waits and by_word and accepted == current):
         if waits:
             return DeliveryState.WAITING, f"it serves generation {current} until the canaries are proved"
-        return DeliveryState.PROVED, None
+        return DeliveryState.PROVED, None if probe_error is None else f"not seen since: {probe_error}"
     newest = max(sent or 0, accepted or 0, proved or 0)
     if instances > 1 and (agreed or 0) < current:
         divided = f"{shared(instances, node_id)}; not all of them have accepted generation {current}"

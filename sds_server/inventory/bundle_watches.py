@@ -33,6 +33,9 @@ class BundleWatch:
     salted_for: timedelta | None
     unchanged_for: timedelta
     stale_since: datetime | None
+    error: str | None
+    """Why it could not be seen the last time."""
+
     divided: bool
 
 
@@ -77,6 +80,8 @@ async def settle(
                 await _prove(tx, watch, seen, actor=actor)
             case Seen.STALE | Seen.STILL_STALE:
                 await _mark(tx, watch, seen, _words(watch, stated), actor=actor)
+            case Seen.WELL if watch.error is not None:
+                await tx.rows("note_looks", watch.secret, [watch.target.id], [None], [None])
             case Seen.UNKNOWN if error is not None:
                 await tx.rows("note_looks", watch.secret, [watch.target.id], [error], [None])
         if seen in {Seen.STALE, Seen.STILL_STALE}:
@@ -153,5 +158,6 @@ def _watch(row: Row) -> BundleWatch:
         salted_for=row["salted_for"],
         unchanged_for=row["unchanged_for"],
         stale_since=row["stale_since"],
+        error=row["probe_error"],
         divided=row["instances"] > 1 and (row["agreed"] or 0) < row["generation"],
     )

@@ -1640,6 +1640,12 @@ UPDATE delivery SET proved = NULL, look_at = certvoy_now() + interval '5 seconds
  WHERE secret = $1 AND (proved = $2 OR push_generation = $2
                         OR (sent = $2 OR accepted = $2) AND (refused IS DISTINCT FROM $2 OR instances > 1));
 
+-- name: forget_looks
+-- Why Targets were not proved to serve what was taken back says nothing of the one before.
+UPDATE delivery SET probe_error = NULL
+ WHERE secret = $1 AND target_id IN (
+        SELECT target_id FROM delivery WHERE secret = $1 AND probe_error IS NOT NULL ORDER BY target_id FOR NO KEY UPDATE);
+
 -- name: offer_again
 -- As other bytes, so that the proxy judges them anew.
 UPDATE delivery SET salt = salt + 1, salted_at = certvoy_now() WHERE target_id = $1 AND secret = $2 AND salt = $3
@@ -1730,7 +1736,7 @@ RETURNING d.target_id, d.secret;
 -- roll-out has not proved yet; who waits for the canaries should serve the one before. Of names on demand only with a living stream: a handshake for one that its Envoy has let go would
 -- have it asked for again, for ever.
 SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, certvoy_now() - d.salted_at AS salted_for,
-       coalesce(d.instances, 1) AS instances, d.agreed,
+       d.probe_error, coalesce(d.instances, 1) AS instances, d.agreed,
        certvoy_now() - d.updated_at AS unchanged_for, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched,
        t.push, s.domains, o.secret IS NOT NULL AS on_demand, c.id AS cert_id, c.domain, c.san_domains,
        c.generation, c.fingerprint, c.serial_number,
@@ -1759,7 +1765,7 @@ SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, c
 -- Those of these that are a trust bundle's, have an admin interface to ask and count, once its roll-out is over; what it should have
 -- loaded, and what it had before.
 SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, certvoy_now() - d.salted_at AS salted_for,
-       coalesce(d.instances, 1) AS instances, d.agreed, certvoy_now() - d.updated_at AS unchanged_for,
+       d.probe_error, coalesce(d.instances, 1) AS instances, d.agreed, certvoy_now() - d.updated_at AS unchanged_for,
        t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push,
        p.generation, p.content, b.generation AS before, b.content AS before_content
   FROM delivery d

@@ -359,6 +359,7 @@ async def take_back(
     await tx.rows("forget_canaries", row["id"])
     await tx.rows("offer_plainly", secret)
     await tx.rows("forget_proofs", secret, row["generation"])
+    await tx.rows("forget_looks", secret)
     crashpoint("certificate.rejecting")
     await audit.append(
         tx,

@@ -53,6 +53,9 @@ class Watch:
     salted_for: timedelta | None
     unchanged_for: timedelta
     stale_since: datetime | None
+    error: str | None
+    """Why it could not be seen the last time."""
+
     divided: bool
     """One of its instances has not accepted it: a look at any of them proves nothing."""
 
@@ -90,6 +93,8 @@ async def settle(database: Database, watch: Watch, look: Look, *, actor: str) ->
                 await _prove(tx, watch, look, seen, actor=actor)
             case Seen.STALE | Seen.STILL_STALE:
                 await _mark(tx, watch, look, seen, actor=actor)
+            case Seen.WELL if watch.error is not None:
+                await tx.rows("note_looks", watch.secret, [watch.target.id], [None], [None])
             case Seen.UNKNOWN:
                 await tx.rows("note_looks", watch.secret, [watch.target.id], [look.error], [look.served])
                 if watch.refused == watch.wanted.generation:
@@ -192,6 +197,7 @@ def _watch(row: Row) -> Watch:
         salted_for=row["salted_for"],
         unchanged_for=row["unchanged_for"],
         stale_since=row["stale_since"],
+        error=row["probe_error"],
         divided=row["instances"] > 1 and (row["agreed"] or 0) < row["generation"],
     )
 

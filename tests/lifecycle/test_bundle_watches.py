@@ -107,12 +107,20 @@ async def test_a_context_that_has_no_bundle_any_more_is_stale_and_one_that_had_n
     assert [Seen.UNKNOWN] == await plane.watched(), "its word alone may be about a context that is not there"
 
 
-async def test_an_envoy_that_does_not_answer_loses_nothing(plane, sql):
+async def test_an_envoy_that_does_not_answer_loses_nothing_and_is_named_until_it_does(plane, sql):
+    answers_at = (await plane.delivery()).target.admin
     await sql.execute("UPDATE target SET admin = '127.0.0.1:1'")
     await turn_clock(sql, timedelta(minutes=10))
 
     assert [Seen.UNKNOWN] == await plane.watched()
     assert 2 == (await plane.delivery()).proved
+    assert "127.0.0.1:1" in (await plane.delivery()).probe_error
+
+    await sql.execute("UPDATE target SET admin = $1", answers_at)
+    await turn_clock(sql, timedelta(minutes=20))
+
+    assert [Seen.WELL] == await plane.watched()
+    assert (await plane.delivery()).probe_error is None
 
 
 async def test_what_was_stated_at_an_address_says_nothing_of_another(plane, sql):

@@ -256,6 +256,18 @@ async def test_who_accepts_and_serves_the_one_before_is_offered_other_bytes_and_
     assert (Action.ROLL_BACK, "targets-refused") == await fleet.shows_the_one_before("edge-1")
 
 
+async def test_why_it_was_not_proved_is_forgotten_with_what_is_taken_back(fleet):
+    """Else who serves the one before, as it should, would be said not to be seen."""
+    fleet = await fleet("edge-1")
+    await fleet.settle(Look(await fleet.id("edge-1"), error="Connection refused"))
+    await fleet.refuses("edge-1")
+    taken_back = await fleet.settle()
+    (live,) = await targets.live_set(fleet.database, "www")
+
+    assert Action.ROLL_BACK is taken_back[0]
+    assert (1, None) == (live.proved, live.probe_error)
+
+
 async def test_an_unreachable_probe_never_takes_anything_back(fleet):
     fleet = await fleet("edge-1", "edge-2")
     for name in ("edge-1", "edge-2"):

@@ -133,6 +133,10 @@ TWINS = "2 proxies call themselves edge-1: give each its own node.id"
         ),
         ({"accepted": 1, "agreed": 1, "probe_error": "no answer"}, (DeliveryState.ACCEPTED, "no answer")),
         ({"proved": 1, "agreed": 1}, (DeliveryState.PROVED, None)),
+        (
+            {"proved": 1, "agreed": 1, "probe_error": "no answer"},
+            (DeliveryState.PROVED, "not seen since: no answer"),
+        ),
     ],
 )
 def test_proxies_that_call_themselves_alike_are_named_while_one_has_not_accepted(marks, found):

@@ -1,6 +1,6 @@
-"""`certvoy why` of the next renewal: when it is, and why then."""
+"""`certvoy why` of the next renewal, when it is and why then; and of a target that is not seen."""
 
-from sds_server.cli.why import Branch, _certificate
+from sds_server.cli.why import Branch, _certificate, _target
 from sds_server.conditions import renewal_said
 
 CERTIFICATE = {
@@ -52,3 +52,11 @@ def test_what_is_uploaded_is_renewed_by_a_person():
 
     assert "another pair is wanted at 2026-11-24T08:00:00Z" in text
     assert "renewed then" not in text
+
+
+def test_a_target_that_was_proved_and_is_not_seen_since_is_told():
+    root = Branch("www")
+    delivery = {"target": "edge-1", "sent": 3, "accepted": 3, "refused": None, "proved": 3, "instances": 1}
+    _target(root, delivery | {"state": "proved", "reason": "not seen since: 10.0.0.1:443: refused"})
+
+    assert "not seen since: 10.0.0.1:443: refused" in "\n".join(root.lines())
