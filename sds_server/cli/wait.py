@@ -17,8 +17,11 @@ ASK_S: Final = 20
 
 PAUSE_S: Final = 0.5
 
-_DURATION: Final = re.compile(r"(\d+)(ms|s|m|h)")
-_UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+LONGEST_S: Final = 100 * 365 * 86_400
+"""As in the configuration: dates so far away have names still."""
+
+_DURATION: Final = re.compile(r"(\d{1,12})(ms|s|m|h|d)")
+_UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 ROLLED_BACK: Final = "rotation.rolled_back"
@@ -34,7 +37,7 @@ class NotDone(CertvoyError):
 
 
 class Duration(click.ParamType[timedelta]):
-    """A length of time such as 90s or 5m."""
+    """A length of time such as 90s, 5m or 10d."""
 
     name = "duration"
 
@@ -43,9 +46,10 @@ class Duration(click.ParamType[timedelta]):
         if isinstance(value, timedelta):
             return value
         found = _DURATION.fullmatch(value)
-        if found is None:
-            self.fail(f"{value!r} is no duration: write 90s or 5m", param, ctx)
-        return timedelta(seconds=int(found[1]) * _UNITS[found[2]])
+        seconds = 0 if found is None else int(found[1]) * _UNITS[found[2]]
+        if found is None or seconds > LONGEST_S:
+            self.fail(f"{value!r} is no duration: write 90s, 5m or 10d", param, ctx)
+        return timedelta(seconds=seconds)
 
 
 wait_option = click.option("--wait", is_flag=True, help="Wait until each target is proved to serve it.")

@@ -367,6 +367,19 @@ async def test_a_token_is_printed_alone_and_works_until_it_is_revoked(run):
     assert (0, 3) == (revoked[0], again[0])
 
 
+@pytest.mark.parametrize("age", ["1d", "24h", "1440m", "86400s"])
+async def test_a_length_of_time_is_written_as_in_the_configuration(run, age):
+    assert 0 == (await run("audit", "ls", "--since", age))[0]
+
+
+@pytest.mark.parametrize("age", ["24", "1y", "-1d", "36501d", "9" * 13 + "ms"])
+async def test_what_is_no_length_of_time_says_how_to_write_one(run, age):
+    code, _, told = await run("audit", "ls", f"--since={age}")
+
+    assert 2 == code
+    assert f"'{age}' is no duration: write 90s, 5m or 10d" in told
+
+
 async def test_what_was_done_is_listed(run, issuances):
     await issuances.declare()
     _, shown, _ = await run("audit", "ls", "--subject", "www", "--action", "secret.created")
