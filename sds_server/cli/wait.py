@@ -58,8 +58,8 @@ timeout_option = click.option(
 )
 
 
-def follow(api: Api, rotation: int, *, timeout: timedelta) -> Json:
-    """Tell each step of a rotation until it ends, and return it.
+def follow(api: Api, rotation: int, *, timeout: timedelta, steps: bool = True) -> Json:
+    """Tell each step of a rotation until it ends, and return it; ``steps``: or say nothing.
 
     Raises:
         TimedOut: it has not ended within the timeout.
@@ -83,7 +83,8 @@ def follow(api: Api, rotation: int, *, timeout: timedelta) -> Json:
             continue
         silent = False
         error = _taken_back(seen["steps"])
-        told.tell(seen, error)
+        if steps:
+            told.tell(seen, error)
         if error is not None:
             raise NotDone(f"rotation {rotation}: {error['what']}", hint=error.get("hint"))
         if seen["completed_at"] is not None:
@@ -206,14 +207,17 @@ def tell(
     """
     name = secret["name"]
     ended = None
+    over = rotation["completed_at"] is not None
     if timeout is not None:
-        ended = follow(api, rotation["id"], timeout=timeout)
+        if over:
+            note(f"{name} {nothing_to_do}: nothing to do")
+        ended = follow(api, rotation["id"], timeout=timeout, steps=not over)
         secret = api.get("v1", "secrets", name)
     if as_json:
         print_json(secret)
     elif ended is not None:
         click.echo(outcome(ended))
-    elif rotation["completed_at"] is None:
+    elif not over:
         click.echo(
             f"{name} {opened}, rotation {rotation['id']} is open; `certvoy why {name}` says how it goes"
         )

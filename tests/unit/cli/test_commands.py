@@ -244,9 +244,12 @@ async def test_a_secret_is_declared_and_repeating_it_changes_nothing(run, issuan
     await issuances.issue(await issuances.declare())
     await done(database)
     again = await run(*words)
+    waited = await run(*words, "--wait")
 
     assert (0, "www is declared, rotation 1 is open; `certvoy why www` says how it goes\n", "") == first
     assert (0, "www is as it shall be: nothing to do\n", "") == again
+    # And not the steps of another day, as if it had ordered one more.
+    assert (0, "www is as it shall be: nothing to do\n") == (waited[0], waited[2])
 
 
 async def test_what_completes_a_rotation_is_declared_and_shown(run):
