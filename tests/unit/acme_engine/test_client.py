@@ -17,6 +17,15 @@ async def test_the_directory_is_read_once_whoever_asks(ca, client):
     assert first is second
 
 
+async def test_a_directory_that_is_not_where_its_url_says_is_told_as_that(ca, client):
+    """The CA's words are about a resource; what has to be mended is a line of a configuration."""
+    ca.next("/directory", 404, problem("notFound"))
+
+    with pytest.raises(errors.Refused, match="it is notFound") as refused:
+        await client.directory()
+    assert "correct the path of the directory's URL" in refused.value.hint
+
+
 async def test_a_client_that_lives_long_reads_the_directory_again(ca, client, monkeypatch):
     old = await client.directory()
     ca.directory = {"renewalInfo": f"{ca.url}/ari"}
