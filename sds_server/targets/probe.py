@@ -10,6 +10,7 @@ type ask as well: each leaf is proved by its own type.
 import asyncio
 import errno
 import hashlib
+import os
 import ssl
 from collections.abc import AsyncIterator, Collection
 from typing import Final
@@ -37,8 +38,10 @@ class NobodyThere(ProbeFailed):
 
 def failure(address: str, words: object, error: Exception) -> ProbeFailed:
     """Return the error of an ``address`` that could not be asked."""
-    nobody = isinstance(error, OSError) and error.errno in _NOBODY
-    return (NobodyThere if nobody else ProbeFailed)(f"{address}: {words}")
+    if isinstance(error, OSError) and error.errno in _NOBODY:
+        # In asyncio's own words it is a "connect call" with a tuple, which does not say what happened.
+        return NobodyThere(f"{address}: {os.strerror(error.errno)}")
+    return ProbeFailed(f"{address}: {words}")
 
 
 async def served_fingerprint(

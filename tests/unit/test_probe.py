@@ -73,7 +73,7 @@ async def test_a_listener_that_wants_a_client_certificate_shows_its_leaf_first(c
 async def test_a_port_that_nobody_listens_on_is_said():
     address = f"127.0.0.1:{free_port()}"
 
-    with pytest.raises(ProbeFailed, match=f"^{address}: .*(refused|Connect call failed)"):
+    with pytest.raises(ProbeFailed, match=f"^{address}: Connection refused$"):
         await served_fingerprint(address, "www.example.test")
 
 
