@@ -40,6 +40,8 @@ VERSION_KEY_BYTES: Final = 32
 FIXED_WAIT: Final = timedelta(seconds=60)
 """How long is waited where nobody is asked and no time is given."""
 
+_URL_HINT: Final = "name a file that holds postgresql://user@host/database and nothing else"
+
 ROLES_HINT: Final = "`certvoy migrate` says what to run; until then this login could change the audit"
 """Where a database has not its roles."""
 
@@ -144,9 +146,10 @@ def connect_arguments_in(file: Path) -> Mapping[str, Any]:
     try:
         url = file.read_text().strip()
     except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{file} cannot be read: {e}") from e
+        said = e.strerror if isinstance(e, OSError) else "it is not text"
+        raise ConfigError(f"cannot read {file}: {said}", hint=_URL_HINT) from e
     if not url.startswith(("postgresql://", "postgres://")):
-        raise ConfigError(f"{file} holds no PostgreSQL URL", hint="write postgresql://user@host/database")
+        raise ConfigError(f"{file} holds no PostgreSQL URL", hint=_URL_HINT)
     return {"dsn": url}
 
 

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -9,6 +10,8 @@ from sds_server.cli.api import Api, asks
 from sds_server.cli.output import json_option
 from sds_server.cli.wait import tell, timeout_option, wait_option
 from sds_server.errors import CallerError
+
+PEM_HINT: Final = "name a PEM file"
 
 pem_file = click.Path(path_type=Path, dir_okay=False)
 
@@ -56,12 +59,12 @@ def read_pem(path: Path) -> str:
         CallerError: it cannot be read, or is not text.
     """
     try:
-        return read_bytes(path).decode()
+        return read_bytes(path, hint=PEM_HINT).decode()
     except ValueError:
-        raise CallerError(f"cannot read {path}: it is not text", hint="name a PEM file") from None
+        raise CallerError(f"cannot read {path}: it is not text", hint=PEM_HINT) from None
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, *, hint: str = "name a file that exists") -> bytes:
     """Return what a file holds.
 
     Raises:
@@ -70,4 +73,4 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as e:
-        raise CallerError(f"cannot read {path}: {e.strerror}", hint="name a PEM file") from None
+        raise CallerError(f"cannot read {path}: {e.strerror}", hint=hint) from None

@@ -119,6 +119,30 @@ async def test_half_a_command_says_what_is_missing(run, words):
     assert "hint: " in error or "Usage" in error
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("generic", "token", "--file", "gone"), "name a file that exists"),
+        (("tickets", "keys", "--ticket-key", "gone"), "name a file that exists"),
+        (("trust", "put", "clients", "gone"), "name a PEM file"),
+    ],
+)
+async def test_a_file_that_is_not_there_is_asked_for_as_what_it_is(run, words, hint):
+    assert (1, "", f"certvoy: cannot read gone: No such file or directory\nhint: {hint}\n") == await run(
+        *words
+    )
+
+
+@pytest.mark.parametrize("command", ["migrate", "responder --http01 127.0.0.1:0"])
+def test_a_file_for_the_databases_url_is_asked_for_as_what_it_is(command, tmp_path, capsys):
+    missing = tmp_path / "gone"
+
+    assert 2 == cli.main([*command.split(), "--database-file", str(missing)])
+    said, hint = capsys.readouterr().err.splitlines()[-2:]
+    assert f"cannot read {missing}: No such file or directory" == said
+    assert "hint: name a file that holds postgresql://user@host/database and nothing else" == hint
+
+
 async def test_a_bundle_that_goes_out_is_taken_back_by_hand(run, roots):
     await run("trust", "put", "clients", roots[0])
     first = await run("rollback", "clients")
