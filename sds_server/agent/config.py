@@ -243,7 +243,7 @@ def load(path: Path) -> AgentConfig:
         AgentConfig,
         context=context,
         sections=_SECTIONS,
-        begin="server: https://certvoy.example.com:8444",
+        begin="server: https://certvoy.example.com:8445",
     )
 
 

@@ -283,7 +283,7 @@ async def polling(plane, tmp_path):
     (grant,) = grants["grants"]
     plane.settings["grants"] = [grant | {"identity": IDENTITY}]
     http = provider["providers"]["http"]
-    http["endpoint"] = http["endpoint"].replace("certvoy.example.com:8444", plane.settings["admin"]["listen"])
+    http["endpoint"] = http["endpoint"].replace("certvoy.example.com:8445", plane.settings["admin"]["listen"])
     http["pollInterval"] = "200ms"
     mine, its_key = plane.clients.issue(uris=[IDENTITY]).write(home, "edge-1")
     http["tls"] = {"ca": str(server_ca.write(home / "ca.pem")), "cert": str(mine), "key": str(its_key)}
