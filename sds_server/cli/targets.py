@@ -7,6 +7,7 @@ import click
 from sds_server.cli.api import Api, asks
 from sds_server.cli.output import age, facts, json_option, note, print_json, table
 from sds_server.conditions import shared
+from sds_server.model import TargetKind
 
 FAILED: Final = 1
 
@@ -63,6 +64,8 @@ def add(
     target = api.put("v1", "targets", name, body=body)
     if as_json:
         print_json(target)
+    elif target["probe"] is None and target["admin"] is None and target["kind"] != TargetKind.ENVOY:
+        click.echo(f"target {name} is registered; without --probe what its agent sees is the proof")
     elif target["probe"] is None and target["admin"] is None:
         click.echo(f"target {name} is registered; without --probe nothing that it serves can be proved")
     elif target["probe"] is None:

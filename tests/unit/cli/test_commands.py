@@ -786,6 +786,16 @@ async def test_who_waits_is_told_of_the_canaries(run, issuances, database):
     assert f"of 2 targets: none has answered yet; canaries first: {canary} asked\n" in told
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("envoy", "nothing that it serves can be proved"), ("nginx", "what its agent sees is the proof")],
+)
+async def test_what_a_target_without_an_address_is_proved_by_is_said(run, issuances, kind, said):
+    added = await run("targets", "add", "web-1", "--kind", kind)
+
+    assert (0, f"target web-1 is registered; without --probe {said}\n", "") == added
+
+
 async def test_an_admin_interface_is_registered(run, issuances):
     await issuances.declare()
     added = await run("targets", "add", "edge-1", "--admin", "127.0.0.1:9901", "--secret", "www")
