@@ -50,10 +50,13 @@ class KeyKind(StrEnum):
     ED25519 = "ed25519"
 
 
+_RSA_PKCS1: Final = 0x0401
+"""Signs no handshake of TLS 1.3, yet "MAY appear" (section 4.2.3): HAProxy looks for it in who takes RSA."""
+
 SCHEMES: Final[Mapping[KeyKind, tuple[int, ...]]] = {
     KeyKind.ECDSA_P256: (0x0403,),
     KeyKind.ECDSA_P384: (0x0503,),
-    KeyKind.RSA: (0x0804, 0x0805, 0x0806),
+    KeyKind.RSA: (0x0804, 0x0805, 0x0806, _RSA_PKCS1),
     KeyKind.ED25519: (0x0807,),
 }
 """SignatureScheme of each (RFC 8446 section 4.2.3); in TLS 1.3 a scheme of ECDSA names its curve."""

@@ -8,18 +8,22 @@ import signal
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from sds_server.agent.installers import haproxy_socket
 from sds_server.agent.installers.haproxy import HAProxy, HAProxySettings
 from sds_server.agent.installers.haproxy_socket import RuntimeApi
 from sds_server.agent.installers.installer import NotRunning, Rejected
-from sds_server.targets.probe import ProbeFailed, served_fingerprint
+from sds_server.targets.probe import ProbeFailed, served_fingerprint, served_leaves
 from tests.support import debian, haproxy
 from tests.support.control_plane import until
 from tests.support.pairs import DOMAIN, Issuer, place, settings
+from tests.support.pki import authority
 from tests.support.traffic import Traffic
 
 pytestmark = pytest.mark.debian
+SITES = authority()
 
 
 @pytest.fixture
@@ -120,6 +124,17 @@ async def test_a_rotation_over_the_socket_costs_no_connection(started, issuer, p
     assert (0, 0, 0) == (traffic.failed, traffic.cut, traffic.broken), traffic.errors
     assert traffic.done > 20
     assert traffic.held > 20
+
+
+async def test_of_two_types_of_keys_each_leaf_is_seen(started, tmp_path):
+    pairs = [SITES.issue([DOMAIN]), SITES.issue([DOMAIN], key=rsa.generate_private_key(65537, 2048))]
+    for number, pair in enumerate(pairs):
+        (tmp_path / f"{number}.pem").write_bytes(pair.chain_pem + pair.key_pem)
+    proxy = await started(f"ssl crt {tmp_path}/0.pem crt {tmp_path}/1.pem")
+
+    leaves = [leaf async for leaf in served_leaves(proxy.address, DOMAIN)]
+
+    assert [pair.certificate.public_bytes(Encoding.DER) for pair in pairs] == leaves
 
 
 async def test_checked_it_is_not_served_and_leaves_no_transaction(started, issuer, pairs):
