@@ -389,7 +389,9 @@ CREATE TABLE target (
     -- Whether an operator has named its identity: then it speaks for itself, else with the voice of whom it was bound to.
     vouched    boolean NOT NULL DEFAULT false,
     -- Where an agent takes pushed bundles, https://host:port; null: it fetches them alone.
-    push       text
+    push       text,
+    -- Whether its listener wants a header of the PROXY protocol before TLS: it is behind a load balancer that sends one.
+    proxy_protocol boolean NOT NULL DEFAULT false
 );
 -- One Target a peer: the same identity and node id are the same proxy.
 CREATE UNIQUE INDEX target_peer ON target (identity, node_id) WHERE identity IS NOT NULL;

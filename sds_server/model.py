@@ -394,7 +394,8 @@ class KeyCustody:
 class Target:
     """Whatever serves a Secret.
 
-    ``probe`` is ``host:port`` of a TLS listener, ``admin`` that of Envoy's admin interface; None: not known.
+    ``probe`` is ``host:port`` of a TLS listener, which wants the PROXY protocol first where
+    ``proxy_protocol``; ``admin`` is that of Envoy's admin interface; None: not known.
     ``vouched``: an operator has named its identity, so that it speaks with a voice of its own. ``push``: the
     ``https://host:port`` at which its agent takes bundles.
     """
@@ -409,8 +410,9 @@ class Target:
     admin: str | None = None
     vouched: bool = False
     push: str | None = None
+    proxy_protocol: bool = False
 
     @property
-    def looked_at(self) -> tuple[str | None, str | None]:
-        """Where: a look says nothing of another address."""
-        return self.probe, self.admin
+    def looked_at(self) -> tuple[str | None, str | None, bool]:
+        """Where, and how: a look says nothing of another address."""
+        return self.probe, self.admin, self.proxy_protocol

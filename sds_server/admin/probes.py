@@ -18,7 +18,7 @@ from sds_server.inventory.targets import Live
 from sds_server.model import Certificate, Scope
 from sds_server.targets.certs import loaded_serials
 from sds_server.targets.places import at_each, served
-from sds_server.targets.probe import ProbeFailed, covered
+from sds_server.targets.probe import ProbeFailed, Way, covered
 from sds_server.targets.verdict import Verdict, judge
 
 AT_ONCE: Final = 64
@@ -55,6 +55,7 @@ class _Look:
 
     target: str
     probe: str | None
+    proxy_protocol: bool
     admin: str | None
     server_name: str
     wanted: Certificate
@@ -114,6 +115,7 @@ def _looks(live: Sequence[Live], current: Certificate, before: Certificate | Non
         _Look(
             target=item.target.name,
             probe=item.target.probe,
+            proxy_protocol=item.target.proxy_protocol,
             admin=item.target.admin,
             server_name=covered(domain),
             wanted=before if item.waits and before is not None else current,
@@ -129,7 +131,8 @@ async def _look(look: _Look, limit: asyncio.Semaphore) -> _Look:
     async with limit:
         try:
             if look.probe is not None:
-                seen = await served(look.probe, look.server_name, wanted=look.wanted.fingerprint)
+                way = Way(look.probe, proxy_protocol=look.proxy_protocol)
+                seen = await served(way, look.server_name, wanted=look.wanted.fingerprint)
                 return replace(look, fingerprint=seen.fingerprint, place=seen.place)
             if look.admin is not None:
                 return replace(look, loaded=await at_each(look.admin, loaded_serials))

@@ -92,6 +92,7 @@ class Target(BaseModel):
     identity: str | None
     node_id: str | None
     probe: str | None
+    proxy_protocol: bool
     admin: str | None
     push: str | None
     registered: bool
@@ -108,6 +109,7 @@ class Target(BaseModel):
             identity=target.identity,
             node_id=target.node_id,
             probe=target.probe,
+            proxy_protocol=target.proxy_protocol,
             admin=target.admin,
             push=target.push,
             registered=target.registered,

@@ -34,7 +34,8 @@ _CALL: Final = {
 """The steps of a call, in order, in words for each that went well."""
 
 _PROBE_HINTS: Final = {
-    Verdict.UNREACHABLE: "correct it: `certvoy targets add {target} --probe HOST:PORT`; is there a firewall?",
+    Verdict.UNREACHABLE: "correct it: `certvoy targets add {target} --probe HOST:PORT`, "
+    "with or without --proxy-protocol; is there a firewall?",
     Verdict.UNPROBED: "name one: `certvoy targets add {target} --probe HOST:PORT`",
 }
 

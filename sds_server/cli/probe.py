@@ -8,7 +8,7 @@ import click
 from sds_server.cli.api import Api, Json, asks
 from sds_server.cli.output import json_option, print_json, short, table
 from sds_server.targets.places import found
-from sds_server.targets.probe import ProbeFailed, served_fingerprint, split
+from sds_server.targets.probe import ProbeFailed, Way, served_fingerprint, split
 
 FAILED: Final = 1
 
@@ -16,10 +16,13 @@ FAILED: Final = 1
 @click.command()
 @click.argument("what", metavar="NAME|HOST:PORT")
 @click.option("--server-name", help="The name to ask HOST:PORT for; HOST by default.")
+@click.option("--proxy-protocol", is_flag=True, help="HOST:PORT wants the PROXY protocol before TLS.")
 @click.option("--target", help="Only this target of the secret NAME.")
 @json_option
 @asks
-def probe(what: str, *, server_name: str | None, target: str | None, as_json: bool, api: Api) -> int:
+def probe(
+    what: str, *, server_name: str | None, proxy_protocol: bool, target: str | None, as_json: bool, api: Api
+) -> int:
     r"""Handshake with each target of the secret NAME, or with HOST:PORT, and say what is served.
 
     A target without an address of its listener is asked through its Envoy's admin interface. OK, EXPIRING,
@@ -30,7 +33,11 @@ def probe(what: str, *, server_name: str | None, target: str | None, as_json: bo
     certvoy probe www
     certvoy probe edge-1.example.com:443 --server-name www.example.com
     """
-    items = _endpoint(api, what, server_name or split(what)[0]) if ":" in what else _secret(api, what, target)
+    if ":" in what:
+        way = Way(what, proxy_protocol=proxy_protocol)
+        items = _endpoint(api, way, server_name or split(what)[0])
+    else:
+        items = _secret(api, what, target)
     if as_json:
         print_json(items)
     else:
@@ -55,11 +62,12 @@ def _secret(api: Api, name: str, target: str | None) -> list[Json]:
     return found
 
 
-def _endpoint(api: Api, address: str, server_name: str) -> list[Json]:
+def _endpoint(api: Api, way: Way, server_name: str) -> list[Json]:
     """Handshake from here with each place that it leads to, and ask the inventory whose leaf each shows."""
+    address = way.address
     item: Json = {"target": address, "probe": address, "server_name": server_name, "fingerprint": None}
     try:
-        looks = asyncio.run(found(address, lambda place: served_fingerprint(place, server_name)))
+        looks = asyncio.run(found(address, lambda place: served_fingerprint(way.at(place), server_name)))
     except ProbeFailed as e:
         looks = {address: e}
     if len({str(look) for look in looks.values()}) == 1:

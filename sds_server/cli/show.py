@@ -12,15 +12,16 @@ from sds_server.cli.output import facts, json_option, moment, print_json
 from sds_server.cli.payload import payload_facts
 from sds_server.conditions import on_demand
 from sds_server.errors import CallerError
-from sds_server.targets.probe import ProbeFailed, served_leaf, split
+from sds_server.targets.probe import ProbeFailed, Way, served_leaf, split
 
 
 @click.command()
 @click.argument("what", metavar="NAME|FILE|HOST:PORT")
 @click.option("--server-name", help="The name to ask HOST:PORT for; HOST by default.")
+@click.option("--proxy-protocol", is_flag=True, help="HOST:PORT wants the PROXY protocol before TLS.")
 @json_option
 @asks
-def show(what: str, *, server_name: str | None, as_json: bool, api: Api) -> None:
+def show(what: str, *, server_name: str | None, proxy_protocol: bool, as_json: bool, api: Api) -> None:
     r"""Show the secret NAME, the certificate in a FILE, or the one that HOST:PORT serves.
 
     \b
@@ -31,7 +32,7 @@ def show(what: str, *, server_name: str | None, as_json: bool, api: Api) -> None
     if Path(what).is_file():
         described = _leaf(api, _from_file(Path(what)))
     elif ":" in what:
-        described = _leaf(api, _from_endpoint(what, server_name))
+        described = _leaf(api, _from_endpoint(Way(what, proxy_protocol=proxy_protocol), server_name))
     else:
         described = api.get("v1", "secrets", what)
     if as_json:
@@ -49,10 +50,10 @@ def _from_file(path: Path) -> x509.Certificate:
         raise CallerError(f"{path}: holds no certificate in PEM: {e}", hint="name a PEM file") from e
 
 
-def _from_endpoint(address: str, server_name: str | None) -> x509.Certificate:
-    host, _ = split(address)
+def _from_endpoint(way: Way, server_name: str | None) -> x509.Certificate:
+    host, _ = split(way.address)
     try:
-        return x509.load_der_x509_certificate(asyncio.run(served_leaf(address, server_name or host)))
+        return x509.load_der_x509_certificate(asyncio.run(served_leaf(way, server_name or host)))
     except ProbeFailed as e:
         raise CallerError(str(e), hint="is it there, and does it speak TLS?") from e
 

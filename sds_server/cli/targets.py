@@ -21,6 +21,11 @@ def targets() -> None:
 @click.argument("name")
 @click.option("--probe", metavar="HOST:PORT", help="Its TLS listener, at each address of HOST.")
 @click.option(
+    "--proxy-protocol/--no-proxy-protocol",
+    default=None,
+    help="Whether that listener wants the PROXY protocol before TLS; by default what is known, else not.",
+)
+@click.option(
     "--admin", metavar="HOST:PORT", help="Its Envoy's admin interface, asked where there is no --probe."
 )
 @click.option("--push", metavar="URL", help="Where its agent takes bundles: https://HOST:PORT.")
@@ -37,6 +42,7 @@ def add(
     name: str,
     *,
     probe: str | None,
+    proxy_protocol: bool | None,
     admin: str | None,
     push: str | None,
     no_push: bool,
@@ -54,6 +60,7 @@ def add(
     """
     body = {
         "probe": probe,
+        "proxy_protocol": proxy_protocol,
         "admin": admin,
         "push": "" if no_push else push,
         "kind": kind,
@@ -71,7 +78,8 @@ def add(
     elif target["probe"] is None:
         click.echo(f"target {name} is asked at {target['admin']}/certs")
     else:
-        click.echo(f"target {name} is probed at {target['probe']}")
+        first = ", by the PROXY protocol first" if target["proxy_protocol"] else ""
+        click.echo(f"target {name} is probed at {target['probe']}{first}")
     if target["push"] is not None and not as_json:
         click.echo(f"its bundles are pushed to {target['push']}; `certvoy targets test {name}` tries it")
 
@@ -151,6 +159,7 @@ def show(name: str, *, as_json: bool, api: Api) -> None:
             key: target[key]
             for key in ("name", "kind", "identity", "node_id", "probe", "admin", "push", "last_seen")
         }
+        | ({"proxy_protocol": "yes"} if target["proxy_protocol"] else {})
     )
     table(
         ("SECRET", "STATE", "WANTED", "SENT", "ACCEPTED", "PROVED", "AGE", "REASON"),

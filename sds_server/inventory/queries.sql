@@ -1351,19 +1351,22 @@ RETURNING name, issuer;
 
 -- name: register_target
 -- A Target that was only seen until now becomes a registered one. $7: null leaves its push address, '' takes it away. $2: null
--- leaves its kind; who is new is an Envoy, and who is pushed to is none.
--- What was proved at another address is proved no more.
+-- leaves its kind; who is new is an Envoy, and who is pushed to is none. $8: null leaves whether it wants the PROXY protocol.
+-- What was proved at another address, or in another way, is proved no more.
 WITH moved AS (
     UPDATE delivery d SET proved = NULL, look_at = certvoy_now() FROM target t
      WHERE t.name = $1 AND d.target_id = t.id
-       AND ($5 IS DISTINCT FROM t.probe AND $5 IS NOT NULL OR t.probe IS NULL AND $6 IS DISTINCT FROM t.admin AND $6 IS NOT NULL))
-INSERT INTO target (name, kind, identity, node_id, probe, admin, registered, vouched, push)
-VALUES ($1, coalesce($2, CASE WHEN $7 > '' THEN 'files' ELSE 'envoy' END), $3, $4, $5, $6, true, $3::text IS NOT NULL, nullif($7, ''))
+       AND ($5 IS DISTINCT FROM t.probe AND $5 IS NOT NULL OR t.probe IS NULL AND $6 IS DISTINCT FROM t.admin AND $6 IS NOT NULL
+            OR t.probe IS NOT NULL AND $8 <> t.proxy_protocol))
+INSERT INTO target (name, kind, identity, node_id, probe, admin, registered, vouched, push, proxy_protocol)
+VALUES ($1, coalesce($2, CASE WHEN $7 > '' THEN 'files' ELSE 'envoy' END), $3, $4, $5, $6, true, $3::text IS NOT NULL, nullif($7, ''),
+        coalesce($8::boolean, false))
 ON CONFLICT (name) DO UPDATE
    SET registered = true, vouched = target.vouched OR excluded.vouched, kind = CASE WHEN $2 IS NULL AND (target.kind <> 'envoy' OR $7 IS NULL OR $7 = '') THEN target.kind ELSE excluded.kind END,
        probe = coalesce(excluded.probe, target.probe),
        admin = coalesce(excluded.admin, target.admin), identity = coalesce(excluded.identity, target.identity),
-       node_id = coalesce(excluded.node_id, target.node_id), push = nullif(coalesce($7, target.push), '')
+       node_id = coalesce(excluded.node_id, target.node_id), push = nullif(coalesce($7, target.push), ''),
+       proxy_protocol = coalesce($8, target.proxy_protocol)
 RETURNING id, identity, push;
 
 -- name: remove_target
@@ -1371,18 +1374,18 @@ DELETE FROM target WHERE name = $1 RETURNING id;
 
 -- name: targets
 -- By name, behind $1.
-SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched, push, last_seen FROM target
+SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched, push, proxy_protocol, last_seen FROM target
  WHERE name > $1 ORDER BY name LIMIT $2;
 
 -- name: target
-SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched, push, last_seen FROM target WHERE name = $1;
+SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched, push, proxy_protocol, last_seen FROM target WHERE name = $1;
 
 -- name: target_by_id
-SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched, push FROM target WHERE id = $1;
+SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched, push, proxy_protocol FROM target WHERE id = $1;
 
 -- name: target_of_secret
 -- A Target by its name, if it is known of the Secret.
-SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push
+SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, t.proxy_protocol
   FROM target t JOIN delivery d ON d.target_id = t.id WHERE t.name = $1 AND d.secret = $2;
 
 -- name: deliveries_of
@@ -1575,7 +1578,7 @@ WITH offer AS (
     SELECT s.served_generation, NULL, CASE WHEN p.stage = 'canary' AND p.completed_at IS NULL THEN payload_before(p) END
       FROM secret s LEFT JOIN payload p ON p.secret = s.name AND p.generation = s.served_generation
      WHERE s.name = $1 AND s.kind <> 'tls_certificate')
-SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, d.sent, d.accepted, d.refused,
+SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, t.proxy_protocol, d.sent, d.accepted, d.refused,
        d.proved, d.refusal, d.probe_error, d.push_error, d.updated_at, d.proved_by, d.proved_at, d.served, d.stale_since,
        certvoy_now() - d.stale_since AS stale_for, d.salt, certvoy_now() - d.accepted_at AS accepted_for,
        certvoy_now() - d.salted_at AS salted_for, certvoy_now() - d.updated_at AS unchanged_for,
@@ -1696,7 +1699,7 @@ UPDATE delivery d
                             THEN d.push_attempts + 1 ELSE 1 END
   FROM due JOIN target t ON t.id = due.target_id
  WHERE d.target_id = due.target_id AND d.secret = due.secret
-RETURNING t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push,
+RETURNING t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, t.proxy_protocol,
           d.secret, d.push_generation, d.push_salt, d.push_attempts;
 
 -- name: push_answered
@@ -1733,12 +1736,12 @@ RETURNING d.target_id, d.secret;
 
 -- name: watched
 -- Those of these that can be looked at: they count, have an address, and are not the prover's, who looks at those that a
--- roll-out has not proved yet; who waits for the canaries should serve the one before. Of names on demand only with a living stream: a handshake for one that its Envoy has let go would
--- have it asked for again, for ever.
+-- roll-out has not proved yet; who waits for the canaries should serve the one before. Of names on demand only with a living
+-- stream: a handshake for one that its Envoy has let go would have it asked for again, for ever.
 SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, certvoy_now() - d.salted_at AS salted_for,
        d.probe_error, coalesce(d.instances, 1) AS instances, d.agreed,
        certvoy_now() - d.updated_at AS unchanged_for, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched,
-       t.push, s.domains, o.secret IS NOT NULL AS on_demand, c.id AS cert_id, c.domain, c.san_domains,
+       t.push, t.proxy_protocol, s.domains, o.secret IS NOT NULL AS on_demand, c.id AS cert_id, c.domain, c.san_domains,
        c.generation, c.fingerprint, c.serial_number,
        b.generation AS before_generation, b.fingerprint AS before_fingerprint, b.serial_number AS before_serial_number
   FROM delivery d
@@ -1766,7 +1769,7 @@ SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, c
 -- loaded, and what it had before.
 SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, certvoy_now() - d.salted_at AS salted_for,
        d.probe_error, coalesce(d.instances, 1) AS instances, d.agreed, certvoy_now() - d.updated_at AS unchanged_for,
-       t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push,
+       t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, t.proxy_protocol,
        p.generation, p.content, b.generation AS before, b.content AS before_content
   FROM delivery d
   JOIN target t ON t.id = d.target_id
@@ -2123,13 +2126,13 @@ SELECT id AS proxy_id, name AS proxy_name, identity AS proxy_identity, created_a
 -- name: proxies
 -- Envoys and whoever was invited, by name behind ($1, $2): a Target and its proxy in one row, a proxy that has none in its own.
 SELECT * FROM (
-    SELECT t.name, false AS alone, t.id, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, t.last_seen,
+    SELECT t.name, false AS alone, t.id, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, t.proxy_protocol, t.last_seen,
            p.id AS proxy_id, p.name AS proxy_name, p.identity AS proxy_identity,
            p.created_at, p.created_by, p.credential_at, p.credential_until
       FROM target t LEFT JOIN proxy p ON p.identity = t.identity OR (t.identity IS NULL AND p.name = t.name)
      WHERE t.kind = 'envoy'
      UNION ALL
-    SELECT p.name, true, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    SELECT p.name, true, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
            p.id, p.name, p.identity, p.created_at, p.created_by, p.credential_at, p.credential_until
       FROM proxy p
      WHERE NOT EXISTS (SELECT FROM target t WHERE (t.kind = 'envoy' OR t.last_seen IS NOT NULL)

@@ -96,15 +96,17 @@ async def register(
     kind: TargetKind | None = None,
     admin: str | None = None,
     push: str | None = None,
+    proxy_protocol: bool | None = None,
     reserved: str = "",
 ) -> TargetId:
     """Register a Target, or change the registered or seen one of that name.
 
     ``kind`` None leaves what is known of it; who is new is an Envoy, or, pushed to, a program with files.
     ``probe`` is ``host:port`` of its TLS listener, ``admin`` that of its Envoy's admin interface; None leaves
-    what is known of it. ``push`` is where its agent takes bundles, "" takes that away; who can be pushed to
-    has an identity that begins with ``reserved``. ``serves`` names Secrets that count it in their live set
-    from now on, seen or not; Secrets that it subscribes to count it anyway.
+    what is known of it, as of ``proxy_protocol``: whether the listener wants that before TLS. ``push`` is
+    where its agent takes bundles, "" takes that away; who can be pushed to has an identity that begins with
+    ``reserved``. ``serves`` names Secrets that count it in their live set from now on, seen or not; Secrets
+    that it subscribes to count it anyway.
 
     Raises:
         NotFound: one of the Secrets does not exist.
@@ -120,7 +122,9 @@ async def register(
         async with database.transaction() as tx:
             for secret in sorted(serves):
                 await secrets.lock(tx, secret)
-            row = await tx.row("register_target", name, kind, identity, node_id, probe, admin, push)
+            row = await tx.row(
+                "register_target", name, kind, identity, node_id, probe, admin, push, proxy_protocol
+            )
             assert row is not None  # noqa: S101 - inserted, or changed
             target = TargetId(row["id"])
             if row["push"] is not None:
@@ -137,6 +141,7 @@ async def register(
                 detail={
                     "kind": kind,
                     "probe": probe,
+                    "proxy_protocol": proxy_protocol,
                     "admin": admin,
                     "push": push,
                     "identity": identity,
@@ -280,4 +285,5 @@ def from_row(row: Row) -> Target:
         admin=row["admin"],
         vouched=row["vouched"],
         push=row["push"],
+        proxy_protocol=row["proxy_protocol"],
     )

@@ -11,7 +11,7 @@ from sds_server.model import ProvedBy, Target, TargetKind
 from sds_server.payloads.trust import serials_of
 from sds_server.targets.certs import loaded_cas, loaded_serials
 from sds_server.targets.places import all_of, found, seen_of, served
-from sds_server.targets.probe import ProbeFailed, covered
+from sds_server.targets.probe import ProbeFailed, Way, covered
 from sds_server.targets.verdict import Stated, stated
 
 NO_ADDRESS: Final = "no address to probe: `certvoy targets add NAME --probe HOST:PORT`"
@@ -30,7 +30,8 @@ Told = Callable[[str], None]
 async def look(target: Target, wanted: Wanted, *, told: Told) -> Look:
     """Look once. A handshake where there is a listener to reach, else Envoy's own statement."""
     if target.probe is not None:
-        return await _handshakes(target, target.probe, wanted, told)
+        way = Way(target.probe, proxy_protocol=target.proxy_protocol)
+        return await _handshakes(target, way, wanted, told)
     if target.admin is not None and wanted.on_demand:
         told("unprobed")
         return Look(target.id, error=UNLISTED)
@@ -55,7 +56,7 @@ async def bundle(address: str, content: str, before: str | None) -> tuple[Stated
     return Stated.NOTHING if Stated.NOTHING in said else Stated.LOADED, None
 
 
-async def _handshakes(target: Target, address: str, wanted: Wanted, told: Told) -> Look:
+async def _handshakes(target: Target, way: Way, wanted: Wanted, told: Told) -> Look:
     """Ask for each name, with a fresh session, wherever the address leads.
 
     One that fails hides no other that is shown another leaf: those are asked for as well, for a while.
@@ -66,7 +67,7 @@ async def _handshakes(target: Target, address: str, wanted: Wanted, told: Told) 
         async with asyncio.timeout(None) as limit:
             for domain in wanted.domains:
                 try:
-                    seen = await served(address, covered(domain), wanted=wanted.fingerprint, before=before)
+                    seen = await served(way, covered(domain), wanted=wanted.fingerprint, before=before)
                 except (ProbeFailed, CallerError) as e:
                     if failed is None:
                         failed = str(e)

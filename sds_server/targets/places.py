@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from sds_server.targets.probe import NobodyThere, ProbeFailed, served_fingerprint, split
+from sds_server.targets.probe import NobodyThere, ProbeFailed, Way, served_fingerprint, split
 
 PLACES_MAX: Final = 32
 """More than that are a fleet, and each of them a target of its own."""
@@ -31,7 +31,7 @@ class Served:
 
 
 async def served(
-    address: str, server_name: str, *, wanted: str | None = None, before: str | None = None
+    address: Way | str, server_name: str, *, wanted: str | None = None, before: str | None = None
 ) -> Served:
     """Return what ``address`` (``host:port``) serves for an SNI: ``wanted`` only if every place of it does.
 
@@ -41,8 +41,10 @@ async def served(
     Raises:
         ProbeFailed: at one of them no leaf was seen, and at no other another than ``wanted``.
     """
+    way = Way.of(address)
     looks = await found(
-        address, lambda place: served_fingerprint(place, server_name, wanted=wanted, before=before)
+        way.address,
+        lambda place: served_fingerprint(way.at(place), server_name, wanted=wanted, before=before),
     )
     others = {place: leaf for place, leaf in seen_of(looks).items() if leaf != wanted}
     leaves = others if others and wanted is not None else all_of(looks)

@@ -13,6 +13,8 @@ import hashlib
 import os
 import ssl
 from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Final
 
 from sds_server.errors import CallerError
@@ -24,8 +26,38 @@ MAX_PORT: Final = 65535
 BELOW_WILDCARD: Final = "certvoy-probe"
 """No server name is a wildcard (RFC 6066 section 3): a name that it covers is asked for instead."""
 
+PROXY_HEADER: Final = b"\r\n\r\n\0\r\nQUIT\n" + b"\x20\0\0\0"
+"""Version 2 of the PROXY protocol: LOCAL, UNSPEC, no addresses (haproxy's proxy-protocol.txt, section 2.2).
+
+"The connection was established on purpose by the proxy without being relayed", as health checks are.
+"""
 
 _NOBODY: Final = {errno.ECONNREFUSED, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+_HUNG_UP: Final = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The way to a TLS listener: its ``host:port``, and whether it wants the PROXY protocol before TLS.
+
+    Functions take an address alone as well: most listeners want nothing else.
+    """
+
+    address: str
+    _: KW_ONLY
+    proxy_protocol: bool = False
+
+    @classmethod
+    def of(cls, address: "Way | str") -> "Way":
+        """Return the way to an address."""
+        return address if isinstance(address, Way) else cls(address)
+
+    def at(self, place: str) -> "Way":
+        """Return the same to one of the places that the address leads to."""
+        return replace(self, address=place)
+
+    def __str__(self) -> str:
+        return self.address
 
 
 class ProbeFailed(Exception):
@@ -36,7 +68,7 @@ class NobodyThere(ProbeFailed):
     """Nobody listens there, or there is no way there from here: nobody is served anything."""
 
 
-def failure(address: str, words: object, error: Exception) -> ProbeFailed:
+def failure(address: Way | str, words: object, error: Exception) -> ProbeFailed:
     """Return the error of an ``address`` that could not be asked."""
     if isinstance(error, OSError) and error.errno in _NOBODY:
         # In asyncio's own words it is a "connect call" with a tuple, which does not say what happened.
@@ -45,7 +77,7 @@ def failure(address: str, words: object, error: Exception) -> ProbeFailed:
 
 
 async def served_fingerprint(
-    address: str, server_name: str, *, wanted: str | None = None, before: str | None = None
+    address: Way | str, server_name: str, *, wanted: str | None = None, before: str | None = None
 ) -> str:
     """Return the lower-case hex SHA-256 of the leaf that ``address`` (``host:port``) serves for an SNI.
 
@@ -67,7 +99,7 @@ async def served_fingerprint(
     return first
 
 
-async def served_leaves(address: str, server_name: str) -> AsyncIterator[bytes]:
+async def served_leaves(address: Way | str, server_name: str) -> AsyncIterator[bytes]:
     """Give the leaves (DER) that a listener serves for an SNI, first the one that an ordinary client gets.
 
     Each next one is asked for by a handshake of its own, as a client that takes no key of a type that was
@@ -90,21 +122,16 @@ async def served_leaves(address: str, server_name: str) -> AsyncIterator[bytes]:
             return  # there is none of another type
 
 
-async def served_leaf(address: str, server_name: str) -> bytes:
+async def served_leaf(address: Way | str, server_name: str) -> bytes:
     """Return the leaf (DER) that an ordinary client is shown. Errors as of `served_fingerprint`."""
     return await _leaf(address, server_name, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
 
 
-async def _of_kinds(address: str, server_name: str, kinds: Collection[KeyKind]) -> bytes:
+async def _of_kinds(address: Way | str, server_name: str, kinds: Collection[KeyKind]) -> bytes:
     """Return the leaf that is shown to a client which takes these types of keys only."""
-    host, port = split(address)
     try:
-        async with asyncio.timeout(TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(host, port)
-            try:
-                return (await handshake.shake(reader, writer, server_name, kinds)).leaf
-            finally:
-                writer.transport.abort()
+        async with asyncio.timeout(TIMEOUT_S), _connected(address) as (reader, writer):
+            return (await handshake.shake(reader, writer, server_name, kinds)).leaf
     except HandshakeFailed as e:
         if not e.only_older:
             raise ProbeFailed(f"{address}: {e}") from None
@@ -113,7 +140,7 @@ async def _of_kinds(address: str, server_name: str, kinds: Collection[KeyKind]) 
     return await _of_kinds_before_1_3(address, server_name, kinds)
 
 
-async def _of_kinds_before_1_3(address: str, server_name: str, kinds: Collection[KeyKind]) -> bytes:
+async def _of_kinds_before_1_3(address: Way | str, server_name: str, kinds: Collection[KeyKind]) -> bytes:
     """In TLS 1.2 the cipher suite says how the server signs, though not of which curve its key is."""
     shown = {_signed_by(kind) for kind in KeyKind if kind not in kinds}
     left = {_signed_by(kind) for kind in kinds} - shown
@@ -129,26 +156,48 @@ def _signed_by(kind: KeyKind) -> str:
     return "aRSA" if kind is KeyKind.RSA else "aECDSA"
 
 
-async def _leaf(address: str, server_name: str, context: ssl.SSLContext) -> bytes:
+async def _leaf(address: Way | str, server_name: str, context: ssl.SSLContext) -> bytes:
     """Make one handshake of Python's ssl."""
-    host, port = split(address)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
-        async with asyncio.timeout(TIMEOUT_S):
-            _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=server_name)
+        async with asyncio.timeout(TIMEOUT_S), _connected(address) as (_, writer):
+            await writer.start_tls(context, server_hostname=server_name)
+            leaf: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            return leaf
     except TimeoutError:
         raise ProbeFailed(f"{address} did not finish a TLS handshake within {TIMEOUT_S:g} s") from None
-    except OSError as e:  # ssl.SSLError is one; a peer that hangs up in the handshake leaves no words
-        raise failure(address, e.strerror or str(e) or "it hung up in the handshake", e) from None
+    except OSError as e:  # ssl.SSLError is one
+        raise failure(address, _why(address, e), e) from None
     except ValueError as e:  # a host that is no DNS name: the resolver's codec refuses it
         raise ProbeFailed(f"{address}: {e}") from None
+
+
+@asynccontextmanager
+async def _connected(
+    address: Way | str,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Connect, up to where TLS begins."""
+    way = Way.of(address)
+    host, port = split(way.address)
+    reader, writer = await asyncio.open_connection(host, port)
     try:
-        leaf: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        if way.proxy_protocol:
+            writer.write(PROXY_HEADER)
+        yield reader, writer
     finally:
         # Not a polite close: its wait would count against the next probe.
         writer.transport.abort()
-    return leaf
+
+
+def _why(address: Way | str, error: OSError) -> str:
+    """Return why there was no handshake: it may be for the PROXY protocol, if one side alone speaks it."""
+    words = error.strerror or str(error) or "it hung up in the handshake"
+    if Way.of(address).proxy_protocol and isinstance(error, (*_HUNG_UP, ssl.SSLError)):
+        return f"{words}, after a header of the PROXY protocol: does it want none?"
+    if isinstance(error, _HUNG_UP):  # it leaves no words, or the system's
+        return f"{words}; if it wants the PROXY protocol: --proxy-protocol"
+    return words
 
 
 def covered(domain: str) -> str:

@@ -85,6 +85,20 @@ async def test_an_admin_interface_is_put_and_stays_when_it_is_not_named(api):
     assert 'admin address: must be host:port, got "nowhere"' == wrong.json["detail"]
 
 
+async def test_whether_it_wants_the_proxy_protocol_is_put_and_stays_when_it_is_not_named(api):
+    async def put(**body):
+        return (await api.local("PUT", "/v1/targets/edge-1", json=body)).json["proxy_protocol"]
+
+    assert [False, True, True, False] == [
+        await put(probe="edge.example.test:443"),
+        await put(proxy_protocol=True),
+        await put(probe="edge.example.test:8443"),
+        await put(proxy_protocol=False),
+    ]
+    entries = (await api.local("GET", "/v1/audit?action=target.registered")).json["items"]
+    assert [None, True, None, False] == [entry["detail"]["proxy_protocol"] for entry in entries][::-1]
+
+
 async def test_what_was_seen_is_told_with_its_state_and_reason(api, issuances):
     await issuances.issue(await issuances.declare())
     await deliveries.write(

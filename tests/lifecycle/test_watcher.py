@@ -13,6 +13,7 @@ from sds_server.lifecycle.prover import Prover
 from sds_server.lifecycle.watcher import Watcher
 from sds_server.model import Identity, Peer, ProvedBy
 from sds_server.programs.child import free_port
+from tests.support import haproxy
 from tests.support.clocks import HastyClock
 from tests.support.databases import turn_clock
 from tests.support.fakes import Listener, pair_of
@@ -117,6 +118,35 @@ async def test_who_serves_something_else_is_stale_named_and_offered_it_again(wat
     assert [("error", "delivery.stale", "edge-1")] == [
         (line["log_level"], line["event"], line["target"]) for line in logs if "stale" in line["event"]
     ]
+
+
+@pytest.mark.debian
+async def test_one_behind_a_balancer_is_seen_once_it_says_that_it_wants_the_proxy_protocol(watch, tmp_path):
+    """At once, and what was proved in one way is not proved in another."""
+    edge = haproxy.HAProxy(tmp_path, "accept-proxy")
+    edge.write(
+        "defaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n"
+        f"listen tls\n bind {edge.address} accept-proxy\n server tls {watch.listener.address}\n"
+    )
+    await edge.start()
+
+    async def register(**more):
+        fields = {"probe": edge.address, "identity": EDGE.identity, "node_id": "edge-1", "serves": []}
+        await targets.register(watch.database, "edge-1", actor="p", **fields | more)
+        return await watch.live()
+
+    try:
+        await watch.prove()
+        await register()
+        hung_up, why = await watch.look(), (await watch.live()).probe_error
+        await register(proxy_protocol=True)
+        seen, kept = await watch.look(), await register(identity=None)
+        moved = await register(proxy_protocol=False)
+    finally:
+        await edge.stop()
+
+    assert (Seen.UNKNOWN, True) == (hung_up, "--proxy-protocol" in why)
+    assert (Seen.PROVED, 1, None) == (seen, kept.proved, moved.proved)
 
 
 async def test_it_is_alarmed_once_and_keeps_its_age_until_it_serves_what_it_should(watch):

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from sds_server.errors import CallerError
 from sds_server.programs.child import free_port
 from sds_server.targets import probe
-from sds_server.targets.probe import ProbeFailed, covered, served_fingerprint, split
+from sds_server.targets.probe import ProbeFailed, Way, covered, served_fingerprint, split
 from tests.support.fakes import Listener
 from tests.support.pki import authority
 
@@ -112,6 +112,47 @@ async def test_a_listener_that_says_nothing_is_left_after_the_deadline(monkeypat
     async with answering(None) as address:
         with pytest.raises(ProbeFailed, match=r"did not finish a TLS handshake within 0\.05 s"):
             await served_fingerprint(address, "www.example.test")
+
+
+@asynccontextmanager
+async def reading(received):
+    """Listen without TLS, add what comes, and hang up."""
+
+    async def handle(reader, writer):
+        received.append(await reader.read(17))
+        writer.transport.abort()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_the_header_is_of_no_proxied_connection_and_names_no_address():
+    received = []
+    async with reading(received) as address:
+        with pytest.raises(ProbeFailed, match="after a header of the PROXY protocol: does it want none"):
+            await served_fingerprint(Way(address, proxy_protocol=True), "www.example.test")
+        with pytest.raises(ProbeFailed, match="if it wants the PROXY protocol: --proxy-protocol"):
+            await served_fingerprint(address, "www.example.test")
+
+    version_2_local, unspecified, no_addresses = b"\x20", b"\x00", b"\x00\x00"
+    signature = bytes.fromhex("0d0a0d0a000d0a515549540a")
+    header = signature + version_2_local + unspecified + no_addresses
+    assert header == received[0][:16]
+    assert b"\x16" == received[1][:1], "a TLS record of a handshake, and nothing before it"
+
+
+async def test_a_header_where_none_is_wanted_is_said(ca, tmp_path):
+    async with Listener(tmp_path) as listener:
+        listener.serve(ca.issue(["www.example.test"]))
+        with pytest.raises(ProbeFailed, match="after a header of the PROXY protocol"):
+            await served_fingerprint(Way(listener.address, proxy_protocol=True), "www.example.test")
+
+
+async def test_a_port_that_nobody_listens_on_wants_nothing():
+    with pytest.raises(ProbeFailed) as failed:
+        await served_fingerprint(f"127.0.0.1:{free_port()}", "www.example.test")
+
+    assert "PROXY" not in str(failed.value)
 
 
 async def test_a_host_that_is_no_name_is_an_answer_and_not_a_crash():

@@ -805,6 +805,18 @@ async def test_an_admin_interface_is_registered(run, issuances):
     assert ["admin", "127.0.0.1:9901"] in [line.split() for line in shown.splitlines()]
 
 
+async def test_that_a_listener_wants_the_proxy_protocol_is_named_shown_and_taken_back(run, issuances):
+    _, added, _ = await run("targets", "add", "edge-1", "--probe", "127.0.0.1:1", "--proxy-protocol")
+    _, again, _ = await run("targets", "add", "edge-1", "--probe", "127.0.0.1:2")
+    _, shown, _ = await run("targets", "show", "edge-1")
+    _, after, _ = await run("targets", "add", "edge-1", "--no-proxy-protocol")
+
+    assert "target edge-1 is probed at 127.0.0.1:1, by the PROXY protocol first\n" == added
+    assert "127.0.0.1:2, by the PROXY protocol first" in again
+    assert ["proxy_protocol", "yes"] in [line.split() for line in shown.splitlines()]
+    assert "target edge-1 is probed at 127.0.0.1:2\n" == after
+
+
 async def test_a_target_is_tried_step_by_step_and_says_what_to_do(run, issuances):
     await issuances.issue(await issuances.declare())
     await run("targets", "add", "edge-1", "--probe", "127.0.0.1:1", "--secret", "www")
