@@ -25,6 +25,7 @@ from sds_server.agent.versions import Versions
 from sds_server.clock import Clock
 from sds_server.errors import CertvoyError, ConfigError, OperatorError
 from sds_server.log import get
+from sds_server.targets.probe import Way
 
 _log = get("agent")
 
@@ -142,11 +143,10 @@ class Agent:
     def _puller(self, bundle: BundleConfig, door: HttpsDoor, clock: Clock, rng: Random) -> Puller:
         installer = installer_of(bundle.program)
         probe = bundle.probe
-        looker = (
-            None
-            if probe is None
-            else Looker(probe.address, names=probe.names, within=probe.within, clock=clock)
-        )
+        looker = None
+        if probe is not None:
+            way = Way(probe.address, proxy_protocol=probe.proxy_protocol)
+            looker = Looker(way, names=probe.names, within=probe.within, clock=clock)
         own = LocalKeys(bundle.directory) if bundle.key is KeySource.LOCAL else None
         delivery = Delivery(
             secret=bundle.secret,

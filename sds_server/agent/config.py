@@ -75,6 +75,9 @@ class ProbeConfig(Model):
     address: Address
     """``host:port``, as seen from this host."""
 
+    proxy_protocol: bool = False
+    """Whether that listener wants the PROXY protocol before TLS."""
+
     names: tuple[HostName, ...] = ()
     """The names to ask for; by default all of the leaf's. For a program that serves fewer of them."""
 

@@ -10,7 +10,7 @@ from typing import Final
 from sds_server.agent.pair import Pair
 from sds_server.clock import Clock
 from sds_server.targets.places import served
-from sds_server.targets.probe import ProbeFailed, covered
+from sds_server.targets.probe import ProbeFailed, Way, covered
 
 AT_ONCE: Final = 8
 """Handshakes at one time: a leaf may have a hundred names."""
@@ -69,9 +69,9 @@ def judge(looks: Mapping[str, Look], *, wanted: str, address: str) -> Seen:
 class Looker:
     """Looks at one address."""
 
-    def __init__(self, address: str, *, names: Sequence[str], within: timedelta, clock: Clock) -> None:
+    def __init__(self, address: Way | str, *, names: Sequence[str], within: timedelta, clock: Clock) -> None:
         """``names`` to ask for; empty: the leaf's own. ``within``: how long an old leaf may be shown."""
-        self.address = address
+        self._way = Way.of(address)
         self._names = names
         self._within_s = within.total_seconds()
         self._clock = clock
@@ -104,10 +104,10 @@ class Looker:
         async def at(name: str) -> Look:
             async with turn:
                 try:
-                    seen = await served(self.address, name, wanted=pair.fingerprint)
+                    seen = await served(self._way, name, wanted=pair.fingerprint)
                 except ProbeFailed as e:
                     return Look(None, str(e))
                 return Look(seen.fingerprint, place=seen.place)
 
         looks = await asyncio.gather(*map(at, names))
-        return judge(dict(zip(names, looks, strict=True)), wanted=pair.fingerprint, address=self.address)
+        return judge(dict(zip(names, looks, strict=True)), wanted=pair.fingerprint, address=self._way.address)

@@ -9,7 +9,7 @@ import yaml
 from sds_server.agent.versions import CURRENT
 from sds_server.programs.child import Child
 from tests.support import debian, pki
-from tests.support.beside import Nginx
+from tests.support.beside import HAProxy, Nginx
 from tests.support.control_plane import until
 from tests.support.front import Front, bundle, fingerprint
 
@@ -109,6 +109,30 @@ async def test_an_nginx_that_needs_the_files_of_all_bundles_starts_with_them(fro
 
     await until(rotated)
     assert fingerprint(second) == await nginx.served(SITES[1])
+
+
+@pytest.mark.debian
+async def test_a_program_that_wants_the_proxy_protocol_is_proved_where_its_bundle_says_so(
+    front, start, tmp_path
+):
+    program = HAProxy(tmp_path)
+    program.program.write(program.configuration.replace("ssl crt", "accept-proxy ssl crt"))
+    probe = {"address": program.address, "proxy_protocol": True}
+    start([{**program.bundle(), "secret": SITES[0], "probe": probe}])
+
+    async def placed():
+        return (program.directory / CURRENT).exists()
+
+    async def proved():
+        return ("proved", 1, "") in front.reports
+
+    await until(placed)
+    await program.start()
+    try:
+        await until(proved)
+        assert await program.served() is None, "without it nobody is shown a leaf"
+    finally:
+        await program.stop()
 
 
 def fingerprint_of(path):
