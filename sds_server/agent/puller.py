@@ -25,6 +25,10 @@ WAIT_S: Final = 55
 WATCH_S: Final = 300.0
 """How often it is looked whether what was proved is served still."""
 
+SAY_AGAIN_S: Final = 3600.0
+"""How often it is said though nothing has changed: of a target that was removed there, and came back with our
+next question, nothing else would tell before the next certificate."""
+
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
 
@@ -87,6 +91,7 @@ class Puller:
         self._report: Report | None = None
         self._last: Result | None = None
         self._told: Result | None = None
+        self._say_again_at = 0.0
         self._refused: str | None = None
         """The ETag of what was refused last, for as long as it need not be tried again."""
         self._tries = 0
@@ -269,9 +274,9 @@ class Puller:
                     state=result.outcome.value,
                     reason=result.reason,
                 )
-        if result == self._told:
+        if result == self._told and (result.outcome is Outcome.REFUSED or now < self._say_again_at):
             return
-        self._told = result
+        self._told, self._say_again_at = result, now + SAY_AGAIN_S
         self._report = self._report_of(result)
 
     def _is_early(self, result: Result) -> bool:

@@ -250,6 +250,15 @@ async def test_what_was_proved_is_looked_at_now_and_then(puller, source, program
     assert [("proved", 1)] == source.said
 
 
+async def test_what_is_served_still_is_said_again_each_hour(puller, source, program):
+    """The target may have been removed meanwhile, and made anew by what we ask: it would not be proved."""
+    await run(puller, source, steps=80)
+
+    hours = source.clock.monotonic() / pullers.SAY_AGAIN_S
+    assert hours > 1
+    assert [("proved", 1)] * (1 + int(hours)) == source.said
+
+
 async def test_a_control_plane_that_is_away_is_asked_with_growing_pauses(puller, source, program):
     program.held = bundle(1)
     source.failures = [Unavailable("away")] * 12
