@@ -81,7 +81,7 @@ _SUITES: Final = {
 }
 
 
-_BROKEN: Final = (struct.error, LookupError, ValueError, InvalidTag, InvalidSignature, UnsupportedAlgorithm)
+BROKEN: Final = (struct.error, LookupError, ValueError, InvalidTag, InvalidSignature, UnsupportedAlgorithm)
 """All that reading what a server says can come to: whoever says nonsense must not end the looks at others."""
 
 
@@ -143,7 +143,7 @@ async def shake(
     except asyncio.IncompleteReadError:
         # Without an alert it may be of an older version: some say none.
         raise HandshakeFailed("it hung up in the handshake", only_older=not client.greeted) from None
-    except _BROKEN as e:
+    except BROKEN as e:
         raise HandshakeFailed(f"its handshake is broken ({type(e).__name__})") from None
     writer.write(client.end)
     await writer.drain()

@@ -18,7 +18,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from typing import Final
 
 from sds_server.errors import CallerError
-from sds_server.targets import handshake
+from sds_server.targets import handshake, handshake12
 from sds_server.targets.handshake import HandshakeFailed, KeyKind
 
 TIMEOUT_S: Final = 3.0
@@ -68,12 +68,17 @@ class NobodyThere(ProbeFailed):
     """Nobody listens there, or there is no way there from here: nobody is served anything."""
 
 
+class HungUp(ProbeFailed):
+    """It ended the handshake."""
+
+
 def failure(address: Way | str, words: object, error: Exception) -> ProbeFailed:
     """Return the error of an ``address`` that could not be asked."""
     if isinstance(error, OSError) and error.errno in _NOBODY:
         # In asyncio's own words it is a "connect call" with a tuple, which does not say what happened.
         return NobodyThere(f"{address}: {os.strerror(error.errno)}")
-    return ProbeFailed(f"{address}: {words}")
+    hung_up = isinstance(error, (*_HUNG_UP, ssl.SSLError))
+    return (HungUp if hung_up else ProbeFailed)(f"{address}: {words}")
 
 
 async def served_fingerprint(
@@ -124,7 +129,22 @@ async def served_leaves(address: Way | str, server_name: str) -> AsyncIterator[b
 
 async def served_leaf(address: Way | str, server_name: str) -> bytes:
     """Return the leaf (DER) that an ordinary client is shown. Errors as of `served_fingerprint`."""
-    return await _leaf(address, server_name, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    try:
+        return await _leaf(address, server_name, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    except HungUp:
+        leaf = await _before_asking(address, server_name)
+        if leaf is None:
+            raise
+        return leaf
+
+
+async def _before_asking(address: Way | str, server_name: str) -> bytes | None:
+    """Return what is shown by a listener of TLS 1.2 that ends a handshake without a client certificate."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S), _connected(address) as (reader, writer):
+            return await handshake12.shown(reader, writer, server_name)
+    except (HandshakeFailed, OSError):  # a TimeoutError is one
+        return None
 
 
 async def _of_kinds(address: Way | str, server_name: str, kinds: Collection[KeyKind]) -> bytes:

@@ -137,8 +137,8 @@ async def test_the_header_is_of_no_proxied_connection_and_names_no_address():
     version_2_local, unspecified, no_addresses = b"\x20", b"\x00", b"\x00\x00"
     signature = bytes.fromhex("0d0a0d0a000d0a515549540a")
     header = signature + version_2_local + unspecified + no_addresses
-    assert header == received[0][:16]
-    assert b"\x16" == received[1][:1], "a TLS record of a handshake, and nothing before it"
+    assert [header] * 2 == [first[:16] for first in received[:2]]
+    assert [b"\x16"] * 2 == [first[:1] for first in received[2:]], "TLS, and nothing before it"
 
 
 async def test_a_header_where_none_is_wanted_is_said(ca, tmp_path):
