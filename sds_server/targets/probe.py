@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Final
 
+from acme_engine.names import MAX_NAME
 from sds_server.errors import CallerError
 from sds_server.targets import handshake, handshake12
 from sds_server.targets.handshake import HandshakeFailed, KeyKind
@@ -221,8 +222,9 @@ def _why(address: Way | str, error: OSError) -> str:
 
 
 def covered(domain: str) -> str:
-    """Return a name to ask for: the DNS name itself, or one below a wildcard."""
-    return domain.replace("*", BELOW_WILDCARD, 1)
+    """Return a name to ask for: the DNS name itself, or one below a wildcard, no longer than names may be."""
+    room = MAX_NAME - len(domain) + 1
+    return domain.replace("*", BELOW_WILDCARD[:room].rstrip("-"), 1)
 
 
 def split(address: str, *, what: str = "probe address") -> tuple[str, int]:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from sds_server.errors import CallerError
 from sds_server.programs.child import free_port
 from sds_server.targets import probe
-from sds_server.targets.probe import ProbeFailed, Way, covered, served_fingerprint, split
+from sds_server.targets.probe import BELOW_WILDCARD, ProbeFailed, Way, covered, served_fingerprint, split
 from tests.support.fakes import Listener
 from tests.support.pki import authority
 
@@ -184,3 +184,16 @@ def test_what_is_no_address_is_refused_with_an_example(address):
 
 def test_below_a_wildcard_a_name_is_asked_for_that_it_covers():
     assert ["www.a.test", "certvoy-probe.a.test"] == [covered(name) for name in ("www.a.test", "*.a.test")]
+
+
+@pytest.mark.parametrize("length", range(241, 254))
+async def test_below_a_long_wildcard_the_name_is_short_enough_for_sni(ca, tmp_path, length):
+    labels = ".".join(["a" * 62] * 4)[: length - 2]
+    pair = ca.issue([f"*.{labels}"])
+    async with Listener(tmp_path) as listener:
+        listener.serve(pair)
+        name = covered(f"*.{labels}")
+
+        assert fingerprint(pair) == await served_fingerprint(listener.address, name)
+    assert [name] == listener.names
+    assert name.removesuffix(f".{labels}") in {BELOW_WILDCARD[:n] for n in range(1, 14)}
