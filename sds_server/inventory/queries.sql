@@ -2219,6 +2219,9 @@ SELECT has_schema_privilege(current_schema(), 'CREATE');
 -- Replicas that start together migrate one after the other.
 SELECT pg_advisory_xact_lock(4951760157);
 
+-- name: reads_migrations
+SELECT has_table_privilege('schema_migration', 'SELECT');
+
 -- name: migrations
 SELECT version, name, checksum FROM schema_migration ORDER BY version;
 

@@ -136,6 +136,12 @@ async def _migrate(tx: Transaction) -> Sequence[str]:
 async def _look(tx: Transaction) -> tuple[str | None, Sequence[tuple[int, str, str]]]:
     """Return who owns the schema, None where there is none, and which migrations it lacks."""
     owner: str | None = await tx.value("schema_owner")
+    if owner and not await tx.value("reads_migrations"):
+        login, app = await tx.value("login"), await tx.value("role", "app")
+        raise SchemaMismatch(
+            f"database: {login} may not read the tables that are there",
+            hint=f"give `certvoy serve` a login that is a member of {app}: docs/how-to/database-roles.md",
+        )
     if owner:
         present = {row["version"]: row for row in await tx.rows("migrations")}
     elif await tx.value("is_empty"):

@@ -297,6 +297,17 @@ async def test_a_control_plane_may_not_migrate_and_says_what_is_missing(connect,
     assert "certvoy migrate" in e.value.next_step
 
 
+@pytest.mark.parametrize("member_of", [[], ["responder"]])
+async def test_a_login_of_another_role_is_told_whose_it_should_be(connect, admin, member_of):
+    """What `certvoy serve` is given where somebody takes the responder's login for it."""
+    await up(connect)
+    wrong = await login(connect, admin, member_of=member_of, options="CONNECTION LIMIT 3")
+    with pytest.raises(SchemaMismatch, match=f"{wrong['user']} may not read the tables") as e:
+        await up(wrong)
+
+    assert f"a member of {connect['database']}_app: docs/how-to" in e.value.next_step
+
+
 async def test_an_empty_database_is_not_begun_by_who_may_not(bare, bare_admin):
     with pytest.raises(SchemaMismatch, match="it is empty"):
         await up(await login(bare, bare_admin))
