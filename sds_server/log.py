@@ -8,7 +8,7 @@ keys that lie in a frame; and the last step before a line is written takes out w
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import structlog
 
@@ -53,6 +53,10 @@ def get(name: str) -> Logger:
     return logger
 
 
+_NO_HTTP: Final = "aiohttp.http_exceptions"
+"""Where aiohttp has its errors about what was sent; by name, as a command that logs need not load it."""
+
+
 class _Library(logging.Handler):
     """Takes the records of the standard library's logging into our own lines."""
 
@@ -64,7 +68,13 @@ class _Library(logging.Handler):
         else:
             event, fields = "library.said", {"logger": record.name, "message": _message(record)}
         level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
-        get(library).log(level, event, exc_info=record.exc_info, **fields)
+        exception = record.exc_info
+        if exception and type(exception[1]).__module__ == _NO_HTTP:
+            # Whoever can connect can say it, such as an Envoy that was given the API's port in place of
+            # SDS's: nobody must act at once, and aiohttp's traceback holds all that was sent, 19 kB.
+            level, exception = min(level, logging.WARNING), None
+            fields["message"] = f"{fields['message']}: no HTTP/1.1 request"
+        get(library).log(level, event, exc_info=exception, **fields)
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import quote, quote_plus
 
 import pytest
+from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from acme_engine import keys
 from sds_server import log
 from sds_server.log_events import EVENTS
+from sds_server.programs.child import free_port
 from sds_server.redact import TEXT_MAX
 
 BASE64URL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -66,6 +68,24 @@ def test_what_a_library_says_is_a_line_like_any_other(lines, name):
     assert ("library.said", "warning") == (line["event"], line["level"])
     assert (name, "3 tasks were left") == (line["logger"], line["message"])
     assert "library.said" in {event.name for event in EVENTS}
+
+
+async def test_what_is_sent_to_us_and_is_no_http_is_not_repeated(lines):
+    """An Envoy with the API's port in place of SDS's speaks HTTP/2 there, and comes again and again."""
+    runner = web.AppRunner(web.Application())
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port := free_port()).start()
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"a stranger's words" * 100)
+        await reader.read()
+        writer.close()
+    finally:
+        await runner.cleanup()
+
+    (line,) = [line for line in lines() if line["logger"] == "aiohttp.server"]
+    assert "Error handling request from 127.0.0.1: no HTTP/1.1 request" == line["message"]
+    assert ("warning", False) == (line["level"], "stranger" in str(line))
 
 
 def test_a_librarys_message_that_does_not_fit_its_arguments_is_told_all_the_same(lines):
