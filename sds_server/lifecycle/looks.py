@@ -10,8 +10,8 @@ from sds_server.inventory.voices import Look, Wanted
 from sds_server.model import ProvedBy, Target, TargetKind
 from sds_server.payloads.trust import serials_of
 from sds_server.targets.certs import loaded_cas, loaded_serials
-from sds_server.targets.places import all_of, found, seen_of, served
-from sds_server.targets.probe import ProbeFailed, Way, covered
+from sds_server.targets.places import all_of, found, leads_to_one, seen_of, served
+from sds_server.targets.probe import HungUp, ProbeFailed, Way, covered
 from sds_server.targets.verdict import Stated, stated
 
 NO_ADDRESS: Final = "no address to probe: `certvoy targets add NAME --probe HOST:PORT`"
@@ -72,6 +72,10 @@ async def _handshakes(target: Target, way: Way, wanted: Wanted, told: Told) -> L
                     if failed is None:
                         failed = str(e)
                         limit.reschedule(asyncio.get_running_loop().time() + OTHERS_S)
+                    if isinstance(e, CallerError) or (
+                        not isinstance(e, HungUp) and leads_to_one(way.address)
+                    ):
+                        break  # nobody answers there, for whatever name
                     continue
                 if seen.fingerprint != wanted.fingerprint:
                     told("different")

@@ -111,13 +111,19 @@ def counted(found: Mapping[str, T | ProbeFailed]) -> Mapping[str, T | ProbeFaile
     return {place: each for place, each in found.items() if _is_v6(place) in there} or found
 
 
-async def _places(address: str) -> Sequence[str]:
-    host, port = split(address)
+def leads_to_one(address: str) -> bool:
+    """Whether ``host:port`` is a place itself, and no name that may lead to several. Pure."""
+    host, _ = split(address)
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        pass
-    else:
+        return False
+    return True
+
+
+async def _places(address: str) -> Sequence[str]:
+    host, port = split(address)
+    if leads_to_one(address):
         return [address]
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)

@@ -57,8 +57,28 @@ async def test_who_is_away_is_asked_for_the_other_names_for_a_while_only(monkeyp
 
     monkeypatch.setattr(looks, "served", silent)
     look = await looks.look(
-        at(NOBODY), Wanted(["a.test", "b.test", "c.test"], 1, "ab", "cd", None), told=told.append
+        at("pool.test:1"), Wanted(["a.test", "b.test", "c.test"], 1, "ab", "cd", None), told=told.append
     )
 
     assert (["a.test", "b.test"], ["failed"]) == (asked, told)
     assert (None, "no answer for a.test") == (look.served, look.error)
+
+
+async def test_an_address_where_nobody_answers_is_asked_for_one_name(monkeypatch):
+    """A fleet that is away would take twice the time of all other looks."""
+    asked = []
+
+    async def silent(_address, name, **_more):
+        asked.append(name)
+        raise ProbeFailed(f"no answer for {name}")
+
+    monkeypatch.setattr(looks, "served", silent)
+    await looks.look(at(NOBODY), Wanted(["a.test", "b.test"], 1, "ab", "cd", None), told=[].append)
+
+    assert ["a.test"] == asked
+
+
+async def test_an_address_that_is_none_is_an_answer_and_not_a_crash():
+    look = await looks.look(at("edge-1"), Wanted(["a.test", "b.test"], 1, "ab", "cd", None), told=[].append)
+
+    assert "must be host:port" in look.error
