@@ -27,6 +27,9 @@ TIMEOUT_S: Final = 30.0
 PATIENCE_S: Final = 10.0
 """How long a question that may be repeated is: a replica restarts in two seconds, a database in five."""
 
+QUIET_S: Final = 2.0
+"""Then somebody who watches wants to know what is waited for."""
+
 PAUSE_S: Final = 0.25
 PAGE: Final = 500
 BROKEN: Final = (OSError, http.client.HTTPException)
@@ -115,13 +118,17 @@ class Api:
         url = "/" + "/".join(quote(part, safe="") for part in path)
         asked = {key: _plain(value) for key, value in query.items() if value is not None}
         url += f"?{urlencode(asked)}" if asked else ""
-        until = time.monotonic() + patience_s
+        begun, told = time.monotonic(), False
         while True:
             try:
                 return self._once(method, url, body, timeout_s)
-            except (Unavailable, Lost):
-                if time.monotonic() >= until:
+            except (Unavailable, Lost) as e:
+                waited = time.monotonic() - begun
+                if waited >= patience_s:
                     raise
+                if waited >= QUIET_S and not told:
+                    told = True
+                    click.echo(f"{e.message}; asking for {patience_s:g} s in all", err=True)
                 time.sleep(PAUSE_S)
 
     def _once(self, method: str, url: str, body: Json | None, timeout_s: float) -> Any:

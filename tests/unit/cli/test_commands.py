@@ -12,7 +12,7 @@ import yaml
 
 from sds_server.cli import api
 from sds_server.cli import main as cli
-from sds_server.errors import CertvoyError, NotFound
+from sds_server.errors import CertvoyError, NotFound, Unavailable
 from sds_server.inventory import (
     deliveries,
     freezes,
@@ -455,6 +455,18 @@ def test_nobody_answering_is_said_with_what_to_start(tmp_path, capsys, monkeypat
     told = capsys.readouterr().err
     assert f"certvoy: no certvoy answers at {tmp_path}/admin.sock: No such file or directory" in told
     assert "hint: start it with `certvoy serve --config" in told
+
+
+def test_who_watches_is_told_what_is_waited_for(tmp_path, capsys, monkeypatch):
+    """Once: a certvoy that was not started is the first thing that goes wrong, and ten seconds are long."""
+    monkeypatch.setattr(api, "QUIET_S", 0.0)
+    monkeypatch.setattr(api, "PAUSE_S", 0.01)
+    (tmp_path / "certvoy.yaml").write_text("state_dir: .\n")
+
+    with pytest.raises(Unavailable):
+        api.local(tmp_path / "certvoy.yaml").get("v1", "secrets", patience_s=0.05)
+    nobody = f"no certvoy answers at {tmp_path}/admin.sock: No such file or directory"
+    assert f"{nobody}; asking for 0.05 s in all\n" == capsys.readouterr().err
 
 
 def test_a_configuration_that_is_not_there_is_a_usage_error(tmp_path, capsys):
