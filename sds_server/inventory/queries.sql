@@ -1619,9 +1619,10 @@ UPDATE delivery d SET proved = $4, proved_by = u.proved_by, proved_at = certvoy_
   FROM unproved u WHERE d.target_id = u.target_id AND d.secret = $1 RETURNING d.target_id, d.proved_by;
 
 -- name: moved
--- Of these Targets those that are to be looked at elsewhere by now than at $2 and $3.
-SELECT t.id FROM target t JOIN unnest($1::bigint[], $2::text[], $3::text[]) AS w (id, probe, admin) ON w.id = t.id
- WHERE (t.probe, t.admin) IS DISTINCT FROM (w.probe, w.admin);
+-- Of these Targets those that are to be looked at elsewhere by now than at $2 and $3, or otherwise than by $4.
+SELECT t.id
+  FROM target t JOIN unnest($1::bigint[], $2::text[], $3::text[], $4::boolean[]) AS w (id, probe, admin, proxy_protocol) ON w.id = t.id
+ WHERE (t.probe, t.admin, t.proxy_protocol) IS DISTINCT FROM (w.probe, w.admin, w.proxy_protocol);
 
 -- name: take_proof_back
 -- An agent whose word was the proof says itself that its program does not serve it.

@@ -210,6 +210,7 @@ async def _moved(tx: Transaction, roll_out: RollOut, looks: Sequence[Look]) -> C
         [target.id for target in at],
         [target.probe for target in at],
         [target.admin for target in at],
+        [target.proxy_protocol for target in at],
     )
     return {TargetId(row["id"]) for row in rows}
 

@@ -335,13 +335,14 @@ async def test_cut_off_from_the_database_it_says_so_and_goes_on_when_it_is_back(
     assert Outcome.COMPLETED == await outcome(database)
 
 
-async def test_what_was_seen_at_an_address_proves_nothing_at_another(issuances, database):
-    """It was changed during the look."""
+@pytest.mark.parametrize("now", [{"probe": "127.0.0.1:2"}, {"probe": None, "proxy_protocol": True}])
+async def test_what_was_seen_at_an_address_proves_nothing_at_another(issuances, database, now):
+    """It was changed during the look, or how it is to be asked."""
     declared = await issuances.declare()
     await register(database, "edge-1", "127.0.0.1:1")
     await issuances.issue(declared)
     roll_out = await roll_outs.get(database, "www")
-    await register(database, "edge-1", "127.0.0.1:2")
+    await targets.register(database, "edge-1", identity=None, node_id=None, serves=["www"], actor="p", **now)
     looks = [Look(item.target.id, by=ProvedBy.HANDSHAKE) for item in roll_out.live]
     await roll_outs.settle(database, roll_out, looks, known=True, actor="r")
 
