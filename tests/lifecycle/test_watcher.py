@@ -328,13 +328,14 @@ def test_who_is_asked_for(wanted, names, asked):
     assert asked == asked_for(wanted, names)
 
 
-async def test_what_was_seen_at_an_address_says_nothing_of_another(watch, sql):
-    """It was changed during the look."""
+@pytest.mark.parametrize("change", ["probe = '127.0.0.1:1'", "proxy_protocol = true"])
+async def test_what_was_seen_at_an_address_says_nothing_of_another(watch, sql, change):
+    """It was changed during the look, or the way there was."""
     await watch.prove()
     watch.serve_another()
     await watch.look(LATER)
     (before,) = await watches.unproved(watch.database, "www", limit=1)
-    await sql.execute("UPDATE target SET probe = '127.0.0.1:1'")
+    await sql.execute(f"UPDATE target SET {change}")
     look = Look(before.target.id, by=ProvedBy.HANDSHAKE)
 
     assert Seen.OVER is await watches.settle(watch.database, before, look, actor="r")
