@@ -44,14 +44,15 @@ _PATTERNS: Final = (
         re.compile(r"(?<!\S)((?:(?!\w://[^\s/@:]*:)\S)*+\w://[^\s/@:]*+:)\S+@"),
         rf"\1{REMOVED}@",
     ),
-    # To the last such quote of the line, as one within the value cannot be told from its end.
+    # To the last quote of the line, as one within the value cannot be told from its end, and who has printed
+    # it, and how often, has chosen which quotes are escaped.
     (
         re.compile(
-            rf"({_QUOTE}(?:{_PREFIX}{_NAMES}|{_JWK_PRIVATE}){_QUOTE}\s*:\s*({_QUOTE})).*\2", re.IGNORECASE
+            rf"({_QUOTE}(?:{_PREFIX}{_NAMES}|{_JWK_PRIVATE}){_QUOTE}\s*:\s*({_QUOTE})).*[\"']", re.IGNORECASE
         ),
         rf"\1{REMOVED}\2",
     ),
-    (re.compile(rf"(?<![^\W_])({_NAMES}\s*=\s*)(?:({_QUOTE}).*\2|[^\s&]+)", re.IGNORECASE), rf"\1{REMOVED}"),
+    (re.compile(rf"(?<![^\W_])({_NAMES}\s*=\s*)(?:{_QUOTE}.*[\"']|[^\s&]+)", re.IGNORECASE), rf"\1{REMOVED}"),
     # No fingerprint, serial number or URL of ours has so many in a row; a bare key in base64 has.
     # Its lines may be broken, escaped, or made fit for a URL.
     (re.compile(r"(?:[A-Za-z0-9+/_=\r\n-]|\\{1,8}[nr]|%[0-9A-Fa-f]{2}){120,}"), REMOVED),

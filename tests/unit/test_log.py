@@ -273,6 +273,13 @@ def test_no_secret_comes_out_of_any_nesting(data, before, after):
     assert [] == [part for part in hidden if part in line]
 
 
+def test_quotes_of_several_depths_hide_no_end_of_a_password():
+    """What is printed within what is printed escapes some of them: the last one of the line ends it."""
+    printed = str(("""said password='hunter2' and "more\"""", "password='cor\\' recthorse'"))
+
+    assert "recthorse" not in said(value=printed)
+
+
 @given(names, word, st.binary(min_size=16, max_size=64))
 def test_a_field_with_a_secret_name_says_nothing(name, one, raw):
     line = said(headers={name: [one]}, pairs=[(name, one)], settings={"deep": {name: {"is": one}}}, raw=raw)
