@@ -148,7 +148,12 @@ async def test_the_page_makes_keys_that_never_leave_their_host(plane, hosts, sql
             assert 0 == code, said
             await serves(generation)
         assert 4 == await sql.fetchval("SELECT count(DISTINCT spki_sha256) FROM certificate")
-        await until(why_says("/proxy/web-1 has its keys, and its request of", "waits for the next order"))
+        await until(
+            why_says(
+                "/proxy/web-1) has its keys, and its request of",
+                "waits for the next order",
+            )
+        )
 
         # Away over one renewal, whose request lies ready; the one after that waits for the agent.
         await until(next_waits)
@@ -162,7 +167,7 @@ async def test_the_page_makes_keys_that_never_leave_their_host(plane, hosts, sql
         await plane.command("rotate", "www")
         await until(
             why_says(
-                "has not brought a signing request", "/proxy/web-1 has its keys, and nothing has come since"
+                "has not brought a signing request", "/proxy/web-1) has its keys, and nothing has come since"
             )
         )
         agent = start(host)
@@ -186,7 +191,7 @@ async def test_the_page_makes_keys_that_never_leave_their_host(plane, hosts, sql
         second = start(other)
 
         async def told():
-            return "/proxy/web-1 has its keys" in second.log_tail()
+            return "/proxy/web-1) has its keys" in second.log_tail()
 
         await until(told)
         assert not (other.directory / "current").exists()
