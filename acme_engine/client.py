@@ -61,8 +61,6 @@ async def answers(
         raise Unreachable(f"{directory_url}: no answer within {within_s:g} s") from e
 
 
-_NOT_HERE = {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GONE}
-
 DIRECTORY_S = 300.0
 """How soon what a CA changes in its directory counts, for a client that lives long."""
 
@@ -346,5 +344,5 @@ class Client:
 
     def _may_have_moved(self, refusal: Refused) -> None:
         """Read the directory anew where something is not found: a CA that was set up anew has other URLs."""
-        if refusal.problem.status in _NOT_HERE:
+        if refusal.problem.status in transport.NOT_HERE:
             self._directory = None

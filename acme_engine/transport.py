@@ -69,7 +69,7 @@ _PLAIN_URL = re.compile(rf"https?://[a-z0-9.-]+(:[0-9]+)?/{_PATH.pattern}")
 
 _NONCE = re.compile(r"[A-Za-z0-9_-]+")
 _NOT_NOW = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
-_NOTHING_THERE = {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GONE}
+NOT_HERE = {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GONE}
 _FAILED = {HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT}
 _LINK = re.compile(r'<([^<>]*)>[^,<]*?;\s*rel="?([^",;]+)"?')
 
@@ -212,7 +212,7 @@ class Transport:
         try:
             return await self._persist(send, repeat=Repeat.FAILURE)
         except Refused as e:
-            if e.problem.status in _NOTHING_THERE:
+            if e.problem.status in NOT_HERE:
                 e.hint = "correct the path of the directory's URL: the server is there, and has nothing at it"
             raise
 
