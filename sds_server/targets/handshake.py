@@ -192,23 +192,23 @@ class _Client:
                 *(
                     []
                     if is_address(server_name)
-                    else [(0, _sized(2, b"\0" + _sized(2, server_name.encode("idna"))))]
+                    else [(0, sized(2, b"\0" + sized(2, server_name.encode("idna"))))]
                 ),
                 (5, b"\x01\0\0\0\0"),  # status_request: ocsp, no responders, no extensions
-                (10, _sized(2, _numbers((_X25519, *_CURVES)))),
-                (13, _sized(2, _numbers(self._schemes))),
-                (50, _sized(2, _numbers(_ANY_CHAIN))),
+                (10, sized(2, _numbers((_X25519, *_CURVES)))),
+                (13, sized(2, _numbers(self._schemes))),
+                (50, sized(2, _numbers(_ANY_CHAIN))),
                 (43, b"\x02\x03\x04"),
-                (51, _sized(2, shares)),
+                (51, sized(2, shares)),
             )
         )
         body = (
             b"\x03\x03"
             + os.urandom(32)
-            + _sized(1, os.urandom(32))  # as of a session: what stands between may know TLS 1.2 alone
-            + _sized(2, _numbers(_SUITES))
+            + sized(1, os.urandom(32))  # as of a session: what stands between may know TLS 1.2 alone
+            + sized(2, _numbers(_SUITES))
             + b"\x01\0"
-            + _sized(2, extensions)
+            + sized(2, extensions)
         )
         return _message(1, body)
 
@@ -330,7 +330,7 @@ class _Client:
         mine = _Protection(self._suite, client)
         messages = b""
         if self._asked is not None:  # for a client certificate: we have none to show
-            messages = _message(_CERTIFICATE, _sized(1, self._asked) + bytes(3))
+            messages = _message(_CERTIFICATE, sized(1, self._asked) + bytes(3))
         transcript = self._transcript + messages
         messages += _message(_FINISHED, self._verify_data(client, transcript))
         # A server that is not answered would count a failed handshake, and somebody would look for its cause.
@@ -372,7 +372,7 @@ class _Protection:
 
 def _expand(suite: _Suite, secret: bytes, label: str, context: bytes, size: int) -> bytes:
     """HKDF-Expand-Label (section 7.1); all that is asked for here fits into one block or two."""
-    info = struct.pack("!H", size) + _sized(1, b"tls13 " + label.encode()) + _sized(1, context)
+    info = struct.pack("!H", size) + sized(1, b"tls13 " + label.encode()) + sized(1, context)
     block, out = b"", b""
     for number in range(1, 3):
         block = hmac.digest(secret, block + info + bytes([number]), suite.hash)
@@ -380,7 +380,8 @@ def _expand(suite: _Suite, secret: bytes, label: str, context: bytes, size: int)
     return out[:size]
 
 
-def _sized(width: int, content: bytes) -> bytes:
+def sized(width: int, content: bytes) -> bytes:
+    """Return the content behind its length, in so many bytes."""
     return len(content).to_bytes(width) + content
 
 
@@ -389,7 +390,7 @@ def _numbers(numbers: Iterable[int]) -> bytes:
 
 
 def _message(kind: int, body: bytes) -> bytes:
-    return bytes([kind]) + _sized(3, body)
+    return bytes([kind]) + sized(3, body)
 
 
 def _extensions(data: bytes) -> dict[int, bytes]:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from acme_engine.names import is_address
-from sds_server.targets.handshake import BROKEN, HANDSHAKE_MAX, RECORD_MAX, HandshakeFailed
+from sds_server.targets.handshake import BROKEN, HANDSHAKE_MAX, RECORD_MAX, HandshakeFailed, sized
 
 _HANDSHAKE: Final = 22
 _SERVER_HELLO, _CERTIFICATE, _KEY_EXCHANGE, _CERTIFICATE_REQUEST, _DONE = 2, 11, 12, 13, 14
@@ -54,15 +54,15 @@ def _hello(random: bytes, server_name: str) -> bytes:
     extensions = b"".join(
         struct.pack("!HH", number, len(body)) + body
         for number, body in (
-            *([] if is_address(server_name) else [(0, _sized(2, b"\0" + _sized(2, name)))]),
-            (10, _sized(2, struct.pack("!3H", *_GROUPS))),
+            *([] if is_address(server_name) else [(0, sized(2, b"\0" + sized(2, name)))]),
+            (10, sized(2, struct.pack("!3H", *_GROUPS))),
             (11, b"\x01\0"),
-            (13, _sized(2, struct.pack(f"!{len(_SCHEMES)}H", *_SCHEMES))),
+            (13, sized(2, struct.pack(f"!{len(_SCHEMES)}H", *_SCHEMES))),
         )
     )
     suites = struct.pack(f"!{len(_SUITES)}H", *_SUITES)
-    body = b"\x03\x03" + random + b"\0" + _sized(2, suites) + b"\x01\0" + _sized(2, extensions)
-    message = b"\x01" + _sized(3, body)
+    body = b"\x03\x03" + random + b"\0" + sized(2, suites) + b"\x01\0" + sized(2, extensions)
+    message = b"\x01" + sized(3, body)
     return struct.pack("!BHH", _HANDSHAKE, 0x0301, len(message)) + message
 
 
@@ -103,7 +103,3 @@ def _read(random: bytes, messages: dict[int, bytes]) -> bytes:
         case _:
             raise HandshakeFailed("its leaf has a key of another type than it signed by")
     return leaf
-
-
-def _sized(width: int, content: bytes) -> bytes:
-    return len(content).to_bytes(width) + content
