@@ -34,9 +34,9 @@ ORDERS: Final = 320
 
 ROUNDS: Final = 5
 AT_ONCE: Final = (1, 8, 32)
-TURNS: Final = (1, 1, 1, *AT_ONCE[1:])
+SERIES: Final = (1, 1, 1, *AT_ONCE[1:])
 FEW: Final = 16
-LEAST: Final = "CPU ms an order"
+COST: Final = "CPU ms an order"
 LEGO_ORDERS: Final = 3
 LIBRARY_ORDERS: Final = 2
 
@@ -69,20 +69,20 @@ def _compare(ca: pebble.Pebble, directory: Path, orders: int) -> Figures:
         turns = Turns()
         with asyncio.Runner(loop_factory=partial(asyncio.SelectorEventLoop, turns)) as runner:
             runner.run(_ours(ca, orders // ROUNDS, rounds, turns))
-        rounds[f"lego, {LEAST}"] += [_cpu_ms(lego) for _ in range(LEGO_ORDERS)]
-        rounds[f"acme library, {LEAST}"] += _by_library(ca)
-        if f"certbot, {LEAST}" not in rounds:  # seconds, and a hundredfold: once will do
-            rounds[f"certbot, {LEAST}"].append(_cpu_ms(certbot))
+        rounds[f"lego, {COST}"] += [_cpu_ms(lego) for _ in range(LEGO_ORDERS)]
+        rounds[f"acme library, {COST}"] += _by_library(ca)
+        if f"certbot, {COST}" not in rounds:  # seconds, and a hundredfold: once will do
+            rounds[f"certbot, {COST}"].append(_cpu_ms(certbot))
     figures: dict[str, float] = {}
     for figure, of_rounds in rounds.items():
-        if LEAST in figure:
+        if COST in figure:
             figures[figure] = min(of_rounds)
             figures[f"{figure}, median"] = median(of_rounds)
         else:
             figures[figure] = median(of_rounds)
     for who in ("lego", "acme library", "certbot"):
         figures[f"{who}'s CPU for one of ours"] = (
-            figures[f"{who}, {LEAST}"] / figures[f"{LEAST}, {AT_ONCE[0]} at once"]
+            figures[f"{who}, {COST}"] / figures[f"{COST}, {AT_ONCE[0]} at once"]
         )
     return figures
 
@@ -102,7 +102,7 @@ async def _ours(ca: pebble.Pebble, orders: int, rounds: dict[str, list[float]], 
         ) as client:
             await client.register(terms_agreed=True)
             order = partial(_order, client, tokens)
-            for at_once in TURNS:
+            for at_once in SERIES:
                 # Connections and nonces for as many: they are made once, and serve every later order.
                 await some_at_once(order, at_once, at_once=at_once)
                 count = FEW if at_once == 1 else orders * min(at_once, 16) // 16
