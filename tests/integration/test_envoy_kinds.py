@@ -16,8 +16,8 @@ from sds_server.payloads.trust import fingerprint_of
 from sds_server.programs import envoy
 from sds_server.programs.child import free_port
 from sds_server.xds.bootstrap import Api, TlsListener, bootstrap
-from sds_server.xds.cluster import ControlPlane as Upstream
-from tests.support.control_plane import HOST, SERVER_NAME, ControlPlane, dsn, until
+from tests.support.control_plane import HOST, ControlPlane, dsn, until
+from tests.support.edge import upstream_of
 from tests.support.pages import DOCS, Shell, declared, steps
 from tests.support.pki import authority, crl
 
@@ -54,14 +54,7 @@ class Edge:
 
     def __init__(self, plane, directory, name="edge-1", *, upstream=None):
         certificate, key = plane.clients.issue(uris=[EDGE]).write(directory, name)
-        where = Upstream(
-            host=HOST,
-            port=plane.sds_port,
-            server_name=SERVER_NAME,
-            ca=plane.client_ca,
-            certificate=certificate,
-            private_key=key,
-        )
+        where = upstream_of(plane, certificate, key)
         self.config = json.loads(
             bootstrap(
                 node_id=name,

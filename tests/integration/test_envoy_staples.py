@@ -16,8 +16,8 @@ from sds_server.staples.response import Finding, judge
 from sds_server.targets import handshake
 from sds_server.targets.handshake import HandshakeFailed, KeyKind
 from sds_server.xds.bootstrap import Api, TlsListener, bootstrap
-from sds_server.xds.cluster import ControlPlane as Upstream
-from tests.support.control_plane import HOST, SERVER_NAME, ControlPlane, dsn, until
+from tests.support.control_plane import HOST, ControlPlane, dsn, until
+from tests.support.edge import upstream_of
 from tests.support.pki import BACKDATED, authority, cert_pem, key_pem
 from tests.support.responder import Responder
 
@@ -54,14 +54,7 @@ class Edge:
     def _config(self):
         plane = self._plane
         certificate, key = plane.clients.issue(uris=[EDGE]).write(self._directory, "edge")
-        where = Upstream(
-            host=HOST,
-            port=plane.sds_port,
-            server_name=SERVER_NAME,
-            ca=plane.client_ca,
-            certificate=certificate,
-            private_key=key,
-        )
+        where = upstream_of(plane, certificate, key)
         listeners = [TlsListener(policy, "site") for policy in self.wanted]
         config = json.loads(
             bootstrap(

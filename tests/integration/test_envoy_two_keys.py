@@ -13,8 +13,8 @@ from sds_server.programs.child import free_port
 from sds_server.targets import handshake
 from sds_server.targets.handshake import HandshakeFailed, KeyKind
 from sds_server.xds.bootstrap import Api, TlsListener, bootstrap
-from sds_server.xds.cluster import ControlPlane as Upstream
-from tests.support.control_plane import HOST, SERVER_NAME, ControlPlane, dsn, until
+from tests.support.control_plane import HOST, ControlPlane, dsn, until
+from tests.support.edge import upstream_of
 from tests.support.pki import authority
 
 EDGE = "spiffe://example.test/edge"
@@ -40,14 +40,7 @@ async def plane(tmp_path, connect):
 async def edge(plane, tmp_path):
     """Two listeners with both secrets: one speaks TLS 1.2 only, one TLS 1.3 only."""
     certificate, key = plane.clients.issue(uris=[EDGE]).write(tmp_path, "edge")
-    where = Upstream(
-        host=HOST,
-        port=plane.sds_port,
-        server_name=SERVER_NAME,
-        ca=plane.client_ca,
-        certificate=certificate,
-        private_key=key,
-    )
+    where = upstream_of(plane, certificate, key)
     listeners = [TlsListener(version, "site", beside=("site-rsa",)) for version in VERSIONS]
     config = json.loads(
         bootstrap(node_id="edge-1", cluster="edge", api=Api.DELTA, control_plane=where, listeners=listeners)

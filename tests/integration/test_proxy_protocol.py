@@ -15,9 +15,9 @@ from sds_server.programs import envoy
 from sds_server.programs.child import Child, free_port
 from sds_server.targets.probe import ProbeFailed, Way, served_fingerprint
 from sds_server.xds.bootstrap import Api, TlsListener, bootstrap
-from sds_server.xds.cluster import ControlPlane as Upstream
 from tests.support import caddy, debian, haproxy, traefik
-from tests.support.control_plane import HOST, SERVER_NAME, ControlPlane, dsn, until
+from tests.support.control_plane import HOST, ControlPlane, dsn, until
+from tests.support.edge import upstream_of
 from tests.support.pki import authority
 
 EDGE = "spiffe://example.test/edge"
@@ -210,14 +210,7 @@ async def plane(tmp_path, connect):
 async def edge(plane, tmp_path):
     """An Envoy behind a load balancer, whose certificate is the control plane's."""
     certificate, key = plane.clients.issue(uris=[EDGE]).write(tmp_path, "edge")
-    where = Upstream(
-        host=HOST,
-        port=plane.sds_port,
-        server_name=SERVER_NAME,
-        ca=plane.client_ca,
-        certificate=certificate,
-        private_key=key,
-    )
+    where = upstream_of(plane, certificate, key)
     config = json.loads(
         bootstrap(
             node_id="edge-1",

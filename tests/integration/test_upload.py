@@ -8,8 +8,8 @@ import tests.xds.quiet  # noqa: F401
 from sds_server.programs import envoy
 from sds_server.programs.child import free_port
 from sds_server.xds.bootstrap import Api, TlsListener, bootstrap
-from sds_server.xds.cluster import ControlPlane as Upstream
-from tests.support.control_plane import HOST, SERVER_NAME, ControlPlane, dsn
+from tests.support.control_plane import HOST, ControlPlane, dsn
+from tests.support.edge import upstream_of
 from tests.support.pki import authority
 
 EDGE = "spiffe://example.test/edge"
@@ -36,14 +36,7 @@ async def edge(plane, tmp_path):
             node_id="edge-1",
             cluster="edge",
             api=Api.DELTA,
-            control_plane=Upstream(
-                host=HOST,
-                port=plane.sds_port,
-                server_name=SERVER_NAME,
-                ca=plane.client_ca,
-                certificate=certificate,
-                private_key=key,
-            ),
+            control_plane=upstream_of(plane, certificate, key),
             listeners=[TlsListener("https", "bought")],
         ),
         tmp_path,

@@ -24,6 +24,18 @@ def grants(*secrets: str) -> list[dict[str, object]]:
     return [{"identity": IDENTITY, "names": list(secrets)}]
 
 
+def upstream_of(plane: ControlPlane, certificate: Path, key: Path) -> Upstream:
+    """How a proxy with this client certificate reaches it."""
+    return Upstream(
+        host=HOST,
+        port=plane.sds_port,
+        server_name=SERVER_NAME,
+        ca=plane.client_ca,
+        certificate=certificate,
+        private_key=key,
+    )
+
+
 class Edge:
     """Start, stop and look at it.
 
@@ -53,14 +65,7 @@ class Edge:
             node_id=node_id or name,
             cluster="edge",
             api=Api.DELTA,
-            control_plane=Upstream(
-                host=HOST,
-                port=plane.sds_port,
-                server_name=SERVER_NAME,
-                ca=plane.client_ca,
-                certificate=certificate,
-                private_key=key,
-            ),
+            control_plane=upstream_of(plane, certificate, key),
             # The same ports after a restart, as in the world.
             listeners=[
                 TlsListener(secret, secret, port=port, host=host) for secret, port in self.ports.items()

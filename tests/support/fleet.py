@@ -24,10 +24,9 @@ from sds_server.keys.local import LocalKms
 from sds_server.programs import envoy
 from sds_server.programs.child import free_port
 from sds_server.xds.bootstrap import FETCH_TIMEOUT, Api, TlsListener, bootstrap
-from sds_server.xds.cluster import ControlPlane as Upstream
 from tests.support import pki
-from tests.support.control_plane import HOST, SERVER_NAME, ControlPlane, dsn, until
-from tests.support.edge import IDENTITY
+from tests.support.control_plane import HOST, ControlPlane, dsn, until
+from tests.support.edge import IDENTITY, upstream_of
 
 NODE = "edge-1"
 
@@ -109,14 +108,7 @@ class Fleet:
         certificate, key = self.directory / f"{NODE}.pem", self.directory / f"{NODE}.key"
         if not key.exists():
             plane.clients.issue(uris=[IDENTITY]).write(self.directory, NODE)
-        upstream = Upstream(
-            host=HOST,
-            port=plane.sds_port,
-            server_name=SERVER_NAME,
-            ca=plane.client_ca,
-            certificate=certificate,
-            private_key=key,
-        )
+        upstream = upstream_of(plane, certificate, key)
         text = bootstrap(
             node_id=NODE,
             cluster="edge",
