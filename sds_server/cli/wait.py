@@ -28,6 +28,8 @@ ROLLED_BACK: Final = "rotation.rolled_back"
 BEGUN: Final = frozenset({"rotation.opened", "rotation.hastened", "rotation.claimed"})
 """With these steps another attempt begins: what became of the one before is history."""
 
+COMPLETED: Final = frozenset({"rotation.completed", "rotation.completed_unobserved"})
+
 WITH_REASON: Final = frozenset({"rotation.canaries", "rotation.fanned_out", "secret.frozen"})
 """Steps of which the reason is said, and the targets that they are about."""
 
@@ -106,6 +108,8 @@ class _Told:
     def tell(self, seen: Json, taken_back: Json | None) -> None:
         """Tell what is new; why it was taken back is the last word, and said by whoever ends."""
         for step in seen["steps"][self.steps :]:
+            if step["name"] in COMPLETED:
+                self._tell_reached(seen)  # what completed it stands before it
             error = _error(step)
             note(_line(seen, step, brief=error is not None and error is taken_back))
             if error is not None:
@@ -116,6 +120,9 @@ class _Told:
             # Not a step of this rotation: its CA is left alone, for all.
             self._reasons.add(waits["what"])
             note(_with_error("             waiting", waits))
+        self._tell_reached(seen)
+
+    def _tell_reached(self, seen: Json) -> None:
         if seen["reached"] != self._reached and seen["new_cert_id"] is not None:
             self._reached = seen["reached"]
             note(_progress(seen))
