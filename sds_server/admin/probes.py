@@ -13,13 +13,13 @@ from sds_server.admin import shapes
 from sds_server.admin.routes import Answer, Call, Route, Shape, Text
 from sds_server.admin.services import Services
 from sds_server.errors import CallerError, NotFound
-from sds_server.inventory import certificates, offers, targets
+from sds_server.inventory import certificates, offers, on_demand, targets
 from sds_server.inventory.targets import Live
 from sds_server.model import Certificate, Scope
 from sds_server.targets.certs import loaded_serials
-from sds_server.targets.places import at_each, served
+from sds_server.targets.places import all_of, found, seen_of, served
 from sds_server.targets.probe import ProbeFailed, Way, covered
-from sds_server.targets.verdict import Verdict, judge
+from sds_server.targets.verdict import NO_ADDRESS, UNLISTED, Verdict, judge
 
 AT_ONCE: Final = 64
 PROBES_MAX: Final = 1000
@@ -59,18 +59,18 @@ class _Look:
     admin: str | None
     server_name: str
     wanted: Certificate
-    loaded: Mapping[str, frozenset[int]] | None = None
+    loaded: Mapping[str, frozenset[int] | ProbeFailed] | None = None
     verdict: Verdict = Verdict.UNPROBED
     fingerprint: str | None = None
-    reason: str | None = "no address to probe: `certvoy targets add NAME --probe HOST:PORT`"
+    reason: str | None = NO_ADDRESS
     place: str | None = None
     """Where that was shown, of the places that ``probe`` leads to."""
 
 
 async def probe_secret(call: Call) -> Answer:
     """Make a handshake at each target for each name, and say what was served."""
-    found = await of(call.services, call.path["name"], only=call.query(ProbesQuery).target)
-    return Answer(Probes(items=list(found)))
+    items = await of(call.services, call.path["name"], only=call.query(ProbesQuery).target)
+    return Answer(Probes(items=list(items)))
 
 
 async def of(services: Services, name: str, *, only: str | None = None) -> Sequence[Probe]:
@@ -89,7 +89,8 @@ async def of(services: Services, name: str, *, only: str | None = None) -> Seque
     live = [item for item in await targets.live_set(database, name) if only in {None, item.target.name}]
     if only is not None and not live:
         raise NotFound(f"target {only}: it does not count for {name}", hint="`certvoy targets ls`")
-    looks = _looks(live, current, before)
+    chosen = await on_demand.asked(database, name) is not None
+    looks = _looks(live, current, before, chosen=chosen)
     if len(looks) > PROBES_MAX:
         raise CallerError(
             f"{len(looks):,} handshakes are more than {PROBES_MAX:,}", hint="name one with ?target="
@@ -106,19 +107,23 @@ async def of(services: Services, name: str, *, only: str | None = None) -> Seque
     return [Probe.model_validate(_judged(look, known, serials, now)) for look in done]
 
 
-def _looks(live: Sequence[Live], current: Certificate, before: Certificate | None) -> Sequence[_Look]:
+def _looks(
+    live: Sequence[Live], current: Certificate, before: Certificate | None, *, chosen: bool
+) -> Sequence[_Look]:
     """Return what to look at: each name, or once where an Envoy is asked, which says nothing of names.
 
-    While canaries have the current one, ``before`` is what all others should serve.
+    Of what it has ``chosen`` on demand it says nothing at all, and is not asked. While canaries have the
+    current one, ``before`` is what all others should serve.
     """
     return [
         _Look(
             target=item.target.name,
             probe=item.target.probe,
             proxy_protocol=item.target.proxy_protocol,
-            admin=item.target.admin,
+            admin=None if chosen else item.target.admin,
             server_name=covered(domain),
             wanted=before if item.waits and before is not None else current,
+            reason=UNLISTED if chosen and item.target.admin is not None else NO_ADDRESS,
         )
         for item in live
         for domain in (
@@ -135,7 +140,7 @@ async def _look(look: _Look, limit: asyncio.Semaphore) -> _Look:
                 seen = await served(way, look.server_name, wanted=look.wanted.fingerprint)
                 return replace(look, fingerprint=seen.fingerprint, place=seen.place)
             if look.admin is not None:
-                return replace(look, loaded=await at_each(look.admin, loaded_serials))
+                return replace(look, loaded=await found(look.admin, loaded_serials))
         except (ProbeFailed, CallerError) as e:
             return replace(look, verdict=Verdict.UNREACHABLE, reason=str(e))
     return look
@@ -143,7 +148,8 @@ async def _look(look: _Look, limit: asyncio.Semaphore) -> _Look:
 
 def _judged(look: _Look, known: Mapping[str, int], serials: Mapping[int, int], now: datetime) -> _Look:
     wanted, fingerprint = look.wanted, look.fingerprint
-    for place, loaded in (look.loaded or {}).items():
+    stated = look.loaded or {}
+    for place, loaded in seen_of(stated).items():  # who fails hides nobody
         generations = {serials[serial] for serial in loaded if serial in serials}
         if not generations:
             reason = f"{place}/certs: no leaf of the secret is loaded"
@@ -152,6 +158,10 @@ def _judged(look: _Look, known: Mapping[str, int], serials: Mapping[int, int], n
             reason = f"{place}/certs: generation {min(older)} is loaded, not {wanted.generation} alone"
             return replace(look, verdict=Verdict.STALE, reason=reason)
         fingerprint = wanted.fingerprint
+    try:
+        all_of(stated)
+    except ProbeFailed as e:
+        return replace(look, verdict=Verdict.UNREACHABLE, reason=str(e))
     if fingerprint is None:
         return look
     generation = wanted.generation if look.loaded is not None else known.get(fingerprint)

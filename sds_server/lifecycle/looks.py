@@ -12,12 +12,8 @@ from sds_server.payloads.trust import serials_of
 from sds_server.targets.certs import loaded_cas, loaded_serials
 from sds_server.targets.places import all_of, found, leads_to_one, seen_of, served
 from sds_server.targets.probe import HungUp, ProbeFailed, Way, covered
-from sds_server.targets.verdict import Stated, stated
+from sds_server.targets.verdict import NO_ADDRESS, UNLISTED, Stated, stated
 
-NO_ADDRESS: Final = "no address to probe: `certvoy targets add NAME --probe HOST:PORT`"
-UNLISTED: Final = (
-    "what an Envoy chose on demand is not in its /certs: `certvoy targets add NAME --probe HOST:PORT`"
-)
 NOT_REPORTED: Final = "its agent has not reported it as proved, and there is no address to probe"
 
 OTHERS_S: Final = 3.0

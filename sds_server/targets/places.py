@@ -52,15 +52,6 @@ async def served(
     return Served(leaf, place)
 
 
-async def at_each(address: str, look: Callable[[str], Awaitable[T]]) -> Mapping[str, T]:
-    """Look at each place that ``address`` (``host:port``) leads to; returns what was found, by place.
-
-    Raises:
-        ProbeFailed: as ``look`` does at one that counts; or the name leads nowhere, or to too many.
-    """
-    return all_of(await found(address, look))
-
-
 async def found(address: str, look: Callable[[str], Awaitable[T]]) -> Mapping[str, T | ProbeFailed]:
     """Look at each place; returns what was found at those that count, or why nothing was.
 

@@ -10,6 +10,12 @@ from sds_server.model import Certificate
 EXPIRING_SHARE: Final = 10
 """Less than a tenth of its life is left: long after its renewal was due, whatever its length."""
 
+NO_ADDRESS: Final = "no address to probe: `certvoy targets add NAME --probe HOST:PORT`"
+UNLISTED: Final = (
+    "what an Envoy chose on demand is not in its /certs: `certvoy targets add NAME --probe HOST:PORT`"
+)
+"""Why nothing can be looked at."""
+
 
 class Verdict(StrEnum):
     """What was found at a Target."""

@@ -8,10 +8,12 @@ from datetime import timedelta
 import pytest
 from aiohttp import web
 
-from sds_server.inventory import certificates, deliveries
+from sds_server.inventory import certificates, deliveries, on_demand, secrets
 from sds_server.inventory.deliveries import News
 from sds_server.lifecycle.instances import Instance
 from sds_server.model import Identity
+from sds_server.on_demand.rules import Rule
+from sds_server.targets.verdict import UNLISTED
 from tests.support import fakes
 from tests.support.admin import serving as api_of
 from tests.support.pki import authority
@@ -209,7 +211,7 @@ async def test_each_place_that_an_address_leads_to_is_looked_at(api, issuances, 
 
 
 @asynccontextmanager
-async def envoy_with(*certificates):
+async def envoy_with(*certificates, host=HOST, port=0):
     """An Envoy's admin interface that says that these are loaded."""
     chains = [{"cert_chain": [{"serial_number": found.serial_number}]} for found in certificates]
     app = web.Application()
@@ -220,9 +222,9 @@ async def envoy_with(*certificates):
     app.router.add_get("/certs", certs)
     runner = web.AppRunner(app)
     await runner.setup()
-    await web.TCPSite(runner, HOST, 0).start()
+    await web.TCPSite(runner, host, port).start()
     try:
-        yield f"{HOST}:{runner.addresses[0][1]}"
+        yield f"{host}:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
 
@@ -240,6 +242,44 @@ async def test_where_only_the_admin_interface_is_known_it_is_asked_what_is_loade
 
     found = {item["target"]: item["verdict"] for item in reply.json["items"]}
     assert {"good": "ok", "old": "stale", "strange": "foreign", "gone": "unreachable"} == found
+
+
+async def test_an_envoy_that_says_nothing_hides_no_other_of_its_name(api, issuances):
+    declared = await issuances.declare()
+    first = await issuances.issue(declared)
+    await api.local("POST", "/v1/secrets/www/rotations")
+    second = await issuances.issue(declared)
+
+    async def probed(*loaded, silent="127.0.0.3"):
+        async with envoy_with(*loaded, host="127.0.0.2") as envoy:
+            body = {"admin": envoy.replace("127.0.0.2", "pool.test"), "secrets": ["www"]}
+            await api.local("PUT", "/v1/targets/pool", json=body)
+            with fakes.leading("pool.test", "127.0.0.2", silent):
+                (item,) = (await api.local("POST", "/v1/secrets/www/probes")).json["items"]
+        return item["verdict"], item["reason"]
+
+    stale, why_stale = await probed(first)
+    unreachable, why_unreachable = await probed(second)
+
+    assert "stale" == stale
+    assert "at 127.0.0.2:" in why_stale
+    assert "unreachable" == unreachable
+    assert "at 127.0.0.3:" in why_unreachable
+    assert ("ok", None) == await probed(second, silent="127.0.0.2")
+
+
+async def test_envoy_s_own_statement_is_not_asked_about_what_it_chose_on_demand(api, issuances):
+    """It is not listed there: it would be called foreign, wherever it is served."""
+    await on_demand.hold(api.database, ["shops"], lasts=timedelta(hours=1))
+    shop = "a.shops.test"
+    rule = Rule("shops", "internal", suffix=".shops.test", keep=timedelta(days=30))
+    await on_demand.create(api.database, shop, rule, identity=EDGE, node_id="edge-1", actor="replica:test")
+    await issuances.issue(await secrets.get(api.database, shop))
+    async with envoy_with() as envoy:
+        await api.local("PUT", "/v1/targets/edge-1", json={"admin": envoy, "secrets": [shop]})
+        (item,) = (await api.local("POST", f"/v1/secrets/{shop}/probes")).json["items"]
+
+    assert ("unprobed", UNLISTED) == (item["verdict"], item["reason"])
 
 
 async def test_while_canaries_are_asked_all_others_are_well_with_the_one_before(

@@ -10,6 +10,7 @@ from sds_server.inventory.voices import Wanted
 from sds_server.lifecycle import looks
 from sds_server.model import Target, TargetId, TargetKind
 from sds_server.targets.probe import ProbeFailed
+from sds_server.targets.verdict import UNLISTED
 from tests.support.fakes import Listener
 from tests.support.pki import authority
 
@@ -22,7 +23,7 @@ async def test_envoys_own_statement_is_not_asked_about_what_it_does_not_list():
     wanted = Wanted(["a.test"], 1, "ab", "cd", None, on_demand=True)
     look = await looks.look(target, wanted, told=told.append)
 
-    assert (None, looks.UNLISTED) == (look.by, look.error)
+    assert (None, UNLISTED) == (look.by, look.error)
     assert ["unprobed"] == told
 
 

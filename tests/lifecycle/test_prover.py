@@ -10,10 +10,10 @@ from sds_server.inventory import deliveries, progress, roll_outs, rotations, tar
 from sds_server.inventory.deliveries import News
 from sds_server.inventory.voices import Look
 from sds_server.lifecycle import prover as provers
-from sds_server.lifecycle.looks import NO_ADDRESS
 from sds_server.lifecycle.prover import SOON_S, Prover
 from sds_server.model import Identity, Outcome, ProvedBy, Reason
 from sds_server.programs.child import free_port
+from sds_server.targets.verdict import NO_ADDRESS
 from tests.support.clocks import HastyClock
 from tests.support.fakes import CuttableDatabase, Listener, pair_of
 

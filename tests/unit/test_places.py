@@ -13,7 +13,7 @@ from sds_server.lifecycle import looks
 from sds_server.model import Target, TargetId, TargetKind
 from sds_server.payloads.trust import TrustBundle
 from sds_server.targets import places
-from sds_server.targets.places import at_each, counted, served
+from sds_server.targets.places import counted, found, served
 from sds_server.targets.probe import NobodyThere, ProbeFailed
 from sds_server.targets.verdict import Stated
 from tests.support.fakes import Listener, leading
@@ -120,7 +120,7 @@ GONE, FAILED = NobodyThere("refused"), ProbeFailed("hung up")
 
 
 @pytest.mark.parametrize(
-    ("found", "counts"),
+    ("looks", "counts"),
     [
         ({"1.0.0.1:1": 1, "1.0.0.2:1": 2}, {"1.0.0.1:1", "1.0.0.2:1"}),
         ({"1.0.0.1:1": 1, "[::1]:1": GONE}, {"1.0.0.1:1"}),
@@ -130,8 +130,8 @@ GONE, FAILED = NobodyThere("refused"), ProbeFailed("hung up")
         ({"1.0.0.1:1": GONE, "[::1]:1": GONE}, {"1.0.0.1:1", "[::1]:1"}),
     ],
 )
-def test_what_counts(found, counts):
-    assert counts == counted(found).keys()
+def test_what_counts(looks, counts):
+    assert counts == counted(looks).keys()
 
 
 async def test_an_address_is_not_looked_up():
@@ -139,8 +139,8 @@ async def test_an_address_is_not_looked_up():
         return place
 
     with leading("pool.test"):
-        assert {"127.0.0.1:1": "127.0.0.1:1"} == await at_each("127.0.0.1:1", look)
-        assert {"[::1]:1": "[::1]:1"} == await at_each("[::1]:1", look)
+        assert {"127.0.0.1:1": "127.0.0.1:1"} == await found("127.0.0.1:1", look)
+        assert {"[::1]:1": "[::1]:1"} == await found("[::1]:1", look)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ async def test_they_are_looked_at_a_few_at_a_time(monkeypatch):
         now -= 1
 
     with leading("pool.test", *(f"127.0.0.{n}" for n in range(1, 8))):
-        assert 7 == len(await at_each("pool.test:1", look))
+        assert 7 == len(await found("pool.test:1", look))
     assert 2 == most
 
 
