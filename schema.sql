@@ -435,6 +435,8 @@ CREATE TABLE delivery (
     push_at         timestamptz,
     push_lease      timestamptz,
     push_error      text,
+    -- When an agent, whose word is the proof, said last that its program serves it.
+    said_at     timestamptz,
     PRIMARY KEY (target_id, secret)
 );
 CREATE INDEX delivery_secret ON delivery (secret);
@@ -638,6 +640,12 @@ CREATE FUNCTION servable(certificate) RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT $1.status = 'rotating' AND $1.not_after > certvoy_now() AND NOT EXISTS (
         SELECT FROM revocation
          WHERE cert_id = $1.id AND (at_once OR reason = 'keyCompromise' OR done_at IS NOT NULL))
+$$;
+
+-- Is what was proved of a Delivery not seen any more? The last look failed, or the agent whose word was the proof has not said it
+-- for so long: it says it every hour.
+CREATE FUNCTION unseen(delivery) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT $1.probe_error IS NOT NULL OR coalesce($1.proved_by = 'agent' AND $1.said_at < certvoy_now() - interval '3 hours', false)
 $$;
 
 -- The control plane's own CA: newest generation first, keys sealed like any other. Replicas that make one together agree on one.

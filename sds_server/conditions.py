@@ -43,6 +43,7 @@ class DeliveryState(StrEnum):
     """What is known of one Secret at one Target, of the generation that it should serve."""
 
     PROVED = "proved"
+    UNSEEN = "unseen"  # it was proved, and since then it cannot be seen
     WAITING = "waiting"  # it serves the generation before, as it should, until the canaries are proved
     REFUSED = "refused"
     ACCEPTED = "accepted"
@@ -136,6 +137,8 @@ def delivery_state(
     agreed: int | None = None,
     node_id: str | None = None,
     by_word: bool = False,
+    unseen: bool = False,
+    said_ago: timedelta | None = None,
 ) -> tuple[DeliveryState, str | None]:
     """Return what is known of a Target, and why it is not proved.
 
@@ -143,7 +146,8 @@ def delivery_state(
     recorded of it. ``waits``: a later one is at the canaries. ``stale_for``: for so long it was seen not to
     serve what it was proved to serve, but the leaf ``served``. ``instances``: so many streams are open under
     its ``node_id``, and each has accepted ``agreed``. ``push_error``: why it could not be pushed to.
-    ``by_word``: it is no certificate, and nothing shows more than the Target's word.
+    ``by_word``: it is no certificate, and nothing shows more than the Target's word. ``unseen``: what was
+    proved could not be seen since, for ``probe_error``, or as its agent said it last so long ago.
     """
     if current is None:
         return DeliveryState.NEVER, "nothing is issued yet"
@@ -154,7 +158,7 @@ def delivery_state(
     if (proved or 0) >= current or (waits and by_word and accepted == current):
         if waits:
             return DeliveryState.WAITING, f"it serves generation {current} until the canaries are proved"
-        return DeliveryState.PROVED, None if probe_error is None else f"not seen since: {probe_error}"
+        return _proved(probe_error, said_ago) if unseen else (DeliveryState.PROVED, None)
     newest = max(sent or 0, accepted or 0, proved or 0)
     if instances > 1 and (agreed or 0) < current:
         divided = f"{shared(instances, node_id)}; not all of them have accepted generation {current}"
@@ -176,6 +180,14 @@ def delivery_state(
     else:
         state, reason = DeliveryState.NEVER, push_error or probe_error or "it was never seen subscribing"
     return state, reason
+
+
+def _proved(probe_error: str | None, said_ago: timedelta | None) -> tuple[DeliveryState, str]:
+    if probe_error is None and said_ago is not None:
+        since = f"its agent said it {span(said_ago.total_seconds())} ago, and nothing since"
+    else:
+        since = f"it is not seen any more: {probe_error}"
+    return DeliveryState.UNSEEN, f"it was proved; {since}"
 
 
 def _stale(stale_for: timedelta, loaded: str | None, served: str | None, current: int) -> str:
@@ -324,7 +336,7 @@ def _payload_taken(generation: int | None, deliveries: Sequence[DeliveryState]) 
         none = "no target was seen subscribing, and none is registered"
         return Condition("Served", status=False, reason="NoTarget", message=none)
     proved = sum(state is DeliveryState.PROVED for state in deliveries)
-    taken = proved + sum(state is DeliveryState.ACCEPTED for state in deliveries)
+    taken = proved + sum(state in {DeliveryState.ACCEPTED, DeliveryState.UNSEEN} for state in deliveries)
     said = f"{taken} of {len(deliveries)} targets have taken generation {generation}, {proved} of them proved"
     if waiting := deliveries.count(DeliveryState.WAITING):
         said += f", {waiting} wait{'s' * (waiting == 1)} for the canaries"
@@ -370,9 +382,13 @@ def _served(certificate: Certificate | None, deliveries: Sequence[DeliveryState]
     waiting = deliveries.count(DeliveryState.WAITING)
     if waiting:
         message += f", {waiting} wait{'s' * (waiting == 1)} for the canaries"
+    if unseen := deliveries.count(DeliveryState.UNSEEN):
+        message += f", {unseen} {'was' if unseen == 1 else 'were'} and cannot be seen any more"
     if proved == len(deliveries):
         return Condition("Served", status=True, reason="Proved", message=message)
-    reason = "Refused" if DeliveryState.REFUSED in deliveries else "NotProved"
+    reason = "NotSeen" if proved + unseen == len(deliveries) else "NotProved"
+    if DeliveryState.REFUSED in deliveries:
+        reason = "Refused"
     return Condition("Served", status=False, reason=reason, message=message)
 
 

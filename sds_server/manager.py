@@ -280,6 +280,8 @@ class CertificateManager:
                 instances=item.instances,
                 agreed=item.agreed,
                 node_id=item.target.node_id,
+                unseen=item.unseen,
+                said_ago=item.said_ago,
                 push_error=item.push_error,
             )
             if state is not DeliveryState.PROVED:

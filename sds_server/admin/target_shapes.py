@@ -57,6 +57,8 @@ class Delivery(BaseModel):
             instances=live.instances,
             agreed=live.agreed,
             node_id=live.target.node_id,
+            unseen=live.unseen,
+            said_ago=live.said_ago,
             by_word=live.secret_kind is not model.Kind.TLS_CERTIFICATE,
         )
         return cls(

@@ -6,7 +6,7 @@ from sds_server.cli.api import Api, Json, asks
 from sds_server.cli.output import age, json_option, moment, note, print_json, table
 from sds_server.model import Kind
 
-WORST_FIRST = ("refused", "stale", "never", "sent", "accepted", "waiting", "proved")
+WORST_FIRST = ("refused", "stale", "never", "sent", "accepted", "unseen", "waiting", "proved")
 
 
 class _ListsByDefault(click.Group):

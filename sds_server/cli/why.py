@@ -247,9 +247,9 @@ def _target(root: Branch, delivery: Json, *, payload: bool = False) -> None:
         branch.add(f"waits: {delivery['reason']}")
     elif payload and delivery["state"] == "accepted":
         branch.add(f"accepted: {delivery['reason']}")
+    elif delivery["state"] == "unseen":
+        branch.add(f"✗ {delivery['reason']}")
     elif delivery["state"] != "proved":
         branch.add(f"not proved: {delivery['reason']}")
-    elif delivery["reason"] is not None:
-        branch.add(delivery["reason"])
     elif delivery["instances"] > 1:
         branch.add(shared(delivery["instances"], delivery["node_id"]))

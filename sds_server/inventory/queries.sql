@@ -59,7 +59,8 @@ SELECT s.name, s.kind, s.domains, s.issuer, s.key_type, s.key_holder, s.key_file
           FROM payload q WHERE q.secret = s.name AND q.generation = s.served_generation) p ON true
   CROSS JOIN LATERAL (
         SELECT count(*) AS targets,
-               count(*) FILTER (WHERE proved >= coalesce(c.generation, p.generation) AND stale_since IS NULL) AS proved,
+               count(*) FILTER (WHERE proved >= coalesce(c.generation, p.generation) AND stale_since IS NULL
+                                AND NOT unseen(delivery)) AS proved,
                count(*) FILTER (WHERE accepted >= coalesce(c.generation, p.generation)) AS accepted FROM delivery
          WHERE secret = s.name AND (registered OR seen_until > certvoy_now())) d
   LEFT JOIN certrotation r ON r.secret = s.name AND r.completed_at IS NULL
@@ -1393,6 +1394,7 @@ SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.register
 SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.proved, d.refusal, d.probe_error, d.push_error, d.updated_at, d.proved_by,
        d.proved_at, d.served, d.stale_since, certvoy_now() - d.stale_since AS stale_for, d.salt,
        certvoy_now() - d.accepted_at AS accepted_for, certvoy_now() - d.salted_at AS salted_for,
+       unseen(d) AS unseen, certvoy_now() - d.said_at AS said_ago,
        certvoy_now() - d.updated_at AS unchanged_for, p.id IS NOT NULL OR y.before IS NOT NULL AS waits,
        coalesce(p.generation, c.generation, y.before, y.generation) AS current,
        coalesce((SELECT kind FROM secret WHERE name = d.secret), 'tls_certificate') AS secret_kind,
@@ -1582,6 +1584,7 @@ SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.register
        d.proved, d.refusal, d.probe_error, d.push_error, d.updated_at, d.proved_by, d.proved_at, d.served, d.stale_since,
        certvoy_now() - d.stale_since AS stale_for, d.salt, certvoy_now() - d.accepted_at AS accepted_for,
        certvoy_now() - d.salted_at AS salted_for, certvoy_now() - d.updated_at AS unchanged_for,
+       unseen(d) AS unseen, certvoy_now() - d.said_at AS said_ago,
        o.before IS NOT NULL AND k.target_id IS NULL AS waits, coalesce(d.instances, 1) AS instances, d.agreed,
        CASE WHEN k.target_id IS NULL THEN coalesce(o.before, o.generation) ELSE o.generation END AS current,
        (SELECT kind FROM secret WHERE name = $1) AS secret_kind
@@ -1614,8 +1617,8 @@ WITH w AS (SELECT * FROM unnest($2::bigint[], $3::text[]) AS w (target_id, prove
      unproved AS (SELECT d.target_id, w.proved_by FROM delivery d JOIN w ON w.target_id = d.target_id
                    WHERE d.secret = $1 AND coalesce(d.proved, 0) < $4
                      AND (coalesce(d.instances, 1) < 2 OR d.agreed >= $4) ORDER BY d.target_id FOR NO KEY UPDATE OF d)
-UPDATE delivery d SET proved = $4, proved_by = u.proved_by, proved_at = certvoy_now(), probe_error = NULL, served = NULL,
-       stale_since = NULL, updated_at = certvoy_now()
+UPDATE delivery d SET proved = $4, proved_by = u.proved_by, proved_at = certvoy_now(), said_at = certvoy_now(), probe_error = NULL,
+       served = NULL, stale_since = NULL, updated_at = certvoy_now()
   FROM unproved u WHERE d.target_id = u.target_id AND d.secret = $1 RETURNING d.target_id, d.proved_by;
 
 -- name: moved
@@ -1627,6 +1630,14 @@ SELECT t.id
 -- name: take_proof_back
 -- An agent whose word was the proof says itself that its program does not serve it.
 UPDATE delivery SET proved = NULL WHERE target_id = $1 AND secret = $2 AND proved = $3;
+
+-- name: say_again
+-- An agent says once more that its program serves what was proved by its word.
+UPDATE delivery SET said_at = certvoy_now(), probe_error = NULL WHERE target_id = $1 AND secret = $2 AND proved = $3;
+
+-- name: doubt_proof
+-- An agent whose word was the proof cannot see it any more.
+UPDATE delivery SET probe_error = $4 WHERE target_id = $1 AND secret = $2 AND proved = $3 AND proved_by = 'agent';
 
 -- name: note_looks
 -- Why Targets are not proved, and the leaf that was seen in place of the wanted one; null: none was seen.
@@ -1673,8 +1684,9 @@ UPDATE delivery SET push_generation = NULL, push_at = NULL, push_attempts = 0, p
 
 -- name: claim_pushes
 -- At most $2 Deliveries to be pushed: what their Target is offered is not proved, and either those very bytes (generation and
--- salt) were never pushed, or a push of them was not answered and its pause is over. Nobody else takes one for $1. Those that
--- were never tried come first: a fleet that is away keeps nobody waiting.
+-- salt) were never pushed, or a push of them was not answered and its pause is over; or the agent whose word is the proof should
+-- have said it again by itself: who is asked looks anew. Nobody else takes one for $1. Those that were never tried come first: a
+-- fleet that is away keeps nobody waiting.
 WITH due AS (
     SELECT d.target_id, d.secret, o.generation
       FROM target t
@@ -1689,9 +1701,11 @@ WITH due AS (
             SELECT CASE WHEN k.target_id IS NULL THEN coalesce(staged.before, s.served_generation) ELSE s.served_generation END
                        AS generation) o
      WHERE t.push IS NOT NULL AND t.identity IS NOT NULL AND (d.registered OR d.seen_until > certvoy_now())
-       AND o.generation IS NOT NULL AND d.proved IS DISTINCT FROM o.generation
+       AND o.generation IS NOT NULL
+       AND (d.proved IS DISTINCT FROM o.generation OR d.proved_by = 'agent' AND d.said_at < certvoy_now() - interval '90 minutes')
        AND (d.push_lease IS NULL OR d.push_lease <= certvoy_now())
-       AND ((d.push_generation, d.push_salt) IS DISTINCT FROM (o.generation, d.salt) OR d.push_at <= certvoy_now())
+       AND ((d.push_generation, d.push_salt) IS DISTINCT FROM (o.generation, d.salt) OR d.push_at <= certvoy_now()
+            OR d.proved = o.generation AND d.push_at IS NULL)
      ORDER BY (d.push_generation, d.push_salt) IS NOT DISTINCT FROM (o.generation, d.salt), d.push_at, d.target_id, d.secret LIMIT $2
        FOR UPDATE OF d SKIP LOCKED)
 UPDATE delivery d
@@ -1866,7 +1880,8 @@ WITH state AS (
     SELECT d.secret, s.kind,
            CASE WHEN c.generation IS NULL THEN 'never'
                 WHEN d.stale_since IS NOT NULL THEN 'stale'
-                WHEN d.proved >= c.generation THEN CASE WHEN c.waits THEN 'waiting' ELSE 'proved' END
+                WHEN d.proved >= c.generation AND c.waits THEN 'waiting'
+                WHEN d.proved >= c.generation THEN CASE WHEN unseen(d) THEN 'unseen' ELSE 'proved' END
                 WHEN d.refused = c.generation AND d.accepted IS DISTINCT FROM c.generation THEN 'refused'
                 WHEN d.accepted = c.generation AND c.waits AND s.kind <> 'tls_certificate' THEN 'waiting'
                 WHEN d.accepted >= c.generation THEN 'accepted'

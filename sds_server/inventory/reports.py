@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from typing import Final
 
 from sds_server.errors import Conflict, NotFound
 from sds_server.inventory import audit, certificates, deliveries, secrets, targets
@@ -16,6 +17,8 @@ from sds_server.inventory.deliveries import News
 from sds_server.inventory.targets import Live
 from sds_server.lifecycle.states import Event
 from sds_server.model import Identity, Peer, ProvedBy, TargetId, TargetKind
+
+NOT_SEEN: Final = "its agent saw it served, and says that it does so no more"
 
 
 class Said(StrEnum):
@@ -72,11 +75,14 @@ async def write(database: Database, report: Report, *, seen_for: timedelta, acto
         )
         await deliveries.mark(tx, [(TargetId(target["id"]), news)], actor=actor)
         # Only where nobody else can look; an Envoy's own word is its ACK, and proves nothing.
-        unseen = target["probe"] is None and target["admin"] is None
-        if report.said is Said.REFUSED and unseen:
-            await tx.rows("take_proof_back", target["id"], report.secret, generation)
+        blind = target["probe"] is None and target["admin"] is None
+        about = (target["id"], report.secret, generation)
+        if report.said is Said.REFUSED and blind:
+            await tx.rows("take_proof_back", *about)
+        elif report.said is Said.ACCEPTED and blind:
+            await tx.rows("doubt_proof", *about, NOT_SEEN)
         believed = report.identity is None or target["kind"] != TargetKind.ENVOY
-        proves = report.said is Said.PROVED and unseen and believed
+        proves = report.said is Said.PROVED and blind and believed
         if proves and await tx.rows(
             "prove_deliveries", report.secret, [target["id"]], [ProvedBy.AGENT], generation
         ):
@@ -96,6 +102,8 @@ async def write(database: Database, report: Report, *, seen_for: timedelta, acto
                     **contents[report.secret, generation].detail,
                 },
             )
+        elif proves:
+            await tx.rows("say_again", *about)
         live = await targets.live_in(tx, report.secret)
     return next(item for item in live if item.target.id == target["id"])
 

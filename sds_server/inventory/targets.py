@@ -61,6 +61,12 @@ class Live:
     agreed: int | None
     """Of several, the generation that each has accepted; None: one has accepted nothing."""
 
+    unseen: bool
+    """If it is proved: it could not be seen since, or the agent whose word that was says it no more."""
+
+    said_ago: timedelta | None
+    """How long ago an agent, whose word was the proof, said it last."""
+
     def divided(self, generation: int) -> bool:
         """Whether one of several instances has not accepted it: a look at any of them proves nothing then."""
         return self.instances > 1 and (self.agreed or 0) < generation
@@ -268,6 +274,8 @@ def _live(target: Target, row: Row) -> Live:
         waits=row["waits"],
         instances=row["instances"],
         agreed=row["agreed"],
+        unseen=row["unseen"],
+        said_ago=row["said_ago"],
         secret_kind=Kind(row["secret_kind"]),
     )
 

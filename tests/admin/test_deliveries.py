@@ -6,6 +6,7 @@ import pytest
 
 from sds_server.identity import Grant
 from sds_server.inventory import progress, rotations, targets
+from sds_server.inventory.reports import NOT_SEEN
 from sds_server.lifecycle.looks import NOT_REPORTED
 from sds_server.lifecycle.prover import Prover
 from sds_server.model import Outcome, Reason, Scope
@@ -87,6 +88,42 @@ async def test_an_agent_that_does_not_see_it_any_more_takes_its_word_back(api, d
 
     assert ("refused", "it serves another leaf") == (lost.json["state"], lost.json["reason"])
     assert "proved" == found.json["state"]
+
+
+async def test_a_word_of_long_ago_is_no_proof_until_it_is_said_again(api, certificate, sql):
+    """Its host may be gone: nobody else looks."""
+    proved = {"state": "proved", "target": "web-1", "served_fingerprint": certificate.fingerprint}
+    await report(api, **proved)
+
+    async def after(hours):
+        await sql.execute("UPDATE delivery SET said_at = now() - make_interval(hours => $1)", hours)
+        secret = (await api.local("GET", "/v1/secrets/www")).json
+        (listed,) = (await api.local("GET", "/v1/secrets")).json["items"]
+        (at_target,) = (await api.local("GET", "/v1/targets/web-1")).json["deliveries"]
+        (delivery,) = secret["deliveries"]
+        assert (delivery["state"], delivery["reason"]) == (at_target["state"], at_target["reason"])
+        return delivery["state"], delivery["reason"], listed["proved"]
+
+    recently, long_ago = await after(2), await after(4)
+    again = await report(api, **proved)
+
+    assert ("proved", None, 1) == recently
+    assert ("unseen", "it was proved; its agent said it 4 h ago, and nothing since", 0) == long_ago
+    assert ("proved", None) == (again.json["state"], again.json["reason"])
+    assert ("proved", None, 1) == await after(0)
+
+
+async def test_an_agent_that_cannot_see_any_more_what_it_has_proved_is_believed(api, certificate, database):
+    """Its program was stopped, say: nobody answers there."""
+    proved = {"state": "proved", "target": "web-1", "served_fingerprint": certificate.fingerprint}
+    accepted = {"state": "accepted", "target": "web-1", "generation": 1}
+    before = await report(api, **accepted)
+    await report(api, **proved)
+    silent = await report(api, **accepted)
+    seen = await report(api, **proved)
+
+    assert ["accepted", "unseen", "proved"] == [one.json["state"] for one in (before, silent, seen)]
+    assert NOT_SEEN in silent.json["reason"]
 
 
 async def test_a_fingerprint_is_taken_as_openssl_writes_it(api, certificate):

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import time
 
 import pytest
 
@@ -76,7 +77,9 @@ server {{ listen {HOST}:{self.port} ssl; {lines} return 200 "hello"; }}
 
     async def round(self):
         """Run the page's blocks of "Each time", as one script."""
-        return await self.run("".join(blocks(section(PAGE, "Each time"))))
+        lines = "".join(blocks(section(PAGE, "Each time")))
+        assert "wait=55" in lines
+        return await self.run(lines.replace("wait=55", "wait=1"))
 
     async def run(self, lines):
         """Run lines under the page's variables; return the exit code and what they printed."""
@@ -199,6 +202,21 @@ async def test_the_page_serves_rotates_proves_and_keeps_what_works(host, plane, 
     assert 2 == await sql.fetchval("SELECT proved FROM delivery")
     proofs = await sql.fetch("SELECT payload FROM certaudit WHERE action = 'delivery.proved'")
     assert ["agent", "agent"] == [json.loads(proof["payload"])["by"] for proof in proofs]
+
+    # Once an hour it looks again, and says so.
+    await sql.execute("UPDATE delivery SET said_at = now() - interval '4 hours'")
+    code, said = await host.round()
+    assert 0 == code, said
+    assert ("unseen", 2) == await told(plane)
+    an_hour_ago = time.time() - 3700
+    os.utime(host.pair / "etag", (an_hour_ago, an_hour_ago))
+    code, said = await host.round()
+    assert 0 == code, said
+    assert ("proved", 2) == await told(plane)
+    assert second == await host.serves()
+    assert [] == [*host.pair.glob("old.pem")]
+    assert (host.pair / "etag").stat().st_mtime > an_hour_ago + 60
+    assert (host.pair / "etag").read_text()
 
     # nginx refuses what comes next: the old one is served on, current again, and the reason is told.
     host.configure("no_such_directive on;")

@@ -180,21 +180,23 @@ async def test_deliveries_are_judged_as_everywhere_else(issuances, database, sql
     await rotations.open_for(database, "www", reason=Reason.OPERATOR, actor="person:test")
     await issuances.issue(declared)  # the second generation
     expected: dict[str, int] = {}
-    marks = list(product((None, 1, 2), (None, 1, 2), (None, 1, 2), (None, 1, 2), (None, HOUR)))
-    for number, (sent, accepted, refused, proved, stale_for) in enumerate(marks):
+    generations = (None, 1, 2)
+    marks = list(product(*[generations] * 4, (None, HOUR), (None, "no answer")))
+    for number, (sent, accepted, refused, proved, stale_for, error) in enumerate(marks):
         target = await sql.fetchval(
             "INSERT INTO target (name, registered) VALUES ($1, true) RETURNING id", f"t{number}"
         )
         await sql.execute(
             "INSERT INTO delivery"
-            " (target_id, secret, registered, sent, accepted, refused, proved, stale_since)"
-            " VALUES ($1, 'www', true, $2, $3, $4, $5, certvoy_now() - $6::interval)",
+            " (target_id, secret, registered, sent, accepted, refused, proved, stale_since, probe_error)"
+            " VALUES ($1, 'www', true, $2, $3, $4, $5, certvoy_now() - $6::interval, $7)",
             target,
             sent,
             accepted,
             refused,
             proved,
             stale_for,
+            error,
         )
         state, _ = delivery_state(
             current=2,
@@ -203,13 +205,14 @@ async def test_deliveries_are_judged_as_everywhere_else(issuances, database, sql
             refused=refused,
             proved=proved,
             refusal=None,
-            probe_error=None,
+            probe_error=error,
             stale_for=stale_for,
+            unseen=error is not None,
         )
         expected[state] = expected.get(state, 0) + 1
     found = await facts.read(database)
 
-    assert 6 == len(expected)
+    assert 7 == len(expected)
     assert expected == found.deliveries
     assert {("www", state): n for state, n in expected.items() if state != "proved"} == found.unproved
 

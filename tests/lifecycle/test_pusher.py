@@ -208,6 +208,34 @@ async def test_what_is_proved_is_not_pushed_again(database, issuances, replica, 
     assert 1 == len(web.given)
 
 
+async def test_whose_word_is_overdue_is_asked_again_though_it_is_proved(
+    database, issuances, replica, prover, hosts, sql
+):
+    """It cannot call us, say; what is pushed to it again it has already, and looks."""
+    declared = await issuances.declare()
+    web = await hosts("web-1")
+    certificate = await issuances.issue(declared)
+    await replica.push()
+    await prover.step()
+
+    async def after(hours):
+        await sql.execute("UPDATE delivery SET said_at = now() - make_interval(hours => $1)", hours)
+        await replica.push()
+        return (await told(database, "web-1"))[0], len(web.given)
+
+    assert [("proved", 1), ("proved", 2), ("proved", 2)] == [await after(hours) for hours in (1, 4, 0)]
+    assert certificate.fingerprint == web.given[-1].fingerprint
+
+    web.sees = False
+
+    assert ("unseen", 3) == await after(4)
+
+    web.sees = True
+    await sql.execute("UPDATE delivery SET push_at = now()")
+
+    assert ("proved", 4) == await after(4)
+
+
 async def test_two_replicas_push_once(database, issuances, enroller, hosts):
     declared = await issuances.declare()
     web = await hosts("web-1")

@@ -197,13 +197,13 @@ async def test_who_cannot_be_reached_keeps_its_proof_and_tells_why(watch, sql):
     live = await watch.live()
 
     assert Seen.UNKNOWN is seen
-    assert 1 == live.proved
+    assert (1, True) == (live.proved, live.unseen)
     assert "127.0.0.1" in live.probe_error
 
     await sql.execute("UPDATE target SET probe = $1", watch.listener.address)
 
     assert Seen.WELL is await watch.look(LATER)
-    assert (await watch.live()).probe_error is None, "it is seen again"
+    assert not (await watch.live()).unseen
 
 
 async def test_who_comes_after_the_rotation_is_proved_when_it_says_yes(watch, sql):

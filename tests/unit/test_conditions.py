@@ -120,6 +120,44 @@ def test_who_states_that_it_has_lost_it_is_told_by_what_it_states():
     assert (DeliveryState.STALE, f"for 1 h: {lost}") == found
 
 
+@pytest.mark.parametrize(
+    ("marks", "reason"),
+    [
+        ({"probe_error": "no answer"}, "it is not seen any more: no answer"),
+        ({"probe_error": "no answer", "said_ago": timedelta(hours=4)}, "it is not seen any more: no answer"),
+        ({"said_ago": timedelta(hours=4)}, "its agent said it 4 h ago, and nothing since"),
+    ],
+)
+def test_what_was_proved_and_cannot_be_seen_since_is_told_apart_and_is_not_served_for_certain(marks, reason):
+    unseen = state(proved=1, unseen=True, **marks)
+    said = conditions.of_secret(
+        certificate=certificate(NOW),
+        rotation=None,
+        deliveries=[DeliveryState.PROVED, unseen[0]],
+        now=NOW,
+    )
+    served = next(condition for condition in said if condition.type == "Served")
+
+    assert (DeliveryState.UNSEEN, f"it was proved; {reason}") == unseen
+    assert (False, "NotSeen") == (served.status, served.reason)
+    assert "1 of 2 proved to serve generation 1, 1 was and cannot be seen any more" == served.message
+    assert DeliveryState.WAITING is state(proved=1, unseen=True, waits=True, **marks)[0]
+
+
+def test_a_trust_bundle_that_cannot_be_seen_any_more_is_taken_still():
+    said = conditions.of_payload(
+        generation=1,
+        not_after=None,
+        rolling_out=False,
+        error=None,
+        deliveries=[DeliveryState.PROVED, DeliveryState.UNSEEN],
+        now=NOW,
+    )
+    taken = next(condition for condition in said if condition.type == "Served")
+
+    assert (True, "2 of 2 targets have taken generation 1, 1 of them proved") == (taken.status, taken.message)
+
+
 TWINS = "2 proxies call themselves edge-1: give each its own node.id"
 
 
@@ -134,8 +172,8 @@ TWINS = "2 proxies call themselves edge-1: give each its own node.id"
         ({"accepted": 1, "agreed": 1, "probe_error": "no answer"}, (DeliveryState.ACCEPTED, "no answer")),
         ({"proved": 1, "agreed": 1}, (DeliveryState.PROVED, None)),
         (
-            {"proved": 1, "agreed": 1, "probe_error": "no answer"},
-            (DeliveryState.PROVED, "not seen since: no answer"),
+            {"proved": 1, "agreed": 1, "probe_error": "no answer", "unseen": True},
+            (DeliveryState.UNSEEN, "it was proved; it is not seen any more: no answer"),
         ),
     ],
 )

@@ -57,6 +57,6 @@ def test_what_is_uploaded_is_renewed_by_a_person():
 def test_a_target_that_was_proved_and_is_not_seen_since_is_told():
     root = Branch("www")
     delivery = {"target": "edge-1", "sent": 3, "accepted": 3, "refused": None, "proved": 3, "instances": 1}
-    _target(root, delivery | {"state": "proved", "reason": "not seen since: 10.0.0.1:443: refused"})
+    _target(root, delivery | {"state": "unseen", "reason": "it was proved; 10.0.0.1:443: refused"})
 
-    assert "not seen since: 10.0.0.1:443: refused" in "\n".join(root.lines())
+    assert "✗ it was proved; 10.0.0.1:443: refused" in "\n".join(root.lines())
