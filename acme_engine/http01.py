@@ -32,7 +32,7 @@ _REQUEST = re.compile(
     rb" HTTP/1\.[01]"
 )
 _ANY_REQUEST = re.compile(rb"[A-Z]{1,20} [!-~]{1,3000} HTTP/1\.[01]")
-_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t -~\x80-\xff]*")
+_HEADER = re.compile(rb"([!#$%&'+*.^_`|~0-9A-Za-z-]+):[\t -~\x80-\xff]*")
 _END = b"\r\n\r\n"
 
 _REASONS = {

@@ -38,10 +38,10 @@ _PATTERNS: Final = (
     (re.compile(r"\b(authorization(?!\.[a-z])\W{1,8}).*", re.IGNORECASE), rf"\1{REMOVED}"),
     (re.compile(r"\b(bearer\s+)[^\s\"',]+", re.IGNORECASE), rf"\1{REMOVED}"),
     (re.compile(r"certvoy_(?:enrol_)?[A-Za-z0-9_-]{43}"), f"certvoy_{REMOVED}"),
-    (re.compile(r"(?<![\w-])((?:(?!eyJ)[\w-])*+)eyJ[\w-]++\.[\w-]*+\.[\w-]++"), rf"\1{REMOVED}"),
+    (re.compile(r"(?<![\w-])((?:(?!eyJ)[\w-])*)eyJ[\w-]+\.[\w-]*\.[\w-]+"), rf"\1{REMOVED}"),
     # What stands before the last @ of a word, as a password may hold any other character.
     (
-        re.compile(r"(?<!\S)((?:(?!\w://[^\s/@:]*:)\S)*+\w://[^\s/@:]*+:)\S+@"),
+        re.compile(r"(?<!\S)((?:(?!\w://[^\s/@:]*:)\S)*\w://[^\s/@:]*:)\S+@"),
         rf"\1{REMOVED}@",
     ),
     # To the last quote of the line, as one within the value cannot be told from its end, and who has printed

@@ -30,6 +30,7 @@ PURE = {"cryptography", *sys.stdlib_module_names} - {
 
 MAKEFILE_LINES = 40
 
+POSSESSIVE = re.compile(r"\br[bf]?\"[^\"]*(?:(?<!\\)[*+?}]\+|\(\?>)")
 MACHINE_PATH = re.compile(r"(?<![\w.~/-])/(?:home|Users|root|work|mnt|private)/[\w.-]")
 """A path of somebody's machine; not an address such as https://example.com/work/."""
 
@@ -245,6 +246,19 @@ def test_no_file_names_a_path_of_the_machine_it_was_written_on():
         f"{path.relative_to(ROOT)}: {match[0]}..."
         for path in _tracked()
         if (match := MACHINE_PATH.search(path.read_text(errors="replace")))
+    ]
+
+    assert [] == wrong
+
+
+def test_no_pattern_repeats_a_group_possessively():
+    """Python 3.11.2, Debian 12's, finds nothing by ``(?:(?!x).)*+``: no CRL was one, tokens were logged."""
+    wrong = [
+        f"{path.relative_to(ROOT)}: {line}"
+        for path in _tracked()
+        if path.suffix == ".py"
+        for line in path.read_text().splitlines()
+        if POSSESSIVE.search(line)
     ]
 
     assert [] == wrong

@@ -1,19 +1,16 @@
 """``/v1/secrets/{name}/certificate``: a pair that somebody brings, instead of one that a CA is asked for."""
 
-import re
 from http import HTTPStatus
 from typing import Final
 
 from pydantic import Field
 
+from sds_server import pem
 from sds_server.admin import secret_shapes, secrets
 from sds_server.admin.routes import Answer, Call, Route, Shape
 from sds_server.model import Scope
 
 PEM: Final = "application/x-pem-file"
-
-# No block holds another's border: a file of beginnings without an end is walked once.
-_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----(?:(?!-----).)*+-----END \1-----", re.DOTALL)
 
 
 class PutPair(Shape):
@@ -43,7 +40,7 @@ async def put_pair(call: Call) -> Answer:
 def _parts(raw: bytes) -> dict[str, str]:
     """Sort the blocks of one file; OpenSSL writes an EC key behind its parameters."""
     parts: dict[str, list[str]] = {"chain": [], "private_key": []}
-    for block in _BLOCK.finditer(raw.decode(errors="replace")):
+    for block in pem.BLOCK.finditer(raw.decode(errors="replace")):
         of_key = block[1].endswith("PRIVATE KEY") or block[1] == "EC PARAMETERS"
         parts["private_key" if of_key else "chain"].append(block[0])
     return {part: "\n".join(blocks) for part, blocks in parts.items()}

@@ -6,7 +6,6 @@ leaves nothing behind.
 
 import asyncio
 import hashlib
-import re
 from collections.abc import Mapping
 from typing import Final
 from uuid import uuid4
@@ -41,6 +40,7 @@ from sds_server.model import (
     Secret,
     SecretName,
 )
+from sds_server.pem import PRIVATE_KEY
 
 ISSUER_HEX: Final = 16
 
@@ -56,10 +56,6 @@ HINTS: Final[Mapping[str, str]] = {
     "order": "put the leaf first, then each issuer below what it issued",
     "root": "leave the root out: whoever trusts it has it",
 }
-
-_PRIVATE_KEY = re.compile(
-    rb"-----BEGIN ((?:[A-Z0-9]+ )*PRIVATE KEY)-----\r?\n(?:(?!-----).)*+-----END \1-----", re.DOTALL
-)
 
 _log = get("uploads")
 
@@ -161,7 +157,7 @@ def _key(pem: bytes) -> tuple[keys.PrivateKey, KeyType]:
     """Read the one private key. No refusal has a cause: a parser's message about a key may quote it."""
     if len(pem) > chains.MAX_BYTES:
         raise _refused("size", f"private_key: it has {len(pem)} bytes; at most {chains.MAX_BYTES} are taken")
-    blocks = list(_PRIVATE_KEY.finditer(pem))
+    blocks = list(PRIVATE_KEY.finditer(pem))
     if len(blocks) != 1:
         raise _refused("pem", f"private_key: it holds {len(blocks)} PRIVATE KEY blocks, not one")
     block, label = blocks[0][0], blocks[0][1]

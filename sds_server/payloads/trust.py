@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from sds_server.errors import GateRefused
+from sds_server.pem import BLOCK
 
 CAS_MAX: Final = 200
 BYTES_MAX: Final = 512 * 1024
@@ -29,7 +30,6 @@ DEPTH_MAX: Final = 100
 PIN_BYTES: Final = 32
 HASH_HEX: Final = 64
 
-_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----(?:(?!-----).)*+-----END \1-----", re.DOTALL)
 _HEX = re.compile(rf"[0-9a-f]{{{HASH_HEX}}}")
 # What Python takes in a pattern and RE2, which Envoy has, does not: looks around, and back.
 _NOT_RE2 = re.compile(r"\(\?(?:[=!]|<[=!]|>)|\\[1-9]")
@@ -275,7 +275,7 @@ def _check_san(matcher: SanMatcher) -> None:
 
 
 def _certificates(pem: str) -> Iterable[x509.Certificate]:
-    for number, block in enumerate(_BLOCK.finditer(pem), 1):
+    for number, block in enumerate(BLOCK.finditer(pem), 1):
         if block[1] != "CERTIFICATE":
             said = f"block {number} is a {block[1]}, not a CERTIFICATE"
             raise GateRefused("pem", said, hint="send the CAs' certificates alone, and never a private key")
@@ -286,7 +286,7 @@ def _certificates(pem: str) -> Iterable[x509.Certificate]:
 
 
 def _crls(pem: str) -> Iterable[str]:
-    blocks = list(_BLOCK.finditer(pem))
+    blocks = list(BLOCK.finditer(pem))
     if pem.strip() and not blocks:
         raise GateRefused("crl", "there is no X509 CRL block", hint="send PEM: openssl crl -inform DER")
     for number, block in enumerate(blocks, 1):
