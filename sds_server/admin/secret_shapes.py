@@ -208,7 +208,8 @@ class Secret(Declaration):
 
     ``key_custody`` is there where a target makes its keys, ``staple`` where the certificate names a
     responder, ``clock`` where that of the replica that answers is more than a minute from its CA's;
-    ``forbidden``: of its fallback issuers, whom CAA keeps out.
+    ``sealed``: by whom, when and why that replica was sealed, as it gives nothing away then; ``forbidden``:
+    of its fallback issuers, whom CAA keeps out.
     """
 
     managed_by: str
@@ -216,6 +217,7 @@ class Secret(Declaration):
     key_custody: KeyCustody | None
     created_at: datetime
     frozen: Freeze | None
+    sealed: str | None
     certificate: shapes.Certificate | None
     renewal: Renewal | None
     staple: Staple | None

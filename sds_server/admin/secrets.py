@@ -171,6 +171,7 @@ async def described(services: Services, name: str, *, status: HTTPStatus = HTTPS
         "on_demand": secret_shapes.OnDemand.maybe(asked, services.rules),
         "created_at": await secrets.created_at(database, name),
         "frozen": secret_shapes.Freeze.maybe(frozen),
+        "sealed": _sealed(services),
         "deliveries": deliveries,
     }
     states = [delivery.state for delivery in deliveries]
@@ -223,6 +224,13 @@ async def _with_certificate(
         revocations=[shapes.Revocation.of(revocation) for revocation in revoked],
         conditions=[secret_shapes.Condition.model_validate(condition) for condition in what_it_means],
     )
+
+
+def _sealed(services: Services) -> str | None:
+    state = services.seal.state
+    if state is None:
+        return None
+    return f"by {state.by or 'somebody'} at {state.at or 'some time'}: {state.reason or '?'}"
 
 
 def _clock(services: Services, secret: model.Secret) -> str | None:

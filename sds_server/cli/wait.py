@@ -67,6 +67,14 @@ def follow(api: Api, rotation: int, *, timeout: timedelta, steps: bool = True) -
         TimedOut: it has not ended within the timeout.
         NotDone: what was rolled out was taken back, or another rotation took its place.
     """
+    try:
+        return _followed(api, rotation, timeout=timeout, steps=steps)
+    except KeyboardInterrupt:
+        note("not waited for any longer: the rotation goes on, and `certvoy why NAME` says how far it is")
+        raise
+
+
+def _followed(api: Api, rotation: int, *, timeout: timedelta, steps: bool) -> Json:
     until = time.monotonic() + timeout.total_seconds()
     told, silent = _Told(), False
     while True:

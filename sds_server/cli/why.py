@@ -71,6 +71,7 @@ def tree(secret: Json, rotation: Json) -> Branch:
         )
     if conditions["RenewalOverdue"]["status"]:
         root.add(f"✗ overdue: {conditions['RenewalOverdue']['message']}")
+    _sealed(root, secret["sealed"])
     _clock(root, secret["clock"])
     _forbidden(root, secret["forbidden"])
     if secret["frozen"] is not None:
@@ -100,6 +101,7 @@ def payload_tree(secret: Json) -> Branch:
         root.add(
             f"{'✔' if conditions[kind]['status'] else '✗'} {kind.lower()}: {conditions[kind]['message']}"
         )
+    _sealed(root, secret["sealed"])
     if secret["frozen"] is not None:
         _frozen(root, secret["name"], secret["frozen"])
     for key, value in payload_facts(secret["payload"]).items():
@@ -154,6 +156,12 @@ def _staple(root: Branch, staple: Json) -> None:
         branch.add(f"reason: {staple['error']['what']}")
         branch.add(f"remedy: {staple['error']['hint']}")
     branch.add(f"{staple['url']} is asked next at {moment(staple['next_at'])}")
+
+
+def _sealed(root: Branch, said: str | None) -> None:
+    if said is not None:
+        branch = root.add(f"✗ sealed: the replica asked gives nothing away. It was sealed {said}")
+        branch.add("remedy: `certvoy unseal` ends it; other replicas go on")
 
 
 def _clock(root: Branch, said: str | None) -> None:

@@ -32,3 +32,13 @@ async def test_a_broken_seal_is_gone_and_breaking_none_changes_nothing(api):
 @pytest.mark.parametrize("reason", ["", " ", "two\nlines", "x" * 501, 5, None])
 async def test_a_reason_is_a_line(api, reason):
     assert 422 == (await api.local("PUT", SEAL, json={"reason": reason})).status
+
+
+async def test_of_each_secret_it_is_told_why_nothing_comes_of_it(api):
+    wanted = {"domains": ["www.example.test"], "issuer": "internal"}
+    before = (await api.local("PUT", "/v1/secrets/www", json=wanted)).json
+    seal = (await api.local("PUT", SEAL, json={"reason": "a thief"})).json
+    after = (await api.local("GET", "/v1/secrets/www")).json
+
+    assert before["sealed"] is None
+    assert f"by {seal['by']} at {seal['at']}: a thief" == after["sealed"]

@@ -25,12 +25,14 @@ def seen(*steps, proved, accepted=0):
 
 
 class Answers:
-    """An API that gives these, one after the other."""
+    """An API that gives these, one after the other; then somebody presses Ctrl-C."""
 
     def __init__(self, *answers):
         self._answers = list(answers)
 
     def get(self, *path, **query):
+        if not self._answers:
+            raise KeyboardInterrupt
         return self._answers.pop(0)
 
 
@@ -47,3 +49,10 @@ def test_what_completed_a_rotation_stands_before_its_completion(answers, capsys)
         "of 1 targets: accepted 1, proved 1",
         "rotation.completed",
     ]
+
+
+def test_who_stops_waiting_is_told_that_it_goes_on(capsys):
+    with pytest.raises(KeyboardInterrupt):
+        follow(Answers(PROVED_FIRST), 7, timeout=timedelta(minutes=1))
+
+    assert "the rotation goes on" in capsys.readouterr().err.splitlines()[-1]

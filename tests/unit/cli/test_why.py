@@ -1,6 +1,6 @@
 """`certvoy why` of the next renewal, when it is and why then; and of a target that is not seen."""
 
-from sds_server.cli.why import Branch, _certificate, _target
+from sds_server.cli.why import Branch, _certificate, _sealed, _target
 from sds_server.conditions import renewal_said
 
 CERTIFICATE = {
@@ -60,3 +60,14 @@ def test_a_target_that_was_proved_and_is_not_seen_since_is_told():
     _target(root, delivery | {"state": "unseen", "reason": "it was proved; 10.0.0.1:443: refused"})
 
     assert "✗ it was proved; 10.0.0.1:443: refused" in "\n".join(root.lines())
+
+
+def test_a_sealed_replica_says_so_and_how_it_ends():
+    root = Branch("www")
+    _sealed(root, "by person:ada at 2026-11-24T08:00:00+00:00: a thief")
+    _sealed(root, None)
+    text = "\n".join(root.lines())
+
+    assert 1 == text.count("✗ sealed")
+    assert "sealed by person:ada at 2026-11-24T08:00:00+00:00: a thief" in text
+    assert "certvoy unseal" in text
