@@ -78,5 +78,7 @@ def yesterdays_release(directory: Path) -> Path:
     archive = git("archive", commit, *PARTS)
     assert archive is not None
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(home, filter="data")
+        # Git's own archive; Python before 3.11.4 knows no filters, and later ones want one named.
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
+        tar.extractall(home)
     return home
