@@ -31,8 +31,8 @@ def dns_records(
 ) -> int:
     r"""Print the standing record of dns-persist-01 for DOMAIN, and the name at which dns-account-01 looks.
 
-    A wildcard's record permits the name's other hosts too. The account's URL is in `certvoy audit`, at
-    account.registered.
+    A wildcard's record permits the name's other hosts too. `certvoy issuers ls` shows the account's URL,
+    once there is one.
 
     \b
     certvoy dns-records '*.example.com' --account https://ca.example/acct/1 --ca ca.example
