@@ -92,7 +92,8 @@ class BundleConfig(Model):
     """The secret; the agent's identity needs a grant for it."""
 
     target: str | None = Field(default=None, min_length=1, max_length=256)
-    """What certvoy calls what serves it; the agent's identity by default."""
+    """What certvoy calls what serves it; the agent's identity by default. Hosts that share an identity need
+    one each: under one name the word of any of them is taken for all."""
 
     directory: FilePath
     """Where the pair lies, the agent's alone: ``current/fullchain.pem``, ``key.pem``, ``combined.pem``."""
