@@ -14,6 +14,12 @@ from sds_server.admin.routes import Route
 
 Json = dict[str, Any]
 
+_PHRASES: dict[HTTPStatus, str] = {
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "Unprocessable Content",
+}
+"""RFC 9110's, which Python has from 3.13 on: the document is the same whichever writes it."""
+
 _KEY: Json = {
     "name": HEADER,
     "in": "header",
@@ -104,7 +110,7 @@ def _query_parameters(route: Route, queries: Mapping[str, Json]) -> Iterator[Jso
 
 def _answers(route: Route, references: Mapping[Any, Json]) -> Iterator[tuple[HTTPStatus, Json]]:
     for status, shape in route.answers.items():
-        answer: Json = {"description": status.phrase}
+        answer: Json = {"description": _phrase(status)}
         if shape is bytes:
             schema = {} if route.content_type == "application/json" else {"type": "string"}
             answer["content"] = {route.content_type: {"schema": schema}}
@@ -115,4 +121,8 @@ def _answers(route: Route, references: Mapping[Any, Json]) -> Iterator[tuple[HTT
         yield status, answer
     problem = {CONTENT_TYPE: {"schema": references[Problem, "serialization"]}}
     for status in sorted({status for status, _ in TITLES.values()} - set(route.answers)):
-        yield status, {"description": status.phrase, "content": problem}
+        yield status, {"description": _phrase(status), "content": problem}
+
+
+def _phrase(status: HTTPStatus) -> str:
+    return _PHRASES.get(status, status.phrase)
