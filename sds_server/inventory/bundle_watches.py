@@ -81,9 +81,9 @@ async def settle(
             case Seen.STALE | Seen.STILL_STALE:
                 await _mark(tx, watch, seen, _words(watch, stated), actor=actor)
             case Seen.WELL if watch.error is not None:
-                await tx.rows("note_looks", watch.secret, [watch.target.id], [None], [None])
+                await tx.rows("note_looks", watch.secret, [watch.target.id], [None], [None], None)
             case Seen.UNKNOWN if error is not None:
-                await tx.rows("note_looks", watch.secret, [watch.target.id], [error], [None])
+                await tx.rows("note_looks", watch.secret, [watch.target.id], [error], [None], None)
         if seen in {Seen.STALE, Seen.STILL_STALE}:
             await tx.rows("look_again", *key, max(watch.unchanged_for / AGAIN_SHARE, AGAIN_MIN))
     return seen

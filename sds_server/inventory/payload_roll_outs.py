@@ -228,7 +228,7 @@ async def _write(
     secret, order = row["secret"], sorted(contradicted)
     if order:
         words = [contradicted[target] for target in order]
-        await tx.rows("note_looks", secret, order, words, [None] * len(order))
+        await tx.rows("note_looks", secret, order, words, [None] * len(order), row["generation"])
     seen = sorted(proved)
     by = [ProvedBy.CERTS] * len(seen)
     for delivery in await tx.rows("prove_deliveries", secret, seen, by, row["generation"]):

@@ -1640,10 +1640,12 @@ UPDATE delivery SET said_at = certvoy_now(), probe_error = NULL WHERE target_id 
 UPDATE delivery SET probe_error = $4 WHERE target_id = $1 AND secret = $2 AND proved = $3 AND proved_by = 'agent';
 
 -- name: note_looks
--- Why Targets are not proved, and the leaf that was seen in place of the wanted one; null: none was seen.
+-- Why Targets are not proved, and the leaf that was seen in place of the wanted one; null: none was seen. $5: of a roll-out of that
+-- generation; who was proved to serve it while others were looked at is so still. Null: whoever was proved is looked at.
 WITH w AS (SELECT * FROM unnest($2::bigint[], $3::text[], $4::text[]) AS w (target_id, error, served)),
      changed AS (SELECT d.target_id FROM delivery d JOIN w ON w.target_id = d.target_id
                   WHERE d.secret = $1 AND (d.probe_error IS DISTINCT FROM w.error OR d.served IS DISTINCT FROM coalesce(w.served, d.served))
+                    AND ($5::integer IS NULL OR coalesce(d.proved, 0) < $5)
                   ORDER BY d.target_id FOR NO KEY UPDATE OF d)
 UPDATE delivery d SET probe_error = w.error, served = coalesce(w.served, d.served), updated_at = certvoy_now()
   FROM w WHERE d.target_id = w.target_id AND d.secret = $1 AND d.target_id IN (SELECT target_id FROM changed);

@@ -174,6 +174,7 @@ async def _write(tx: Transaction, roll_out: RollOut, looks: Sequence[Look], *, a
             [look.target for look in unproved],
             [look.error for look in unproved],
             [look.served for look in unproved],
+            generation,
         )
     proved = [look for look in looks if look.by is not None]
     newly = await tx.rows(

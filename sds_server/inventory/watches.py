@@ -94,9 +94,11 @@ async def settle(database: Database, watch: Watch, look: Look, *, actor: str) ->
             case Seen.STALE | Seen.STILL_STALE:
                 await _mark(tx, watch, look, seen, actor=actor)
             case Seen.WELL if watch.error is not None:
-                await tx.rows("note_looks", watch.secret, [watch.target.id], [None], [None])
+                await tx.rows("note_looks", watch.secret, [watch.target.id], [None], [None], None)
             case Seen.UNKNOWN:
-                await tx.rows("note_looks", watch.secret, [watch.target.id], [look.error], [look.served])
+                await tx.rows(
+                    "note_looks", watch.secret, [watch.target.id], [look.error], [look.served], None
+                )
                 if watch.refused == watch.wanted.generation:
                     await _offer_again(tx, watch)
         if seen not in {Seen.WELL, Seen.PROVED, Seen.HEALED}:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sds_server.identity import Grant
-from sds_server.inventory import progress, rotations, targets
+from sds_server.inventory import progress, roll_outs, rotations, targets
 from sds_server.inventory.reports import NOT_SEEN
 from sds_server.lifecycle.looks import NOT_REPORTED
 from sds_server.lifecycle.prover import Prover
@@ -14,7 +14,7 @@ from tests.lifecycle.test_prover import SETTLE
 from tests.support.admin import serving
 from tests.support.clocks import HastyClock
 from tests.support.fakes import Listener, pair_of
-from tests.support.roll_outs import rolling_out
+from tests.support.roll_outs import note, rolling_out
 
 EDGE = "spiffe://example.test/web-1"
 OTHER = "spiffe://example.test/web-2"
@@ -124,6 +124,17 @@ async def test_an_agent_that_cannot_see_any_more_what_it_has_proved_is_believed(
 
     assert ["accepted", "unseen", "proved"] == [one.json["state"] for one in (before, silent, seen)]
     assert NOT_SEEN in silent.json["reason"]
+
+
+async def test_what_an_agent_proves_while_others_are_looked_at_is_seen(api, database, certificate):
+    """The looks end together, seconds after its word came where one of them is answered by nobody."""
+    await report(api, state="accepted", target="web-1", generation=1)
+    roll_out = await roll_outs.get(database, "www")
+    await report(api, state="proved", target="web-1", served_fingerprint=certificate.fingerprint)
+    await note(database, roll_out, roll_out.live[0].target.id, NOT_REPORTED)
+    (delivery,) = (await api.local("GET", "/v1/secrets/www")).json["deliveries"]
+
+    assert ("proved", None) == (delivery["state"], delivery["reason"])
 
 
 async def test_a_fingerprint_is_taken_as_openssl_writes_it(api, certificate):
