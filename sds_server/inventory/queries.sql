@@ -1390,7 +1390,7 @@ SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.register
   FROM target t JOIN delivery d ON d.target_id = t.id WHERE t.name = $1 AND d.secret = $2;
 
 -- name: deliveries_of
--- What is known of each Secret at these Targets, with the generation that they are offered.
+-- What is known of each Secret at these Targets, or of $2 alone, with the generation that they are offered.
 SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.proved, d.refusal, d.probe_error, d.push_error, d.updated_at, d.proved_by,
        d.proved_at, d.served, d.stale_since, certvoy_now() - d.stale_since AS stale_for, d.salt,
        certvoy_now() - d.accepted_at AS accepted_for, certvoy_now() - d.salted_at AS salted_for,
@@ -1415,7 +1415,7 @@ SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.proved, d.refusal
                     THEN payload_before(q) END AS before
           FROM secret s LEFT JOIN payload q ON q.secret = s.name AND q.generation = s.served_generation
          WHERE s.name = d.secret AND s.kind <> 'tls_certificate') y ON true
- WHERE d.target_id = ANY ($1::bigint[]) ORDER BY d.target_id, d.secret;
+ WHERE d.target_id = ANY ($1::bigint[]) AND ($2::text IS NULL OR d.secret = $2) ORDER BY d.target_id, d.secret;
 
 -- name: target_of_peer
 SELECT id FROM target WHERE identity = $1 AND node_id = $2;

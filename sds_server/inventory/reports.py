@@ -104,8 +104,7 @@ async def write(database: Database, report: Report, *, seen_for: timedelta, acto
             )
         elif proves:
             await tx.rows("say_again", *about)
-        live = await targets.live_in(tx, report.secret)
-    return next(item for item in live if item.target.id == target["id"])
+        return await targets.of_secret(tx, target, report.secret)
 
 
 def _check_current(report: Report, current: Row | None) -> None:

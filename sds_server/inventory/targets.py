@@ -221,7 +221,7 @@ async def listed_in(tx: Transaction, rows: Sequence[Row]) -> Sequence[Listed]:
     """Return the Targets of these rows, with what they have."""
     targets = {row["id"]: from_row(row) for row in rows}
     holds: dict[int, list[Held]] = {target: [] for target in targets}
-    for row in await tx.rows("deliveries_of", list(targets)):
+    for row in await tx.rows("deliveries_of", list(targets), None):
         holds[row["target_id"]].append(
             Held(
                 secret=row["secret"],
@@ -232,6 +232,13 @@ async def listed_in(tx: Transaction, rows: Sequence[Row]) -> Sequence[Listed]:
     return [
         Listed(target=targets[row["id"]], last_seen=row["last_seen"], holds=holds[row["id"]]) for row in rows
     ]
+
+
+async def of_secret(tx: Transaction, target: Row, secret: str) -> Live:
+    """Return what is known of a Secret at the Target of this row, which has it; no other Target is read."""
+    row = await tx.row("deliveries_of", [target["id"]], secret)
+    assert row is not None  # noqa: S101 - it has it
+    return _live(from_row(target), row)
 
 
 async def live_set(database: Database, secret: str) -> Sequence[Live]:

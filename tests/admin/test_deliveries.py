@@ -137,6 +137,26 @@ async def test_what_an_agent_proves_while_others_are_looked_at_is_seen(api, data
     assert ("proved", None) == (delivery["state"], delivery["reason"])
 
 
+async def test_a_report_reads_no_other_target(api, certificate, database, sql, monkeypatch):
+    """A fleet reports at once, and again each hour; each waits for the others at their Secret's lock."""
+    read = []
+    judged = targets._live
+
+    def counting(target, row):
+        read.append(target.name)
+        return judged(target, row)
+
+    for number in range(5):
+        await targets.register(
+            database, f"o-{number}", probe=None, identity=None, node_id=None, serves=["www"], actor="p"
+        )
+    monkeypatch.setattr(targets, "_live", counting)
+    got = await report(api, state="proved", target="web-1", served_fingerprint=certificate.fingerprint)
+
+    assert ("proved", "web-1") == (got.json["state"], got.json["target"])
+    assert ["web-1"] == read
+
+
 async def test_a_fingerprint_is_taken_as_openssl_writes_it(api, certificate):
     pairs = [certificate.fingerprint[at : at + 2].upper() for at in range(0, 64, 2)]
 
