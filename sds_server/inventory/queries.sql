@@ -1353,12 +1353,13 @@ RETURNING name, issuer;
 -- name: register_target
 -- A Target that was only seen until now becomes a registered one. $7: null leaves its push address, '' takes it away. $2: null
 -- leaves its kind; who is new is an Envoy, and who is pushed to is none. $8: null leaves whether it wants the PROXY protocol.
--- What was proved at another address, or in another way, is proved no more.
+-- What was proved at another address, or in another way, is proved no more; nor is an agent's word where it is another's by now.
 WITH moved AS (
     UPDATE delivery d SET proved = NULL, look_at = certvoy_now() FROM target t
      WHERE t.name = $1 AND d.target_id = t.id
        AND ($5 IS DISTINCT FROM t.probe AND $5 IS NOT NULL OR t.probe IS NULL AND $6 IS DISTINCT FROM t.admin AND $6 IS NOT NULL
-            OR t.probe IS NOT NULL AND $8 <> t.proxy_protocol))
+            OR t.probe IS NOT NULL AND $8 <> t.proxy_protocol
+            OR t.probe IS NULL AND t.admin IS NULL AND ($3 <> t.identity OR $4 <> t.node_id OR $7 > '' AND $7 <> t.push)))
 INSERT INTO target (name, kind, identity, node_id, probe, admin, registered, vouched, push, proxy_protocol)
 VALUES ($1, coalesce($2, CASE WHEN $7 > '' THEN 'files' ELSE 'envoy' END), $3, $4, $5, $6, true, $3::text IS NOT NULL, nullif($7, ''),
         coalesce($8::boolean, false))

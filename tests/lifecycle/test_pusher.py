@@ -236,6 +236,25 @@ async def test_whose_word_is_overdue_is_asked_again_though_it_is_proved(
     assert ("proved", 4) == await after(4)
 
 
+async def test_what_moved_elsewhere_is_pushed_there(database, issuances, replica, prover, hosts):
+    """What an agent proved says nothing of a host that takes its place."""
+    declared = await issuances.declare()
+    old = await hosts("web-1")
+    await issuances.issue(declared)
+    await replica.push()
+    await prover.step()
+    new = await hosts("web-1")
+    before = (await told(database, "web-1"))[0]
+    await replica.push()
+
+    assert ("accepted", [1], [1]) == (before, generations(old), generations(new))
+    assert ("proved", None) == await told(database, "web-1")
+
+    await register(database, "web-1", (await targets.get(database, "web-1")).target.push)
+
+    assert ("proved", None) == await told(database, "web-1"), "named again as it is, it has not moved"
+
+
 async def test_two_replicas_push_once(database, issuances, enroller, hosts):
     declared = await issuances.declare()
     web = await hosts("web-1")
