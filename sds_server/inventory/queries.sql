@@ -1688,8 +1688,8 @@ UPDATE delivery SET push_generation = NULL, push_at = NULL, push_attempts = 0, p
 -- name: claim_pushes
 -- At most $2 Deliveries to be pushed: what their Target is offered is not proved, and either those very bytes (generation and
 -- salt) were never pushed, or a push of them was not answered and its pause is over; or the agent whose word is the proof should
--- have said it again by itself: who is asked looks anew. Nobody else takes one for $1. Those that were never tried come first: a
--- fleet that is away keeps nobody waiting.
+-- have said it again by itself: who is asked looks anew. Nobody else takes one for $1. Those that were never tried, or answered the
+-- last time, come first: a fleet that is away keeps nobody waiting.
 WITH due AS (
     SELECT d.target_id, d.secret, o.generation
       FROM target t
@@ -1709,7 +1709,7 @@ WITH due AS (
        AND (d.push_lease IS NULL OR d.push_lease <= certvoy_now())
        AND ((d.push_generation, d.push_salt) IS DISTINCT FROM (o.generation, d.salt) OR d.push_at <= certvoy_now()
             OR d.proved = o.generation AND d.push_at IS NULL)
-     ORDER BY (d.push_generation, d.push_salt) IS NOT DISTINCT FROM (o.generation, d.salt), d.push_at, d.target_id, d.secret LIMIT $2
+     ORDER BY (d.push_generation, d.push_salt) IS NOT DISTINCT FROM (o.generation, d.salt) AND d.push_at IS NOT NULL, d.push_at, d.target_id, d.secret LIMIT $2
        FOR UPDATE OF d SKIP LOCKED)
 UPDATE delivery d
    SET push_generation = due.generation, push_salt = d.salt, push_lease = certvoy_now() + $1::interval, push_at = certvoy_now(),

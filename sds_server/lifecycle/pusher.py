@@ -41,6 +41,9 @@ LOOK_AGAIN_S: Final = 0.5
 ASK_AGAIN_S: Final = 15.0
 """How soon an agent that has a pair and has not seen it served is asked again: its program may start now."""
 
+REFUSED_AGAIN: Final = timedelta(hours=1)
+"""How soon one that refused it is asked again: its program may be mended by then."""
+
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 300.0
 OK: Final = 200
@@ -208,10 +211,12 @@ class Pusher:
         await pushes.answered(self._database, claim, again=self._again(claim, answer))
 
     def _again(self, claim: Claim, answer: Answer) -> timedelta | None:
-        """Return when to ask again: where nobody but the agent can look, and it has not seen the leaf yet."""
+        """Return when to ask again: where nobody but the agent can look, and it does not see the leaf."""
         target = claim.target
-        if answer.said is not Said.ACCEPTED or target.probe is not None or target.admin is not None:
+        if answer.said is Said.PROVED or target.probe is not None or target.admin is not None:
             return None
+        if answer.said is Said.REFUSED:
+            return REFUSED_AGAIN
         return timedelta(seconds=pause_s(claim.attempt, after_s=ASK_AGAIN_S, rng=self._rng))
 
     async def _offered(self, claim: Claim, peer: Peer) -> Resource:

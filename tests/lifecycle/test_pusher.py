@@ -236,6 +236,27 @@ async def test_whose_word_is_overdue_is_asked_again_though_it_is_proved(
     assert ("proved", 4) == await after(4)
 
 
+async def test_who_refused_what_it_had_is_asked_again_though_nothing_is_rolled_out(
+    database, issuances, replica, prover, hosts, sql
+):
+    """Its program served something else when it was asked, and has been mended since: only asking tells."""
+    declared = await issuances.declare()
+    web = await hosts("web-1")
+    await issuances.issue(declared)
+    await replica.push()
+    await prover.step()
+    web.dislikes = "it serves another leaf"
+    await sql.execute("UPDATE delivery SET said_at = now() - interval '2 hours'")
+    await replica.push()
+    refused = await told(database, "web-1")
+    web.dislikes = None
+    await turn_clock(sql, timedelta(hours=2))
+    await replica.push()
+
+    assert ("refused", "it serves another leaf") == refused
+    assert ("proved", None) == await told(database, "web-1")
+
+
 async def test_what_moved_elsewhere_is_pushed_there(database, issuances, replica, prover, hosts):
     """What an agent proved says nothing of a host that takes its place."""
     declared = await issuances.declare()
@@ -253,6 +274,24 @@ async def test_what_moved_elsewhere_is_pushed_there(database, issuances, replica
     await register(database, "web-1", (await targets.get(database, "web-1")).target.push)
 
     assert ("proved", None) == await told(database, "web-1"), "named again as it is, it has not moved"
+
+
+async def test_whose_word_is_overdue_waits_for_no_fleet_that_is_away(
+    database, issuances, replica, hosts, sql
+):
+    declared = await issuances.declare()
+    await hosts("web-1")
+    await issuances.issue(declared)
+    await replica.push()
+    await sql.execute("UPDATE delivery SET said_at = now() - interval '2 hours'")
+    await hosts("away-1")
+    await register(database, "away-1", "https://127.0.0.1:1")
+    await replica.push()
+    await sql.execute("UPDATE delivery SET said_at = now() - interval '2 hours'")
+    await turn_clock(sql, timedelta(minutes=5))
+    (first,) = await pushes.claim(database, lease_for=LEASE, limit=1)
+
+    assert "web-1" == first.target.name
 
 
 async def test_two_replicas_push_once(database, issuances, enroller, hosts):
