@@ -126,7 +126,8 @@ async def found(
     """Take the CA's word (``by`` ocsp or crl) that a Certificate is revoked; False: that is known already.
 
     It is offered to nobody any more, as one that we had revoked, and where it is what a Secret is served
-    with a Rotation brings its successor, unless it was ``uploaded``. Proxies that have it serve on meanwhile.
+    with a Rotation brings its successor, unless it was ``uploaded``: then the one before is served on where
+    it has not gone to all. Proxies that have it serve on meanwhile.
     """
     secret: str = await tx.value("lock_secret_of", cert_id)
     served = await tx.row("served", [secret])
@@ -136,6 +137,13 @@ async def found(
         return False
     if served is not None and served["id"] == cert_id and not uploaded:
         await rotations.open_in(tx, secret, reason=Reason.REVOKED, actor=actor)
+    elif uploaded:
+        error = {
+            "what": f"its CA revoked it while it was rolled out: {said}",
+            "rule": "revoked",
+            "hint": f"upload another pair: `certvoy upload {secret}`; the one before is served on",
+        }
+        await rotations.take_back(tx, secret, cert_id, error=error, actor=actor)
     detail = {"reason": why, "by": by, "said": said}
     await certificates.move(tx, cert_id, Event.REVOKED, actor=actor, subject=secret, detail=detail)
     await feed.tell_secret(tx, secret)

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from sds_server.clock import SystemClock
 from sds_server.crls import fetch
 from sds_server.errors import Unavailable
-from sds_server.inventory import certificates, revocations
+from sds_server.inventory import certificates, progress, revocations, roll_outs, targets
 from sds_server.lifecycle.crl_reader import CrlReader
 from sds_server.lifecycle.uploads import Uploads
 from sds_server.model import CertificateStatus, Reason, RevocationReason, SecretName
@@ -20,6 +20,7 @@ from tests.support.databases import turn_clock
 from tests.support.fakes import CuttableDatabase
 from tests.support.lists import Lists
 from tests.support.pki import crl, scope
+from tests.support.roll_outs import confirm
 
 PATH = "/7.crl"
 
@@ -245,6 +246,32 @@ async def test_an_uploaded_pair_that_is_revoked_is_told_and_waits_for_a_person(l
 
     assert "revoked" == await sql.fetchval("SELECT status FROM certificate")
     assert 0 == await sql.fetchval("SELECT count(*) FROM certrotation WHERE reason = 'revoked'")
+
+
+async def test_an_uploaded_pair_that_is_revoked_in_its_roll_out_is_taken_back(
+    lists, bring, replica, database, sql
+):
+    """Or it would be rolled out to all, and who serves it be called proved by the one before."""
+    await bring("bought", url=f"{lists.url}/first.crl")
+    await targets.register(
+        database, "edge-1", probe=None, identity=None, node_id=None, serves=["bought"], actor="p"
+    )
+    (edge,) = await targets.live_set(database, "bought")
+    await confirm(database, await roll_outs.get(database, "bought"), proved=[edge.target.id], actor="r")
+    ca, pair = await bring("bought", url=f"{lists.url}/second.crl")
+    under_way = await roll_outs.get(database, "bought")
+    await sql.execute("UPDATE delivery SET sent = 2, accepted = 2")
+    lists.put("/second.crl", crl(ca, [pair.certificate]))
+    await replica.step()
+    late = await confirm(database, under_way, proved=[edge.target.id], actor="r")
+    (edge,) = await targets.live_set(database, "bought")
+    rotation = await progress.latest(database, "bought")
+
+    assert ["expiring_soon", "revoked"] == [
+        row["status"] for row in await sql.fetch("SELECT status FROM certificate ORDER BY generation")
+    ]
+    assert (None, None, "revoked") == (late, rotation.outcome, rotation.last_error["rule"])
+    assert (1, None) == (edge.current, edge.proved)
 
 
 async def test_where_an_uploaded_certificate_points_to_our_own_machines_nobody_goes(
