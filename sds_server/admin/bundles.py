@@ -90,7 +90,8 @@ async def get_bundle(call: Call) -> Answer:
             )
         if not isinstance(entry, Resource):
             raise NotFound(
-                f"secret {name}: nothing is issued yet", hint="ask again with `Prefer: wait=60`, or look why"
+                f"secret {name}: nothing is issued yet",
+                hint=f"`certvoy why {name}` says what it waits for; a client waits by `Prefer: wait=60`",
             )
         entry = entry.unstapled  # a new staple alone is no news for who does not staple ours
         headers = {"ETag": _etag(entry, as_pem), "Vary": "Accept", "Cache-Control": "no-store"}

@@ -13,7 +13,7 @@ from sds_server.admin import shapes
 from sds_server.admin.routes import Answer, Call, Route, Shape, Text
 from sds_server.admin.services import Services
 from sds_server.errors import CallerError, NotFound
-from sds_server.inventory import certificates, offers, on_demand, targets
+from sds_server.inventory import certificates, offers, on_demand, secrets, targets
 from sds_server.inventory.targets import Live
 from sds_server.model import Certificate, Scope
 from sds_server.targets.certs import loaded_serials
@@ -83,7 +83,10 @@ async def of(services: Services, name: str, *, only: str | None = None) -> Seque
     database = services.database
     offer = (await offers.of(database, [name])).get(name)
     if offer is None or offer.cert_id is None:
-        raise NotFound(f"secret {name}: nothing is served under that name yet")
+        await secrets.get(database, name)
+        raise NotFound(
+            f"secret {name}: nothing is issued yet", hint=f"`certvoy why {name}` says what it waits for"
+        )
     current = (await certificates.get(database, offer.cert_id)).certificate
     before = None if offer.before is None else (await certificates.get(database, offer.before)).certificate
     live = [item for item in await targets.live_set(database, name) if only in {None, item.target.name}]

@@ -135,6 +135,12 @@ class Api:
         try:
             connection = self._connect(timeout_s)
             connection.connect()
+        except ssl.SSLCertVerificationError as e:  # to ask again would not help
+            raise ConfigError(
+                f"--url: the certificate of {self._where} is not trusted: {e.verify_message}",
+                hint="name by --ca who issued it; of certvoy's own CA each agent has the certificate:"
+                " current/authorities.pem in its `credentials`",
+            ) from e
         except BROKEN as e:
             said = getattr(e, "strerror", None) or str(e)
             raise Unavailable(f"no certvoy answers at {self._where}: {said}", hint=self._start) from e

@@ -81,6 +81,14 @@ class _Lazy(click.Group):
         _lay_out(command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as e:  # click looks for like ones among what is imported
+            raise click.exceptions.NoSuchCommand(e.command_name, possibilities=COMMANDS, ctx=ctx) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
@@ -100,7 +108,7 @@ def _lay_out(command: click.Command) -> None:
             inner.short_help = inner.get_short_help_str(limit=SENTENCE_MAX)
 
 
-@click.group(cls=_Lazy)
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["--help", "-h"]})
 @click.version_option(package_name="certvoy")
 def certvoy() -> None:
     """Issue, rotate and deliver TLS certificates, and prove what is served.

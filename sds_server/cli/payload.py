@@ -77,6 +77,9 @@ def _waited(api: Api, secret: Json, timeout: timedelta, *, to_come: bool) -> Jso
             if version["generation"] >= wanted and version["outcome"] not in {None, "superseded"}:
                 return secret
         if time.monotonic() >= until:
-            raise TimedOut(f"{secret['name']}: not with every target within {timeout.total_seconds():g} s")
+            raise TimedOut(
+                f"{secret['name']}: not with every target within {timeout.total_seconds():g} s",
+                hint=f"it goes on without us: `certvoy why {secret['name']}` says how it goes",
+            )
         time.sleep(LOOK_EVERY_S)
         secret = api.get("v1", "secrets", secret["name"])

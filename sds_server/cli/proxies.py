@@ -10,10 +10,10 @@ WORST_FIRST = ("refused", "stale", "never", "sent", "accepted", "unseen", "waiti
 
 
 class _ListsByDefault(click.Group):
-    """Without a subcommand it is ``ls``, options and all."""
+    """Without a subcommand it is ``ls``, options and all; a word that is none is an error."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
             args = ["ls", *args]
         return super().parse_args(ctx, args)
 

@@ -81,7 +81,7 @@ def revoke(
     rotation, revocation = wanted["rotation"], wanted["revocation"]
     if wait:
         if rotation is not None and not now:
-            follow(api, rotation["id"], timeout=timeout)
+            follow(api, rotation["id"], of=name, timeout=timeout)
         revocation = _settled(api, revocation, until=until)
     if as_json:
         print_json(wanted | {"revocation": revocation})

@@ -23,7 +23,7 @@ def rotate(name: str, *, wait: bool, timeout: timedelta, as_json: bool, api: Api
     """
     rotation = api.post("v1", "secrets", name, "rotations", repeat=True)
     if wait:
-        rotation = follow(api, rotation["id"], timeout=timeout)
+        rotation = follow(api, rotation["id"], of=name, timeout=timeout)
     if as_json:
         print_json(rotation)
     elif wait:

@@ -46,8 +46,10 @@ def show(what: str, *, server_name: str | None, proxy_protocol: bool, as_json: b
 def _from_file(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificates(path.read_bytes())[0]
-    except (OSError, ValueError) as e:
-        raise CallerError(f"{path}: holds no certificate in PEM: {e}", hint="name a PEM file") from e
+    except OSError as e:
+        raise CallerError(f"cannot read {path}: {e.strerror}", hint="name a PEM file") from e
+    except ValueError as e:  # its words are about a parser
+        raise CallerError(f"{path}: holds no certificate in PEM", hint="name a PEM file") from e
 
 
 def _from_endpoint(way: Way, server_name: str | None) -> x509.Certificate:

@@ -60,27 +60,30 @@ timeout_option = click.option(
 )
 
 
-def follow(api: Api, rotation: int, *, timeout: timedelta, steps: bool = True) -> Json:
-    """Tell each step of a rotation until it ends, and return it; ``steps``: or say nothing.
+def follow(api: Api, rotation: int, *, of: str, timeout: timedelta, steps: bool = True) -> Json:
+    """Tell each step of a rotation of a secret until it ends, and return it; ``steps``: or say nothing.
 
     Raises:
         TimedOut: it has not ended within the timeout.
         NotDone: what was rolled out was taken back, or another rotation took its place.
     """
     try:
-        return _followed(api, rotation, timeout=timeout, steps=steps)
+        return _followed(api, rotation, of=of, timeout=timeout, steps=steps)
     except KeyboardInterrupt:
-        note("not waited for any longer: the rotation goes on, and `certvoy why NAME` says how far it is")
+        note(f"not waited for any longer: the rotation goes on, and `certvoy why {of}` says how far it is")
         raise
 
 
-def _followed(api: Api, rotation: int, *, timeout: timedelta, steps: bool) -> Json:
+def _followed(api: Api, rotation: int, *, of: str, timeout: timedelta, steps: bool) -> Json:
     until = time.monotonic() + timeout.total_seconds()
     told, silent = _Told(), False
     while True:
         left = until - time.monotonic()
         if left <= 0:
-            raise TimedOut(f"rotation {rotation} has not ended within {timeout.total_seconds():g} s")
+            raise TimedOut(
+                f"rotation {rotation} has not ended within {timeout.total_seconds():g} s",
+                hint=f"it goes on without us: `certvoy why {of}` says how it goes",
+            )
         try:
             seen: Json = api.get(
                 "v1", "rotations", str(rotation), wait=int(min(left, ASK_S)), steps=told.steps, patience_s=0.0
@@ -226,7 +229,7 @@ def tell(
     if timeout is not None:
         if over:
             note(f"{name} {nothing_to_do}: nothing to do")
-        ended = follow(api, rotation["id"], timeout=timeout, steps=not over)
+        ended = follow(api, rotation["id"], of=name, timeout=timeout, steps=not over)
         secret = api.get("v1", "secrets", name)
     if as_json:
         print_json(secret)

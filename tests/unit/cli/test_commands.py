@@ -298,7 +298,10 @@ async def test_waiting_ends_in_time_and_says_that_it_goes_on(run, issuances):
     code, _, told = await run("rotate", "www", "--wait", "--timeout", "100ms")
 
     assert 5 == code
-    assert "certvoy: rotation 1 has not ended within 0.1 s\nhint: it goes on without us" in told
+    assert (
+        "certvoy: rotation 1 has not ended within 0.1 s\nhint: it goes on without us: `certvoy why www`"
+        in told
+    )
 
 
 async def test_waiting_for_a_ca_that_is_left_alone_says_so_once(run, issuances, database):
@@ -402,6 +405,14 @@ async def test_a_file_is_shown_with_what_is_known_of_it(run, issuances, tmp_path
     assert "certvoy        never issued it" in other
 
 
+async def test_a_file_that_holds_no_certificate_is_said_to_without_a_parsers_words(run, tmp_path):
+    (tmp_path / "token").write_text("certvoy_enrol_x")
+    code, _, said = await run("show", str(tmp_path / "token"))
+
+    assert 1 == code
+    assert said.startswith(f"certvoy: {tmp_path}/token: holds no certificate in PEM\n")
+
+
 async def test_a_deleted_secret_is_gone(run, issuances):
     await issuances.declare()
 
@@ -416,6 +427,15 @@ async def test_probing_exits_by_what_was_found(run, issuances, database):
 
     assert 1 == code
     assert ["edge-1", "www.example.test", "UNREACHABLE"] == shown.splitlines()[1].split()[:3]
+
+
+async def test_what_cannot_be_probed_is_unknown_or_not_issued_yet(run, issuances):
+    await issuances.declare()
+    unknown, waiting = await run("probe", "wwww"), await run("probe", "www")
+
+    assert [3, 3] == [unknown[0], waiting[0]]
+    assert "secret wwww: there is none of that name" in unknown[2]
+    assert "nothing is issued yet\nhint: `certvoy why www`" in waiting[2]
 
 
 async def test_each_place_that_an_address_leads_to_is_a_line(run, issuances, tmp_path, monkeypatch):
@@ -472,6 +492,30 @@ def test_who_watches_is_told_what_is_waited_for(tmp_path, capsys, monkeypatch):
 def test_a_configuration_that_is_not_there_is_a_usage_error(tmp_path, capsys):
     assert 2 == cli.main(["ls", "--config", str(tmp_path / "nowhere.yaml")])
     assert "elsewhere by --url" in capsys.readouterr().err
+
+
+async def test_a_server_that_is_not_trusted_is_asked_once_and_said_to_be_there(
+    database, tmp_path, monkeypatch, capsys
+):
+    async with serving(database, tmp_path) as served:
+        monkeypatch.setenv("CERTVOY_URL", f"https://127.0.0.1:{served.ports.api}")
+        code = await asyncio.to_thread(cli.main, ["ls"])
+
+    first, hint = capsys.readouterr().err.splitlines()
+    assert (2, True) == (code, "is not trusted" in first)
+    assert "--ca" in hint
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["serv"], "Did you mean 'serve'?"),
+        (["proxies", "enrol", "edge-1", "--secret", "www"], "Did you mean 'enroll'?"),
+    ],
+)
+def test_a_command_with_a_typo_is_answered_with_the_one_that_is_meant(words, said, capsys):
+    assert 2 == cli.main(words)
+    assert said in capsys.readouterr().err
 
 
 async def test_a_server_elsewhere_is_asked_with_a_token_from_the_environment(

@@ -38,6 +38,14 @@ def test_help_lists_every_command(capsys):
     assert [name for name in cli.COMMANDS if f"  {name} " not in shown] == []
 
 
+def test_help_is_there_by_its_short_name_at_any_depth():
+    """In a process of its own: click keeps what the help option of a command was called first."""
+    words = [sys.executable, "-m", "sds_server", "proxies", "enroll", "-h"]
+    ended = subprocess.run(words, capture_output=True, text=True, check=True)
+
+    assert ended.stdout.startswith("Usage: certvoy proxies enroll")
+
+
 def test_help_loads_nothing_heavy():
     """It answers at once, and also where the rest is broken."""
     program = """

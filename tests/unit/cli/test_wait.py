@@ -42,7 +42,7 @@ PROVED_FIRST = seen("certificate.issued", proved=1, accepted=1)
 
 @pytest.mark.parametrize("answers", [[ENDED], [PROVED_FIRST, ENDED]])
 def test_what_completed_a_rotation_stands_before_its_completion(answers, capsys):
-    follow(Answers(*answers), 7, timeout=timedelta(minutes=1))
+    follow(Answers(*answers), 7, of="www", timeout=timedelta(minutes=1))
 
     assert [line.split("s  ")[-1].strip() for line in capsys.readouterr().err.splitlines()] == [
         "certificate.issued",
@@ -53,6 +53,7 @@ def test_what_completed_a_rotation_stands_before_its_completion(answers, capsys)
 
 def test_who_stops_waiting_is_told_that_it_goes_on(capsys):
     with pytest.raises(KeyboardInterrupt):
-        follow(Answers(PROVED_FIRST), 7, timeout=timedelta(minutes=1))
+        follow(Answers(PROVED_FIRST), 7, of="www", timeout=timedelta(minutes=1))
 
-    assert "the rotation goes on" in capsys.readouterr().err.splitlines()[-1]
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "the rotation goes on, and `certvoy why www`" in last
