@@ -40,8 +40,15 @@ class Agent:
             ConfigError: a group does not exist, or a file cannot be read.
         """
         files = CredentialFiles(config.credentials)
-        door = HttpsDoor(config.server, roots=read(config.ca), held=files.held)
-        self.keeper = Keeper(files, door, token=token or _token(config.token_file), clock=clock, rng=rng)
+        door = HttpsDoor(config.server, roots=roots_of(config.ca), held=files.held)
+        self.keeper = Keeper(
+            files,
+            door,
+            token=token or token_of(config.token_file),
+            token_file=config.token_file,
+            clock=clock,
+            rng=rng,
+        )
         self._turns: dict[str, asyncio.Lock] = {}
         self.pullers = [self._puller(bundle, door, clock, rng) for bundle in config.bundles]
         self.makers = [self._maker(made, door, clock, rng) for made in config.keys]
@@ -183,8 +190,8 @@ class Agent:
         )
 
 
-def read(path: Path | None) -> str | None:
-    """Return what a file of the configuration holds; None for none.
+def roots_of(path: Path | None) -> str | None:
+    """Return the roots that a file holds; None for no file.
 
     Raises:
         ConfigError: it cannot be read.
@@ -192,17 +199,26 @@ def read(path: Path | None) -> str | None:
     try:
         return None if path is None else path.read_text()
     except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"cannot read {path}: {e}", hint="name a file that exists") from e
+        raise _unreadable(path, e, hint="name a PEM file that the agent's user may read") from e
 
 
-def _token(path: Path | None) -> str | None:
-    """Return the token; once it was used, its file may be gone or empty."""
+def token_of(path: Path | None) -> str | None:
+    """Return the token that a file holds; once it was used, its file may be gone or empty.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
         return None if path is None else path.read_text().strip() or None
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"cannot read {path}: {e}", hint="let the agent's user read it") from e
+        raise _unreadable(path, e, hint="let the agent's user read it") from e
+
+
+def _unreadable(path: Path | None, error: OSError | UnicodeDecodeError, *, hint: str) -> ConfigError:
+    said = error.strerror if isinstance(error, OSError) else "it is not text"
+    return ConfigError(f"cannot read {path}: {said}", hint=hint)
 
 
 def _gid(name: str | None) -> int | None:

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from random import Random
 from typing import Final, Protocol
 
@@ -79,11 +80,20 @@ class Keeper:
     """One proxy's. Holds the key of a request until it is answered, as a token is good for one key alone."""
 
     def __init__(
-        self, files: CredentialFiles, door: Door, *, token: str | None, clock: Clock, rng: Random
+        self,
+        files: CredentialFiles,
+        door: Door,
+        *,
+        token: str | None,
+        token_file: Path | None = None,
+        clock: Clock,
+        rng: Random,
     ) -> None:
+        """``token_file``: where ``token`` was looked for, for who has to put one there."""
         self._files = files
         self._door = door
         self._token = token
+        self._token_file = token_file
         self._clock = clock
         self._rng = rng
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -146,10 +156,15 @@ class Keeper:
 
     async def _enroll(self, csr: str) -> Given:
         if self._token is None:
+            missing = "no token to get one"
+            if self._token_file is not None:
+                missing = f"{self._token_file} {'is empty' if self._token_file.exists() else 'is not there'}"
+            where = "pass it by --token-file" if self._token_file is None else "write it there"
             raise ConfigError(
-                f"{self._files.directory}: there is no credential that works, and no token to get one",
-                hint="make a token with `certvoy proxies enroll NAME`, and pass it by --token-file",
+                f"{self._files.directory}: there is no credential that works, and {missing}",
+                hint=f"make a token with `certvoy proxies enroll NAME`, and {where}",
             )
+        self._files.check()  # a token is good once: not for a credential that has no place
         return await self._door.enroll(self._token, csr)
 
     async def _take(self, ask: Callable[[str], Awaitable[Given]], wanted: Plan) -> None:

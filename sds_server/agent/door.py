@@ -206,12 +206,19 @@ class HttpsDoor:
                 status, etag = response.status, response.headers.get("ETag", "")
         except (aiohttp.ClientError, OSError) as e:  # a timeout is one
             raise Unavailable(
-                f"{self._url} does not answer: {str(e) or type(e).__name__}",
-                hint="is it there, with `admin.listen` set, and its certificate for that name?",
+                f"{self._url} does not answer: {_said(e)}",
+                hint="is it there, the port that of `admin.listen`, and its certificate for that name?",
             ) from e
         if status >= HTTPStatus.MULTIPLE_CHOICES and status != HTTPStatus.NOT_MODIFIED:
             raise _refused(status, _json(raw))
         return _Answer(status, etag, _json(raw))
+
+
+def _said(error: Exception) -> str:
+    """Return what happened; aiohttp says "[None]" of who ends a connection for an error without words."""
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror is None:
+        return "it ended the connection before there was TLS"
+    return str(error) or type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)

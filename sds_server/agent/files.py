@@ -53,8 +53,14 @@ class CredentialFiles:
             certificate = x509.load_pem_x509_certificate((current / CERTIFICATE).read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as e:
-            raise OperatorError(f"{current}: {e}", hint="remove the directory, and enrol anew") from e
+        except OSError as e:
+            hint = f"let the agent's user read and write {self.directory}, or name another directory"
+            raise OperatorError(f"cannot read {current}: {e.strerror}", hint=hint) from e
+        except ValueError as e:
+            raise OperatorError(
+                f"{current / CERTIFICATE}: it is no certificate: {e}",
+                hint=f"remove {self.directory}, and enrol anew",
+            ) from e
         return Held(certificate, current)
 
     def store(self, *, certificate_pem: str, key_pem: bytes, authorities_pem: str) -> None:
@@ -65,6 +71,17 @@ class CredentialFiles:
         """
         with self._versions.alone():  # two agents of one credential renew it in the same second
             self._replace(certificate_pem, key_pem, authorities_pem)
+
+    def check(self) -> None:
+        """See that something could be stored, and store nothing.
+
+        Raises:
+            OperatorError: it cannot be written, or another agent writes there just now.
+        """
+        with self._versions.alone():
+            before = self._versions.named(CURRENT)
+            self._versions.add({})
+            self._versions.tidy(keep=(before,))
 
     def _replace(self, certificate_pem: str, key_pem: bytes, authorities_pem: str) -> None:
         before = self._versions.named(CURRENT) if self.directory.is_dir() else None

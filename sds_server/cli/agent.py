@@ -10,7 +10,7 @@ from random import SystemRandom
 import click
 
 from sds_server import log, memory
-from sds_server.agent.agent import Agent, read
+from sds_server.agent.agent import Agent, roots_of, token_of
 from sds_server.agent.config import load
 from sds_server.agent.credential import Keeper
 from sds_server.agent.delivery import Outcome
@@ -60,10 +60,14 @@ def agent(
             "name a file by --config; or --credentials and --server, for a credential alone"
         )
     files = CredentialFiles(credentials)
-    door = HttpsDoor(server, roots=read(ca))
-    token = token or read(token_file)
+    door = HttpsDoor(server, roots=roots_of(ca))
     kept = Keeper(
-        files, door, token=token.strip() if token else None, clock=SystemClock(), rng=SystemRandom()
+        files,
+        door,
+        token=(token or "").strip() or token_of(token_file),
+        token_file=token_file,
+        clock=SystemClock(),
+        rng=SystemRandom(),
     )
     _log_as(once=once)
     if once:

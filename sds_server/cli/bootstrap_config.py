@@ -120,6 +120,6 @@ def _on_demand(text: str, api: Api) -> OnDemandListener:
 
 def _address(option: str, text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
-    if not host or not colon or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 - the last port
+    if not host or "/" in host or not colon or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 - the last port
         raise ConfigError(f"{option}: must be HOST:PORT, got {text!r}", hint="certvoy.example.com:8443")
     return host.removeprefix("[").removesuffix("]"), int(port)

@@ -4,6 +4,7 @@ import click
 
 from sds_server.cli.api import Api, Json, asks
 from sds_server.cli.output import age, json_option, moment, note, print_json, table
+from sds_server.errors import CertvoyError, NotFound
 from sds_server.model import Kind
 
 WORST_FIRST = ("refused", "stale", "never", "sent", "accepted", "unseen", "waiting", "proved")
@@ -115,6 +116,8 @@ def enroll(
     else:
         note(f"{made['identity']} may enrol until {moment(made['expires_at'])}")
         click.echo(made["token"])
+        if not issue:
+            _tell_of_unknown(api, names)
 
 
 @proxies.command()
@@ -124,6 +127,19 @@ def rm(name: str, *, api: Api) -> None:
     """Take the grants and the credential of the proxy NAME away, and end its streams."""
     api.delete("v1", "proxies", name)
     click.echo(f"proxy {name} is not enrolled any more, and its streams end now")
+
+
+def _tell_of_unknown(api: Api, names: tuple[str, ...]) -> None:
+    """Say which names are no secret's: they may become one, or were mistyped."""
+    for name in names:
+        if "*" in name:
+            continue
+        try:
+            api.get("v1", "secrets", name)
+        except NotFound:
+            note(f"there is no secret {name} yet: `certvoy issue {name} --domain DOMAIN` makes it")
+        except CertvoyError:  # who may enrol may not read, say: the token is made
+            return
 
 
 def _badness(delivery: Json) -> tuple[int, str, str]:

@@ -9,8 +9,10 @@ import yaml
 
 import tests.xds.quiet  # noqa: F401
 from sds_server import authority
+from sds_server.agent.door import HttpsDoor
 from sds_server.agent.files import CredentialFiles
 from sds_server.cli import main as cli
+from sds_server.errors import Unavailable
 from sds_server.programs import envoy
 from tests.support.admin import HOST, serving
 from tests.support.front import Front, bundle
@@ -89,6 +91,53 @@ async def test_a_used_token_and_a_made_up_one_are_refused(run, api, tmp_path):
     assert (2, True) == (made_up[0], "no enrolment token" in made_up[2])
 
 
+async def test_a_name_that_is_no_secret_yet_is_named(run, tmp_path):
+    """It may be ordered later, or mistyped."""
+    words = ("proxies", "enroll", "edge-1", "--config", str(tmp_path / "certvoy.yaml"))
+    code, shown, said = await run(*words, "--secret", "wwww", "--secret", "team/*")
+
+    assert (0, 1) == (code, len(shown.splitlines()))
+    assert "there is no secret wwww yet" in said
+    assert "team/*" not in said
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "token is not there"), ("\n", "token is empty")])
+async def test_where_there_is_no_token_its_file_is_named(run, api, tmp_path, content, said):
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_text(content)
+    code, _, told = await run(*asking(api, tmp_path, "--token-file", str(file)))
+
+    assert (2, True) == (code, said in told)
+    assert "certvoy proxies enroll NAME`, and write it there" in told
+
+
+async def test_a_file_that_may_not_be_read_is_no_reason_to_enrol_anew(run, api, tmp_path):
+    """A directory is one that nobody reads as a file, root included."""
+    (tmp_path / "edge-1" / "current" / "certificate.pem").mkdir(parents=True)
+    (tmp_path / "token").mkdir()
+    held = await run(*asking(api, tmp_path, "--token", "x"))
+    token = await run(*asking(api, tmp_path, "--token-file", str(tmp_path / "token")))
+
+    assert [1, 2] == [held[0], token[0]]
+    for path, said in (("edge-1/current", held[2]), ("token", token[2])):
+        assert f"cannot read {tmp_path}/{path}: Is a directory\nhint: let the agent's user read" in said
+
+
+async def test_a_port_that_speaks_no_tls_is_said_in_words(run, tmp_path):
+    async def hang_up(reader, writer):
+        await reader.read(65_536)
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, HOST, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        door = HttpsDoor(f"https://{HOST}:{port}")
+        with pytest.raises(Unavailable, match="ended the connection before there was TLS") as e:
+            await door.enroll(authority.token_of("x" * 43, new_authority("any").certificate), "")
+
+    assert "admin.listen" in e.value.next_step
+
+
 async def test_a_proxy_is_taken_away_by_name(run, api, tmp_path):
     await token_of(run, tmp_path)
     config = ("--config", str(tmp_path / "certvoy.yaml"))
@@ -118,9 +167,9 @@ async def test_the_bootstrap_is_one_that_envoy_takes(run, api, tmp_path):
     assert "5s" == cluster["connect_timeout"]
 
 
-@pytest.mark.parametrize("words", [("--server", "nowhere"), ("--server", "h:99999"), ("--server", ":1")])
-async def test_an_address_that_is_none_is_refused(run, tmp_path, words):
-    code, _, said = await run("bootstrap-config", "n", "--credentials", str(tmp_path), *words)
+@pytest.mark.parametrize("server", ["nowhere", "h:99999", ":1", "https://h:1"])
+async def test_an_address_that_is_none_is_refused(run, tmp_path, server):
+    code, _, said = await run("bootstrap-config", "n", "--credentials", str(tmp_path), "--server", server)
 
     assert (2, True) == (code, "must be HOST:PORT" in said)
 

@@ -114,6 +114,21 @@ async def test_a_restart_goes_on_with_what_is_there(plane, files):
     assert ["enroll"] == [what for what, *_ in plane.asked]
 
 
+async def test_a_token_is_not_used_up_for_a_directory_that_cannot_be_written(plane, files):
+    files.directory.mkdir(mode=0o700)
+    files.directory.chmod(0o777)  # the mode of mkdir goes through the umask
+    with pytest.raises(OperatorError, match="may write"):
+        await agent(plane, files).once()
+    asked = list(plane.asked)
+    files.directory.chmod(0o700)
+    await agent(plane, files).once()
+
+    assert ([], ["enroll"]) == (asked, [what for what, *_ in plane.asked])
+    assert ["authorities.json", "credential.json", "current"] == sorted(
+        path.name for path in files.directory.iterdir() if not path.name.startswith(".")
+    )
+
+
 @pytest.mark.parametrize("garbage", ["certificate_pem", "authorities_pem"])
 async def test_an_answer_that_is_no_certificate_loses_nothing(plane, files, garbage):
     kept = agent(plane, files)
