@@ -1,123 +1,20 @@
-"""A TLS 1.3 handshake by a client that takes some types of keys only, and shows what it was given.
+"""A TLS 1.3 handshake over TCP by a client that takes some types of keys only, and shows what it was given.
 
-A listener can serve an ECDSA and an RSA leaf side by side, and an ordinary client is shown the first alone.
-Which one a server takes depends on the client's ``signature_algorithms`` (RFC 8446 section 4.2.3), which
-Python's ssl cannot set. So this is the least of a client that can: one round trip, the server's signature
-over the transcript verified, then its end. It carries no data, resumes nothing and verifies no chain.
+The records (RFC 8446 section 5) around the messages of `tls13`. They carry no data.
 """
 
 import asyncio
-import hashlib
-import hmac
 import os
 import struct
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Collection
 from typing import Final
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, x25519
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
-
-from acme_engine.names import is_address
+from sds_server.targets import tls13
+from sds_server.targets.tls13 import BROKEN, HandshakeFailed, KeyKind, Shown, Suite, expand
 
 RECORD_MAX: Final = (1 << 14) + 256
-HANDSHAKE_MAX: Final = 256 * 1024
-"""Of a server's first flight: the longest chain that the content gate takes is a quarter of that."""
 
 _ALERT, _HANDSHAKE, _APPLICATION, _CHANGE_CIPHER_SPEC = 21, 22, 23, 20
-_SERVER_HELLO, _CERTIFICATE, _CERTIFICATE_REQUEST, _CERTIFICATE_VERIFY, _FINISHED = 2, 11, 13, 15, 20
-_X25519: Final = 0x001D
-_PROTOCOL_VERSION: Final = 70
-_HEADER: Final = 4  # of a handshake message: type and length
-
-_CURVES: Final[Mapping[int, ec.EllipticCurve]] = {0x0017: ec.SECP256R1(), 0x0018: ec.SECP384R1()}
-"""Of key shares besides X25519's; some listeners take P-384 alone, and would ask for it in another round."""
-
-RETRY: Final = hashlib.sha256(b"HelloRetryRequest").digest()
-"""The random of a ServerHello that is a HelloRetryRequest (RFC 8446 section 4.1.3)."""
-
-
-class KeyKind(StrEnum):
-    """Types of keys that a server chooses between by what its client can verify."""
-
-    ECDSA_P256 = "ecdsa-p256"
-    ECDSA_P384 = "ecdsa-p384"
-    RSA = "rsa"
-    ED25519 = "ed25519"
-
-
-_RSA_PKCS1: Final = 0x0401
-"""Signs no handshake of TLS 1.3, yet "MAY appear" (section 4.2.3): HAProxy looks for it in who takes RSA."""
-
-SCHEMES: Final[Mapping[KeyKind, tuple[int, ...]]] = {
-    KeyKind.ECDSA_P256: (0x0403,),
-    KeyKind.ECDSA_P384: (0x0503,),
-    KeyKind.RSA: (0x0804, 0x0805, 0x0806, _RSA_PKCS1),
-    KeyKind.ED25519: (0x0807,),
-}
-"""SignatureScheme of each (RFC 8446 section 4.2.3); in TLS 1.3 a scheme of ECDSA names its curve."""
-
-_ANY_CHAIN: Final = (0x0403, 0x0503, 0x0603, 0x0804, 0x0805, 0x0806, 0x0401, 0x0501, 0x0601, 0x0807)
-"""For the signatures within the chain: which key the leaf has is the question, not who signed it."""
-
-_HASHES: Final = {0x0804: hashes.SHA256(), 0x0805: hashes.SHA384(), 0x0806: hashes.SHA512()}
-
-
-@dataclass(frozen=True, slots=True)
-class _Suite:
-    hash: str
-    key_bytes: int
-    aead: type[AESGCM] | type[ChaCha20Poly1305]
-
-
-_SUITES: Final = {
-    0x1301: _Suite("sha256", 16, AESGCM),
-    0x1302: _Suite("sha384", 32, AESGCM),
-    0x1303: _Suite("sha256", 32, ChaCha20Poly1305),
-}
-
-
-BROKEN: Final = (struct.error, LookupError, ValueError, InvalidTag, InvalidSignature, UnsupportedAlgorithm)
-"""All that reading what a server says can come to: whoever says nonsense must not end the looks at others."""
-
-
-class HandshakeFailed(Exception):
-    """There was none; the message says why. ``only_older``: the server may not speak TLS 1.3."""
-
-    def __init__(self, why: str, *, only_older: bool = False) -> None:
-        super().__init__(why)
-        self.only_older = only_older
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """What the server proved to hold the key of, and what it stapled: DER each."""
-
-    leaf: bytes
-    staple: bytes | None
-
-
-def kind_of(leaf: bytes) -> KeyKind | None:
-    """Return of which type the key of a leaf (DER) is; None: of none that is known here."""
-    try:
-        key = x509.load_der_x509_certificate(leaf).public_key()
-    except (ValueError, UnsupportedAlgorithm):
-        return None
-    match key:
-        case rsa.RSAPublicKey():
-            return KeyKind.RSA
-        case ed25519.Ed25519PublicKey():
-            return KeyKind.ED25519
-        case ec.EllipticCurvePublicKey(curve=ec.SECP256R1()):
-            return KeyKind.ECDSA_P256
-        case ec.EllipticCurvePublicKey(curve=ec.SECP384R1()):
-            return KeyKind.ECDSA_P384
-        case _:
-            return None
 
 
 async def shake(
@@ -131,229 +28,66 @@ async def shake(
         HandshakeFailed: the server has no leaf of such a type, or speaks otherwise than RFC 8446.
         OSError: the connection broke.
     """
-    client = _Client(server_name, kinds)
-    writer.write(client.hello)
+    # As of a session: what stands between may know TLS 1.2 alone.
+    client = tls13.Client(server_name, kinds, session=os.urandom(32))
+    records = _Records(client)
+    writer.write(struct.pack("!BHH", _HANDSHAKE, 0x0301, len(client.hello)) + client.hello)
     try:
         while client.shown is None:
             header = await reader.readexactly(5)
             size = int.from_bytes(header[3:])
             if size > RECORD_MAX:
                 raise HandshakeFailed("it answered with something else than TLS")
-            client.receive(header, await reader.readexactly(size))
+            records.receive(header, await reader.readexactly(size))
     except asyncio.IncompleteReadError:
         # Without an alert it may be of an older version: some say none.
         raise HandshakeFailed("it hung up in the handshake", only_older=not client.greeted) from None
     except BROKEN as e:
         raise HandshakeFailed(f"its handshake is broken ({type(e).__name__})") from None
-    writer.write(client.end)
+    writer.write(records.end())
     await writer.drain()
     return client.shown
 
 
-class _Client:
-    """The state of one handshake; bytes in, bytes out."""
+class _Records:
+    """Takes the server's messages out of its records, and puts the client's last ones into one."""
 
-    def __init__(self, server_name: str, kinds: Collection[KeyKind]) -> None:
-        self._x25519 = x25519.X25519PrivateKey.generate()
-        self._ec = {number: ec.generate_private_key(curve) for number, curve in _CURVES.items()}
-        self._schemes = [scheme for kind in KeyKind if kind in kinds for scheme in SCHEMES[kind]]
-        message = self._client_hello(server_name)
-        self.hello = struct.pack("!BHH", _HANDSHAKE, 0x0301, len(message)) + message
-        self.end = b""
-        self.shown: Shown | None = None
-        self._transcript = message
-        self._pending = b""
-        self._suite: _Suite | None = None
+    def __init__(self, client: tls13.Client) -> None:
+        self._client = client
         self._read: _Protection | None = None
-        self._secrets: tuple[bytes, bytes] = (b"", b"")
-        self._presented: Shown | None = None
-        self._verified = False
-        self._asked: bytes | None = None
-
-    @property
-    def greeted(self) -> bool:
-        """Whether there was a ServerHello of TLS 1.3."""
-        return self._read is not None
-
-    # What the client says
-
-    def _client_hello(self, server_name: str) -> bytes:
-        x_public = self._x25519.public_key().public_bytes_raw()
-        shares = struct.pack("!HH", _X25519, 32) + x_public
-        for number, key in self._ec.items():
-            point = key.public_key().public_bytes(
-                serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
-            )
-            shares += struct.pack("!HH", number, len(point)) + point
-        extensions = b"".join(
-            struct.pack("!HH", number, len(body)) + body
-            for number, body in (
-                # "Literal IPv4 and IPv6 addresses are not permitted" there (RFC 6066 section 3).
-                *(
-                    []
-                    if is_address(server_name)
-                    else [(0, sized(2, b"\0" + sized(2, server_name.encode("idna"))))]
-                ),
-                (5, b"\x01\0\0\0\0"),  # status_request: ocsp, no responders, no extensions
-                (10, sized(2, _numbers((_X25519, *_CURVES)))),
-                (13, sized(2, _numbers(self._schemes))),
-                (50, sized(2, _numbers(_ANY_CHAIN))),
-                (43, b"\x02\x03\x04"),
-                (51, sized(2, shares)),
-            )
-        )
-        body = (
-            b"\x03\x03"
-            + os.urandom(32)
-            + sized(1, os.urandom(32))  # as of a session: what stands between may know TLS 1.2 alone
-            + sized(2, _numbers(_SUITES))
-            + b"\x01\0"
-            + sized(2, extensions)
-        )
-        return _message(1, body)
-
-    # What the server says
 
     def receive(self, header: bytes, record: bytes) -> None:
-        kind = header[0]
+        kind, client = header[0], self._client
         if kind == _CHANGE_CIPHER_SPEC:
             return  # for what stands between: "an implementation ... MUST simply drop it" (section 5)
-        if kind == _APPLICATION and self._read is not None:
-            inner = self._read.open(header, record).rstrip(b"\0")
+        protected = kind == _APPLICATION and client.suite is not None
+        if protected:
+            inner = self._protection().open(header, record).rstrip(b"\0")
             kind, record = inner[-1], inner[:-1]
         if kind == _ALERT:
-            number = record[1]
-            raise HandshakeFailed(
-                f"it refused the handshake (TLS alert {number})", only_older=number == _PROTOCOL_VERSION
-            )
+            raise tls13.refused(record[1])
         if kind != _HANDSHAKE:
             raise HandshakeFailed("it answered with something else than a handshake")
-        self._pending += record
-        if len(self._pending) + len(self._transcript) > HANDSHAKE_MAX:
-            raise HandshakeFailed(f"its handshake has more than {HANDSHAKE_MAX >> 10} KiB")
-        while len(self._pending) >= _HEADER and self.shown is None:
-            size = _HEADER + int.from_bytes(self._pending[1:_HEADER])
-            if len(self._pending) < size:
-                return
-            message, self._pending = self._pending[:size], self._pending[size:]
-            self._take(message[0], message[_HEADER:], message)
+        client.receive(record, protected=protected)
 
-    def _take(self, kind: int, body: bytes, message: bytes) -> None:
-        """Take in one message; what is signed or authenticated is the transcript before it."""
-        before = self._transcript
-        self._transcript += message
-        if self._suite is None:
-            if kind != _SERVER_HELLO:
-                raise HandshakeFailed("it answered with something else than a ServerHello")
-            self._server_hello(body)
-        elif self._read is None:
-            raise HandshakeFailed("it went on in the clear")
-        elif kind == _CERTIFICATE_REQUEST:
-            self._asked = body[1 : 1 + body[0]]
-        elif kind == _CERTIFICATE:
-            self._certificate(body)
-        elif kind == _CERTIFICATE_VERIFY:
-            self._certificate_verify(body, before)
-        elif kind == _FINISHED:
-            self._finished(body, before)
+    def end(self) -> bytes:
+        suite, (mine, _) = self._client.suite, self._client.secrets
+        assert suite is not None  # noqa: S101 - a ServerHello came first
+        return _Protection(suite, mine).seal(self._client.end)
 
-    def _server_hello(self, body: bytes) -> None:
-        if body[2:34] == RETRY:
-            raise HandshakeFailed("it wants a key exchange by none of X25519, P-256 and P-384")
-        at = 35 + body[34]
-        (number,) = struct.unpack_from("!H", body, at)
-        extensions = _extensions(body[at + 3 :])
-        if extensions.get(43) != b"\x03\x04":
-            raise HandshakeFailed("it speaks no TLS 1.3", only_older=True)
-        if number not in _SUITES:
-            raise HandshakeFailed("it chose a cipher suite that was not offered")
-        suite = self._suite = _SUITES[number]
-        group, size = struct.unpack_from("!HH", extensions[51])
-        share = extensions[51][4 : 4 + size]
-        if group == _X25519:
-            shared = self._x25519.exchange(x25519.X25519PublicKey.from_public_bytes(share))
-        else:
-            theirs = ec.EllipticCurvePublicKey.from_encoded_point(_CURVES[group], share)
-            shared = self._ec[group].exchange(ec.ECDH(), theirs)
-        zeros = bytes(hashlib.new(suite.hash).digest_size)
-        empty = hashlib.new(suite.hash).digest()
-        early = hmac.digest(zeros, zeros, suite.hash)
-        secret = hmac.digest(_expand(suite, early, "derived", empty, len(zeros)), shared, suite.hash)
-        so_far = self._digest(self._transcript)
-        client, server = (
-            _expand(suite, secret, f"{who} hs traffic", so_far, len(zeros)) for who in ("c", "s")
-        )
-        self._secrets = client, server
-        self._read = _Protection(suite, server)
-
-    def _certificate(self, body: bytes) -> None:
-        at = 1 + body[0]
-        entries = body[at + 3 : at + 3 + int.from_bytes(body[at : at + 3])]
-        size = int.from_bytes(entries[:3])
-        leaf, rest = entries[3 : 3 + size], entries[3 + size :]
-        status = _extensions(rest).get(5)
-        staple = status[4 : 4 + int.from_bytes(status[1:4])] if status and status[0] == 1 else None
-        self._presented = Shown(leaf, staple)
-
-    def _certificate_verify(self, body: bytes, before: bytes) -> None:
-        """Verify that the server holds the leaf's key (section 4.4.3); else it could show anybody's leaf."""
-        if self._presented is None:
-            raise HandshakeFailed("it signed before it showed a leaf")
-        scheme, size = struct.unpack_from("!HH", body)
-        if scheme not in self._schemes:
-            raise HandshakeFailed("it signed by a key of a type that was not offered")
-        signature = body[4 : 4 + size]
-        signed = b" " * 64 + b"TLS 1.3, server CertificateVerify\0" + self._digest(before)
-        key = x509.load_der_x509_certificate(self._presented.leaf).public_key()
-        match key:
-            case rsa.RSAPublicKey() if scheme in _HASHES:
-                algorithm = _HASHES[scheme]
-                salted = padding.PSS(padding.MGF1(algorithm), algorithm.digest_size)
-                key.verify(signature, signed, salted, algorithm)
-            case ed25519.Ed25519PublicKey() if scheme in SCHEMES[KeyKind.ED25519]:
-                key.verify(signature, signed)
-            case ec.EllipticCurvePublicKey(curve=ec.SECP256R1()) if scheme in SCHEMES[KeyKind.ECDSA_P256]:
-                key.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
-            case ec.EllipticCurvePublicKey(curve=ec.SECP384R1()) if scheme in SCHEMES[KeyKind.ECDSA_P384]:
-                key.verify(signature, signed, ec.ECDSA(hashes.SHA384()))
-            case _:
-                raise HandshakeFailed("its leaf has a key of another type than it signed by")
-        self._verified = True
-
-    def _finished(self, body: bytes, before: bytes) -> None:
-        assert self._suite is not None  # noqa: S101 - a ServerHello came first
-        client, server = self._secrets
-        if not self._verified:
-            raise HandshakeFailed("it ended the handshake without a signature")
-        if not hmac.compare_digest(body, self._verify_data(server, before)):
-            raise HandshakeFailed("its handshake is broken (Finished)")
-        mine = _Protection(self._suite, client)
-        messages = b""
-        if self._asked is not None:  # for a client certificate: we have none to show
-            messages = _message(_CERTIFICATE, sized(1, self._asked) + bytes(3))
-        transcript = self._transcript + messages
-        messages += _message(_FINISHED, self._verify_data(client, transcript))
-        # A server that is not answered would count a failed handshake, and somebody would look for its cause.
-        self.end = mine.seal(messages)
-        self.shown = self._presented
-
-    def _verify_data(self, secret: bytes, transcript: bytes) -> bytes:
-        assert self._suite is not None  # noqa: S101
-        name = self._suite.hash
-        key = _expand(self._suite, secret, "finished", b"", hashlib.new(name).digest_size)
-        return hmac.digest(key, self._digest(transcript), name)
-
-    def _digest(self, transcript: bytes) -> bytes:
-        assert self._suite is not None  # noqa: S101
-        return hashlib.new(self._suite.hash, transcript).digest()
+    def _protection(self) -> "_Protection":
+        suite, (_, theirs) = self._client.suite, self._client.secrets
+        assert suite is not None  # noqa: S101
+        self._read = self._read or _Protection(suite, theirs)
+        return self._read
 
 
 class _Protection:
     """One direction's records (section 5.2)."""
 
-    def __init__(self, suite: _Suite, secret: bytes) -> None:
-        self._aead = suite.aead(_expand(suite, secret, "key", b"", suite.key_bytes))
-        self._iv = int.from_bytes(_expand(suite, secret, "iv", b"", 12))
+    def __init__(self, suite: Suite, secret: bytes) -> None:
+        self._aead = suite.aead(expand(suite, secret, "key", b"", suite.key_bytes))
+        self._iv = int.from_bytes(expand(suite, secret, "iv", b"", 12))
         self._count = 0
 
     def open(self, header: bytes, record: bytes) -> bytes:
@@ -368,36 +102,3 @@ class _Protection:
         nonce = (self._iv ^ self._count).to_bytes(12)
         self._count += 1
         return nonce
-
-
-def _expand(suite: _Suite, secret: bytes, label: str, context: bytes, size: int) -> bytes:
-    """HKDF-Expand-Label (section 7.1); all that is asked for here fits into one block or two."""
-    info = struct.pack("!H", size) + sized(1, b"tls13 " + label.encode()) + sized(1, context)
-    block, out = b"", b""
-    for number in range(1, 3):
-        block = hmac.digest(secret, block + info + bytes([number]), suite.hash)
-        out += block
-    return out[:size]
-
-
-def sized(width: int, content: bytes) -> bytes:
-    """Return the content behind its length, in so many bytes."""
-    return len(content).to_bytes(width) + content
-
-
-def _numbers(numbers: Iterable[int]) -> bytes:
-    return b"".join(number.to_bytes(2) for number in numbers)
-
-
-def _message(kind: int, body: bytes) -> bytes:
-    return bytes([kind]) + sized(3, body)
-
-
-def _extensions(data: bytes) -> dict[int, bytes]:
-    """Read a list of extensions, which begins with its length."""
-    end, at, found = 2 + int.from_bytes(data[:2]), 2, {}
-    while at < end:
-        number, size = struct.unpack_from("!HH", data, at)
-        found[number] = data[at + 4 : at + 4 + size]
-        at += 4 + size
-    return found

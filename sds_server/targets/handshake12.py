@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from acme_engine.names import is_address
-from sds_server.targets.handshake import BROKEN, HANDSHAKE_MAX, RECORD_MAX, HandshakeFailed, sized
+from sds_server.targets.handshake import RECORD_MAX
+from sds_server.targets.tls13 import BROKEN, HANDSHAKE_MAX, HandshakeFailed, sized
 
 _HANDSHAKE: Final = 22
 _SERVER_HELLO, _CERTIFICATE, _KEY_EXCHANGE, _CERTIFICATE_REQUEST, _DONE = 2, 11, 12, 13, 14

@@ -19,8 +19,8 @@ from typing import Final
 
 from acme_engine.names import MAX_NAME
 from sds_server.errors import CallerError
-from sds_server.targets import handshake, handshake12
-from sds_server.targets.handshake import HandshakeFailed, KeyKind
+from sds_server.targets import handshake, handshake12, tls13
+from sds_server.targets.tls13 import HandshakeFailed, KeyKind
 
 TIMEOUT_S: Final = 3.0
 MAX_PORT: Final = 65535
@@ -118,7 +118,7 @@ async def served_leaves(address: Way | str, server_name: str) -> AsyncIterator[b
     others = set(KeyKind)
     while True:
         yield leaf
-        kind = handshake.kind_of(leaf)
+        kind = tls13.kind_of(leaf)
         if kind not in others:
             return  # of a type of its own, or chosen against what the client takes
         others.discard(kind)

@@ -14,7 +14,7 @@ from sds_server.programs import envoy
 from sds_server.programs.child import Child, free_port
 from sds_server.staples.response import Finding, judge
 from sds_server.targets import handshake
-from sds_server.targets.handshake import HandshakeFailed, KeyKind
+from sds_server.targets.tls13 import HandshakeFailed, KeyKind
 from sds_server.xds.bootstrap import Api, TlsListener, bootstrap
 from tests.support.control_plane import HOST, ControlPlane, dsn, until
 from tests.support.edge import upstream_of

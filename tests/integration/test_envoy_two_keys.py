@@ -11,7 +11,7 @@ import tests.xds.quiet  # noqa: F401
 from sds_server.programs import envoy
 from sds_server.programs.child import free_port
 from sds_server.targets import handshake
-from sds_server.targets.handshake import HandshakeFailed, KeyKind
+from sds_server.targets.tls13 import HandshakeFailed, KeyKind
 from sds_server.xds.bootstrap import Api, TlsListener, bootstrap
 from tests.support.control_plane import HOST, ControlPlane, dsn, until
 from tests.support.edge import upstream_of

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from sds_server.programs import child
-from sds_server.targets import handshake
-from sds_server.targets.handshake import HandshakeFailed, KeyKind
+from sds_server.targets import handshake, tls13
 from sds_server.targets.probe import served_fingerprint, served_leaves
+from sds_server.targets.tls13 import HandshakeFailed, KeyKind
 from tests.support.pki import authority
 
 NAME = "www.example.test"
@@ -76,7 +76,7 @@ async def test_the_leaf_of_each_type_is_shown_to_who_takes_that_type(kind, tmp_p
         shown = await shake(address, kind)
 
     assert der(KINDS[kind]) == shown.leaf
-    assert kind == handshake.kind_of(shown.leaf)
+    assert kind == tls13.kind_of(shown.leaf)
 
 
 async def test_a_server_that_has_no_leaf_of_the_type_refuses(tmp_path):
@@ -143,9 +143,9 @@ async def test_every_cipher_suite_and_group_is_spoken(suite, group, tmp_path):
 async def test_a_leaf_whose_key_the_server_does_not_hold_is_not_believed(tmp_path, monkeypatch):
     """Anybody can show a certificate: only the signature says who holds its key."""
     other = CA.issue([NAME])
-    real = handshake.x509.load_der_x509_certificate
+    real = tls13.x509.load_der_x509_certificate
     monkeypatch.setattr(
-        handshake.x509, "load_der_x509_certificate", lambda der: other.certificate if der else real(der)
+        tls13.x509, "load_der_x509_certificate", lambda der: other.certificate if der else real(der)
     )
     async with serving(tmp_path, ECDSA) as (address, _):
         with pytest.raises(HandshakeFailed, match="InvalidSignature"):
@@ -234,14 +234,23 @@ async def test_what_a_broken_server_says_is_a_failure_and_no_crash(extensions):
             await shake(address, KeyKind.RSA)
 
 
+async def test_who_goes_on_in_the_clear_is_not_believed():
+    """All behind a ServerHello is protected: what is not may be of anybody who stands between."""
+    share = b"\0\x1d\0\x20" + x25519.X25519PrivateKey.generate().public_key().public_bytes_raw()
+    in_the_clear = struct.pack("!BHH", 22, 0x0303, 4) + b"\x08\0\0\0"
+    async with saying(server_hello((43, b"\x03\x04"), (51, share)), in_the_clear) as address:
+        with pytest.raises(HandshakeFailed, match="it went on in the clear"):
+            await shake(address, KeyKind.RSA)
+
+
 ODD = der(ECDSA).replace(bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06072a8648ce3d0209"))
 """A leaf whose key is of a type that nobody knows."""
 
 
 async def test_a_leaf_with_a_key_of_an_unknown_type_is_a_failure_and_no_crash(tmp_path, monkeypatch):
     odd = x509.load_der_x509_certificate(ODD)
-    monkeypatch.setattr(handshake.x509, "load_der_x509_certificate", lambda _der: odd)
+    monkeypatch.setattr(tls13.x509, "load_der_x509_certificate", lambda _der: odd)
     async with serving(tmp_path, ECDSA) as (address, _):
         with pytest.raises(HandshakeFailed, match="UnsupportedAlgorithm"):
             await shake(address, KeyKind.ECDSA_P256)
-    assert handshake.kind_of(ODD) is None
+    assert tls13.kind_of(ODD) is None

@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from sds_server.targets import handshake12
-from sds_server.targets.handshake import HandshakeFailed
 from sds_server.targets.probe import ProbeFailed, served_fingerprint
+from sds_server.targets.tls13 import HandshakeFailed
 from tests.support.pki import authority
 
 NAME = "www.example.test"
