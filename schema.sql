@@ -391,7 +391,9 @@ CREATE TABLE target (
     -- Where an agent takes pushed bundles, https://host:port; null: it fetches them alone.
     push       text,
     -- Whether its listener wants a header of the PROXY protocol before TLS: it is behind a load balancer that sends one.
-    proxy_protocol boolean NOT NULL DEFAULT false
+    proxy_protocol boolean NOT NULL DEFAULT false,
+    -- Whether it serves HTTP/3 as well, on the same port over UDP: then it is proved over QUIC too.
+    http3      boolean NOT NULL DEFAULT false
 );
 -- One Target a peer: the same identity and node id are the same proxy.
 CREATE UNIQUE INDEX target_peer ON target (identity, node_id) WHERE identity IS NOT NULL;

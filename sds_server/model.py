@@ -395,7 +395,8 @@ class Target:
     """Whatever serves a Secret.
 
     ``probe`` is ``host:port`` of a TLS listener, which wants the PROXY protocol first where
-    ``proxy_protocol``; ``admin`` is that of Envoy's admin interface; None: not known.
+    ``proxy_protocol``, and has HTTP/3 beside it, over QUIC, where ``http3``; ``admin`` is that of Envoy's
+    admin interface; None: not known.
     ``vouched``: an operator has named its identity, so that it speaks with a voice of its own. ``push``: the
     ``https://host:port`` at which its agent takes bundles.
     """
@@ -411,8 +412,9 @@ class Target:
     vouched: bool = False
     push: str | None = None
     proxy_protocol: bool = False
+    http3: bool = False
 
     @property
-    def looked_at(self) -> tuple[str | None, str | None, bool]:
+    def looked_at(self) -> tuple[str | None, str | None, bool, bool]:
         """Where, and how: a look says nothing of another address."""
-        return self.probe, self.admin, self.proxy_protocol
+        return self.probe, self.admin, self.proxy_protocol, self.http3

@@ -56,6 +56,7 @@ class _Look:
     target: str
     probe: str | None
     proxy_protocol: bool
+    http3: bool
     admin: str | None
     server_name: str
     wanted: Certificate
@@ -123,6 +124,7 @@ def _looks(
             target=item.target.name,
             probe=item.target.probe,
             proxy_protocol=item.target.proxy_protocol,
+            http3=item.target.http3,
             admin=None if chosen else item.target.admin,
             server_name=covered(domain),
             wanted=before if item.waits and before is not None else current,
@@ -139,7 +141,7 @@ async def _look(look: _Look, limit: asyncio.Semaphore) -> _Look:
     async with limit:
         try:
             if look.probe is not None:
-                way = Way(look.probe, proxy_protocol=look.proxy_protocol)
+                way = Way(look.probe, proxy_protocol=look.proxy_protocol, http3=look.http3)
                 seen = await served(way, look.server_name, wanted=look.wanted.fingerprint)
                 return replace(look, fingerprint=seen.fingerprint, place=seen.place)
             if look.admin is not None:

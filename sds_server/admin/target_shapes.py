@@ -95,6 +95,7 @@ class Target(BaseModel):
     node_id: str | None
     probe: str | None
     proxy_protocol: bool
+    http3: bool
     admin: str | None
     push: str | None
     registered: bool
@@ -112,6 +113,7 @@ class Target(BaseModel):
             node_id=target.node_id,
             probe=target.probe,
             proxy_protocol=target.proxy_protocol,
+            http3=target.http3,
             admin=target.admin,
             push=target.push,
             registered=target.registered,

@@ -35,7 +35,7 @@ _CALL: Final = {
 
 _PROBE_HINTS: Final = {
     Verdict.UNREACHABLE: "correct it: `certvoy targets add {target} --probe HOST:PORT`, "
-    "with or without --proxy-protocol; is there a firewall?",
+    "with or without --proxy-protocol and --http3; is there a firewall?",
     Verdict.UNPROBED: "name one: `certvoy targets add {target} --probe HOST:PORT`",
 }
 

@@ -21,13 +21,15 @@ class PutTarget(Shape):
     """A target as it shall be; what is left out stays as it is known.
 
     ``probe`` is ``host:port`` of its TLS listener, ``proxy_protocol`` whether that wants the PROXY protocol
-    before TLS; ``admin`` is that of its Envoy's admin interface, which is asked where there is no ``probe``;
-    ``push`` is ``https://host:port`` at which its agent takes bundles, and "" takes that away; ``kind`` of a
-    new one is envoy, or, pushed to, files; ``secrets`` count it in their live set, seen or not.
+    before TLS, ``http3`` whether HTTP/3 is served there as well, and proved over QUIC; ``admin`` is that of
+    its Envoy's admin interface, which is asked where there is no ``probe``; ``push`` is ``https://host:port``
+    at which its agent takes bundles, and "" takes that away; ``kind`` of a new one is envoy, or, pushed to,
+    files; ``secrets`` count it in their live set, seen or not.
     """
 
     probe: Annotated[str, Field(max_length=300)] | None = None
     proxy_protocol: bool | None = None
+    http3: bool | None = None
     admin: Annotated[str, Field(max_length=300)] | None = None
     push: Annotated[str, Field(max_length=300)] | None = None
     kind: TargetKind | None = None
@@ -69,6 +71,7 @@ async def put_target(call: Call) -> Answer:
         admin=wanted.admin,
         push=push,
         proxy_protocol=wanted.proxy_protocol,
+        http3=wanted.http3,
         reserved=call.services.reserved,
         identity=wanted.identity,
         node_id=wanted.node_id,

@@ -152,7 +152,7 @@ class Agent:
         probe = bundle.probe
         looker = None
         if probe is not None:
-            way = Way(probe.address, proxy_protocol=probe.proxy_protocol)
+            way = Way(probe.address, proxy_protocol=probe.proxy_protocol, http3=probe.http3)
             looker = Looker(way, names=probe.names, within=probe.within, clock=clock)
         own = LocalKeys(bundle.directory) if bundle.key is KeySource.LOCAL else None
         delivery = Delivery(

@@ -78,6 +78,9 @@ class ProbeConfig(Model):
     proxy_protocol: bool = False
     """Whether that listener wants the PROXY protocol before TLS."""
 
+    http3: bool = False
+    """Whether HTTP/3 is served there as well, on the same port over UDP, and proved over QUIC."""
+
     names: tuple[HostName, ...] = ()
     """The names to ask for; by default all of the leaf's. For a program that serves fewer of them."""
 

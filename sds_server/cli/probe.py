@@ -7,7 +7,7 @@ import click
 
 from sds_server.cli.api import Api, Json, asks
 from sds_server.cli.output import json_option, print_json, short, table
-from sds_server.targets.places import found
+from sds_server.targets.places import shown
 from sds_server.targets.probe import ProbeFailed, Way, served_fingerprint, split
 
 FAILED: Final = 1
@@ -17,11 +17,19 @@ FAILED: Final = 1
 @click.argument("what", metavar="NAME|HOST:PORT")
 @click.option("--server-name", help="The name to ask HOST:PORT for; HOST by default.")
 @click.option("--proxy-protocol", is_flag=True, help="HOST:PORT wants the PROXY protocol before TLS.")
+@click.option("--http3", is_flag=True, help="HOST:PORT serves HTTP/3 as well: ask it over QUIC too.")
 @click.option("--target", help="Only this target of the secret NAME.")
 @json_option
 @asks
 def probe(
-    what: str, *, server_name: str | None, proxy_protocol: bool, target: str | None, as_json: bool, api: Api
+    what: str,
+    *,
+    server_name: str | None,
+    proxy_protocol: bool,
+    http3: bool,
+    target: str | None,
+    as_json: bool,
+    api: Api,
 ) -> int:
     r"""Handshake with each target of the secret NAME, or with HOST:PORT, and say what is served.
 
@@ -34,7 +42,7 @@ def probe(
     certvoy probe edge-1.example.com:443 --server-name www.example.com
     """
     if ":" in what:
-        way = Way(what, proxy_protocol=proxy_protocol)
+        way = Way(what, proxy_protocol=proxy_protocol, http3=http3)
         items = _endpoint(api, way, server_name or split(what)[0])
     else:
         items = _secret(api, what, target)
@@ -67,10 +75,10 @@ def _endpoint(api: Api, way: Way, server_name: str) -> list[Json]:
     address = way.address
     item: Json = {"target": address, "probe": address, "server_name": server_name, "fingerprint": None}
     try:
-        looks = asyncio.run(found(address, lambda place: served_fingerprint(way.at(place), server_name)))
+        looks = asyncio.run(shown(way, lambda each: served_fingerprint(each, server_name)))
     except ProbeFailed as e:
         looks = {address: e}
-    if len({str(look) for look in looks.values()}) == 1:
+    if len({str(look) for look in looks.values()}) == 1 and not way.http3:
         looks = {address: next(iter(looks.values()))}
     return [_judged(api, item | {"target": place}, look) for place, look in looks.items()]
 

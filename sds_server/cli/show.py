@@ -1,6 +1,8 @@
 """`certvoy show`: a secret, a PEM file, or what an address serves."""
 
 import asyncio
+from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 
 import click
@@ -12,6 +14,7 @@ from sds_server.cli.output import facts, json_option, moment, print_json
 from sds_server.cli.payload import payload_facts
 from sds_server.conditions import on_demand
 from sds_server.errors import CallerError
+from sds_server.targets.places import all_of, shown
 from sds_server.targets.probe import ProbeFailed, Way, served_leaf, split
 
 
@@ -19,9 +22,12 @@ from sds_server.targets.probe import ProbeFailed, Way, served_leaf, split
 @click.argument("what", metavar="NAME|FILE|HOST:PORT")
 @click.option("--server-name", help="The name to ask HOST:PORT for; HOST by default.")
 @click.option("--proxy-protocol", is_flag=True, help="HOST:PORT wants the PROXY protocol before TLS.")
+@click.option("--http3", is_flag=True, help="HOST:PORT serves HTTP/3 as well: ask it over QUIC too.")
 @json_option
 @asks
-def show(what: str, *, server_name: str | None, proxy_protocol: bool, as_json: bool, api: Api) -> None:
+def show(
+    what: str, *, server_name: str | None, proxy_protocol: bool, http3: bool, as_json: bool, api: Api
+) -> None:
     r"""Show the secret NAME, the certificate in a FILE, or the one that HOST:PORT serves.
 
     \b
@@ -32,7 +38,8 @@ def show(what: str, *, server_name: str | None, proxy_protocol: bool, as_json: b
     if Path(what).is_file():
         described = _leaf(api, _from_file(Path(what)))
     elif ":" in what:
-        described = _leaf(api, _from_endpoint(Way(what, proxy_protocol=proxy_protocol), server_name))
+        way = Way(what, proxy_protocol=proxy_protocol, http3=http3)
+        described = _leaf(api, _from_endpoint(way, server_name))
     else:
         described = api.get("v1", "secrets", what)
     if as_json:
@@ -55,9 +62,25 @@ def _from_file(path: Path) -> x509.Certificate:
 def _from_endpoint(way: Way, server_name: str | None) -> x509.Certificate:
     host, _ = split(way.address)
     try:
-        return x509.load_der_x509_certificate(asyncio.run(served_leaf(way, server_name or host)))
+        looks = all_of(asyncio.run(_leaves(way, server_name or host)))
     except ProbeFailed as e:
         raise CallerError(str(e), hint="is it there, and does it speak TLS?") from e
+    (place, leaf), *others = looks.items()
+    for other, its in others:
+        if its != leaf:
+            raise CallerError(
+                f"{other} serves another leaf than {place}: {sha256(its).hexdigest()[:16]}..., not "
+                f"{sha256(leaf).hexdigest()[:16]}...",
+                hint=f"`certvoy probe {way.address} --http3` says whose they are",
+            )
+    return x509.load_der_x509_certificate(leaf)
+
+
+async def _leaves(way: Way, server_name: str) -> Mapping[str, bytes | ProbeFailed]:
+    """Return what is served there; where there is HTTP/3, at each place and by each way."""
+    if not way.http3:
+        return {way.address: await served_leaf(way, server_name)}
+    return await shown(way, lambda each: served_leaf(each, server_name))
 
 
 def _leaf(api: Api, leaf: x509.Certificate) -> Json:

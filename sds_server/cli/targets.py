@@ -26,6 +26,11 @@ def targets() -> None:
     help="Whether that listener wants the PROXY protocol before TLS; by default what is known, else not.",
 )
 @click.option(
+    "--http3/--no-http3",
+    default=None,
+    help="Whether HTTP/3 is served there as well, and proved over QUIC; by default what is known, else not.",
+)
+@click.option(
     "--admin", metavar="HOST:PORT", help="Its Envoy's admin interface, asked where there is no --probe."
 )
 @click.option("--push", metavar="URL", help="Where its agent takes bundles: https://HOST:PORT.")
@@ -43,6 +48,7 @@ def add(
     *,
     probe: str | None,
     proxy_protocol: bool | None,
+    http3: bool | None,
     admin: str | None,
     push: str | None,
     no_push: bool,
@@ -61,6 +67,7 @@ def add(
     body = {
         "probe": probe,
         "proxy_protocol": proxy_protocol,
+        "http3": http3,
         "admin": admin,
         "push": "" if no_push else push,
         "kind": kind,
@@ -79,7 +86,8 @@ def add(
         click.echo(f"target {name} is asked at {target['admin']}/certs")
     else:
         first = ", by the PROXY protocol first" if target["proxy_protocol"] else ""
-        click.echo(f"target {name} is probed at {target['probe']}{first}")
+        beside = ", and over QUIC" if target["http3"] else ""
+        click.echo(f"target {name} is probed at {target['probe']}{first}{beside}")
     if target["push"] is not None and not as_json:
         click.echo(f"its bundles are pushed to {target['push']}; `certvoy targets test {name}` tries it")
 
@@ -159,7 +167,7 @@ def show(name: str, *, as_json: bool, api: Api) -> None:
             key: target[key]
             for key in ("name", "kind", "identity", "node_id", "probe", "admin", "push", "last_seen")
         }
-        | ({"proxy_protocol": "yes"} if target["proxy_protocol"] else {})
+        | {key: "yes" for key in ("proxy_protocol", "http3") if target[key]}
     )
     table(
         ("SECRET", "STATE", "WANTED", "SENT", "ACCEPTED", "PROVED", "AGE", "REASON"),

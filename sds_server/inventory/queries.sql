@@ -1352,23 +1352,24 @@ RETURNING name, issuer;
 
 -- name: register_target
 -- A Target that was only seen until now becomes a registered one. $7: null leaves its push address, '' takes it away. $2: null
--- leaves its kind; who is new is an Envoy, and who is pushed to is none. $8: null leaves whether it wants the PROXY protocol.
+-- leaves its kind; who is new is an Envoy, and who is pushed to is none. $8: null leaves whether it wants the PROXY protocol,
+-- $9 whether it serves HTTP/3 as well.
 -- What was proved at another address, or in another way, is proved no more; nor is an agent's word where it is another's by now.
 WITH moved AS (
     UPDATE delivery d SET proved = NULL, look_at = certvoy_now() FROM target t
      WHERE t.name = $1 AND d.target_id = t.id
        AND ($5 IS DISTINCT FROM t.probe AND $5 IS NOT NULL OR t.probe IS NULL AND $6 IS DISTINCT FROM t.admin AND $6 IS NOT NULL
-            OR t.probe IS NOT NULL AND $8 <> t.proxy_protocol
+            OR t.probe IS NOT NULL AND ($8 <> t.proxy_protocol OR $9 <> t.http3)
             OR t.probe IS NULL AND t.admin IS NULL AND ($3 <> t.identity OR $4 <> t.node_id OR $7 > '' AND $7 <> t.push)))
-INSERT INTO target (name, kind, identity, node_id, probe, admin, registered, vouched, push, proxy_protocol)
+INSERT INTO target (name, kind, identity, node_id, probe, admin, registered, vouched, push, proxy_protocol, http3)
 VALUES ($1, coalesce($2, CASE WHEN $7 > '' THEN 'files' ELSE 'envoy' END), $3, $4, $5, $6, true, $3::text IS NOT NULL, nullif($7, ''),
-        coalesce($8::boolean, false))
+        coalesce($8::boolean, false), coalesce($9::boolean, false))
 ON CONFLICT (name) DO UPDATE
    SET registered = true, vouched = target.vouched OR excluded.vouched, kind = CASE WHEN $2 IS NULL AND (target.kind <> 'envoy' OR $7 IS NULL OR $7 = '') THEN target.kind ELSE excluded.kind END,
        probe = coalesce(excluded.probe, target.probe),
        admin = coalesce(excluded.admin, target.admin), identity = coalesce(excluded.identity, target.identity),
        node_id = coalesce(excluded.node_id, target.node_id), push = nullif(coalesce($7, target.push), ''),
-       proxy_protocol = coalesce($8, target.proxy_protocol)
+       proxy_protocol = coalesce($8, target.proxy_protocol), http3 = coalesce($9, target.http3)
 RETURNING id, identity, push;
 
 -- name: remove_target
@@ -1376,18 +1377,18 @@ DELETE FROM target WHERE name = $1 RETURNING id;
 
 -- name: targets
 -- By name, behind $1.
-SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched, push, proxy_protocol, last_seen FROM target
+SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched, push, proxy_protocol, http3, last_seen FROM target
  WHERE name > $1 ORDER BY name LIMIT $2;
 
 -- name: target
-SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched, push, proxy_protocol, last_seen FROM target WHERE name = $1;
+SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched, push, proxy_protocol, http3, last_seen FROM target WHERE name = $1;
 
 -- name: target_by_id
-SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched, push, proxy_protocol FROM target WHERE id = $1;
+SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched, push, proxy_protocol, http3 FROM target WHERE id = $1;
 
 -- name: target_of_secret
 -- A Target by its name, if it is known of the Secret.
-SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, t.proxy_protocol
+SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, t.proxy_protocol, t.http3
   FROM target t JOIN delivery d ON d.target_id = t.id WHERE t.name = $1 AND d.secret = $2;
 
 -- name: deliveries_of
@@ -1581,7 +1582,7 @@ WITH offer AS (
     SELECT s.served_generation, NULL, CASE WHEN p.stage = 'canary' AND p.completed_at IS NULL THEN payload_before(p) END
       FROM secret s LEFT JOIN payload p ON p.secret = s.name AND p.generation = s.served_generation
      WHERE s.name = $1 AND s.kind <> 'tls_certificate')
-SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, t.proxy_protocol, d.sent, d.accepted, d.refused,
+SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, t.proxy_protocol, t.http3, d.sent, d.accepted, d.refused,
        d.proved, d.refusal, d.probe_error, d.push_error, d.updated_at, d.proved_by, d.proved_at, d.served, d.stale_since,
        certvoy_now() - d.stale_since AS stale_for, d.salt, certvoy_now() - d.accepted_at AS accepted_for,
        certvoy_now() - d.salted_at AS salted_for, certvoy_now() - d.updated_at AS unchanged_for,
@@ -1623,10 +1624,12 @@ UPDATE delivery d SET proved = $4, proved_by = u.proved_by, proved_at = certvoy_
   FROM unproved u WHERE d.target_id = u.target_id AND d.secret = $1 RETURNING d.target_id, d.proved_by;
 
 -- name: moved
--- Of these Targets those that are to be looked at elsewhere by now than at $2 and $3, or otherwise than by $4.
+-- Of these Targets those that are to be looked at elsewhere by now than at $2 and $3, or otherwise than by $4 and $5.
 SELECT t.id
-  FROM target t JOIN unnest($1::bigint[], $2::text[], $3::text[], $4::boolean[]) AS w (id, probe, admin, proxy_protocol) ON w.id = t.id
- WHERE (t.probe, t.admin, t.proxy_protocol) IS DISTINCT FROM (w.probe, w.admin, w.proxy_protocol);
+  FROM target t
+  JOIN unnest($1::bigint[], $2::text[], $3::text[], $4::boolean[], $5::boolean[]) AS w (id, probe, admin, proxy_protocol, http3)
+    ON w.id = t.id
+ WHERE (t.probe, t.admin, t.proxy_protocol, t.http3) IS DISTINCT FROM (w.probe, w.admin, w.proxy_protocol, w.http3);
 
 -- name: take_proof_back
 -- An agent whose word was the proof says itself that its program does not serve it.
@@ -1717,7 +1720,7 @@ UPDATE delivery d
                             THEN d.push_attempts + 1 ELSE 1 END
   FROM due JOIN target t ON t.id = due.target_id
  WHERE d.target_id = due.target_id AND d.secret = due.secret
-RETURNING t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, t.proxy_protocol,
+RETURNING t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, t.proxy_protocol, t.http3,
           d.secret, d.push_generation, d.push_salt, d.push_attempts;
 
 -- name: push_answered
@@ -1759,7 +1762,7 @@ RETURNING d.target_id, d.secret;
 SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, certvoy_now() - d.salted_at AS salted_for,
        d.probe_error, coalesce(d.instances, 1) AS instances, d.agreed,
        certvoy_now() - d.updated_at AS unchanged_for, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched,
-       t.push, t.proxy_protocol, s.domains, o.secret IS NOT NULL AS on_demand, c.id AS cert_id, c.domain, c.san_domains,
+       t.push, t.proxy_protocol, t.http3, s.domains, o.secret IS NOT NULL AS on_demand, c.id AS cert_id, c.domain, c.san_domains,
        c.generation, c.fingerprint, c.serial_number,
        b.generation AS before_generation, b.fingerprint AS before_fingerprint, b.serial_number AS before_serial_number
   FROM delivery d
@@ -1787,7 +1790,7 @@ SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, c
 -- loaded, and what it had before.
 SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, certvoy_now() - d.salted_at AS salted_for,
        d.probe_error, coalesce(d.instances, 1) AS instances, d.agreed, certvoy_now() - d.updated_at AS unchanged_for,
-       t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, t.proxy_protocol,
+       t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, t.proxy_protocol, t.http3,
        p.generation, p.content, b.generation AS before, b.content AS before_content
   FROM delivery d
   JOIN target t ON t.id = d.target_id
@@ -2145,13 +2148,13 @@ SELECT id AS proxy_id, name AS proxy_name, identity AS proxy_identity, created_a
 -- name: proxies
 -- Envoys and whoever was invited, by name behind ($1, $2): a Target and its proxy in one row, a proxy that has none in its own.
 SELECT * FROM (
-    SELECT t.name, false AS alone, t.id, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, t.proxy_protocol, t.last_seen,
+    SELECT t.name, false AS alone, t.id, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, t.proxy_protocol, t.http3, t.last_seen,
            p.id AS proxy_id, p.name AS proxy_name, p.identity AS proxy_identity,
            p.created_at, p.created_by, p.credential_at, p.credential_until
       FROM target t LEFT JOIN proxy p ON p.identity = t.identity OR (t.identity IS NULL AND p.name = t.name)
      WHERE t.kind = 'envoy'
      UNION ALL
-    SELECT p.name, true, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    SELECT p.name, true, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
            p.id, p.name, p.identity, p.created_at, p.created_by, p.credential_at, p.credential_until
       FROM proxy p
      WHERE NOT EXISTS (SELECT FROM target t WHERE (t.kind = 'envoy' OR t.last_seen IS NOT NULL)

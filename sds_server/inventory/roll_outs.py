@@ -212,6 +212,7 @@ async def _moved(tx: Transaction, roll_out: RollOut, looks: Sequence[Look]) -> C
         [target.probe for target in at],
         [target.admin for target in at],
         [target.proxy_protocol for target in at],
+        [target.http3 for target in at],
     )
     return {TargetId(row["id"]) for row in rows}
 

@@ -103,13 +103,15 @@ async def register(
     admin: str | None = None,
     push: str | None = None,
     proxy_protocol: bool | None = None,
+    http3: bool | None = None,
     reserved: str = "",
 ) -> TargetId:
     """Register a Target, or change the registered or seen one of that name.
 
     ``kind`` None leaves what is known of it; who is new is an Envoy, or, pushed to, a program with files.
     ``probe`` is ``host:port`` of its TLS listener, ``admin`` that of its Envoy's admin interface; None leaves
-    what is known of it, as of ``proxy_protocol``: whether the listener wants that before TLS. ``push`` is
+    what is known of it, as of ``proxy_protocol``: whether the listener wants that before TLS, and of
+    ``http3``: whether HTTP/3 is served there as well. ``push`` is
     where its agent takes bundles, "" takes that away; who can be pushed to has an identity that begins with
     ``reserved``. ``serves`` names Secrets that count it in their live set from now on, seen or not; Secrets
     that it subscribes to count it anyway.
@@ -129,7 +131,7 @@ async def register(
             for secret in sorted(serves):
                 await secrets.lock(tx, secret)
             row = await tx.row(
-                "register_target", name, kind, identity, node_id, probe, admin, push, proxy_protocol
+                "register_target", name, kind, identity, node_id, probe, admin, push, proxy_protocol, http3
             )
             assert row is not None  # noqa: S101 - inserted, or changed
             target = TargetId(row["id"])
@@ -148,6 +150,7 @@ async def register(
                     "kind": kind,
                     "probe": probe,
                     "proxy_protocol": proxy_protocol,
+                    "http3": http3,
                     "admin": admin,
                     "push": push,
                     "identity": identity,
@@ -301,4 +304,5 @@ def from_row(row: Row) -> Target:
         vouched=row["vouched"],
         push=row["push"],
         proxy_protocol=row["proxy_protocol"],
+        http3=row["http3"],
     )

@@ -26,7 +26,7 @@ Told = Callable[[str], None]
 async def look(target: Target, wanted: Wanted, *, told: Told) -> Look:
     """Look once. A handshake where there is a listener to reach, else Envoy's own statement."""
     if target.probe is not None:
-        way = Way(target.probe, proxy_protocol=target.proxy_protocol)
+        way = Way(target.probe, proxy_protocol=target.proxy_protocol, http3=target.http3)
         return await _handshakes(target, way, wanted, told)
     if target.admin is not None and wanted.on_demand:
         told("unprobed")
@@ -69,7 +69,7 @@ async def _handshakes(target: Target, way: Way, wanted: Wanted, told: Told) -> L
                         failed = str(e)
                         limit.reschedule(asyncio.get_running_loop().time() + OTHERS_S)
                     if isinstance(e, CallerError) or (
-                        not isinstance(e, HungUp) and leads_to_one(way.address)
+                        not isinstance(e, HungUp) and leads_to_one(way.address) and not way.http3
                     ):
                         break  # nobody answers there, for whatever name
                     continue

@@ -1,8 +1,9 @@
 """Where an address leads. A host's name may have several addresses, and at each of them somebody is served.
 
 So each of them is looked at, and all must show the same: who asked one of them would prove the others by it.
-A family of addresses (IPv4, IPv6) where nobody listens, or that nothing leads to from here, does not count
-where the other one answers: clients do as much (RFC 8305).
+Where HTTP/3 is served too, each is looked at over TCP and over QUIC. A family of addresses (IPv4, IPv6) where
+nobody listens, or that nothing leads to from here, does not count where the other one answers: clients do as
+much (RFC 8305). One that only one of TCP and QUIC is silent at counts.
 """
 
 import asyncio
@@ -41,10 +42,8 @@ async def served(
     Raises:
         ProbeFailed: at one of them no leaf was seen, and at no other another than ``wanted``.
     """
-    way = Way.of(address)
-    looks = await found(
-        way.address,
-        lambda place: served_fingerprint(way.at(place), server_name, wanted=wanted, before=before),
+    looks = await shown(
+        address, lambda way: served_fingerprint(way, server_name, wanted=wanted, before=before)
     )
     others = {place: leaf for place, leaf in seen_of(looks).items() if leaf != wanted}
     leaves = others if others and wanted is not None else all_of(looks)
@@ -58,18 +57,25 @@ async def found(address: str, look: Callable[[str], Awaitable[T]]) -> Mapping[st
     Raises:
         ProbeFailed: the name leads nowhere, or to too many.
     """
-    places = await _places(address)
+    return await shown(address, lambda way: look(way.address))
+
+
+async def shown(address: Way | str, look: Callable[[Way], Awaitable[T]]) -> Mapping[str, T | ProbeFailed]:
+    """Look at each place by each of its ways; returns as `found`, by place and way."""
+    address = Way.of(address)
+    places = await _places(address.address)
+    ways = [way for place in places for way in address.at(place).each()]
     turn = asyncio.Semaphore(AT_ONCE)
 
-    async def at(place: str) -> T | ProbeFailed:
+    async def by(way: Way) -> T | ProbeFailed:
         async with turn:
             try:
-                return await look(place)
+                return await look(way)
             except ProbeFailed as e:
                 return e
 
-    looks = counted(dict(zip(places, await asyncio.gather(*map(at, places)), strict=True)))
-    if places == [address]:
+    looks = counted(dict(zip(map(str, ways), await asyncio.gather(*map(by, ways)), strict=True)))
+    if places == [address.address]:
         return looks
     return {
         f"{address} at {place}": ProbeFailed(f"{address} at {each}")

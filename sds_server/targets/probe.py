@@ -12,14 +12,14 @@ import errno
 import hashlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Final
 
 from acme_engine.names import MAX_NAME
 from sds_server.errors import CallerError
-from sds_server.targets import handshake, handshake12, tls13
+from sds_server.targets import handshake, handshake12, quic, tls13
 from sds_server.targets.tls13 import HandshakeFailed, KeyKind
 
 TIMEOUT_S: Final = 3.0
@@ -41,12 +41,15 @@ _HUNG_UP: Final = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError
 class Way:
     """The way to a TLS listener: its ``host:port``, and whether it wants the PROXY protocol before TLS.
 
+    ``http3``: another one is beside it, on the same port over UDP; ``quic``: this is the way to that one.
     Functions take an address alone as well: most listeners want nothing else.
     """
 
     address: str
     _: KW_ONLY
     proxy_protocol: bool = False
+    http3: bool = False
+    quic: bool = False
 
     @classmethod
     def of(cls, address: "Way | str") -> "Way":
@@ -57,8 +60,13 @@ class Way:
         """Return the same to one of the places that the address leads to."""
         return replace(self, address=place)
 
+    def each(self) -> "Sequence[Way]":
+        """Return the ways to all that is served there: over TCP, and where there is HTTP/3 over QUIC."""
+        over_tcp = replace(self, http3=False)
+        return [over_tcp, Way(self.address, quic=True)] if self.http3 else [over_tcp]
+
     def __str__(self) -> str:
-        return self.address
+        return f"{self.address} over QUIC" if self.quic else self.address
 
 
 class ProbeFailed(Exception):
@@ -130,6 +138,8 @@ async def served_leaves(address: Way | str, server_name: str) -> AsyncIterator[b
 
 async def served_leaf(address: Way | str, server_name: str) -> bytes:
     """Return the leaf (DER) that an ordinary client is shown. Errors as of `served_fingerprint`."""
+    if Way.of(address).quic:
+        return await _over_quic(address, server_name, [*KeyKind])
     try:
         return await _leaf(address, server_name, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     except HungUp:
@@ -150,6 +160,8 @@ async def _before_asking(address: Way | str, server_name: str) -> bytes | None:
 
 async def _of_kinds(address: Way | str, server_name: str, kinds: Collection[KeyKind]) -> bytes:
     """Return the leaf that is shown to a client which takes these types of keys only."""
+    if Way.of(address).quic:
+        return await _over_quic(address, server_name, kinds)
     try:
         async with asyncio.timeout(TIMEOUT_S), _connected(address) as (reader, writer):
             return (await handshake.shake(reader, writer, server_name, kinds)).leaf
@@ -159,6 +171,18 @@ async def _of_kinds(address: Way | str, server_name: str, kinds: Collection[KeyK
     except (OSError, TimeoutError) as e:
         raise failure(address, e, e) from None
     return await _of_kinds_before_1_3(address, server_name, kinds)
+
+
+async def _over_quic(address: Way | str, server_name: str, kinds: Collection[KeyKind]) -> bytes:
+    host, port = split(Way.of(address).address)
+    try:
+        return (await quic.shake(host, port, server_name, kinds, within_s=TIMEOUT_S)).leaf
+    except HandshakeFailed as e:
+        raise ProbeFailed(f"{address}: {e}") from None
+    except OSError as e:
+        raise failure(address, e.strerror or e, e) from None
+    except ValueError as e:  # a host or a name that is no DNS name
+        raise ProbeFailed(f"{address}: {e}") from None
 
 
 async def _of_kinds_before_1_3(address: Way | str, server_name: str, kinds: Collection[KeyKind]) -> bytes:

@@ -17,6 +17,7 @@ from sds_server.targets.verdict import UNLISTED
 from tests.support import fakes
 from tests.support.admin import serving as api_of
 from tests.support.pki import authority
+from tests.support.quic_server import QuicListener
 from tests.support.roll_outs import rolling_out
 
 EDGE = Identity("spiffe://example.test/edge")
@@ -87,18 +88,19 @@ async def test_an_admin_interface_is_put_and_stays_when_it_is_not_named(api):
     assert 'admin address: must be host:port, got "nowhere"' == wrong.json["detail"]
 
 
-async def test_whether_it_wants_the_proxy_protocol_is_put_and_stays_when_it_is_not_named(api):
+@pytest.mark.parametrize("how", ["proxy_protocol", "http3"])
+async def test_how_it_is_to_be_asked_is_put_and_stays_when_it_is_not_named(api, how):
     async def put(**body):
-        return (await api.local("PUT", "/v1/targets/edge-1", json=body)).json["proxy_protocol"]
+        return (await api.local("PUT", "/v1/targets/edge-1", json=body)).json[how]
 
     assert [False, True, True, False] == [
         await put(probe="edge.example.test:443"),
-        await put(proxy_protocol=True),
+        await put(**{how: True}),
         await put(probe="edge.example.test:8443"),
-        await put(proxy_protocol=False),
+        await put(**{how: False}),
     ]
     entries = (await api.local("GET", "/v1/audit?action=target.registered")).json["items"]
-    assert [None, True, None, False] == [entry["detail"]["proxy_protocol"] for entry in entries][::-1]
+    assert [None, True, None, False] == [entry["detail"][how] for entry in entries][::-1]
 
 
 async def test_what_was_seen_is_told_with_its_state_and_reason(api, issuances):
@@ -208,6 +210,31 @@ async def test_each_place_that_an_address_leads_to_is_looked_at(api, issuances, 
 
     assert "stale" == item["verdict"]
     assert f"pool.test:{port} at 127.0.0.2:{port}: it serves generation 1, not 2" == item["reason"]
+
+
+async def test_what_is_served_over_quic_is_looked_at_where_there_is_http3(api, issuances, tmp_path):
+    declared = await issuances.declare()
+    stale = await fakes.pair_of(issuances, await issuances.issue(declared))
+    await api.local("POST", "/v1/secrets/www/rotations")
+    current = await fakes.pair_of(issuances, await issuances.issue(declared))
+
+    async def probe():
+        (item,) = (await api.local("POST", "/v1/secrets/www/probes")).json["items"]
+        return item["verdict"], item["reason"]
+
+    async with fakes.Listener(tmp_path) as tcp, QuicListener(address := tcp.address) as beside:
+        tcp.serve(current)
+        beside.serve(stale)
+        body = {"probe": address, "secrets": ["www"]}
+        await api.local("PUT", "/v1/targets/edge-1", json=body)
+        without = await probe()
+        await api.local("PUT", "/v1/targets/edge-1", json={"http3": True})
+        found = await probe()
+        beside.serve(current)
+        both = await probe()
+
+    assert ("ok", None) == without == both
+    assert ("stale", f"{address} over QUIC: it serves generation 1, not 2") == found
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ import yaml
 from sds_server.agent.versions import CURRENT
 from sds_server.programs.child import Child
 from tests.support import debian, pki
-from tests.support.beside import HAProxy, Nginx
+from tests.support.beside import Caddy, HAProxy, Nginx
 from tests.support.control_plane import until
 from tests.support.front import Front, bundle, fingerprint
 
@@ -133,6 +133,33 @@ async def test_a_program_that_wants_the_proxy_protocol_is_proved_where_its_bundl
         assert await program.served() is None, "without it nobody is shown a leaf"
     finally:
         await program.stop()
+
+
+@pytest.mark.parametrize("protocols", ["h1 h2 h3", "h1 h2"])
+async def test_a_program_with_http3_is_proved_over_quic_where_its_bundle_says_so(
+    front, start, tmp_path, protocols
+):
+    program = Caddy(tmp_path)
+    only = f"{{\nservers {{\nprotocols {protocols}\n}}\n"
+    program.program.config.write_text(program.configuration.replace("{\n", only, 1))
+    probe = {"address": program.address, "http3": True, "within": "2s"}
+    start([{**program.bundle(), "names": [SITES[0]], "secret": SITES[0], "probe": probe}])
+
+    async def placed():
+        return (program.directory / CURRENT).exists()
+
+    async def told():
+        alone = "over QUIC: Connection refused" in (tmp_path / "agent.log").read_text()
+        return ("proved", 1, "") in front.reports or alone
+
+    await until(placed)
+    await program.start()
+    try:
+        await until(told)
+    finally:
+        await program.stop()
+
+    assert ("h3" in protocols) == (("proved", 1, "") in front.reports)
 
 
 def fingerprint_of(path):

@@ -335,7 +335,9 @@ async def test_cut_off_from_the_database_it_says_so_and_goes_on_when_it_is_back(
     assert Outcome.COMPLETED == await outcome(database)
 
 
-@pytest.mark.parametrize("now", [{"probe": "127.0.0.1:2"}, {"probe": None, "proxy_protocol": True}])
+@pytest.mark.parametrize(
+    "now", [{"probe": "127.0.0.1:2"}, {"probe": None, "proxy_protocol": True}, {"probe": None, "http3": True}]
+)
 async def test_what_was_seen_at_an_address_proves_nothing_at_another(issuances, database, now):
     """It was changed during the look, or how it is to be asked."""
     declared = await issuances.declare()

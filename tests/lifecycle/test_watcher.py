@@ -17,6 +17,7 @@ from tests.support import haproxy
 from tests.support.clocks import HastyClock
 from tests.support.databases import turn_clock
 from tests.support.fakes import Listener, pair_of
+from tests.support.quic_server import QuicListener
 from tests.support.roll_outs import rolling_out
 
 EVERY = timedelta(minutes=5)
@@ -147,6 +148,33 @@ async def test_one_behind_a_balancer_is_seen_once_it_says_that_it_wants_the_prox
 
     assert (Seen.UNKNOWN, True) == (hung_up, "--proxy-protocol" in why)
     assert (Seen.PROVED, 1, None) == (seen, kept.proved, moved.proved)
+
+
+async def test_what_is_served_over_quic_is_proved_and_watched_once_it_says_that_there_is_http3(watch):
+    async def register(**more):
+        fields = {
+            "probe": watch.listener.address,
+            "identity": EDGE.identity,
+            "node_id": "edge-1",
+            "serves": [],
+        }
+        await targets.register(watch.database, "edge-1", actor="p", **fields | more)
+        return await watch.live()
+
+    await watch.prove()
+    async with QuicListener(watch.listener.address) as beside:
+        beside.serve(watch.pair)
+        forgotten = await register(http3=True)
+        proved, kept = await watch.look(), await register(identity=None)
+        beside.serve(watch.issuances.ca.issue(dns=["www.example.test"]))
+        stale, why = await watch.look(LATER), (await watch.live()).probe_error
+    await register(http3=False)
+    alone = await watch.look()
+
+    assert (None, Seen.PROVED, 1) == (forgotten.proved, proved, kept.proved)
+    assert Seen.STALE is stale
+    assert f"{watch.listener.address} over QUIC serves" in why
+    assert Seen.HEALED is alone
 
 
 async def test_it_is_alarmed_once_and_keeps_its_age_until_it_serves_what_it_should(watch):
@@ -328,7 +356,7 @@ def test_who_is_asked_for(wanted, names, asked):
     assert asked == asked_for(wanted, names)
 
 
-@pytest.mark.parametrize("change", ["probe = '127.0.0.1:1'", "proxy_protocol = true"])
+@pytest.mark.parametrize("change", ["probe = '127.0.0.1:1'", "proxy_protocol = true", "http3 = true"])
 async def test_what_was_seen_at_an_address_says_nothing_of_another(watch, sql, change):
     """It was changed during the look, or the way there was."""
     await watch.prove()

@@ -1,11 +1,12 @@
 """A QUIC server for one handshake, that says what a test wants: datagrams in, datagrams out."""
 
+import asyncio
 import hashlib
 import hmac
 import os
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, x25519
@@ -160,3 +161,42 @@ def negotiation(client: bytes, original: bytes, *versions: int) -> bytes:
     """Return a Version Negotiation."""
     listed = b"".join(version.to_bytes(4) for version in versions)
     return b"\x80" + bytes(4) + sized(1, client) + sized(1, original) + listed
+
+
+class QuicListener:
+    """Serves one pair, which can be changed, over QUIC: beside a listener over TCP, at its ``host:port``."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._at = host, int(port)
+        self.pair: Any = None
+        """None: it says nothing."""
+
+    def serve(self, pair: Any) -> None:
+        self.pair = pair
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._transport, _ = await loop.create_datagram_endpoint(lambda: _Answers(self), local_addr=self._at)
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        self._transport.abort()
+
+
+class _Answers(asyncio.DatagramProtocol):
+    def __init__(self, listener: QuicListener) -> None:
+        self._listener = listener
+        self._servers: dict[Any, Server] = {}
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        if self._listener.pair is None:
+            return
+        new = addr not in self._servers
+        server = self._servers.setdefault(addr, Server(self._listener.pair))
+        server.read(data)
+        for datagram in server.flight() if new else []:
+            self._transport.sendto(datagram, addr)

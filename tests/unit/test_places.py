@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from contextlib import AsyncExitStack
+from dataclasses import astuple
 
 import pytest
 from aiohttp import web
@@ -12,12 +13,13 @@ from sds_server.inventory.voices import Before, Wanted
 from sds_server.lifecycle import looks
 from sds_server.model import Target, TargetId, TargetKind
 from sds_server.payloads.trust import TrustBundle
-from sds_server.targets import places
+from sds_server.targets import places, probe
 from sds_server.targets.places import counted, found, served
-from sds_server.targets.probe import NobodyThere, ProbeFailed
+from sds_server.targets.probe import NobodyThere, ProbeFailed, Way
 from sds_server.targets.verdict import Stated
 from tests.support.fakes import Listener, leading
 from tests.support.pki import authority
+from tests.support.quic_server import QuicListener
 
 NAME = "www.example.test"
 BOTH = ("127.0.0.1", "127.0.0.2")
@@ -116,6 +118,106 @@ async def test_a_family_where_nobody_listens_does_not_count_where_the_other_answ
     assert fingerprint(pairs[0]) == seen.fingerprint
 
 
+@pytest.fixture
+async def edge(tmp_path):
+    """A listener over TCP, one over QUIC at the same place, and the way to both."""
+    async with Listener(tmp_path) as tcp, QuicListener(tcp.address) as quic:
+        yield tcp, quic, Way(tcp.address, http3=True)
+
+
+async def test_what_is_served_over_tcp_and_over_quic_is_served(edge, pairs):
+    tcp, quic, way = edge
+    tcp.serve(pairs[0])
+    quic.serve(pairs[0])
+
+    assert (fingerprint(pairs[0]), tcp.address) == astuple(
+        await served(way, NAME, wanted=fingerprint(pairs[0]))
+    )
+
+
+@pytest.mark.parametrize("other", ["over TCP", "over QUIC"])
+async def test_the_one_of_tcp_and_quic_that_serves_another_leaf_is_named(edge, pairs, other):
+    tcp, quic, way = edge
+    tcp.serve(pairs[other == "over TCP"])
+    quic.serve(pairs[other == "over QUIC"])
+    place = tcp.address if other == "over TCP" else f"{tcp.address} over QUIC"
+
+    assert (fingerprint(pairs[1]), place) == astuple(await served(way, NAME, wanted=fingerprint(pairs[0])))
+
+
+async def test_what_is_served_over_quic_is_told_where_tcp_fails(edge, pairs):
+    tcp, quic, way = edge
+    quic.serve(pairs[1])
+    seen = await served(way, NAME, wanted=fingerprint(pairs[0]))
+
+    assert (fingerprint(pairs[1]), f"{tcp.address} over QUIC") == astuple(seen)
+
+
+async def test_what_is_served_over_tcp_is_told_where_quic_fails(tmp_path, pairs):
+    async with Listener(tmp_path) as tcp:
+        tcp.serve(pairs[1])
+        seen = await served(Way(tcp.address, http3=True), NAME, wanted=fingerprint(pairs[0]))
+
+        assert (fingerprint(pairs[1]), tcp.address) == astuple(seen)
+
+
+async def test_nobody_there_over_quic_is_a_failure(tmp_path, pairs):
+    """No family of addresses is missing: clients come by TCP, are told of HTTP/3, and find nobody."""
+    async with Listener(tmp_path) as tcp:
+        tcp.serve(pairs[0])
+        address = tcp.address.replace("127.0.0.1", "pool.test")
+        with (
+            leading("pool.test", "::1", "127.0.0.1"),
+            pytest.raises(ProbeFailed, match=rf"^{address} at {tcp.address} over QUIC: Connection refused$"),
+        ):
+            await served(Way(address, http3=True), NAME, wanted=fingerprint(pairs[0]))
+
+
+async def test_a_family_where_nobody_listens_at_all_does_not_count_with_http3_either(edge, pairs):
+    tcp, quic, way = edge
+    tcp.serve(pairs[0])
+    quic.serve(pairs[0])
+    with leading("pool.test", "::1", "127.0.0.1"):
+        seen = await served(way.at(tcp.address.replace("127.0.0.1", "pool.test")), NAME)
+
+    assert fingerprint(pairs[0]) == seen.fingerprint
+
+
+async def test_who_says_nothing_over_quic_is_a_failure(edge, pairs, monkeypatch):
+    monkeypatch.setattr(probe, "TIMEOUT_S", 0.3)
+    tcp, _silent, way = edge
+    tcp.serve(pairs[0])
+    with pytest.raises(ProbeFailed, match=rf"^{tcp.address} over QUIC: it did not finish .* does UDP come"):
+        await served(way, NAME)
+
+
+async def test_a_target_with_http3_is_proved_by_both(edge, pairs):
+    tcp, quic, way = edge
+    wanted = Wanted([NAME], 2, fingerprint(pairs[0]), "ab", None)
+    target = Target(TargetId(1), "edge", TargetKind.ENVOY, None, None, way.address, True, http3=True)
+    tcp.serve(pairs[0])
+    quic.serve(pairs[1])
+    before = await looks.look(target, wanted, told=lambda _how: None)
+    quic.serve(pairs[0])
+    after = await looks.look(target, wanted, told=lambda _how: None)
+
+    assert (None, fingerprint(pairs[1])) == (before.by, before.served)
+    assert f"{tcp.address} over QUIC serves {fingerprint(pairs[1])[:16]}" in before.error
+    assert "handshake" == after.by
+
+
+async def test_a_name_that_fails_over_quic_does_not_hide_another_that_serves_another_leaf(tmp_path, pairs):
+    """Nobody is there over QUIC, for whatever name: over TCP the second one shows its leaf."""
+    async with Listener(tmp_path) as tcp:
+        tcp.serve(pairs[0], NAME)
+        tcp.serve(pairs[1])
+        wanted = Wanted([NAME, "b.example.test"], 2, fingerprint(pairs[0]), "ab", None)
+        target = Target(TargetId(1), "edge", TargetKind.ENVOY, None, None, tcp.address, True, http3=True)
+        seen = await looks.look(target, wanted, told=lambda _how: None)
+
+    assert fingerprint(pairs[1]) == seen.served
+
+
 GONE, FAILED = NobodyThere("refused"), ProbeFailed("hung up")
 
 
@@ -128,6 +230,8 @@ GONE, FAILED = NobodyThere("refused"), ProbeFailed("hung up")
         ({"1.0.0.1:1": 1, "[::1]:1": FAILED}, {"1.0.0.1:1", "[::1]:1"}),
         ({"1.0.0.1:1": GONE, "[::1]:1": FAILED}, {"[::1]:1"}),
         ({"1.0.0.1:1": GONE, "[::1]:1": GONE}, {"1.0.0.1:1", "[::1]:1"}),
+        ({"1.0.0.1:1": 1, "1.0.0.1:1 over QUIC": GONE}, {"1.0.0.1:1", "1.0.0.1:1 over QUIC"}),
+        ({"1.0.0.1:1": 1, "[::1]:1": GONE, "[::1]:1 over QUIC": GONE}, {"1.0.0.1:1"}),
     ],
 )
 def test_what_counts(looks, counts):

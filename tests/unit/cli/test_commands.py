@@ -30,6 +30,7 @@ from tests.support.admin import serving
 from tests.support.fakes import Listener, pair_of
 from tests.support.issuances import Issuances
 from tests.support.pki import authority
+from tests.support.quic_server import QuicListener
 from tests.support.roll_outs import confirm, note, rolling_out
 
 TOLD = {
@@ -871,6 +872,41 @@ async def test_that_a_listener_wants_the_proxy_protocol_is_named_shown_and_taken
     assert "127.0.0.1:2, by the PROXY protocol first" in again
     assert ["proxy_protocol", "yes"] in [line.split() for line in shown.splitlines()]
     assert "target edge-1 is probed at 127.0.0.1:2\n" == after
+
+
+async def test_that_http3_is_served_is_named_shown_and_taken_back(run, issuances):
+    _, added, _ = await run("targets", "add", "edge-1", "--probe", "127.0.0.1:1", "--http3")
+    _, again, _ = await run("targets", "add", "edge-1", "--probe", "127.0.0.1:2")
+    _, shown, _ = await run("targets", "show", "edge-1")
+    _, after, _ = await run("targets", "add", "edge-1", "--no-http3")
+
+    assert "target edge-1 is probed at 127.0.0.1:1, and over QUIC\n" == added
+    assert "127.0.0.1:2, and over QUIC" in again
+    assert ["http3", "yes"] in [line.split() for line in shown.splitlines()]
+    assert "target edge-1 is probed at 127.0.0.1:2\n" == after
+
+
+async def test_an_address_with_http3_is_asked_over_tcp_and_over_quic(run, issuances, tmp_path):
+    pair = await pair_of(issuances, await issuances.issue(await issuances.declare()))
+    other = issuances.ca.issue(dns=["www.example.test"])
+    async with Listener(tmp_path) as listener, QuicListener(address := listener.address) as beside:
+        asked = address, "--server-name", "www.example.test", "--http3"
+        listener.serve(pair)
+        beside.serve(pair)
+        same = [await run("probe", *asked), await run("show", *asked)]
+        beside.serve(other)
+        differ = [await run("probe", *asked), await run("show", *asked)]
+        await beside.__aexit__()
+        alone = await run("probe", *asked)
+
+    (probed, rows, _), (shown, _, _) = same
+    assert (0, 0, 2) == (probed, shown, rows.count(" OK "))
+    assert f"{address} over QUIC" in rows
+    (probed, rows, _), (shown, _, why) = differ
+    assert (1, 1, 1) == (probed, rows.count(" OK "), rows.count(" FOREIGN "))
+    assert f"{address} over QUIC serves another leaf than {address}: " in why
+    assert "over QUIC: Connection refused" in alone[1]
+    assert 0 not in {shown, alone[0]}
 
 
 async def test_a_target_is_tried_step_by_step_and_says_what_to_do(run, issuances):
