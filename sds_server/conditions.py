@@ -152,9 +152,9 @@ def delivery_state(
     if current is None:
         return DeliveryState.NEVER, "nothing is issued yet"
     if stale_for is not None:
-        # What it has loaded is no leaf; or which leaf it is nobody knows.
-        loaded = probe_error if by_word or served is None else None
-        return DeliveryState.STALE, _stale(stale_for, loaded, served, current)
+        # What it has loaded is no leaf; or which it is nobody knows; or the look says where it is served.
+        says = by_word or served is None or served[:LEAF_SHOWN] in (probe_error or "")
+        return DeliveryState.STALE, _stale(stale_for, probe_error if says else None, served, current)
     if (proved or 0) >= current or (waits and by_word and accepted == current):
         if waits:
             return DeliveryState.WAITING, f"it serves generation {current} until the canaries are proved"
@@ -190,10 +190,10 @@ def _proved(probe_error: str | None, said_ago: timedelta | None) -> tuple[Delive
     return DeliveryState.UNSEEN, f"it was proved; {since}"
 
 
-def _stale(stale_for: timedelta, loaded: str | None, served: str | None, current: int) -> str:
+def _stale(stale_for: timedelta, said: str | None, served: str | None, current: int) -> str:
     since = f"for {span(stale_for.total_seconds())}"
-    if loaded is not None:
-        return f"{since}: {loaded}"
+    if said is not None:
+        return f"{since}: {said}"
     leaf = "another leaf" if served is None else f"{served[:LEAF_SHOWN]}..."
     return f"{since} it serves {leaf}, not generation {current}"
 

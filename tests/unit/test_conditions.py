@@ -113,6 +113,15 @@ def test_who_was_seen_to_serve_another_leaf_is_stale_whatever_else_is_recorded(m
     assert (DeliveryState.STALE, "for 1 h it serves abababababababab..., not generation 1") == found
 
 
+def test_where_another_leaf_is_served_is_told_for_as_long_as_that_is_the_last_look():
+    """One of several places, or one of TCP and QUIC: all others are well."""
+    seen = "edge:443 over QUIC serves abababababababab... for www.example.test, not cdcdcdcdcdcdcdcd..."
+    marks = {"stale_for": timedelta(minutes=90), "served": "ab" * 32}
+
+    assert f"for 1 h: {seen}" == state(probe_error=seen, **marks)[1]
+    assert "it serves abababababababab..." in state(probe_error="edge:443: Connection refused", **marks)[1]
+
+
 def test_who_states_that_it_has_lost_it_is_told_by_what_it_states():
     lost = "10.0.0.1:9901/certs: generation 1 is not loaded"
     found = state(stale_for=timedelta(minutes=90), probe_error=lost)
