@@ -110,6 +110,23 @@ async def test_a_chain_of_more_than_three_datagrams_is_seen(program, tmp_path):
     assert fingerprint(pair) == seen
 
 
+async def test_a_traefik_shows_a_new_pair_over_quic(tmp_path):
+    second = SITES.issue([NAME])
+    async with of_traefik(tmp_path, [ECDSA.write(tmp_path, "first")]) as address:
+        way = Way(address, quic=True)
+        first = await served_fingerprint(way, NAME)
+        chain, key = second.write(tmp_path, "second")
+        tls = {"certificates": [{"certFile": str(chain), "keyFile": str(key)}]}
+        (tmp_path / "dynamic" / "tls.yml").write_text(yaml.safe_dump({"tls": tls}))
+
+        async def shown():
+            return fingerprint(second) == await served_fingerprint(way, NAME)
+
+        await until(shown)
+
+    assert fingerprint(ECDSA) == first
+
+
 @pytest.mark.parametrize(
     ("program", "shown"), [("envoy", [ECDSA]), ("caddy", [ECDSA, RSA]), ("traefik", [ECDSA])]
 )
