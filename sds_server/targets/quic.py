@@ -47,6 +47,8 @@ _ALPN, _PARAMETERS = 16, 57  # extensions of a ClientHello
 ALERTS: Final = range(0x100, 0x200)
 """Errors that are alerts of TLS (RFC 9001 section 4.8)."""
 
+NO_APPLICATION_PROTOCOL: Final = ALERTS.start + 120
+
 VERSIONS_MAX: Final = 8
 """Versions of a server that are worth a place in a sentence."""
 
@@ -71,11 +73,12 @@ async def shake(
     connection = Connection(server_name, kinds)
     loop = asyncio.get_running_loop()
     shown: asyncio.Future[Shown] = loop.create_future()
-    transport, _ = await loop.create_datagram_endpoint(
-        lambda: _Socket(connection, shown), remote_addr=(host, port)
-    )
+    transport: asyncio.DatagramTransport | None = None
     try:
         async with asyncio.timeout(within_s):
+            transport, _ = await loop.create_datagram_endpoint(
+                lambda: _Socket(connection, shown), remote_addr=(host, port)
+            )
             wait = RESEND_S
             while not shown.done():
                 for datagram in connection.again():
@@ -87,7 +90,8 @@ async def shake(
         silent = "" if connection.heard else ", nor said anything: does UDP come through?"
         raise HandshakeFailed(f"it did not finish a handshake within {within_s:g} s{silent}") from None
     finally:
-        transport.abort()
+        if transport is not None:
+            transport.abort()
         if not shown.cancel():
             shown.exception()  # seen, also where nobody waits for it any more
 
@@ -368,6 +372,8 @@ class Connection:
 
 
 def _closed(frame: quic_packets.Frame) -> HandshakeFailed:
+    if frame.kind is FrameKind.CLOSE and frame.code == NO_APPLICATION_PROTOCOL:
+        return HandshakeFailed("it speaks QUIC, but no HTTP/3")
     if frame.kind is FrameKind.CLOSE and frame.code in ALERTS:
         return tls13.refused(frame.code - ALERTS.start)
     names = quic_packets.ERRORS if frame.kind is FrameKind.CLOSE else {}

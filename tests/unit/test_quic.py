@@ -342,6 +342,7 @@ def test_a_server_of_other_versions_is_said_to_be_one():
     ("code", "kind", "why"),
     [
         (0x100 + 40, FrameKind.CLOSE, r"it refused the handshake \(TLS alert 40\)"),
+        (0x100 + 120, FrameKind.CLOSE, r"it speaks QUIC, but no HTTP/3"),
         (0x0A, FrameKind.CLOSE, r"it closed the connection \(PROTOCOL_VIOLATION\)"),
         (0x4242, FrameKind.CLOSE, r"it closed the connection \(error 0x4242\)"),
         (0x100, FrameKind.CLOSE_APPLICATION, r"it closed the connection \(error 0x100\)"),
@@ -502,11 +503,28 @@ class _Path(asyncio.DatagramProtocol):
         self._late = None
 
 
+class _Flooded(_Path):
+    """Sends a Retry for the first hello, as a server does that is flooded."""
+
+    def __init__(self):
+        super().__init__(lambda _: 1)
+        self.after = None
+
+    def datagram_received(self, data, addr):
+        (packet, *_) = packets(data)
+        if self.after is not None:
+            self.after.append(packet)
+            super().datagram_received(data, addr)
+            return
+        self.after = []
+        self.transport.sendto(retry(packet.source, packet.destination, b"elsewhere", b"token"), addr)
+
+
 @asynccontextmanager
-async def path(port, *, there=lambda _: 1, back=lambda _: 1):
+async def path(port, *, there=lambda _: 1, back=lambda _: 1, near=None):
     """Lead to a port, by a path that loses, repeats and reorders."""
     loop = asyncio.get_running_loop()
-    near, far = _Path(there), _Path(back)
+    near, far = near or _Path(there), _Path(back)
     near.to, far.to = far, near
     await loop.create_datagram_endpoint(lambda: near, local_addr=("127.0.0.1", 0))
     await loop.create_datagram_endpoint(lambda: far, remote_addr=("127.0.0.1", port))
@@ -559,9 +577,32 @@ async def test_a_server_that_goes_silent_is_left(web):
             await shake(port, within_s=0.3)
 
 
-async def test_nobody_there_is_heard_at_once():
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_nobody_there_is_heard_at_once(host):
     with pytest.raises(ConnectionRefusedError):
-        await shake(free_port())
+        await quic.shake(host, free_port(), NAME, [*KeyKind], within_s=TIMEOUT_S)
+
+
+async def test_a_server_that_wants_to_see_an_address_first_is_answered(web):
+    near = _Flooded()
+    async with path(web.port, near=near) as port:
+        shown = await shake(port)
+
+    assert LEAF == shown.leaf
+    assert {b"elsewhere"} == {packet.destination for packet in near.after[:1]}
+
+
+async def test_a_server_that_wants_a_client_certificate_shows_its_leaf(web, tmp_path):
+    """It refuses who has none, after it has proved to hold the key."""
+    ca = CA.write(tmp_path / "ca.pem")
+    text = web.config.read_text()
+    (line,) = (line for line in text.splitlines() if line.startswith("\ttls "))
+    wants = f"{line} {{\nclient_auth {{\nmode require_and_verify\ntrust_pool file {ca}\n}}\n}}"
+    web.config.write_text(text.replace(line, wants))
+    await web.stop()
+    await web.start()
+
+    assert LEAF == (await shake(web.port)).leaf
 
 
 async def test_a_server_that_has_no_leaf_of_the_type_refuses(web):
