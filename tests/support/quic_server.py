@@ -93,11 +93,11 @@ class Server:
     issuers: Sequence[bytes] = ()
     """What is shown behind the leaf."""
 
-    def packet(self, kind: Kind, number: int, payload: bytes) -> bytes:
-        """Return a packet of the server's."""
+    def packet(self, kind: Kind, number: int, payload: bytes, *, source: bytes = SOURCE) -> bytes:
+        """Return a packet of the server's; ``source``: from another connection ID."""
         keys = self.initial if kind is Kind.INITIAL else self.handshake
         assert keys is not None
-        begin = quic_packets.header(kind, self._client, SOURCE)
+        begin = quic_packets.header(kind, self._client, source)
         size = 0x4000 | NUMBER + len(payload) + TAG
         return keys[1].seal(begin + size.to_bytes(2) + number.to_bytes(NUMBER), number, payload)
 

@@ -261,6 +261,7 @@ def test_each_packet_of_the_servers_is_acknowledged():
     assert (1200, [(Kind.INITIAL, FrameKind.ACK), (Kind.HANDSHAKE, FrameKind.PING)]) == (len(both), said[:2])
     assert [(Kind.HANDSHAKE, FrameKind.ACK)] == said[2:]
     assert [] == client.receive(first), "there are no keys for it any more"
+    assert 1 == len(client.receive(second)), "who sends it again has not heard of us"
 
 
 def test_who_waits_for_the_rest_of_a_flight_asks_at_its_level():
@@ -406,11 +407,35 @@ def test_what_is_nobodys_is_dropped():
         b"\xc0\0\0\0\x01",  # cut off
         begin + b"\x40\x20" + bytes(32),  # not by its keys
         flight[0].replace(client._source, b"somebody"),
-        bytes(20000),
+        server.packet(Kind.INITIAL, 0, bytes(quic.RECEIVED)),  # longer than any may be
+        server.packet(Kind.INITIAL, 0, b"\x01", source=bytes(quic_packets.ID_MAX + 1)),
     ]
 
     assert [[]] * len(others) == [client.receive(other) for other in others]
     feed(client, server, flight)
+    assert LEAF == client.shown.leaf
+
+
+def test_all_of_a_servers_is_from_one_connection_id():
+    """RFC 9000 section 7.2: what comes from another is of somebody who has seen the hello."""
+    client, server = connected()
+    first, *rest = server.flight()
+    feed(client, server, [first])
+    closed = quic_packets.close()
+
+    assert [] == client.receive(server.packet(Kind.HANDSHAKE, 9, closed, source=b"somebody"))
+    feed(client, server, rest)
+    assert LEAF == client.shown.leaf
+
+
+def test_a_server_that_has_proved_all_may_close():
+    client, server = connected()
+    first, *others, last = server.flight()
+    feed(client, server, [first, *others])
+    (packet,) = packets(last)
+    number, payload = server.handshake[1].open(packet.data, packet.at, -1)
+    feed(client, server, [server.packet(Kind.HANDSHAKE, number, payload + quic_packets.close())])
+
     assert LEAF == client.shown.leaf
 
 
