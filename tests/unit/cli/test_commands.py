@@ -266,7 +266,8 @@ async def test_what_completes_a_rotation_is_declared_and_shown(run):
 
 
 async def test_waiting_tells_each_step_and_ends_with_what_became_of_it(run, issuances, database):
-    waiting = asyncio.create_task(run("issue", "www", "--domain", "www.example.test", "--wait"))
+    words = ("issue", "www", "--domain", "www.example.test", "--wait", "--timeout", "60s")
+    waiting = asyncio.create_task(run(*words))
     while await database_is_empty(database):
         await asyncio.sleep(0.01)
     claim = await issuances.claim()
