@@ -1786,8 +1786,8 @@ SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, c
    AND (d.proved = c.generation OR r.id IS NULL OR p.id IS NOT NULL);
 
 -- name: watched_bundles
--- Those of these that are a trust bundle's, have an admin interface to ask and count, once its roll-out is over; what it should have
--- loaded, and what it had before.
+-- Those of these that are a trust bundle's, have an admin interface to ask and count; while it is rolled out those that are proved,
+-- as the settler asks all others. What it should have loaded, and what it had before.
 SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, certvoy_now() - d.salted_at AS salted_for,
        d.probe_error, coalesce(d.instances, 1) AS instances, d.agreed, certvoy_now() - d.updated_at AS unchanged_for,
        t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, t.proxy_protocol, t.http3,
@@ -1795,7 +1795,7 @@ SELECT t.id, d.secret, d.accepted, d.refused, d.proved, d.salt, d.stale_since, c
   FROM delivery d
   JOIN target t ON t.id = d.target_id
   JOIN secret s ON s.name = d.secret AND s.deleted_at IS NULL AND s.kind = 'validation_context'
-  JOIN payload p ON p.secret = d.secret AND p.generation = s.served_generation AND p.completed_at IS NOT NULL
+  JOIN payload p ON p.secret = d.secret AND p.generation = s.served_generation AND (p.completed_at IS NOT NULL OR d.proved = p.generation)
   LEFT JOIN payload b ON b.secret = d.secret AND b.generation = payload_before(p)
  WHERE (d.target_id, d.secret) IN (SELECT * FROM unnest($1::bigint[], $2::text[]))
    AND (d.registered OR d.seen_until > certvoy_now()) AND t.admin IS NOT NULL;

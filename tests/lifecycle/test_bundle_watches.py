@@ -90,6 +90,32 @@ async def test_who_has_lost_its_bundle_is_named_offered_other_bytes_and_heals(pl
     assert ["delivery.stale", "delivery.healed"] == [row["action"] for row in told][-2:]
 
 
+async def test_who_loses_what_it_was_proved_to_have_while_another_has_yet_to_take_it_is_stale(plane, sql):
+    """The other one may be off for weeks."""
+    await targets.register(
+        plane.database, "off", probe=None, identity=None, node_id=None, serves=[NAME], actor="person:test"
+    )
+    await plane.put(NEW)
+    plane.contexts[:] = [[NEW]]
+    await plane.says("edge-1", accepted=3)
+    await plane.turned()
+    await turn_clock(sql, timedelta(minutes=10))
+    well = list(await plane.watched())
+    plane.contexts[:] = [[OLD, NEW]]
+    await turn_clock(sql, timedelta(minutes=20))
+    lost = list(await plane.watched())
+    (edge, _) = await targets.live_set(plane.database, NAME)
+
+    assert (None, [Seen.WELL], [Seen.STALE]) == ((await plane.outcome())[0], well, lost)
+    assert (None, "edge-1") == (edge.proved, edge.target.name)
+
+    plane.contexts[:] = [[NEW]]
+    await plane.turned()
+    (edge, _) = await targets.live_set(plane.database, NAME)
+
+    assert (3, None) == (edge.proved, edge.stale_since)
+
+
 async def facts_stale(plane):
     """The Secrets of which a metric says since when a Target is stale: the alarm is made of it."""
     async with plane.database.transaction() as tx:
