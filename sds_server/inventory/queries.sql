@@ -1468,7 +1468,8 @@ SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.replica, d.instan
 -- name: write_deliveries
 -- One row a (Target, Secret). Of one generation what was said last counts; null means nothing new; seen_for null: no longer
 -- subscribed, so no longer of the live set unless registered. A name that is nobody's Secret makes no row. Of several instances
--- a handshake reaches any: a refusal by one takes the proof away.
+-- a handshake reaches any: a refusal by one takes the proof away. Of one who refuses what it was proved to serve, started anew, say,
+-- that is looked at now.
 INSERT INTO delivery AS d (target_id, secret, sent, accepted, accepted_at, refused, refusal, seen_until, updated_at,
                            replica, instances, agreed)
 SELECT w.target_id, w.secret, w.sent, w.accepted, CASE WHEN w.accepted IS NOT NULL THEN certvoy_now() END, w.refused, w.refusal,
@@ -1484,6 +1485,7 @@ ON CONFLICT (target_id, secret) DO UPDATE
        refused = coalesce(excluded.refused, CASE WHEN d.refused IS DISTINCT FROM excluded.accepted THEN d.refused END),
        refusal = coalesce(excluded.refusal, d.refusal),
        proved = CASE WHEN excluded.instances > 1 AND excluded.refused = d.proved THEN NULL ELSE d.proved END,
+       look_at = CASE WHEN excluded.refused = d.proved THEN certvoy_now() ELSE d.look_at END,
        seen_until = coalesce(excluded.seen_until, certvoy_now()), updated_at = certvoy_now(),
        replica = excluded.replica, instances = excluded.instances, agreed = excluded.agreed;
 

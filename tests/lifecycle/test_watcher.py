@@ -42,13 +42,13 @@ class Watch:
         self.listener.serve(self.pair)
         await Prover(database=self.database, settle=EVERY, clock=HastyClock(), actor="replica:test").step()
 
-    async def subscribe(self, accepted=1):
+    async def subscribe(self, accepted=1, refused=None):
         news = News(
             *EDGE,
             "www",
             sent=1,
             accepted=accepted,
-            refused=None,
+            refused=refused,
             refusal=None,
             refused_version=None,
             seen_for=timedelta(days=1),
@@ -245,6 +245,17 @@ async def test_who_comes_after_the_rotation_is_proved_when_it_says_yes(watch, sq
 
     assert [Seen.PROVED] == watch.seen
     assert 1 == (await watch.live()).proved
+
+
+async def test_who_refuses_what_it_was_proved_to_serve_is_looked_at_at_once(watch):
+    """It was started anew, by another version, say, and has nothing by now."""
+    await watch.prove()
+    await watch.look()
+    watch.serve_another()
+    await watch.subscribe(accepted=None, refused=1)
+
+    assert Seen.STALE is await watch.look()
+    assert 1 == await watch.salt()
 
 
 async def test_who_was_never_given_it_is_not_stale(watch, sql):
