@@ -1469,7 +1469,7 @@ SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.replica, d.instan
 -- One row a (Target, Secret). Of one generation what was said last counts; null means nothing new; seen_for null: no longer
 -- subscribed, so no longer of the live set unless registered. A name that is nobody's Secret makes no row. Of several instances
 -- a handshake reaches any: a refusal by one takes the proof away. Of one who refuses what it was proved to serve, started anew, say,
--- that is looked at now.
+-- that is looked at now. That it subscribes still is no change of what is known.
 INSERT INTO delivery AS d (target_id, secret, sent, accepted, accepted_at, refused, refusal, seen_until, updated_at,
                            replica, instances, agreed)
 SELECT w.target_id, w.secret, w.sent, w.accepted, CASE WHEN w.accepted IS NOT NULL THEN certvoy_now() END, w.refused, w.refusal,
@@ -1486,7 +1486,9 @@ ON CONFLICT (target_id, secret) DO UPDATE
        refusal = coalesce(excluded.refusal, d.refusal),
        proved = CASE WHEN excluded.instances > 1 AND excluded.refused = d.proved THEN NULL ELSE d.proved END,
        look_at = CASE WHEN excluded.refused = d.proved THEN certvoy_now() ELSE d.look_at END,
-       seen_until = coalesce(excluded.seen_until, certvoy_now()), updated_at = certvoy_now(),
+       seen_until = coalesce(excluded.seen_until, certvoy_now()),
+       updated_at = CASE WHEN coalesce(excluded.sent, excluded.accepted, excluded.refused) IS NULL THEN d.updated_at
+                         ELSE excluded.updated_at END,
        replica = excluded.replica, instances = excluded.instances, agreed = excluded.agreed;
 
 -- name: roll_up_deliveries

@@ -42,11 +42,11 @@ class Watch:
         self.listener.serve(self.pair)
         await Prover(database=self.database, settle=EVERY, clock=HastyClock(), actor="replica:test").step()
 
-    async def subscribe(self, accepted=1, refused=None):
+    async def subscribe(self, accepted=1, refused=None, sent=1):
         news = News(
             *EDGE,
             "www",
-            sent=1,
+            sent=sent,
             accepted=accepted,
             refused=refused,
             refusal=None,
@@ -232,6 +232,20 @@ async def test_who_cannot_be_reached_keeps_its_proof_and_tells_why(watch, sql):
 
     assert Seen.WELL is await watch.look(LATER)
     assert not (await watch.live()).unseen
+
+
+async def test_who_cannot_be_reached_for_long_is_looked_at_no_more_often_for_its_subscription(watch, sql):
+    """That is written every few minutes, and says nothing new."""
+    await watch.prove()
+    await sql.execute("UPDATE target SET probe = $1", f"127.0.0.1:{free_port()}")
+    await watch.look(LATER)
+    await watch.look(timedelta(hours=2))
+    await watch.subscribe(accepted=None, sent=None)
+    await watch.look(LATER)
+    pause = await sql.fetchval("SELECT look_at - certvoy_now() FROM delivery")
+
+    assert [Seen.UNKNOWN] * 3 == watch.seen
+    assert pause > timedelta(minutes=2)
 
 
 async def test_who_comes_after_the_rotation_is_proved_when_it_says_yes(watch, sql):
