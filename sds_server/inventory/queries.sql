@@ -1644,8 +1644,8 @@ UPDATE delivery SET proved = NULL WHERE target_id = $1 AND secret = $2 AND prove
 UPDATE delivery SET said_at = certvoy_now(), probe_error = NULL WHERE target_id = $1 AND secret = $2 AND proved = $3;
 
 -- name: doubt_proof
--- An agent whose word was the proof cannot see it any more.
-UPDATE delivery SET probe_error = $4 WHERE target_id = $1 AND secret = $2 AND proved = $3 AND proved_by = 'agent';
+-- An agent whose word was the proof cannot see it any more: its word is over, also when the reason gives way to that of a roll-out.
+UPDATE delivery SET probe_error = $4, said_at = least(said_at, certvoy_now() - interval '3 hours') WHERE target_id = $1 AND secret = $2 AND proved = $3 AND proved_by = 'agent';
 
 -- name: note_looks
 -- Why Targets are not proved, and the leaf that was seen in place of the wanted one; null: none was seen. $5: of a roll-out of that

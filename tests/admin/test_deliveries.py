@@ -126,6 +126,22 @@ async def test_an_agent_that_cannot_see_any_more_what_it_has_proved_is_believed(
     assert NOT_SEEN in silent.json["reason"]
 
 
+async def test_what_an_agent_cannot_see_stays_unseen_when_the_next_one_is_taken_back(
+    api, issuances, database, certificate, prover
+):
+    """Why it was not proved to serve the next one is forgotten then, and says nothing of this one."""
+    await report(api, state="proved", target="web-1", served_fingerprint=certificate.fingerprint)
+    await prover.step()
+    await report(api, state="accepted", target="web-1", generation=1)
+    await rotations.open_for(database, "www", reason=Reason.OPERATOR, actor="person:test")
+    await issuances.issue(await issuances.declare())
+    await prover.step()
+    await roll_outs.roll_back(database, "www", actor="person:test")
+    (delivery,) = (await api.local("GET", "/v1/secrets/www")).json["deliveries"]
+
+    assert ("unseen", 1) == (delivery["state"], delivery["current"])
+
+
 async def test_what_an_agent_proves_while_others_are_looked_at_is_seen(api, database, certificate):
     """The looks end together, seconds after its word came where one of them is answered by nobody."""
     await report(api, state="accepted", target="web-1", generation=1)
