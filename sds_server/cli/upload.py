@@ -7,11 +7,12 @@ from typing import Final
 import click
 
 from sds_server.cli.api import Api, asks
-from sds_server.cli.output import json_option
+from sds_server.cli.output import json_option, note
 from sds_server.cli.wait import tell, timeout_option, wait_option
 from sds_server.errors import CallerError
 
 PEM_HINT: Final = "name a PEM file"
+BEGIN_CERTIFICATE: Final = "-----BEGIN CERTIFICATE-----"
 
 pem_file = click.Path(path_type=Path, dir_okay=False)
 
@@ -40,6 +41,9 @@ def upload(
     certvoy upload www --chain www.pem --private-key www.key --wait
     """
     body = {"chain": read_pem(chain), "private_key": read_pem(private_key)}
+    if body["chain"].count(BEGIN_CERTIFICATE) == 1:
+        # Right where a root has signed it; else who does not know the intermediate refuses it.
+        note(f"{chain} holds the leaf alone: is there no intermediate? (of certbot it is fullchain.pem)")
     secret = api.put("v1", "secrets", name, "certificate", body=body)
     tell(
         api,
@@ -47,7 +51,7 @@ def upload(
         rotation=secret["rotation"],
         timeout=timeout if wait else None,
         as_json=as_json,
-        opened="has a new pair",
+        opened="has this pair",
         nothing_to_do="is served with it already",
     )
 

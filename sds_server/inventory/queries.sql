@@ -347,7 +347,8 @@ SELECT c.id, c.secret, c.generation, c.status, c.domain, c.san_domains, c.issuer
 
 -- name: same_certificate
 -- The one with this leaf, or with this serial number of this CA, whatever became of it.
-SELECT id, secret, generation, status FROM certificate WHERE fingerprint = $1 OR (issuer = $2 AND serial_number = $3) LIMIT 1;
+SELECT c.id, c.secret, c.generation, c.status, p.chain_pem FROM certificate c JOIN certificate_chain p ON p.cert_id = c.id
+ WHERE c.fingerprint = $1 OR (c.issuer = $2 AND c.serial_number = $3) LIMIT 1;
 
 -- name: compromised_key
 SELECT c.secret, c.generation FROM certificate c JOIN revocation r ON r.cert_id = c.id

@@ -103,7 +103,7 @@ async def _is_served(tx: Transaction, certificate: Certificate) -> bool:
     """Whether it is what its Secret is served with.
 
     Raises:
-        Conflict: it is another generation, or another Secret's.
+        Conflict: it is another generation, or another Secret's, or came with another chain.
     """
     same = await tx.row(
         "same_certificate", certificate.fingerprint, certificate.issuer, certificate.serial_number
@@ -112,6 +112,12 @@ async def _is_served(tx: Transaction, certificate: Certificate) -> bool:
         return False
     served = await tx.row("served", [certificate.secret])
     if served is not None and served["id"] == same["id"]:
+        if same["chain_pem"].encode() != certificate.chain_pem:
+            raise Conflict(
+                f"secret {certificate.secret}: the certificate is here already, as generation"
+                f" {same['generation']}, with another chain",
+                hint="the chain of a certificate stays as it came: have it issued anew, and upload that",
+            )
         return True
     raise Conflict(
         f"secret {certificate.secret}: the certificate is here already, as generation {same['generation']} of"

@@ -84,6 +84,17 @@ async def test_the_same_certificate_under_another_name_is_a_conflict(api):
     assert "generation 1 of www" in reply.json["detail"]
 
 
+async def test_the_same_certificate_with_another_chain_is_not_called_served_already(api):
+    """Its leaf alone came first, say, and nobody would learn that the intermediate was dropped."""
+    pair = CA.issue(NAMES)
+    leaf = pair.chain_pem.split(b"-----END", 1)[0] + b"-----END CERTIFICATE-----\n"
+    await api.local("PUT", PATH, json=body(pair) | {"chain": leaf.decode()})
+
+    reply = await api.local("PUT", PATH, json=body(pair))
+
+    assert (409, True) == (reply.status, "with another chain" in reply.json["detail"])
+
+
 async def test_its_renewal_is_a_person_s_and_it_cannot_be_declared_or_rotated(api):
     uploaded = await api.local("PUT", PATH, json=body(CA.issue(NAMES)))
     rotated = await api.local("POST", "/v1/secrets/www/rotations", json={})

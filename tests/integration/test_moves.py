@@ -118,7 +118,7 @@ def certvoy_at(ca):
 def test_an_envoy_with_files_is_moved_without_a_gap(shell, ca, plain, users, tmp_path):
     """Its users see two certificates, the old one and the CA's, and no handshake fails."""
     variables, *moves, end = steps(FROM_FILES.read_text())
-    chain, key = authority("Bought").issue([DOMAIN]).write(tmp_path / "page", "bought")
+    chain, key = authority("Bought").intermediate("Below").issue([DOMAIN]).write(tmp_path / "page", "bought")
     chain.rename(tmp_path / "page" / "www.crt")
     key.rename(tmp_path / "page" / "www.key")
     web = address()

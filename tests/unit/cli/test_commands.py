@@ -636,10 +636,25 @@ async def test_a_pair_is_uploaded_and_seen(run, database, tmp_path):
     served = await run(*words)
 
     assert 0 == code
-    assert "rotation 1 is open" in out
+    assert "www has this pair, rotation 1 is open" in out
     assert "www.example.test" in ls
     assert (0, "done, and seen by nobody: no target was subscribing, and none is registered\n") == again[:2]
     assert "served with it already" in served[1]
+
+
+async def test_who_uploads_a_leaf_alone_is_asked_for_its_intermediate(run, tmp_path):
+    ca = authority("Bought").intermediate("Below")
+    whole, key = ca.issue(["www.example.test"]).write(tmp_path, "whole")
+    alone = tmp_path / "cert.pem"
+    alone.write_text(whole.read_text().split("-----END", 1)[0] + "-----END CERTIFICATE-----\n")
+    words = ["upload", "www", "--private-key", str(key), "--chain"]
+    leaf = await run(*words, str(alone))
+    chain, key = ca.issue(["www.example.test"]).write(tmp_path, "next")
+    complete = await run("upload", "www", "--private-key", str(key), "--chain", str(chain))
+
+    assert [0, 0] == [leaf[0], complete[0]]
+    assert f"{alone} holds the leaf alone" in leaf[2]
+    assert "" == complete[2]
 
 
 async def test_a_pair_that_is_refused_or_a_file_that_is_not_there_says_what_to_do(run, tmp_path):
