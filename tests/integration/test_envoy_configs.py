@@ -3,6 +3,7 @@
 import json
 import re
 import ssl
+import subprocess
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import yaml
 from aiohttp import web
 
 import tests.xds.quiet  # noqa: F401
+from sds_server.agent.files import CredentialFiles
 from sds_server.programs import envoy
 from sds_server.programs.caddy import Caddy
 from sds_server.programs.child import free_port
@@ -21,6 +23,7 @@ from sds_server.xds.cluster import CLUSTER, LocalControlPlane
 from sds_server.xds.cluster import ControlPlane as Where
 from tests.support.control_plane import HOST, ControlPlane, dsn, until
 from tests.support.envoy_files import FILES, INSTALLED, install_credentials, loopback, replaced, validated
+from tests.support.pages import blocks
 from tests.support.pki import authority
 
 BOOTSTRAPS = sorted(FILES.glob("*.yaml"))
@@ -66,6 +69,26 @@ def sds_source(config):
 
 
 # ---------------------------------------------------------------- as text
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in BOOTSTRAPS if file.stem != "edge-socket"], ids=lambda f: f.stem
+)
+def test_what_the_readme_says_of_an_agents_directory_makes_the_names_fit(file, tmp_path):
+    """Envoy takes no secret of another name from a file, and says only that there is none."""
+    kept, config = tmp_path / "agent", tmp_path / "envoy.yaml"
+    CredentialFiles(kept).store(certificate_pem="", key_pem=b"", authorities_pem="")
+    (block,) = [block for block in blocks((FILES / "README.md").read_text()) if block.startswith("sed")]
+    config.write_text(file.read_text())
+    changes = {"/etc/envoy/envoy.yaml": config, "/var/lib/certvoy-agent": kept}
+    subprocess.run(["sh", "-c", replaced(block, changes)], check=True)
+    tls = clusters(parsed(config))[CLUSTER]["transport_socket"]["typed_config"]["common_tls_context"]
+    asked = [*tls["tls_certificate_sds_secret_configs"], tls["validation_context_sds_secret_config"]]
+    paths = [Path(secret["sds_config"]["path_config_source"]["path"]) for secret in asked]
+
+    assert [secret["name"] for secret in asked] == [
+        json.loads(path.read_text())["resources"][0]["name"] for path in paths
+    ]
 
 
 def test_the_readme_tells_of_every_file():

@@ -67,6 +67,14 @@ def test_every_credential_of_a_unit_is_put_there_by_the_readme(file):
     assert [] == [path for path in sources if not re.search(rf"(?m)^install .* {path}(?= |$)", commands)]
 
 
+def test_the_command_is_on_the_path_before_the_readme_calls_it():
+    """It is installed into a virtual environment: Debian's own Python takes nothing by pip."""
+    install, *later = blocks((DIRECTORY / "README.md").read_text())
+
+    assert re.search(r"(?m)^ln -s /opt/certvoy/bin/certvoy /usr/local/bin/$", install)
+    assert any(line.startswith("certvoy ") for block in later for line in block.splitlines())
+
+
 @pytest.mark.parametrize("file", [UNIT, AGENT, PAIRS, RESPONDER], ids=lambda file: file.stem)
 def test_no_directive_stands_in_a_comment_of_its_line(file):
     """Systemd reads a # after a value as a part of it."""

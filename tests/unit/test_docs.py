@@ -42,6 +42,16 @@ def _files(node: object) -> list[str]:
     return []
 
 
+def test_the_readme_installs_as_the_tutorial_which_is_run() -> None:
+    """Into a virtual environment: the Python of Debian and Ubuntu refuses all else."""
+    told = [line for block in _blocks(README, "sh") for line in block.splitlines()]
+    (block,) = [block for block in _blocks(ROOT / "docs" / "tutorial.md", "sh") if "pip install" in block]
+    words = block.splitlines()[:3]
+    at = told.index(words[0])
+
+    assert words == [line.partition("    #")[0] for line in told[at : at + 3]]
+
+
 def test_the_configuration_of_the_readme_loads(tmp_path):
     (text,) = [block for block in _blocks(README, "yaml") if block.startswith("# certvoy.yaml")]
     for name in _files(yaml.safe_load(text)):
