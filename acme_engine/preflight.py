@@ -105,23 +105,25 @@ async def examine(
     """
     wanted = normalise(name)
     host = wanted.removeprefix("*.")
-    findings = []
-    if wanted != host and not method.startswith("dns-"):
-        findings.append(
-            Finding(
-                "wildcard",
-                Verdict.FAILED,
-                f"{ca.name} is asked by {method}, and only DNS proves {wanted}",
-                f"give issuer {ca.name} a DNS provider",
-            )
+    if method.startswith("dns-"):
+        authorized, placed = await asyncio.gather(
+            _authorization(wanted, ca=ca, method=method, zones=zones),
+            _zone(wanted, method, ca, zones, clock()),
         )
+        return [authorized, placed]
+    if wanted != host:
+        # Its address is beside the point: no answer there would prove it.
+        without = Finding(
+            "wildcard",
+            Verdict.FAILED,
+            f"{ca.name} is asked by {method}, and only DNS proves {wanted}",
+            f"give issuer {ca.name} a DNS provider",
+        )
+        return [without, await _authorization(wanted, ca=ca, method=method, zones=zones)]
     authorized, (addresses, found) = await asyncio.gather(
         _authorization(wanted, ca=ca, method=method, zones=zones), _addresses(host, ca=ca, zones=zones)
     )
-    findings.append(authorized)
-    if method.startswith("dns-"):
-        return [*findings, await _zone(wanted, method, ca, zones, clock())]
-    findings.append(found)
+    findings = [authorized, found]
     if question is not None and method == "http-01":
         inside = _Sockets(addresses, public=ca.public)
         findings += await asyncio.gather(*(_answer(host, address, question, inside) for address in addresses))

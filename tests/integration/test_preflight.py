@@ -212,6 +212,7 @@ async def test_a_wildcard_needs_dns(look):
     by_dns = await look("*.open.test", method="dns-01")
 
     assert Verdict.FAILED is by_http["wildcard"].verdict
+    assert {"wildcard", "caa"} == {*by_http}, "an address would prove nothing"
     assert "wildcard" not in by_dns
     assert Verdict.OK is by_dns["dns-01"].verdict
 
