@@ -46,6 +46,8 @@ class ListedProxy(BaseModel):
     identity: str | None = None
     node_id: str | None = None
     probe: str | None = None
+    proxy_protocol: bool = False
+    http3: bool = False
     admin: str | None = None
     registered: bool = False
     last_seen: datetime | None = None

@@ -89,6 +89,14 @@ async def test_an_admin_interface_is_put_and_stays_when_it_is_not_named(api):
 
 
 @pytest.mark.parametrize("how", ["proxy_protocol", "http3"])
+async def test_how_it_is_to_be_asked_is_in_the_list_of_proxies(api, how):
+    await api.local("PUT", "/v1/targets/edge-1", json={"probe": "127.0.0.1:1", how: True})
+    (listed,) = (await api.local("GET", "/v1/proxies")).json["items"]
+
+    assert ("edge-1", True) == (listed["name"], listed[how])
+
+
+@pytest.mark.parametrize("how", ["proxy_protocol", "http3"])
 async def test_how_it_is_to_be_asked_is_put_and_stays_when_it_is_not_named(api, how):
     async def put(**body):
         return (await api.local("PUT", "/v1/targets/edge-1", json=body)).json[how]
