@@ -36,7 +36,9 @@ def targets() -> None:
 @click.option("--push", metavar="URL", help="Where its agent takes bundles: https://HOST:PORT.")
 @click.option("--no-push", is_flag=True, help="Push to it no more; its agent fetches.")
 @click.option(
-    "--kind", help="envoy, nginx, haproxy, traefik, caddy or files; by default what is known, else envoy."
+    "--kind",
+    help="envoy, nginx, haproxy, traefik, caddy or files; by default what is known or a pushed agent says, "
+    "else envoy.",
 )
 @click.option("--identity", help="The SPIFFE URI, or dns:NAME, of its client certificate.")
 @click.option("--node", "node_id", help="Its Envoy node.id; by default NAME where no identity is given.")

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from sds_server.inventory import audit, targets
 from sds_server.inventory.database import Database, Transaction
-from sds_server.model import SecretName, Target
+from sds_server.model import SecretName, Target, TargetKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +42,19 @@ async def claim(database: Database, *, lease_for: timedelta, limit: int) -> Sequ
         ]
 
 
-async def answered(database: Database, pushed: Claim, *, again: timedelta | None) -> None:
+async def answered(
+    database: Database, pushed: Claim, *, kind: TargetKind | None, again: timedelta | None
+) -> None:
     """Write that the agent has these bytes and said what became of them; ``again``: ask once more after that.
+
+    ``kind``: which program serves them, by the agent's word. It counts where nobody has named one.
 
     Asking is pushing the same: an agent that has it already looks what is served, and says so.
     """
     async with database.transaction() as tx:
         await tx.value("push_answered", *_key(pushed), again)
+        if kind is not None and kind is not pushed.target.kind:
+            await tx.value("learn_kind", pushed.target.id, kind)
 
 
 async def failed(

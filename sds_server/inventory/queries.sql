@@ -1734,6 +1734,10 @@ UPDATE delivery SET sent = push_generation, push_at = certvoy_now() + $5::interv
        push_attempts = CASE WHEN $5::interval IS NULL THEN 0 ELSE push_attempts END
  WHERE target_id = $1 AND secret = $2 AND push_generation = $3 AND push_salt = $4 RETURNING target_id;
 
+-- name: learn_kind
+-- Who is pushed to is of the kind "files" until it is known better.
+UPDATE target SET kind = $2 WHERE id = $1 AND kind = 'files' RETURNING id;
+
 -- name: push_failed
 -- Tried again after $5, unless something else is to be pushed. Returns the reason before, and what was sent.
 WITH before AS (SELECT push_error, sent FROM delivery WHERE target_id = $1 AND secret = $2)

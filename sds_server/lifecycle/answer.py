@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sds_server.inventory.reports import Said
+from sds_server.model import TargetKind
 from sds_server.xds.scrub import scrub
 
 ADDRESS_MAX: Final = 300
@@ -18,9 +19,13 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of a pair: see `reports.Report`. ``refusal`` is scrubbed."""
+    """What became of a pair: see `reports.Report`. ``refusal`` is scrubbed.
+
+    ``kind``: which program serves it; None: it does not say, or says what is none.
+    """
 
     said: Said
+    kind: TargetKind | None
     generation: int
     fingerprints: tuple[str, ...]
     refusal: str | None
@@ -54,6 +59,7 @@ def read(body: bytes) -> Answer:
     address = _text(content, "address")[:ADDRESS_MAX]
     return Answer(
         said=Said(said),
+        kind=_kind(content),
         generation=generation,
         fingerprints=tuple(print_ for print_ in prints if print_ is not None),
         refusal=refusal,
@@ -69,6 +75,12 @@ def words(body: bytes) -> str:
         return ""
     detail = content.get("detail") if isinstance(content, dict) else None
     return scrub(" ".join(detail.split())) if isinstance(detail, str) else ""
+
+
+def _kind(content: dict[str, Any]) -> TargetKind | None:
+    said = _text(content, "kind")
+    # An Envoy fetches, and is pushed nothing.
+    return TargetKind(said) if said in {*TargetKind} - {TargetKind.ENVOY} else None
 
 
 def _fingerprint(content: dict[str, Any], key: str) -> str | None:

@@ -197,7 +197,7 @@ class Pusher:
             secret=claim.secret,
             target=claim.target.name,
             identity=None,  # it has shown who it is, and the Target is there
-            kind=claim.target.kind,
+            kind=answer.kind or claim.target.kind,
             said=answer.said,
             generation=answer.generation,
             fingerprints=answer.fingerprints,
@@ -208,7 +208,7 @@ class Pusher:
             await reports.write(self._database, report, seen_for=self._seen_for, actor=self._actor)
         except CallerError as e:  # something else is offered meanwhile, or the Target is gone
             raise Failed(str(e), sent=True) from None
-        await pushes.answered(self._database, claim, again=self._again(claim, answer))
+        await pushes.answered(self._database, claim, kind=answer.kind, again=self._again(claim, answer))
 
     def _again(self, claim: Claim, answer: Answer) -> timedelta | None:
         """Return when to ask again: where nobody but the agent can look, and it does not see the leaf."""

@@ -130,19 +130,19 @@ async def hosts(database, enroller, tmp_path):
     """Run hosts, each with a program and an agent that is pushed to; registered for www."""
     async with AsyncExitStack() as stack:
 
-        async def host(name, *, names=("www",), probed=False):
+        async def host(name, *, names=("www",), probed=False, kind="nginx"):
             listener = await stack.enter_async_context(Listener(tmp_path))
             listener.serve(any_authority().issue(dns=["stopgap.example.test"]))
             program = Program(listener)
             files = await enrolled(enroller, tmp_path, name, names=names)
             url = await stack.enter_async_context(agent(files, program))
-            await register(database, name, url, probe=listener.address if probed else None)
+            await register(database, name, url, probe=listener.address if probed else None, kind=kind)
             return program
 
         yield host
 
 
-async def register(database, name, url, *, probe=None, by=None):
+async def register(database, name, url, *, probe=None, by=None, kind="nginx"):
     await targets.register(
         database,
         name,
@@ -150,7 +150,7 @@ async def register(database, name, url, *, probe=None, by=None):
         identity=by or identity(name),
         node_id=None,
         serves=["www"],
-        kind="nginx",
+        kind=kind,
         push=url,
         reserved=RESERVED,
         actor="person:test",
@@ -171,6 +171,18 @@ async def told(database, name):
     (live,) = [item for item in await targets.live_set(database, "www") if item.target.name == name]
     delivery = Delivery.of(live, secret="www")
     return delivery.state, delivery.reason
+
+
+@pytest.mark.parametrize(("named", "known"), [(None, "nginx"), ("haproxy", "haproxy")])
+async def test_which_program_it_is_its_agent_says_unless_somebody_has(
+    database, issuances, replica, hosts, named, known
+):
+    await issuances.issue(await issuances.declare())
+    await hosts("web-1", kind=named)
+    before = (await targets.get(database, "web-1")).target.kind
+    await replica.push()
+
+    assert (named or "files", known) == (before, (await targets.get(database, "web-1")).target.kind)
 
 
 async def test_an_agent_that_is_only_pushed_to_completes_rotations_by_its_proof(
