@@ -69,6 +69,10 @@ class Way:
         return f"{self.address} over QUIC" if self.quic else self.address
 
 
+_NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
+"""What OpenSSL makes, from version to version, of the beginning of an answer in HTTP."""
+
+
 class ProbeFailed(Exception):
     """No leaf was seen; the message says why, in words for an operator."""
 
@@ -238,6 +242,8 @@ async def _connected(
 def _why(address: Way | str, error: OSError) -> str:
     """Return why there was no handshake: it may be for the PROXY protocol, if one side alone speaks it."""
     words = error.strerror or str(error) or "it hung up in the handshake"
+    if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
+        words = "what it answers is no TLS"  # OpenSSL's words are of a version number
     if Way.of(address).proxy_protocol and isinstance(error, (*_HUNG_UP, ssl.SSLError)):
         return f"{words}, after a header of the PROXY protocol: does it want none?"
     if isinstance(error, _HUNG_UP):  # it leaves no words, or the system's

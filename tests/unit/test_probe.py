@@ -107,6 +107,12 @@ async def test_what_speaks_no_tls_is_said_in_words(answer):
             await served_fingerprint(address, "www.example.test")
 
 
+async def test_a_listener_of_http_is_said_to_speak_no_tls():
+    async with answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address:
+        with pytest.raises(ProbeFailed, match=rf"^{address}: what it answers is no TLS$"):
+            await served_fingerprint(address, "www.example.test")
+
+
 async def test_a_listener_that_says_nothing_is_left_after_the_deadline(monkeypatch):
     monkeypatch.setattr(probe, "TIMEOUT_S", 0.05)
     async with answering(None) as address:
