@@ -150,13 +150,17 @@ class GateRefused(CertvoyError):
 
 
 class KeyAwaited(GateRefused):
-    """The Target that keeps a Secret's keys has not brought the next request; ``custody``: who that is."""
+    """The Target that keeps a Secret's keys has not brought the next request; ``custody``: who that is.
 
-    def __init__(self, secret: str, custody: str) -> None:
+    ``over_sds``: it is an Envoy, whose agent makes keys and brings no pairs.
+    """
+
+    def __init__(self, secret: str, custody: str, *, over_sds: bool = False) -> None:
+        said = "with the secret in its `keys:`, which asks every minute" if over_sds else "with `key: local`"
         super().__init__(
             "csr",
             f"secret {secret}: its target has not brought a signing request: {custody}",
-            hint="run `certvoy agent` there with `key: local`; it is ordered as soon as one comes",
+            hint=f"run `certvoy agent` there {said}; it is ordered as soon as one comes",
         )
 
 

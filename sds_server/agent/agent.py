@@ -23,7 +23,7 @@ from sds_server.agent.pushed import Endpoint, Pushable
 from sds_server.agent.requester import Requester
 from sds_server.agent.versions import Versions
 from sds_server.clock import Clock
-from sds_server.errors import CertvoyError, ConfigError, OperatorError
+from sds_server.errors import CertvoyError, ConfigError, OperatorError, Unavailable
 from sds_server.log import get
 from sds_server.targets.probe import Way
 
@@ -98,7 +98,7 @@ class Agent:
         with self._alone():
             await self._resume()
             await self.keeper.once()
-            steps: list[Callable[[], Awaitable[bool]]] = [maker.step for maker in self.makers]
+            steps: list[Callable[[], Awaitable[bool]]] = [partial(_made, maker) for maker in self.makers]
             steps += [partial(puller.step, wait_s=0) for puller in self.pullers]
             for step in steps:
                 try:
@@ -188,6 +188,17 @@ class Agent:
             clock=clock,
             rng=rng,
         )
+
+
+async def _made(maker: KeyMaker) -> bool:
+    """Have the next key made and asked for.
+
+    Raises:
+        CertvoyError: it was not, though nothing is lost by that: the log says why.
+    """
+    if not await maker.step():
+        raise Unavailable(f"secret {maker.secret}: its next key is not asked for", hint="see what is logged")
+    return True
 
 
 def roots_of(path: Path | None) -> str | None:

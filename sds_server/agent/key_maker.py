@@ -53,6 +53,11 @@ class KeyMaker:
         self._rng = rng
         self.alone = alone
 
+    @property
+    def secret(self) -> str:
+        """The secret whose keys it makes."""
+        return self._secret
+
     async def run(self, *, on_ready: Callable[[], None] = lambda: None) -> None:
         """Go on until cancelled; ``on_ready`` is called when the control plane was asked first."""
         told, failures = False, 0

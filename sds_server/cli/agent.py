@@ -87,6 +87,8 @@ def _with_pairs(path: Path, *, token: str | None, once: bool) -> None:
             asyncio.run(running.run(on_ready=Systemd.of(os.environ).ready))
         return
     asyncio.run(running.once())
+    for maker in running.makers:
+        note(f"{maker.secret}: the next key is in its place")
     refused = []
     for puller in running.pullers:
         if puller.last is None:

@@ -89,7 +89,7 @@ class Planner:
         )
         if order is None:
             custody = await key_requests.custody(self._database, secret.name)
-            raise KeyAwaited(secret.name, custody_said(custody))
+            raise KeyAwaited(secret.name, custody_said(custody), over_sds=secret.key_file is not None)
         return order
 
     async def check_spacing(self, secret: Secret, issuer: Issuer) -> None:

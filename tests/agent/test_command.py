@@ -15,7 +15,7 @@ from sds_server.cli import main as cli
 from sds_server.errors import Unavailable
 from sds_server.programs import envoy
 from tests.support.admin import HOST, serving
-from tests.support.front import Front, bundle
+from tests.support.front import Front, KeyFront, bundle
 from tests.support.pki import authority as new_authority
 
 
@@ -281,6 +281,33 @@ async def test_once_brings_in_what_is_due_and_says_what_came_of_it(run_alone, be
     assert (0, "www: generation 1 is accepted") == (code, said.strip())
     assert [("accepted", 1, "")] == beside.reports
     assert (tmp_path / "www" / "current" / "combined.pem").exists()
+
+
+@pytest.fixture
+async def signing(tmp_path):
+    """A door that takes signing requests, and an agent.yaml of an Envoy's keys."""
+    front = KeyFront(tmp_path, new_authority("ca"), names=["www.example.test"])
+    front.credential(tmp_path / "credentials")
+    await front.start()
+    keys = [{"secret": "www", "directory": "keys"}]
+    settings = {"server": front.url, "credentials": "credentials", "keys": keys}
+    (tmp_path / "agent.yaml").write_text(yaml.safe_dump(settings))
+    yield front
+    await front.stop()
+
+
+async def test_once_has_the_next_key_made_and_asked_for_and_says_so(run_alone, signing, tmp_path):
+    code, _, said = await run_alone(tmp_path, "agent", "--config", "agent.yaml", "--once")
+
+    assert (0, "www: the next key is in its place") == (code, said.strip())
+    assert signing.waits is not None
+
+
+async def test_once_ends_in_an_error_where_a_key_could_not_be_asked_for(run_alone, signing, tmp_path):
+    await signing.stop()
+    code, _, said = await run_alone(tmp_path, "agent", "--config", "agent.yaml", "--once")
+
+    assert (1, True) == (code, "secret www: its next key is not asked for" in said)
 
 
 async def test_once_ends_in_an_error_where_a_pair_is_refused(run_alone, beside, tmp_path):

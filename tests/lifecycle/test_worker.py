@@ -374,6 +374,18 @@ async def test_without_a_request_nothing_is_ordered_until_one_is_brought(
     assert (await latest(database)).new_cert_id is not None
 
 
+@pytest.mark.parametrize(
+    ("key_file", "said"), [(None, "with `key: local`"), ("/keys/{spki}.pem", "in its `keys:`")]
+)
+async def test_which_agent_is_to_bring_the_request_is_said(worker, issuances, database, key_file, said):
+    """That of an Envoy brings no pairs: `key: local` is a line of those."""
+    declared = replace(secret(), key_holder=KeyHolder.TARGET, key_file=key_file)
+    await declarations.put(database, declared, actor="person:test")
+    await worker.step()
+
+    assert said in (await latest(database)).last_error["hint"]
+
+
 async def test_nothing_is_ordered_for_who_lost_the_grant_since(make, ca, kept_by_target, database, sql):
     await bring(database, kept_by_target)
     granted = set()
