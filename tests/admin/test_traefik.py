@@ -1,6 +1,7 @@
 """Configuration for Traefik's HTTP provider: every granted pair, or no answer, which takes nothing away."""
 
 import asyncio
+import ssl
 from dataclasses import replace
 from datetime import timedelta
 
@@ -15,6 +16,8 @@ from sds_server.inventory import declarations, secrets, targets
 from sds_server.model import TargetKind
 from sds_server.xds.catalog import PENDING
 from tests.admin.test_bundles import EDGE, OTHER, opened, rotate
+from tests.support.admin import HOST, serving
+from tests.support.pages import DOCS, blocks, section
 
 CONFIGURATION = "/v1/traefik"
 GRANTS = [Grant(EDGE, ("www", "later", "nowhere", "team/*", "*.example.test")), Grant(OTHER, ("elsewhere",))]
@@ -171,3 +174,17 @@ async def test_more_names_than_an_answer_holds_are_refused_with_what_to_do(door,
 
     assert 403 == got.status
     assert "identity of its own" in got.json["hint"]
+
+
+async def test_the_ca_that_traefik_is_to_trust_is_had_as_the_page_says(database, tmp_path):
+    """The page's command, beside a certvoy whose certificate is of its own CA."""
+    block, _ = blocks(section(DOCS / "targets" / "traefik.md", "Without an agent: the HTTP provider"), "sh")
+    async with serving(database, tmp_path, own_ca=True) as api:
+        words = block.replace("state/admin.sock", str(api.socket))
+        process = await asyncio.create_subprocess_exec("sh", "-c", words, cwd=tmp_path)
+        code = await process.wait()
+        context = ssl.create_default_context(cafile=tmp_path / "certvoy-ca.pem")
+        _, writer = await asyncio.open_connection(HOST, api.ports.api, ssl=context)
+        writer.close()
+
+    assert 0 == code

@@ -296,7 +296,7 @@ async def polling(plane, tmp_path):
 async def test_without_an_agent_traefik_polls_and_is_proved_by_a_handshake(plane, polling, sql):
     await plane.start()
     await polling.start()
-    (command,) = blocks(section(DOCS / "targets" / "traefik.md", WITHOUT), "sh")
+    _, command = blocks(section(DOCS / "targets" / "traefik.md", WITHOUT), "sh")
     command = command.replace("spiffe://example.com/edge-1", IDENTITY)
     command = command.replace("edge-1.example.com:443", polling.address)
     code, said = await plane.command(*command.split()[1:])
