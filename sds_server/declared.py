@@ -7,7 +7,7 @@ from typing import Final
 from sds_server.config.certvoy_yaml import Config
 from sds_server.config.secrets import SecretConfig
 from sds_server.errors import Conflict, GateRefused
-from sds_server.inventory import audit, declarations
+from sds_server.inventory import audit, declarations, freezes
 from sds_server.inventory.database import Database
 from sds_server.lifecycle.payloads import Payloads
 from sds_server.log import get
@@ -29,21 +29,28 @@ async def declare(config: Config, database: Database, payloads: Payloads) -> Non
         if secret.kind is not Kind.TLS_CERTIFICATE:
             await _declare_payload(name, secret, payloads, actor)
             continue
-        changed = await declarations.put(
-            database,
-            Secret(
-                name=name,
-                kind=Kind.TLS_CERTIFICATE,
-                domains=secret.domains or (),
-                issuer=secret.issuer or "",
-                key_type=secret.key_type,
-                proof=secret.proof,
-                key_holder=secret.key_holder,
-                key_file=secret.key_file,
-                fallback=secret.fallback,
-            ),
-            actor=actor,
-        )
+        try:
+            changed = await declarations.put(
+                database,
+                Secret(
+                    name=name,
+                    kind=Kind.TLS_CERTIFICATE,
+                    domains=secret.domains or (),
+                    issuer=secret.issuer or "",
+                    key_type=secret.key_type,
+                    proof=secret.proof,
+                    key_holder=secret.key_holder,
+                    key_file=secret.key_file,
+                    fallback=secret.fallback,
+                ),
+                actor=actor,
+            )
+        except Conflict as e:
+            if await freezes.of(database, name) is None:
+                raise
+            # It goes on at the first start after it is resumed.
+            _log.error("secret.undeclared", secret=name, error=e.message, hint=e.next_step)
+            continue
         if changed:
             _log.info("secret.declared", secret=name, domains=secret.domains)
 

@@ -228,7 +228,7 @@ EVENTS: Final = (
     LogEvent(
         "secret.undeclared",
         "error",
-        "What the configuration declares must not be served; what was served before is served on.",
+        "What the configuration declares must not be served, or is frozen; what is served is served on.",
         ("secret", "error", "hint"),
     ),
     LogEvent(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sds_server.errors import Conflict
-from sds_server.inventory import audit, feed, rotations, secrets
+from sds_server.inventory import audit, feed, freezes, rotations, secrets
 from sds_server.inventory.database import Database, Transaction
 from sds_server.lifecycle.states import Event
 from sds_server.model import Kind, Outcome, Reason, Secret
@@ -24,7 +24,7 @@ async def put(database: Database, secret: Secret, *, actor: str, check: Check = 
     that replaces what is served. Putting the same again changes nothing.
 
     Raises:
-        Conflict: the name exists with another kind.
+        Conflict: the name exists with another kind, or is frozen and would get another Certificate.
     """
     async with database.transaction() as tx:
         reason = await put_in(tx, secret, actor=actor, check=check)
@@ -63,6 +63,8 @@ async def put_in(tx: Transaction, secret: Secret, *, actor: str, check: Check = 
     if before is not None and replace(before, proof=secret.proof, fallback=secret.fallback) == secret:
         await _change_policy(tx, before, secret, actor=actor)
         return None
+    if before is not None:
+        await freezes.check_in(tx, secret.name)
     if not created:
         await tx.rows("update_secret", secret.name, *columns)
     if secret.fallback or (before is not None and before.fallback):

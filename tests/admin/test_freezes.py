@@ -2,6 +2,8 @@
 
 import pytest
 
+from sds_server.config.certvoy_yaml import load
+from sds_server.declared import declare
 from sds_server.inventory import freezes, progress
 from tests.support.pki import authority
 from tests.support.roll_outs import rolling_out
@@ -90,6 +92,45 @@ async def test_a_frozen_secret_takes_no_upload_and_no_rotation(api, issuances):
         assert (409, "`certvoy resume www` first") == (reply.status, reply.json["hint"])
         assert "a launch" in reply.json["detail"]
     assert (await api.local("GET", "/v1/secrets/www")).json["certificate"] is None
+
+
+async def test_a_frozen_secret_is_not_declared_anew_and_stays_frozen(api, issuances):
+    """Another name wants another certificate, and a freeze is not ended by who may know nothing of it."""
+    declared = await issuances.declare()
+    await api.local("PUT", FREEZE, json={"reason": "a launch"})
+    body = {"domains": [*declared.domains, "other.example.test"], "issuer": declared.issuer}
+
+    changed = await api.local("PUT", "/v1/secrets/www", json=body)
+    same = await api.local("PUT", "/v1/secrets/www", json=body | {"domains": list(declared.domains)})
+
+    assert (409, "`certvoy resume www` first") == (changed.status, changed.json["hint"])
+    assert (200, "a launch") == (same.status, same.json["frozen"]["reason"])
+    assert list(declared.domains) == same.json["domains"]
+
+
+async def test_a_frozen_secret_that_the_configuration_declares_anew_keeps_nobody_from_starting(
+    api, issuances, tmp_path
+):
+    declared = await issuances.declare()
+    await api.local("PUT", FREEZE, json={"reason": "a launch"})
+    (tmp_path / "certvoy.yaml").write_text(
+        "database: embedded\nissuers: {ca: {directory: https://ca.example/dir, terms_agreed: true}}\n"
+        "http01: {listen: 'off'}\nsds: {listen: '127.0.0.1:0'}\n"
+        "secrets: {www: {domains: [other.example.test], issuer: ca}}\n"
+    )
+    await declare(load(tmp_path / "certvoy.yaml"), issuances.database, None)
+    kept = (await api.local("GET", "/v1/secrets/www")).json
+
+    assert (list(declared.domains), "a launch") == (kept["domains"], kept["frozen"]["reason"])
+
+
+async def test_a_deleted_secret_that_was_frozen_begins_anew(api, issuances):
+    declared = await issuances.declare()
+    await api.local("PUT", FREEZE, json={"reason": "a launch"})
+    await api.local("DELETE", "/v1/secrets/www")
+    body = {"domains": list(declared.domains), "issuer": declared.issuer}
+
+    assert (await api.local("PUT", "/v1/secrets/www", json=body)).json["frozen"] is None
 
 
 async def test_an_operator_takes_a_roll_out_back(api, issuances):
