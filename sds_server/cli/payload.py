@@ -58,6 +58,10 @@ def told(api: Api, secret: Json, *, timeout: timedelta | None, as_json: bool, to
     if not versions:
         click.echo(f"{secret['name']} is a {secret['kind']}; its first version is being made")
         return
+    if to_come and timeout is None:
+        name = secret["name"]
+        click.echo(f"the next version of {name} is being made; `certvoy why {name}` says who has it")
+        return
     version = versions[0]
     said = f"{secret['name']} is a {secret['kind']}, generation {version['generation']}"
     if version["evidence"]:

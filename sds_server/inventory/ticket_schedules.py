@@ -6,7 +6,7 @@ from typing import Final
 
 from sds_server.crashpoint import crashpoint
 from sds_server.errors import Conflict
-from sds_server.inventory import audit, payloads, secrets
+from sds_server.inventory import audit, freezes, payloads, secrets
 from sds_server.inventory.database import Database
 from sds_server.inventory.payloads import New, Stored
 from sds_server.model import Kind, SecretName
@@ -55,10 +55,11 @@ async def hasten(database: Database, name: str, *, actor: str) -> None:
 
     Raises:
         NotFound: there is no such Secret.
-        Conflict: its keys are not made here.
+        Conflict: its keys are not made here, or it is frozen.
     """
     async with database.transaction() as tx:
         secret = await secrets.lock(tx, name)
+        await freezes.check_in(tx, name)
         if await tx.value("hasten_ticket_schedule", name) is None:
             raise Conflict(
                 f"secret {name}: it is a {secret.kind}, of which certvoy makes no new version by itself",

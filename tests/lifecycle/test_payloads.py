@@ -417,6 +417,16 @@ async def test_only_ticket_keys_on_a_schedule_are_hastened(plane):
         await ticket_schedules.hasten(plane.database, "nobody", actor="person:test")
 
 
+async def test_what_is_frozen_is_not_hastened(plane):
+    """It would be made in the moment that it is resumed, which nobody expects of a command of long ago."""
+    name = SecretName("tickets")
+    await plane.service.schedule(name, rotate_every=timedelta(hours=12), keep=2, actor="person:test")
+    await freezes.freeze(plane.database, name, reason="a launch", actor="person:test")
+
+    with pytest.raises(Conflict, match="frozen"):
+        await ticket_schedules.hasten(plane.database, name, actor="person:test")
+
+
 async def test_a_roll_out_that_ended_meanwhile_is_left_alone(plane):
     await plane.put(OLD)
     decision = await payload_roll_outs.settle(

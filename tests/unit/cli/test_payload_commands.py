@@ -99,6 +99,7 @@ async def test_what_is_secret_is_never_printed(run, tmp_path):
         word in out + error for _, out, error in said for word in ("hush", "aHVzaC", "kkkk", "a2tr")
     )
     assert "12:00:00, 3 kept" in said[7][1]
+    assert "the next version of keys is being made" in said[4][1], "not that the one before is with everybody"
 
 
 @pytest.mark.parametrize(
