@@ -14,7 +14,8 @@ from acme_engine.dns_records import (
 )
 from acme_engine.errors import AcmeError, BadIdentifier
 from acme_engine.names import normalise
-from sds_server.errors import BadName, Unavailable
+from sds_server.config.values import parts_of
+from sds_server.errors import BadName, ConfigError, Unavailable
 
 SOON_DAYS = 30
 
@@ -41,6 +42,11 @@ def dns_records(
         name = normalise(domain)
     except BadIdentifier as e:
         raise BadName(str(e), hint=e.hint) from e
+    url = parts_of(account)
+    if url is None or url.scheme not in {"https", "http"}:
+        raise ConfigError(
+            f"--account: must be the account's URL, got {account!r}", hint="`certvoy issuers ls` shows it"
+        )
     ends = None if until is None else until.replace(tzinfo=UTC)
     text = persist_record_text(ca, account, wildcard=name.startswith("*."), until=ends)
     click.echo(zone_file_line(persist_record_name(name), text))

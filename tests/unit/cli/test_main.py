@@ -46,6 +46,15 @@ def test_help_is_there_by_its_short_name_at_any_depth():
     assert ended.stdout.startswith("Usage: certvoy proxies enroll")
 
 
+@pytest.mark.parametrize("account", ["1", "ca.example/acct/1", "https:///acct/1", "https://[ca/1"])
+def test_a_record_that_names_no_account_is_not_made(capsys, account):
+    """A CA would take it for another's, and say so at the next renewal."""
+    words = ["dns-records", "*.example.com", "--ca", "ca.example", "--account"]
+
+    assert [2, 0] == [cli.main([*words, account]), cli.main([*words, "https://ca.example/acct/1"])]
+    assert "certvoy issuers ls" in capsys.readouterr().err
+
+
 def test_help_loads_nothing_heavy():
     """It answers at once, and also where the rest is broken."""
     program = """
