@@ -9,11 +9,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 import tests.xds.quiet  # noqa: F401
 from sds_server.programs import envoy
-from sds_server.programs.child import free_port
 from sds_server.targets import handshake
 from sds_server.targets.tls13 import HandshakeFailed, KeyKind
 from sds_server.xds.bootstrap import Api, TlsListener, bootstrap
-from tests.support.control_plane import HOST, ControlPlane, dsn, until
+from tests.support.control_plane import HOST, dsn, of_uploads, until
 from tests.support.edge import upstream_of
 from tests.support.pki import authority
 
@@ -26,14 +25,8 @@ VERSIONS = {"tls12": "TLSv1_2", "tls13": "TLSv1_3"}
 
 @pytest.fixture
 async def plane(tmp_path, connect):
-    """Without a CA; Targets are looked at every other moment, so that who looks wrongly finds them stale."""
-    plane = ControlPlane(tmp_path, database=dsn(connect))
-    plane.issuer(f"https://localhost:{free_port()}/directory", plane.client_ca)
-    plane.settings |= {"secrets": {}, "grants": [{"identity": EDGE, "names": ["site", "site-rsa"]}]}
-    plane.settings["rotation"] |= {"watch": "500ms"}
-    await plane.start()
-    yield plane
-    await plane.stop()
+    async with of_uploads(tmp_path, dsn(connect), identity=EDGE, names=["site", "site-rsa"]) as plane:
+        yield plane
 
 
 @pytest.fixture

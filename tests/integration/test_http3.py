@@ -15,7 +15,7 @@ from sds_server.programs.child import free_port
 from sds_server.targets.probe import Way, served_fingerprint, served_leaves
 from sds_server.xds.bootstrap import Api, TlsListener, bootstrap
 from tests.support import caddy, traefik
-from tests.support.control_plane import HOST, ControlPlane, dsn, until
+from tests.support.control_plane import HOST, dsn, of_uploads, until
 from tests.support.edge import upstream_of
 from tests.support.http3 import of_files, quic_listener
 from tests.support.pki import authority, cert_pem
@@ -167,14 +167,8 @@ async def test_a_look_leaves_nothing_behind_at_an_envoy(tmp_path):
 
 @pytest.fixture
 async def plane(tmp_path, connect):
-    """Without a CA; Targets are looked at every other moment."""
-    plane = ControlPlane(tmp_path, database=dsn(connect))
-    plane.issuer(f"https://localhost:{free_port()}/directory", plane.client_ca)
-    plane.settings |= {"secrets": {}, "grants": [{"identity": EDGE, "names": ["www"]}]}
-    plane.settings["rotation"] |= {"watch": "500ms"}
-    await plane.start()
-    yield plane
-    await plane.stop()
+    async with of_uploads(tmp_path, dsn(connect), identity=EDGE, names=["www"]) as plane:
+        yield plane
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from sds_server.programs.child import Child, free_port
 from sds_server.targets.probe import ProbeFailed, Way, served_fingerprint
 from sds_server.xds.bootstrap import Api, TlsListener, bootstrap
 from tests.support import caddy, debian, haproxy, traefik
-from tests.support.control_plane import HOST, ControlPlane, dsn, until
+from tests.support.control_plane import HOST, dsn, of_uploads, until
 from tests.support.edge import upstream_of
 from tests.support.pki import authority
 
@@ -196,14 +196,8 @@ async def test_each_leaf_is_shown_to_who_sends_the_header(program, version, file
 
 @pytest.fixture
 async def plane(tmp_path, connect):
-    """Without a CA; Targets are looked at every other moment, so that who looks wrongly finds them stale."""
-    plane = ControlPlane(tmp_path, database=dsn(connect))
-    plane.issuer(f"https://localhost:{free_port()}/directory", plane.client_ca)
-    plane.settings |= {"secrets": {}, "grants": [{"identity": EDGE, "names": ["www"]}]}
-    plane.settings["rotation"] |= {"watch": "500ms"}
-    await plane.start()
-    yield plane
-    await plane.stop()
+    async with of_uploads(tmp_path, dsn(connect), identity=EDGE, names=["www"]) as plane:
+        yield plane
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,22 @@ async def until(holds: Any, *, timeout_s: float = 60) -> None:
     async with asyncio.timeout(timeout_s):
         while not await holds():
             await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def of_uploads(
+    directory: Path, database: str, *, identity: str, names: Sequence[str]
+) -> AsyncIterator[ControlPlane]:
+    """Run one without a CA, for an Envoy that may see these names: pairs are uploaded.
+
+    Targets are looked at every other moment, so that who looks wrongly finds them stale.
+    """
+    plane = ControlPlane(directory, database=database)
+    plane.issuer(f"https://localhost:{free_port()}/directory", plane.client_ca)
+    plane.settings |= {"secrets": {}, "grants": [{"identity": identity, "names": list(names)}]}
+    plane.settings["rotation"] |= {"watch": "500ms"}
+    await plane.start()
+    try:
+        yield plane
+    finally:
+        await plane.stop()
