@@ -78,7 +78,7 @@ CASES = (
     Case("ls", [ISSUE]),
     Case("show {x}", [ISSUE]),
     Case("why {x}", [ISSUE]),
-    Case("probe {x}", [ISSUE, "targets add {x} --probe 127.0.0.1:1 --secret {x}"], finds=FAILED),
+    Case("probe {x}", [f"{ISSUE} --wait", "targets add {x} --probe 127.0.0.1:1 --secret {x}"], finds=FAILED),
     Case("proxies", ["targets add {x} --probe 127.0.0.1:1"]),
     Case("targets ls", ["targets add {x} --probe 127.0.0.1:1"]),
     Case("token ls", ["token create {x} --scope read"]),
