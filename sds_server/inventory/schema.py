@@ -62,6 +62,11 @@ async def migrate(database: Database) -> Sequence[str]:
         tables, or is older and this login may not change it.
     """
     async with database.transaction() as tx:
+        # Without taking turns: anybody who may connect may hold that lock, and would keep us from starting.
+        _, missing = await _look(tx)
+    if not missing:
+        return []
+    async with database.transaction() as tx:
         return await _migrate(tx)
 
 
@@ -72,17 +77,14 @@ async def bring_up(database: Database, *, again: bool = False) -> Schema:
     have, and nothing else that somebody gave it.
     """
     async with database.transaction() as tx:
+        _, missing = await _look(tx)
+        if not missing and not await _lacks_roles(tx, again=again):
+            return await _standing(tx, applied=[], hinders=None)
+    async with database.transaction() as tx:
         applied = await _migrate(tx)
-        login: str = await tx.value("login")
-        roles = Roles(*[await tx.value("role", part) for part in ("migrator", "app", "responder")])
-        if not await tx.value("may_act_as", await tx.value("schema_owner")):
-            return Schema(applied, roles, login)
-        hinders = None
-        if again or applied or await tx.value("schema_owner") != roles.migrator:
-            await tx.rows("lock_migrations")
-            hinders = await tx.value("set_up_roles")
-        less = hinders is None and await tx.value("may_act_as", roles.app)
-        return Schema(applied, roles, login, hinders, roles.app if less else None)
+        lacks = await _lacks_roles(tx, again=again or bool(applied))
+        hinders = await tx.value("set_up_roles") if lacks else None
+        return await _standing(tx, applied=applied, hinders=hinders)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +117,23 @@ async def responder_role(database: Database) -> ResponderRole:
         return ResponderRole(login, name, become, become is None and await tx.value("reads_keys"))
 
 
+async def _lacks_roles(tx: Transaction, *, again: bool) -> bool:
+    """Whether roles are to be set up, by a login that may."""
+    owner = await tx.value("schema_owner")
+    may: bool = await tx.value("may_act_as", owner)
+    return may and (again or owner != await tx.value("role", "migrator"))
+
+
+async def _standing(tx: Transaction, *, applied: Sequence[str], hinders: str | None) -> Schema:
+    login: str = await tx.value("login")
+    roles = Roles(*[await tx.value("role", part) for part in ("migrator", "app", "responder")])
+    owns = await tx.value("may_act_as", await tx.value("schema_owner"))
+    less = owns and hinders is None and await tx.value("may_act_as", roles.app)
+    return Schema(applied, roles, login, hinders, roles.app if less else None)
+
+
 async def _migrate(tx: Transaction) -> Sequence[str]:
-    _, missing = await _look(tx)
-    if not missing:
-        # Without taking turns: anybody who may connect may hold that lock, and would keep us from starting.
-        return []
+    """Migrate in a transaction that has read no table yet: who has, holds up whoever it waits for here."""
     await tx.rows("lock_migrations")
     owner, missing = await _look(tx)
     if missing and not (await tx.value("may_act_as", owner) if owner else await tx.value("may_create")):

@@ -1,5 +1,6 @@
 """The schema, its migrations, its statements, and a database that is not there."""
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from sds_server.errors import SchemaMismatch, Unavailable
 from sds_server.inventory import database as databases
 from sds_server.inventory import schema as schemas
 from sds_server.inventory.database import open_database, statements
-from sds_server.inventory.schema import migrate
+from sds_server.inventory.schema import bring_up, migrate
 
 ROOT = Path(__file__).parents[3]
 
@@ -55,13 +56,32 @@ def test_every_statement_is_used_and_every_name_exists():
 
 async def test_replicas_that_start_together_migrate_once(bare):
     first, second = await open_database(bare, size=2), await open_database(bare, size=2)
-    import asyncio
-
     applied = await asyncio.gather(migrate(first), migrate(second))
     await first.close()
     await second.close()
 
     assert [0, len(schemas.migrations())] == sorted(map(len, applied))
+
+
+async def test_replicas_that_start_together_on_tables_without_roles_do_not_wait_for_each_other(connect, sql):
+    """As after an upgrade from a release without them: who sets them up changes what the other read."""
+    await sql.execute("SELECT pg_advisory_lock(4951760157)")
+    opened = [await open_database(connect, size=1) for _ in range(2)]
+    starting = [asyncio.create_task(bring_up(database)) for database in opened]
+    waiting = (
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    async with asyncio.timeout(30):
+        while await sql.fetchval(waiting) < len(starting):
+            await asyncio.sleep(0.01)
+    await sql.execute("SELECT pg_advisory_unlock(4951760157)")
+    standing = await asyncio.gather(*starting)
+    for database in opened:
+        await database.close()
+
+    assert [None, None] == [schema.hinders for schema in standing]
+    assert {f"{connect['database']}_app"} == {schema.become for schema in standing}
 
 
 async def test_a_migration_may_take_longer_than_a_statement(bare, monkeypatch):
