@@ -1,7 +1,9 @@
 """The keeper: has work done while its Lease is kept, and stops it in the middle when the Lease is lost."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -20,6 +22,15 @@ T = TypeVar("T")
 _log = get("worker")
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    look: asyncio.Event = field(default_factory=asyncio.Event)
+    """Extend it at once, and so learn whether it still is ours."""
+
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by whoever extends or ends it: the other waits."""
+
+
 class Keeper:
     """Keeps the Leases of one replica's workers."""
 
@@ -27,7 +38,7 @@ class Keeper:
         self._database = database
         self._lease_for = lease_for
         self._clock = clock
-        self._looks: dict[Lease, asyncio.Event] = {}
+        self._kept: dict[Lease, _Kept] = {}
 
     async def while_leased(self, lease: Lease, work: Coroutine[Any, Any, T]) -> T:
         """Do the work while the Lease is kept; stop in the middle of it when the Lease is lost.
@@ -35,35 +46,45 @@ class Keeper:
         Raises:
             StaleLease: it was lost.
         """
-        look = self._looks[lease] = asyncio.Event()
-        working, keeping = asyncio.create_task(work), asyncio.create_task(self._keep(lease, look))
+        kept = self._kept[lease] = _Kept()
+        working, keeping = asyncio.create_task(work), asyncio.create_task(self._keep(lease, kept))
         try:
             await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
             return working.result() if working.done() else keeping.result()
         finally:
-            self._looks.pop(lease, None)
+            self._kept.pop(lease, None)
             for task in (working, keeping):
                 task.cancel()
             await asyncio.gather(working, keeping, return_exceptions=True)
 
+    @asynccontextmanager
+    async def ending(self, lease: Lease) -> AsyncIterator[None]:
+        """Within it the work ends its Lease itself, which else would be taken for lost before it is heard of.
+
+        The write that ends a Lease tells everybody of its Secret, and us before its own answer is read.
+        """
+        async with self._kept[lease].writing:
+            yield
+
     def told(self, secret: str) -> None:
         """Look at once: the Secret was changed, and it may be that nobody wants what is ordered for it."""
-        for lease, look in self._looks.items():
+        for lease, kept in self._kept.items():
             if lease.secret == secret:
-                look.set()
+                kept.look.set()
 
     def missed(self) -> None:
         """Look at all: something may have happened that nobody was told of."""
-        for look in self._looks.values():
-            look.set()
+        for kept in self._kept.values():
+            kept.look.set()
 
-    async def _keep(self, lease: Lease, look: asyncio.Event) -> NoReturn:
+    async def _keep(self, lease: Lease, kept: _Kept) -> NoReturn:
         """Extend the Lease, until it is lost."""
         while True:
-            await self._pause(look)
-            look.clear()
+            await self._pause(kept.look)
+            kept.look.clear()
             try:
-                await rotations.extend(self._database, lease, lease_for=self._lease_for)
+                async with kept.writing:
+                    await rotations.extend(self._database, lease, lease_for=self._lease_for)
             except StaleLease:
                 raise
             except CertvoyError as e:

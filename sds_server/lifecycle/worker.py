@@ -344,32 +344,33 @@ class Worker:
         crashpoint("certificate.checked")
         # Before anybody can be offered it: else each proxy would get it twice, and first without.
         first_staple = await self._first_staple(chain, secret.issuer, issuer.roots)
-        generation = await issuances.store(
-            self._database,
-            claim.lease,
-            Certificate(
-                id=cert_id,
-                secret=secret.name,
-                generation=0,
-                status=CertificateStatus.ISSUED,
-                domains=secret.domains,
-                issuer=secret.issuer,
-                serial_number=chain.serial_number,
-                not_before=chain.not_before,
-                not_after=chain.not_after,
-                fingerprint=chain.fingerprint,
-                key_id=order.key_id,
-                key_ref=key.key_ref,
-                chain_pem=chain.pem,
-                renew_at=decision.at,
-            ),
-            spki_sha256=key.spki_sha256,
-            order_url=order.url,
-            renew_reason=decision.reason,
-            actor=self._actor,
-            roots=issuer.roots,
-            first_staple=first_staple,
-        )
+        async with self._keeper.ending(claim.lease):
+            generation = await issuances.store(
+                self._database,
+                claim.lease,
+                Certificate(
+                    id=cert_id,
+                    secret=secret.name,
+                    generation=0,
+                    status=CertificateStatus.ISSUED,
+                    domains=secret.domains,
+                    issuer=secret.issuer,
+                    serial_number=chain.serial_number,
+                    not_before=chain.not_before,
+                    not_after=chain.not_after,
+                    fingerprint=chain.fingerprint,
+                    key_id=order.key_id,
+                    key_ref=key.key_ref,
+                    chain_pem=chain.pem,
+                    renew_at=decision.at,
+                ),
+                spki_sha256=key.spki_sha256,
+                order_url=order.url,
+                renew_reason=decision.reason,
+                actor=self._actor,
+                roots=issuer.roots,
+                first_staple=first_staple,
+            )
         crashpoint("certificate.stored")
         return generation
 

@@ -29,7 +29,9 @@ from sds_server.inventory import (
     progress,
     rotations,
     sealed_keys,
+    secrets,
 )
+from sds_server.inventory import issuances as issuing
 from sds_server.inventory.key_requests import KeyRequest
 from sds_server.inventory.staples import First
 from sds_server.keys.kms import Sealer
@@ -727,6 +729,29 @@ async def test_an_order_that_nobody_wants_any_more_is_stopped_at_once_and_given_
     assert ([], [True]) == (undisturbed, cancelled)
     assert ["https://ca.example.test/order/1"] == relinquished
     assert (1 if change == "changed" else 0) == await issued(sql)
+
+
+async def test_a_lease_that_ended_with_the_certificate_was_not_lost(
+    worker, ca, declared, database, sql, monkeypatch
+):
+    """The commit tells of the Secret: that is heard before the commit's own answer."""
+    store = issuing.store
+
+    async def heard_first(*arguments, **named):
+        generation = await store(*arguments, **named)
+        worker.told("www")
+        for _ in range(20):
+            await secrets.get(database, "www")
+        return generation
+
+    monkeypatch.setattr(issuing, "store", heard_first)
+    with capture_logs() as logs:
+        await worker.step()
+
+    assert 1 == await issued(sql)
+    assert ["certificate.issued"] == [
+        log["event"] for log in logs if log["event"] in {"lease.lost", "certificate.issued"}
+    ]
 
 
 async def test_an_order_that_is_removed_takes_no_further_step_where_nobody_is_told(
