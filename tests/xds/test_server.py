@@ -64,7 +64,9 @@ class Client:
         await self.send_bytes(message.SerializeToString())
 
     async def send_bytes(self, data):
-        await self._call.write(data)
+        # Who is refused as it comes in may be so before it has said anything; its status says why.
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await self._call.write(data)
 
     async def receive(self):
         async with asyncio.timeout(TIMEOUT_S):
