@@ -155,10 +155,10 @@ def delivery_state(
         # What it has loaded is no leaf; or which it is nobody knows; or the look says where it is served.
         says = by_word or served is None or served[:LEAF_SHOWN] in (probe_error or "")
         return DeliveryState.STALE, _stale(stale_for, probe_error if says else None, served, current)
-    if (proved or 0) >= current or (waits and by_word and accepted == current):
-        if waits:
-            return DeliveryState.WAITING, f"it serves generation {current} until the canaries are proved"
-        return _proved(probe_error, said_ago) if unseen else (DeliveryState.PROVED, None)
+    if (proved or 0) >= current:
+        return _unseen(probe_error, said_ago) if unseen else _well(current, waits=waits)
+    if waits and by_word and accepted == current:
+        return _well(current, waits=True)
     newest = max(sent or 0, accepted or 0, proved or 0)
     if instances > 1 and (agreed or 0) < current:
         divided = f"{shared(instances, node_id)}; not all of them have accepted generation {current}"
@@ -182,7 +182,13 @@ def delivery_state(
     return state, reason
 
 
-def _proved(probe_error: str | None, said_ago: timedelta | None) -> tuple[DeliveryState, str]:
+def _well(current: int, *, waits: bool) -> tuple[DeliveryState, str | None]:
+    if waits:
+        return DeliveryState.WAITING, f"it serves generation {current} until the canaries are proved"
+    return DeliveryState.PROVED, None
+
+
+def _unseen(probe_error: str | None, said_ago: timedelta | None) -> tuple[DeliveryState, str]:
     if probe_error is None and said_ago is not None:
         since = f"its agent said it {span(said_ago.total_seconds())} ago, and nothing since"
     else:

@@ -1895,8 +1895,7 @@ WITH state AS (
     SELECT d.secret, s.kind,
            CASE WHEN c.generation IS NULL THEN 'never'
                 WHEN d.stale_since IS NOT NULL THEN 'stale'
-                WHEN d.proved >= c.generation AND c.waits THEN 'waiting'
-                WHEN d.proved >= c.generation THEN CASE WHEN unseen(d) THEN 'unseen' ELSE 'proved' END
+                WHEN d.proved >= c.generation THEN CASE WHEN unseen(d) THEN 'unseen' WHEN c.waits THEN 'waiting' ELSE 'proved' END
                 WHEN d.refused = c.generation AND d.accepted IS DISTINCT FROM c.generation THEN 'refused'
                 WHEN d.accepted = c.generation AND c.waits AND s.kind <> 'tls_certificate' THEN 'waiting'
                 WHEN d.accepted >= c.generation THEN 'accepted'

@@ -225,6 +225,19 @@ async def test_who_waits_for_the_canaries_is_counted_and_alarms_nobody(issuances
     assert {("www", "stale"): 1} == found.unproved
 
 
+async def test_who_waits_for_the_canaries_and_cannot_be_seen_meanwhile_alarms(issuances, database, sql):
+    """A roll-out may stand at its canaries for days."""
+    await rolling_out(issuances, "edge-1", "edge-2", "edge-3")
+    await sql.execute(
+        "UPDATE delivery SET probe_error = 'no answer'"
+        " WHERE target_id = (SELECT target_id FROM delivery WHERE stale_since IS NULL AND proved = 1 LIMIT 1)"
+    )
+    found = await facts.read(database)
+
+    assert {"stale": 1, "waiting": 1, "unseen": 1} == found.deliveries
+    assert {("www", "stale"): 1, ("www", "unseen"): 1} == found.unproved
+
+
 async def test_since_when_a_target_is_stale_is_told_of_the_one_that_is_so_for_longest(
     issuances, database, census, said, sql
 ):
