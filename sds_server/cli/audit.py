@@ -1,10 +1,12 @@
 """`certvoy audit`: who did what to what, and when; the list."""
 
+import difflib
 import json
 from datetime import UTC, datetime, timedelta
 
 import click
 
+from sds_server.audit.actions import ACTIONS
 from sds_server.cli.api import Api, asks
 from sds_server.cli.audit_proofs import export, prove, verify
 from sds_server.cli.output import json_option, moment, print_json, table
@@ -48,6 +50,8 @@ def ls(
     found = list(
         api.pages("v1", "audit", limit=limit, subject=subject, action=action, actor=actor, since=after)
     )
+    if action is not None and not found:
+        _refuse_unknown(action)
     if as_json:
         print_json(found)
         return
@@ -63,4 +67,16 @@ def ls(
             )
             for item in found
         ],
+    )
+
+
+def _refuse_unknown(action: str) -> None:
+    """Say so where nothing was found: another release's action may have entries all the same."""
+    names = [known.name for known in ACTIONS]
+    if action in names:
+        return
+    close = difflib.get_close_matches(action, names, n=1)
+    hint = f"did you mean {close[0]}?" if close else "docs/reference/audit.md has them all"
+    raise click.BadParameter(
+        f"nothing was found, and no action is called {action}; {hint}", param_hint="--action"
     )

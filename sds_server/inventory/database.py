@@ -309,7 +309,7 @@ async def _connect(connect: Mapping[str, Any]) -> Any:
         )
     except (*UNREACHABLE, *_OUT_OF_ORDER) as e:
         raise Unavailable(
-            f"database: {said(e)}", hint="start PostgreSQL, or correct `database:` in the configuration"
+            f"database: {said(e)}", hint="start PostgreSQL, or correct the address that was given of it"
         ) from e
 
 

@@ -395,6 +395,21 @@ async def test_what_was_done_is_listed(run, issuances):
     assert ["secret.created", "www", "person:test"] == shown.splitlines()[1].split()[1:4]
 
 
+@pytest.mark.parametrize(
+    ("action", "hint"),
+    [
+        ("certificate.isued", "did you mean certificate.issued?"),
+        ("bogus", "docs/reference/audit.md has them all"),
+    ],
+)
+async def test_an_action_that_there_is_none_of_is_told(run, action, hint):
+    code, shown, told = await run("audit", "ls", "--action", action)
+
+    assert (2, "") == (code, shown)
+    assert f"nothing was found, and no action is called {action}; {hint}" in told
+    assert 0 == (await run("audit", "ls", "--action", "certificate.issued"))[0], "there may be none yet"
+
+
 async def test_a_file_is_shown_with_what_is_known_of_it(run, issuances, tmp_path):
     certificate = await issuances.issue(await issuances.declare())
     (tmp_path / "leaf.pem").write_bytes(certificate.chain_pem)
