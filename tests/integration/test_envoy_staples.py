@@ -25,6 +25,7 @@ EDGE = "spiffe://example.test/edge"
 SITES = authority("Sites root").intermediate("Sites 1")
 NAME = "site.test"
 OPENSSL = shutil.which("openssl")
+pytestmark = pytest.mark.timeout(240)
 POLICIES = {"lenient": "LENIENT_STAPLING", "strict": "STRICT_STAPLING", "must": "MUST_STAPLE"}
 
 
@@ -184,9 +185,20 @@ async def has(plane, words):
     return words in await why(plane)
 
 
-async def test_a_staple_is_refreshed_without_a_failed_handshake_and_ends_in_place(plane, edge, tmp_path):
+async def shorten(edge, responder, sql, *, to_s):
+    """Have a staple of so many seconds in place of the first: an Envoy may take longer to start."""
+    first = (await edge.shown()).staple
+    responder.lasts = BACKDATED + timedelta(seconds=to_s)
+    await sql.execute("UPDATE staple SET next_at = certvoy_now()")
+
+    async def shortened():
+        return (await edge.shown()).staple != first
+
+    await until(shortened)
+
+
+async def test_a_staple_is_refreshed_without_a_failed_handshake_and_ends_in_place(plane, edge, tmp_path, sql):
     async with Responder(SITES) as responder:
-        responder.lasts = BACKDATED + timedelta(seconds=14)
         pair = SITES.issue([NAME], responder=responder.url)
         responder.known[pair.certificate.serial_number] = pair.certificate
         await upload(plane, tmp_path, pair)
@@ -194,12 +206,13 @@ async def test_a_staple_is_refreshed_without_a_failed_handshake_and_ends_in_plac
         await edge.start()
         await until(edge.staples)
         opened = await asyncio.open_connection(HOST, edge.ports["lenient"])
+        await shorten(edge, responder, sql, to_s=14)
         first, handshakes = (await edge.shown()).staple, 0
         began = time.monotonic()
         while (seen := (await edge.shown("strict")).staple) == first:
             handshakes += 1
             assert seen is not None
-            assert time.monotonic() - began < 20
+            assert time.monotonic() - began < 60
             await asyncio.sleep(0.02)
         # The one that is refreshed no more ends at the proxies, which nobody can tell: we are not there.
         await plane.stop()
@@ -209,7 +222,7 @@ async def test_a_staple_is_refreshed_without_a_failed_handshake_and_ends_in_plac
         async def ended():
             return (await edge.shown()).staple is None
 
-        await until(ended, timeout_s=25)
+        await until(ended, timeout_s=60)
         with pytest.raises(HandshakeFailed):
             await edge.shown("strict")
         with pytest.raises(HandshakeFailed):
@@ -222,17 +235,17 @@ async def test_a_staple_is_refreshed_without_a_failed_handshake_and_ends_in_plac
     assert not any(name.endswith("update_rejected") and value for name, value in stats.items())
 
 
-async def test_a_responder_that_dies_costs_the_staple_and_no_handshake(plane, edge, tmp_path):
+async def test_a_responder_that_dies_costs_the_staple_and_no_handshake(plane, edge, tmp_path, sql):
     async with Responder(SITES) as responder:
-        responder.lasts = BACKDATED + timedelta(seconds=12)
         pair = SITES.issue([NAME], responder=responder.url)
         responder.known[pair.certificate.serial_number] = pair.certificate
         await upload(plane, tmp_path, pair)
         await until(lambda: stapled(plane))
-        responder.down = True
         edge.wanted = ["lenient", "strict"]  # one that must have a staple refuses the secret for all
         await edge.start()
         await until(edge.staples)
+        await shorten(edge, responder, sql, to_s=12)
+        responder.down = True
 
         async def without():
             """Also where STRICT: what has ended was taken off, and so costs nobody a handshake."""
@@ -240,7 +253,7 @@ async def test_a_responder_that_dies_costs_the_staple_and_no_handshake(plane, ed
 
         began = time.monotonic()
         while not await without():
-            assert time.monotonic() - began < 20
+            assert time.monotonic() - began < 60
             await asyncio.sleep(0.05)
 
     assert "staple.ended" in plane.log()
