@@ -39,6 +39,9 @@ LONGEST_RETRY_S: Final = 3600.0
 WAITING_RETRY_S: Final = 15.0
 """A program that did not run may do so soon."""
 
+SOON_TRIES: Final = 8
+"""So often that is tried at this pace, and then less often, down to once in `WATCH_S`: it loads each time."""
+
 FIRST_TRIES: Final = 3
 """So often a first pair is tried before a refusal is told of: another bundle's files may be missing still."""
 
@@ -62,6 +65,11 @@ def retry_s(tries: int, *, first: bool) -> float:
     if first and tries < FIRST_TRIES:
         return FIRST_PAUSE_S * 2.0 ** (tries - 1)
     return float(min(FIRST_RETRY_S * 2.0 ** min(tries - 1, 10), LONGEST_RETRY_S))
+
+
+def waiting_s(tries: int) -> float:
+    """Return when a program is told again that was told so often, and at which nobody answers still."""
+    return min(WAITING_RETRY_S * 2.0 ** min(max(tries - SOON_TRIES, 0), 10), WATCH_S)
 
 
 class Puller:
@@ -95,6 +103,7 @@ class Puller:
         self._refused: str | None = None
         """The ETag of what was refused last, for as long as it need not be tried again."""
         self._tries = 0
+        """How often in a row the same became of the same pair."""
         self._again_at = clock.monotonic() + WATCH_S
         self._failures = 0
 
@@ -245,10 +254,12 @@ class Puller:
 
     def _note(self, result: Result, *, etag: str | None) -> None:
         """Keep what is to be said and when to look again."""
-        self._last = result
         now, secret = self._clock.monotonic(), self._delivery.secret
+        before = self._last
+        again = before is not None and (before.outcome, before.version) == (result.outcome, result.version)
+        self._tries = self._tries + 1 if again else 1
+        self._last = result
         if result.outcome is Outcome.REFUSED:
-            self._tries += 1
             self._refused = etag or self._refused
             wait_s = retry_s(self._tries, first=result.kept)
             self._again_at = now + wait_s
@@ -263,9 +274,9 @@ class Puller:
             if self._is_early(result):
                 return
         else:
-            self._tries, self._refused = 0, None
+            self._refused = None
             waiting = result.outcome is Outcome.ACCEPTED and self._address is not None
-            self._again_at = now + (WAITING_RETRY_S if waiting else WATCH_S)
+            self._again_at = now + (waiting_s(self._tries) if waiting else WATCH_S)
             if result != self._told:
                 _log.info(
                     "pair.delivered",

@@ -242,6 +242,41 @@ async def test_a_program_that_does_not_run_is_looked_for_soon(puller, source, pr
     assert source.said_at <= pullers.WAITING_RETRY_S + 1
 
 
+async def test_a_program_at_which_nobody_answers_is_not_reloaded_every_quarter_of_a_minute(
+    puller, source, program
+):
+    """It runs, and listens elsewhere: each look tells it to load."""
+    program.outcomes[1] = Result(Outcome.ACCEPTED, 1, "v1", "nobody")
+    while source.clock.monotonic() < 10 * pullers.WATCH_S:
+        await puller.step()
+    tries = program.resumed
+    program.outcomes.clear()
+    while ("proved", 1) not in source.said:
+        await puller.step()
+
+    assert pullers.SOON_TRIES < tries < pullers.SOON_TRIES + 5 + 10
+
+
+async def test_a_program_that_goes_away_again_is_looked_for_as_soon_as_the_first_time(
+    puller, source, program
+):
+    program.outcomes[1] = away = Result(Outcome.ACCEPTED, 1, "v1", "nobody")
+    while source.clock.monotonic() < 10 * pullers.WATCH_S:
+        await puller.step()
+    program.outcomes.clear()
+    while ("proved", 1) not in source.said:
+        await puller.step()
+    program.outcomes[1] = away
+    while source.said[-1] != ("accepted", 1):
+        await puller.step()
+    program.outcomes.clear()
+    gone_at = source.clock.monotonic()
+    while source.said[-1] != ("proved", 1):
+        await puller.step()
+
+    assert source.said_at - gone_at <= pullers.WAITING_RETRY_S + 1
+
+
 async def test_what_was_proved_is_looked_at_now_and_then(puller, source, program):
     await run(puller, source, steps=40)
 
