@@ -1,6 +1,6 @@
 """Deliveries: the present state of each Secret at each Target, written in batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -162,6 +162,21 @@ async def deny(database: Database, denials: Mapping[Identity, Deeds], *, actor: 
             await audit.append_bounded(
                 tx, action="delivery.denied", actor=actor, identity=identity, deeds=deeds
             )
+
+
+async def lock(
+    tx: Transaction, secret: str, looked_at: Collection[TargetId] | None, generation: int
+) -> frozenset[TargetId]:
+    """Lock the Deliveries of a Secret that a look at its roll-out may write; return whose they are.
+
+    ``looked_at`` None: all that there are. At once, and in the order in which `mark` locks them: streams'
+    news and looks wait for each other, and do not deadlock.
+    """
+    if looked_at is None:
+        rows = await tx.rows("lock_deliveries", secret)
+    else:
+        rows = await tx.rows("lock_looked_at", secret, list(looked_at), generation)
+    return frozenset(TargetId(row["target_id"]) for row in rows)
 
 
 async def target_of(tx: Transaction, identity: Identity, node_id: str, kind: TargetKind) -> TargetId | None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from sds_server.crashpoint import crashpoint
 from sds_server.errors import Conflict
-from sds_server.inventory import audit, feed, freezes, secrets, targets
+from sds_server.inventory import audit, deliveries, feed, freezes, secrets, targets
 from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.inventory.targets import Live
 from sds_server.inventory.voices import again_after
@@ -95,24 +95,60 @@ async def settle(
     asked after they had taken it; of others that can be asked no word counts yet. ``known`` says that an
     empty live set may be believed.
     """
-    async with database.transaction() as tx:
-        await secrets.lock(tx, secret)
-        row = await tx.row("open_payload", secret)
-        if row is None or row["generation"] != generation:
-            return OVER
-        await _write(tx, row, proved, contradicted, actor=actor)
-        roll_out = await _roll_out(tx, row, grace)
-        await _offer_again(tx, roll_out, contradicted)
-        unasked = {item.target.id for item in roll_out.live if roll_out.shows(item)} - {*looked_at}
-        decision = rollout.decide(_situation(roll_out, contradicted, unasked, known=known))
-        await _do(tx, roll_out, decision, actor=actor)
-        # Who is left may be nobody: then nobody would say anything more.
-        if decision.action is Action.FAN_OUT:
-            to_all = replace(roll_out, stage=Stage.FLEET)
-            last = rollout.decide(_situation(to_all, contradicted, unasked, known=known))
-            if last.action is Action.COMPLETE:
-                await _do(tx, roll_out, last, actor=actor)
-                return last
+    decision = OVER
+    for whole in (False, True):
+        async with database.transaction() as tx:
+            decision = await _settle(
+                tx,
+                secret,
+                generation,
+                proved=proved,
+                contradicted=contradicted,
+                looked_at=looked_at,
+                known=known,
+                grace=grace,
+                actor=actor,
+                whole=whole,
+            )
+        if decision.action is not Action.ROLL_BACK:
+            break
+    return decision
+
+
+async def _settle(
+    tx: Transaction,
+    secret: str,
+    generation: int,
+    *,
+    proved: Collection[TargetId],
+    contradicted: Mapping[TargetId, str],
+    looked_at: Collection[TargetId],
+    known: bool,
+    grace: timedelta,
+    actor: str,
+    whole: bool,
+) -> Decision:
+    """Do what is decided; but take back only where all Deliveries were locked from the start (``whole``)."""
+    await secrets.lock(tx, secret)
+    row = await tx.row("open_payload", secret)
+    if row is None or row["generation"] != generation:
+        return OVER
+    ours = await deliveries.lock(tx, secret, None if whole else {*proved, *contradicted}, generation)
+    await _write(tx, row, proved, contradicted, actor=actor)
+    roll_out = await _roll_out(tx, row, grace)
+    await _offer_again(tx, roll_out, contradicted, ours)
+    unasked = {item.target.id for item in roll_out.live if roll_out.shows(item)} - {*looked_at}
+    decision = rollout.decide(_situation(roll_out, contradicted, unasked, known=known))
+    if decision.action is Action.ROLL_BACK and not whole:
+        return decision
+    await _do(tx, roll_out, decision, actor=actor)
+    # Who is left may be nobody: then nobody would say anything more.
+    if decision.action is Action.FAN_OUT:
+        to_all = replace(roll_out, stage=Stage.FLEET)
+        last = rollout.decide(_situation(to_all, contradicted, unasked, known=known))
+        if last.action is Action.COMPLETE:
+            await _do(tx, roll_out, last, actor=actor)
+            return last
     return decision
 
 
@@ -167,6 +203,7 @@ async def reject_in(
     """As `reject`, in a transaction that holds the Secret's lock: the one before is current again."""
     if await tx.value("reject_payload", secret, generation, dict(error)) is None:
         return False
+    await tx.rows("lock_deliveries", secret)
     await tx.rows("forget_proofs", secret, generation)
     detail = {"generation": generation, "rule": error["rule"], "reason": error["what"]}
     await audit.append(tx, action="payload.rejected", actor=actor, subject=secret, detail=detail)
@@ -240,16 +277,24 @@ async def _write(
         await audit.append(tx, action="delivery.proved", actor=actor, subject=secret, detail=detail)
 
 
-async def _offer_again(tx: Transaction, roll_out: PayloadRollOut, contradicted: Collection[TargetId]) -> None:
+async def _offer_again(
+    tx: Transaction,
+    roll_out: PayloadRollOut,
+    contradicted: Collection[TargetId],
+    ours: Collection[TargetId],
+) -> None:
     """Offer a bundle as other bytes, to be judged anew, to who refused it or has the one before all the same.
 
     At once the first time where it took it; later, and where it refused it, less and less often. Of the other
-    kinds there are no other bytes.
+    kinds there are no other bytes. Who has come to that since the Deliveries were locked (``ours``) has the
+    next look.
     """
     if roll_out.kind is not Kind.VALIDATION_CONTEXT:
         return
     again = False
-    for item in sorted(roll_out.offered, key=lambda item: item.target.id):
+    for item in roll_out.offered:
+        if item.target.id not in ours:
+            continue
         keeps = item.target.id in contradicted and _has_had_time(item, roll_out.generation)
         if not keeps and item.refused != roll_out.generation:
             continue

@@ -52,9 +52,10 @@ async def answered(
     Asking is pushing the same: an agent that has it already looks what is served, and says so.
     """
     async with database.transaction() as tx:
-        await tx.value("push_answered", *_key(pushed), again)
+        # A Target before its Deliveries, as whoever writes them locks it.
         if kind is not None and kind is not pushed.target.kind:
             await tx.value("learn_kind", pushed.target.id, kind)
+        await tx.value("push_answered", *_key(pushed), again)
 
 
 async def failed(

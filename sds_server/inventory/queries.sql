@@ -81,7 +81,8 @@ SELECT created_at FROM secret WHERE name = $1 AND deleted_at IS NULL;
 UPDATE secret SET deleted_at = certvoy_now() WHERE name = $1 AND deleted_at IS NULL RETURNING name;
 
 -- name: forget_deliveries
-DELETE FROM delivery WHERE secret = $1;
+DELETE FROM delivery
+ WHERE secret = $1 AND target_id IN (SELECT target_id FROM delivery WHERE secret = $1 ORDER BY target_id FOR UPDATE);
 
 -- name: insert_secret
 -- Nothing happens where the name exists: the caller reads it and compares.
@@ -1659,6 +1660,16 @@ WITH w AS (SELECT * FROM unnest($2::bigint[], $3::text[], $4::text[]) AS w (targ
 UPDATE delivery d SET probe_error = w.error, served = coalesce(w.served, d.served), updated_at = certvoy_now()
   FROM w WHERE d.target_id = w.target_id AND d.secret = $1 AND d.target_id IN (SELECT target_id FROM changed);
 
+-- name: lock_deliveries
+-- All of a Secret, before any may be written, in the order in which streams' news are: see deliveries_before.
+SELECT target_id FROM delivery WHERE secret = $1 ORDER BY target_id FOR NO KEY UPDATE;
+
+-- name: lock_looked_at
+-- The same of these ($2), which were looked at, and of whom generation $3 may be offered as other bytes.
+SELECT target_id FROM delivery
+ WHERE secret = $1 AND (target_id = ANY ($2::bigint[]) OR refused = $3 OR served IS NOT NULL)
+ ORDER BY target_id FOR NO KEY UPDATE;
+
 -- name: forget_proofs
 -- Of a generation that was taken back: whether who served it serves the one before again is looked at once it had time for that.
 -- Who was given it and did not refuse it, or is being pushed it now, may serve it, whatever was proved of the one before.
@@ -1668,9 +1679,7 @@ UPDATE delivery SET proved = NULL, look_at = certvoy_now() + interval '5 seconds
 
 -- name: forget_looks
 -- Why Targets were not proved to serve what was taken back says nothing of the one before.
-UPDATE delivery SET probe_error = NULL
- WHERE secret = $1 AND target_id IN (
-        SELECT target_id FROM delivery WHERE secret = $1 AND probe_error IS NOT NULL ORDER BY target_id FOR NO KEY UPDATE);
+UPDATE delivery SET probe_error = NULL WHERE secret = $1 AND probe_error IS NOT NULL;
 
 -- name: offer_again
 -- As other bytes, so that the proxy judges them anew.
@@ -1679,13 +1688,16 @@ RETURNING target_id;
 
 -- name: offer_plainly
 -- A new Certificate has other bytes anyway.
-UPDATE delivery SET salt = 0, salted_at = NULL WHERE secret = $1 AND salt > 0;
+UPDATE delivery SET salt = 0, salted_at = NULL
+ WHERE secret = $1 AND target_id IN (
+        SELECT target_id FROM delivery WHERE secret = $1 AND salt > 0 ORDER BY target_id FOR NO KEY UPDATE);
 
 -- name: offer_bundle_anew
 -- A new version of a bundle may have bytes that some Target refused once: who ever did gets others, all others get it plainly.
 UPDATE delivery SET salt = CASE WHEN refused IS NULL THEN 0 ELSE salt + 1 END,
        salted_at = CASE WHEN refused IS NULL THEN NULL ELSE certvoy_now() END
- WHERE secret = $1 AND (salt > 0 OR refused IS NOT NULL);
+ WHERE secret = $1 AND target_id IN (
+        SELECT target_id FROM delivery WHERE secret = $1 AND (salt > 0 OR refused IS NOT NULL) ORDER BY target_id FOR NO KEY UPDATE);
 
 -- ---------------------------------------------------------------- pushes
 

@@ -12,7 +12,17 @@ from typing import Any, Final
 
 from sds_server.crashpoint import crashpoint
 from sds_server.errors import Conflict
-from sds_server.inventory import audit, certificates, feed, freezes, rotations, secrets, targets, voices
+from sds_server.inventory import (
+    audit,
+    certificates,
+    deliveries,
+    feed,
+    freezes,
+    rotations,
+    secrets,
+    targets,
+    voices,
+)
 from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.inventory.voices import Before, Look, RollOut
 from sds_server.lifecycle import rollout
@@ -62,26 +72,51 @@ async def settle(
 
     ``known`` says that an empty live set may be believed.
     """
+    looks = sorted(looks, key=lambda look: look.target)
+    decision = OVER
+    for whole in (False, True):
+        async with database.transaction() as tx:
+            decision = await _settle(tx, roll_out, looks, known=known, actor=actor, grace=grace, whole=whole)
+        if decision.action is not Action.ROLL_BACK:
+            break
+    return decision
+
+
+async def _settle(
+    tx: Transaction,
+    roll_out: RollOut,
+    looks: Sequence[Look],
+    *,
+    known: bool,
+    actor: str,
+    grace: timedelta,
+    whole: bool,
+) -> Decision:
+    """Do what is decided; but take back only where all Deliveries were locked from the start (``whole``)."""
     secret = roll_out.secret
-    async with database.transaction() as tx:
-        await secrets.lock(tx, secret)
-        row = await tx.row("roll_out", secret)
-        if row is None or row["new_cert_id"] != roll_out.new_cert_id:
-            return OVER
-        row = dict(row)
-        await _thaw(tx, row, actor=actor)
-        await _write(tx, roll_out, sorted(looks, key=lambda look: look.target), actor=actor)
-        now = await _roll_out(tx, secret, row, grace)
-        await _offer_again(tx, now)
-        decision = await _decide(row, now, known=known)
-        await _do(tx, row, now, decision, actor=actor)
-        # Who is left may be nobody: then nobody would say anything more.
-        if decision.action is Action.FAN_OUT:
-            now = replace(now, stage=Stage.FLEET)
-            last = await _decide(row, now, known=known)
-            if last.action is Action.COMPLETE:
-                await _do(tx, row, now, last, actor=actor)
-                return last
+    await secrets.lock(tx, secret)
+    row = await tx.row("roll_out", secret)
+    if row is None or row["new_cert_id"] != roll_out.new_cert_id:
+        return OVER
+    row = dict(row)
+    await _thaw(tx, row, actor=actor)
+    ours = await deliveries.lock(
+        tx, secret, None if whole else [look.target for look in looks], roll_out.generation
+    )
+    await _write(tx, roll_out, looks, actor=actor)
+    now = await _roll_out(tx, secret, row, grace)
+    await _offer_again(tx, now, ours)
+    decision = await _decide(row, now, known=known)
+    if decision.action is Action.ROLL_BACK and not whole:
+        return decision
+    await _do(tx, row, now, decision, actor=actor)
+    # Who is left may be nobody: then nobody would say anything more.
+    if decision.action is Action.FAN_OUT:
+        now = replace(now, stage=Stage.FLEET)
+        last = await _decide(row, now, known=known)
+        if last.action is Action.COMPLETE:
+            await _do(tx, row, now, last, actor=actor)
+            return last
     return decision
 
 
@@ -162,7 +197,7 @@ async def _decide(row: Row, roll_out: RollOut, *, known: bool) -> Decision:
 
 
 async def _write(tx: Transaction, roll_out: RollOut, looks: Sequence[Look], *, actor: str) -> None:
-    """Write what was seen, in the order in which `deliveries.write` locks the same rows."""
+    """Write what was seen; the Deliveries are locked."""
     secret, generation = roll_out.secret, roll_out.generation
     moved = await _moved(tx, roll_out, looks)
     looks = [look for look in looks if look.target not in moved]
@@ -223,11 +258,14 @@ async def _thaw(tx: Transaction, row: dict[str, Any], *, actor: str) -> None:
         row["frozen"] = not await freezes.answer_in(tx, row["secret"], actor=actor)
 
 
-async def _offer_again(tx: Transaction, roll_out: RollOut) -> None:
-    """Offer it as other bytes, to be judged anew, to who refused it or serves the one before all the same."""
+async def _offer_again(tx: Transaction, roll_out: RollOut, ours: Collection[TargetId]) -> None:
+    """Offer it as other bytes, to be judged anew, to who refused it or serves the one before all the same.
+
+    Who has come to that since the Deliveries were locked (``ours``) has the next look.
+    """
     again = False
-    for item in sorted(roll_out.unproved, key=lambda item: item.target.id):
-        if voices.wants_other_bytes(item, roll_out):
+    for item in roll_out.unproved:
+        if item.target.id in ours and voices.wants_other_bytes(item, roll_out):
             again |= await tx.value("offer_again", item.target.id, roll_out.secret, item.salt) is not None
     if again:
         await feed.tell_secret(tx, roll_out.secret)

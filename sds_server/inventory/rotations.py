@@ -352,6 +352,7 @@ async def take_back(
     row = await tx.row("rotation_of_new", cert_id)
     if row is None:
         return False
+    await tx.rows("lock_deliveries", secret)
     await certificates.move(tx, cert_id, Event.REJECTED, actor=actor, subject=secret)
     if row["cert_id"] is not None:
         await certificates.move(tx, row["cert_id"], Event.FAILED, actor=actor, subject=secret)
