@@ -1374,6 +1374,12 @@ ON CONFLICT (name) DO UPDATE
        proxy_protocol = coalesce($8, target.proxy_protocol), http3 = coalesce($9, target.http3)
 RETURNING id, identity, push;
 
+-- name: lock_secrets_at
+-- Those that know a Target, in the order in which whoever registers one locks them: it may be chosen as a canary of theirs.
+SELECT name FROM secret
+ WHERE name IN (SELECT d.secret FROM delivery d JOIN target t ON t.id = d.target_id WHERE t.name = $1)
+ ORDER BY name COLLATE "C" FOR UPDATE;
+
 -- name: remove_target
 DELETE FROM target WHERE name = $1 RETURNING id;
 
@@ -1391,7 +1397,7 @@ SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched, pus
 -- name: target_of_secret
 -- A Target by its name, if it is known of the Secret.
 SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, t.proxy_protocol, t.http3
-  FROM target t JOIN delivery d ON d.target_id = t.id WHERE t.name = $1 AND d.secret = $2;
+  FROM target t JOIN delivery d ON d.target_id = t.id WHERE t.name = $1 AND d.secret = $2 FOR KEY SHARE OF t;
 
 -- name: deliveries_of
 -- What is known of each Secret at these Targets, or of $2 alone, with the generation that they are offered.
@@ -1422,7 +1428,8 @@ SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.proved, d.refusal
  WHERE d.target_id = ANY ($1::bigint[]) AND ($2::text IS NULL OR d.secret = $2) ORDER BY d.target_id, d.secret;
 
 -- name: target_of_peer
-SELECT id FROM target WHERE identity = $1 AND node_id = $2;
+-- Whoever removes it waits until what is written of it is written.
+SELECT id FROM target WHERE identity = $1 AND node_id = $2 FOR KEY SHARE;
 
 -- name: bind_target
 -- A registered Target that was not seen yet is bound to the first peer that fits: its identity if it names one, its node id

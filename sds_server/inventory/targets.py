@@ -183,6 +183,7 @@ async def remove(database: Database, name: str, *, actor: str) -> None:
         NotFound: there is none of that name.
     """
     async with database.transaction() as tx:
+        await tx.rows("lock_secrets_at", name)
         freed = [row["secret"] for row in await tx.rows("forget_key_requests_of", name)]
         if await tx.value("remove_target", name) is None and not freed:
             raise NotFound(

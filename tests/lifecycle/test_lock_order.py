@@ -8,13 +8,16 @@ import pytest
 
 from sds_server.inventory import (
     declarations,
+    deliveries,
     payload_roll_outs,
     payloads,
     pushes,
     roll_outs,
     rotations,
+    secrets,
     targets,
 )
+from sds_server.inventory.deliveries import News
 from sds_server.inventory.voices import Look
 from sds_server.lifecycle.rollout import Action
 from sds_server.model import Identity, Kind, Phase, ProvedBy, Reason, TargetId, TargetKind
@@ -24,7 +27,19 @@ from tests.support.roll_outs import rolling_out
 FLEET = ("edge-1", "edge-2", "edge-3", "edge-4")
 HOLD = "SELECT target_id FROM delivery WHERE secret = $1 AND target_id = $2 FOR UPDATE"
 FREE = "SELECT target_id FROM delivery WHERE secret = $1 ORDER BY target_id FOR UPDATE SKIP LOCKED"
-WAITS = "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid))"
+WAITS = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0"
+)
+
+
+async def waits(sql, working):
+    """Return whether the work waits for a lock, as soon as it does; or it is done without."""
+    while not working.done():
+        if await sql.fetchval(WAITS):
+            return True
+        await asyncio.sleep(0.01)
+    return False
 
 
 class Fleet:
@@ -52,9 +67,7 @@ class Fleet:
             async with batch.transaction(), asyncio.timeout(30):
                 await batch.fetch(HOLD, self.secret, self.ids[0])
                 working = asyncio.create_task(work)
-                while not await self._sql.fetchval(WAITS, batch.get_server_pid()):
-                    assert not working.done(), await working
-                    await asyncio.sleep(0.01)
+                assert await waits(self._sql, working), await working
                 free = await batch.fetch(FREE, self.secret)
             self.result = await working
         finally:
@@ -182,13 +195,59 @@ async def test_a_push_that_tells_the_program_locks_the_target_before_its_deliver
     async with batch.transaction(), asyncio.timeout(30):
         await batch.fetch("SELECT FROM target WHERE id = $1 FOR NO KEY UPDATE", pushed.target.id)
         writing = asyncio.create_task(pushes.answered(database, pushed, kind=TargetKind.NGINX, again=None))
-        while not await sql.fetchval(WAITS, batch.get_server_pid()):
-            await asyncio.sleep(0.01)
+        assert await waits(sql, writing), await writing
         free = [row["target_id"] for row in await batch.fetch(FREE, "www")]
     await writing
     await batch.close()
 
     assert pushed.target.id in free
+
+
+async def test_a_target_is_removed_when_what_it_said_is_written(certificates, database, sql):
+    peer = Identity("spiffe://example.test/edge-9"), "edge-9"
+    async with database.transaction() as tx:
+        await deliveries.target_of(tx, *peer, TargetKind.ENVOY)
+    async with asyncio.timeout(30), database.transaction() as tx:
+        target = await deliveries.target_of(tx, *peer, TargetKind.ENVOY)
+        removing = asyncio.create_task(targets.remove(database, "edge-9", actor="person:test"))
+        waited = await waits(sql, removing)
+        await deliveries.mark(tx, [(target, said(*peer))], actor="replica:a")
+    await removing
+
+    assert waited
+    assert certificates.ids == [
+        row["target_id"] for row in await sql.fetch("SELECT target_id FROM delivery ORDER BY 1")
+    ]
+
+
+async def test_a_target_is_removed_when_whoever_chooses_canaries_is_done(certificates, database, sql):
+    roll_out = await roll_outs.get(database, "www")
+    async with asyncio.timeout(30), database.transaction() as tx:
+        await secrets.lock(tx, "www")
+        removing = asyncio.create_task(targets.remove(database, FLEET[0], actor="person:test"))
+        waited = await waits(sql, removing)
+        await tx.rows("add_canaries", roll_out.rotation, certificates.ids)
+    await removing
+
+    assert waited
+    assert certificates.ids[1:] == [
+        row["target_id"] for row in await sql.fetch("SELECT target_id FROM canary ORDER BY 1")
+    ]
+
+
+def said(identity, node_id):
+    """An Envoy has accepted generation 2 of www."""
+    return News(
+        identity=identity,
+        node_id=node_id,
+        secret="www",
+        sent=2,
+        accepted=2,
+        refused=None,
+        refusal=None,
+        refused_version=None,
+        seen_for=timedelta(minutes=10),
+    )
 
 
 async def _statuses(sql):
