@@ -526,6 +526,17 @@ async def test_a_date_at_the_end_of_time_is_no_date(ca, client, date):
     await client._transport.get(ca.directory_url)
 
 
+@pytest.mark.parametrize(("age", "times"), [({}, 1), ({"Age": "600"}, 0)])
+async def test_the_time_of_an_answer_that_a_cache_kept_is_no_time_of_now(ca, client, age, times):
+    """RFC 9111 section 5.1: its Date is that of the answer when the CA gave it."""
+    heard = []
+    client._transport._on_date = heard.append
+    client._transport._connections = Says(b"{}", Date="Tue, 24 Nov 2026 09:00:00 GMT", **age)
+    await client._transport.get(ca.directory_url)
+
+    assert times == len(heard)
+
+
 @pytest.mark.parametrize("location", ["http://[", "http://ca\\@evil/", "//[::1"])
 async def test_a_location_that_is_no_url_is_a_bad_reply(ca, client, location):
     ca.next("/new-order", 201, "{}", Location=location)
