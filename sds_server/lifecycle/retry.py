@@ -11,6 +11,7 @@
 | one of rule HOLD (`errors.RULES`)      | never by itself                                                   |
 | CAA                                    | by the back-off, an hour at least: what may be issued is cached   |
 | a type that nobody knows, with 4xx     | by the back-off's last interval: the same will not be liked soon  |
+| its order is under way still           | by the back-off, or when the CA says, within an hour at most      |
 | the certificate ended 30 days ago      | never by itself                                                   |
 | anything else                          | by the back-off                                                   |
 """
@@ -21,7 +22,16 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from acme_engine import backoff
-from acme_engine.errors import RULES, AcmeError, Action, BadIdentifier, OrderFailed, Problem, Refused
+from acme_engine.errors import (
+    RULES,
+    AcmeError,
+    Action,
+    BadIdentifier,
+    OrderFailed,
+    Problem,
+    Refused,
+    Unfinished,
+)
 from acme_engine.errors import ChainError as BadChain
 from sds_server.errors import GateRefused, KeyAwaited, OrderedTooOften
 from sds_server.lifecycle.patience import Verdict
@@ -30,6 +40,10 @@ KEY_AWAITED: Final = timedelta(minutes=1)
 """How often it is looked whether a Target has brought its request, should nobody have been told."""
 
 CAA_LEAST: Final = timedelta(hours=1)
+
+UNDER_WAY_MOST: Final = timedelta(hours=1)
+"""How long an order that is under way is not looked at, whatever its CA says. ZeroSSL says a day of one that
+is done in minutes, and a hostile CA a year; to look costs one request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +121,9 @@ def _pause(
     if at is None:
         return None
     pause = at - now + (retry_after if limited and retry_after else timedelta(0))
-    return max(pause, CAA_LEAST) if _is_caa(error) else pause
+    if _is_caa(error):
+        pause = max(pause, CAA_LEAST)
+    return min(pause, UNDER_WAY_MOST) if isinstance(error, Unfinished) else pause
 
 
 def held(error: Exception) -> bool:

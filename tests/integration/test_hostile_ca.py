@@ -4,6 +4,7 @@ A real Pebble behind a door that changes what it says.
 """
 
 import json
+from datetime import timedelta
 
 import pytest
 
@@ -120,6 +121,19 @@ async def test_an_order_that_is_processed_for_ever_is_parked_and_resumed(
     assert "is processing" in what
     assert 1 == len(front.orders)
     assert max(first, len(front.visits) - first) < MOST_REQUESTS
+
+
+async def test_an_order_that_is_to_take_a_year_is_looked_at_within_the_hour(replica, front, sql):
+    """And is the one that the certificate comes of."""
+    order = {"status": "processing", "identifiers": [], "authorizations": [], "finalize": "/"}
+    front.answer("/finalize-order", 200, json.dumps(order), Retry_After="31536000")
+    await replica.worker.step()
+    waits = await sql.fetchval("SELECT next_attempt_at - certvoy_now() FROM certrotation")
+    await sql.execute("UPDATE certrotation SET next_attempt_at = certvoy_now()")
+    await replica.worker.step()
+
+    assert timedelta(minutes=30) < waits <= timedelta(hours=1)
+    assert (1, 1) == (len(front.orders), await sql.fetchval("SELECT count(*) FROM certificate"))
 
 
 async def test_an_order_that_is_ready_and_never_finalized_is_no_loop(replica, front, database, sql):

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from acme_engine import errors
-from acme_engine.errors import OrderFailed, Problem, Refused
+from acme_engine.errors import OrderFailed, Problem, Refused, Unfinished
 from sds_server.errors import KeyAwaited
 from sds_server.lifecycle import retry
 from sds_server.lifecycle.patience import Verdict
@@ -125,6 +125,17 @@ def test_retry_after_is_never_undercut_by_the_back_off():
     error = Refused("newOrder", Problem(type=errors.PREFIX + "dns", retry_after=26 * HOUR))
 
     assert 26 * HOUR == after(error).pause
+
+
+@pytest.mark.parametrize(
+    ("attempts", "retry_after", "expected"),
+    [(1, None, MINUTE), (1, 30 * MINUTE, 30 * MINUTE), (1, DAY, HOUR), (4, None, HOUR), (4, 366 * DAY, HOUR)],
+)
+def test_an_order_that_is_under_way_is_looked_at_within_an_hour(attempts, retry_after, expected):
+    """ZeroSSL says a day of one that is done in minutes."""
+    error = Unfinished("the order is processing", order_url="u", retry_after=retry_after)
+
+    assert (expected, False) == (after(error, attempts=attempts).pause, after(error).abandon_order)
 
 
 def test_a_ca_that_is_away_costs_no_attempt_and_an_awaited_key_neither():
