@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from acme_engine import Actor, KeyType, OrderFailed, Refused, Unfinished, errors, keys, obtain
+from acme_engine import Actor, Http01Solver, KeyType, OrderFailed, Refused, Unfinished, errors, keys, obtain
 from acme_engine.errors import BadIdentifier, BadReply, ChainError, Unsolvable
 from acme_engine.issue import MAX_FINALIZES
 from acme_engine.looks import NEXT_S, SOONEST_S
@@ -50,6 +50,22 @@ async def test_an_order_asks_for_nothing_twice_and_waits_for_nothing_that_is_don
         *("/authorization", "/finalize", "/certificate"),
     ] == [r.path for r in ca.requests]
     assert [] == slept
+
+
+async def test_the_ca_is_told_to_look_once_the_answer_can_be_seen(ca, client):
+    """A look too early is a failed validation, and CAs count those."""
+    told = []
+
+    class Slow(Http01Solver):
+        async def ready(self, *_proof):
+            for _ in range(20):  # whatever else would go on does
+                await asyncio.sleep(0)
+            told.append([r.path for r in ca.requests])
+
+    tokens = Tokens()
+    await Orderer(client, NAMES, tokens, solver=Slow(tokens)).obtain(MemoryJournal())
+
+    assert [["/new-order", "/authorization"]] == told
 
 
 @pytest.mark.parametrize(("told", "pause_s"), [({}, SOONEST_S), ({"Retry_After": "3"}, 3.0)])
@@ -164,6 +180,19 @@ async def test_a_challenge_left_pending_with_an_error_is_answered_three_times(ca
     assert len(ca.posts("/challenge")) == 3
     assert failure.value.actor is Actor.OWNER
     assert orderer.tokens == {}
+
+
+async def test_it_is_answered_again_when_the_ca_says(ca, orderer, slept):
+    ca.validates = False
+    ca.challenge["error"] = {"type": "urn:ietf:params:acme:error:connection", "detail": "refused"}
+    ca.names = NAMES
+    shown = json.dumps(ca._authorization())
+    ca.next("/authorization", 200, shown)
+    ca.next("/authorization", 200, shown, Retry_After="7")
+    with pytest.raises(OrderFailed):
+        await orderer.obtain(MemoryJournal())
+
+    assert 7 == slept[0]
 
 
 async def test_an_error_while_processing_is_the_ca_s_own_retry(ca, orderer):
