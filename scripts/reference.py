@@ -23,6 +23,7 @@ from sds_server.agent.config import schema as agent_schema  # noqa: E402
 from sds_server.audit import actions as audit_actions  # noqa: E402
 from sds_server.cli.main import certvoy  # noqa: E402
 from sds_server.config.certvoy_yaml import schema  # noqa: E402
+from sds_server.lifecycle import retry  # noqa: E402
 
 FOLDER = ROOT / "docs" / "reference"
 MADE = "<!-- Written by `make reference` from the code: change it there. -->"
@@ -454,7 +455,9 @@ def renewals() -> str:
     after_failure = (
         f"The next try comes after {tries}, then after {_left(backoff.DAILY)}, but after"
         f" 1/{backoff.REMAINING_SHARE} of what is left of the certificate's life at most; each is spread by a"
-        " fifth either way, and never comes before a CA's Retry-After."
+        " fifth either way, and never comes before a CA's Retry-After. An order that is under way is looked"
+        f" at within {_left(retry.UNDER_WAY_MOST)}, whatever its CA says. Once a certificate has been over"
+        f" for {_left(backoff.GIVES_UP)}, `certvoy rotate NAME` is waited for."
     )
     return _page(
         [
