@@ -1341,10 +1341,16 @@ async def test_a_ca_that_counts_is_not_asked_too_often_for_the_same_names(make, 
     assert timedelta(minutes=59) < pause <= timedelta(hours=1)
 
 
-async def test_a_person_does_not_wait_for_a_ca_s_count(make, ca, declared, database, sql):
+@pytest.mark.parametrize(
+    ("reason", "actor"), [(Reason.OPERATOR, "person:test"), (Reason.REVOKED, "replica:test")]
+)
+async def test_a_person_does_not_wait_for_a_ca_s_count_nor_what_is_revoked(
+    make, ca, declared, database, sql, reason, actor
+):
+    """A revoked certificate is refused by whoever looks: its successor is late already."""
     worker = make(issuers={"internal": CAREFUL})
     await worker.step()
-    await rotations.open_for(database, "www", reason=Reason.OPERATOR, actor="person:test")
+    await rotations.open_for(database, "www", reason=reason, actor=actor)
     await worker.step()
 
     assert 2 == await issued(sql)
