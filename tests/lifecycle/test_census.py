@@ -229,8 +229,8 @@ async def test_who_waits_for_the_canaries_and_cannot_be_seen_meanwhile_alarms(is
     """A roll-out may stand at its canaries for days."""
     await rolling_out(issuances, "edge-1", "edge-2", "edge-3")
     await sql.execute(
-        "UPDATE delivery SET probe_error = 'no answer'"
-        " WHERE target_id = (SELECT target_id FROM delivery WHERE stale_since IS NULL AND proved = 1 LIMIT 1)"
+        "UPDATE delivery SET probe_error = 'no answer' WHERE target_id ="
+        " (SELECT max(target_id) FROM delivery WHERE target_id NOT IN (SELECT target_id FROM canary))"
     )
     found = await facts.read(database)
 
