@@ -120,7 +120,7 @@ class Caddy:
         """The process id."""
         return self._child.pid
 
-    async def ready(self, *, timeout_s: float = 30.0) -> None:
+    async def ready(self, *, timeout_s: float = 60.0) -> None:
         """Wait until it hands out its directory, over TLS that builds to its own root."""
         await self._child.ready(self._answers(), timeout_s=timeout_s)
 

@@ -115,7 +115,7 @@ class Child:
         """It has not ended."""
         return self._process.poll() is None
 
-    async def ready(self, answers: Callable[[], Awaitable[bool]], *, timeout_s: float = 30.0) -> None:
+    async def ready(self, answers: Callable[[], Awaitable[bool]], *, timeout_s: float = 60.0) -> None:
         """Wait until ``answers`` says True; an OSError from it means "not yet".
 
         Raises:

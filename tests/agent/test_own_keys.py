@@ -107,7 +107,7 @@ def test_every_point_of_a_key_is_in_the_chain():
     assert set(KEY_POINTS) <= set(CHAIN)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", ["agent.key_made", "agent.key_made:2"])
 async def test_killed_here_the_chain_that_comes_finds_its_key(host, first):
     """Of the first pair, where there is none before it; and of the second."""

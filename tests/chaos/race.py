@@ -45,7 +45,7 @@ FREEZING = [
 ]
 """Not `order.answered`: an order that the CA has and nobody has saved is lost, and bought again."""
 
-ENDED_S = 120.0
+ENDED_S = 300.0
 TWICE = (
     "SELECT count(*) - count(DISTINCT (cert_id, action)) FROM certaudit WHERE action = 'certificate.issued'"
 )

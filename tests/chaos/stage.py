@@ -36,7 +36,7 @@ XDS, AGENT = "impostor-xds", "impostor-agent"
 REPLICAS = ("a", "b")
 FLEET = "spiffe://chaos.test/fleet"
 START_TRIES = 10
-ANSWER_S = 10.0
+ANSWER_S = 30.0
 
 
 class Balancer(FaultProxy):

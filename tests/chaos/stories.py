@@ -34,7 +34,7 @@ ONCE = {"account.begun", "account.answered", "account.ready"}
 
 SECRETS_MAX = 3
 AUDITS = 10  # a first issuance writes more entries than that
-DEATH_S = 120.0
+DEATH_S = 240.0
 SIGKILLED = -9
 
 

@@ -11,8 +11,9 @@ from tests.chaos.clients import Clients
 from tests.chaos.impostors import Conduct
 from tests.chaos.stage import AGENT, XDS, Stage
 from tests.support.control_plane import until
+from tests.support.outage import SLOW_MACHINE_S
 
-BACK_WITHIN_S = 15.0
+BACK_WITHIN_S = 5.0 + SLOW_MACHINE_S
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ async def ended(sql, rotations=1):
         rows = await sql.fetch("SELECT outcome FROM certrotation WHERE secret = 'www'")
         return len(rows) == rotations and all(row["outcome"] == "completed" for row in rows)
 
-    await until(holds, timeout_s=90)
+    await until(holds)
 
 
 async def steps(sql, action):
@@ -52,7 +53,7 @@ async def steps(sql, action):
     return [(row["at"], json.loads(row["payload"])) for row in rows]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_canaries_go_first_and_what_two_targets_refuse_is_taken_back_within_five_seconds(stage, sql):
     await ended(sql)
     async with Clients(stage.root, stage.targets.values()) as clients:
@@ -73,7 +74,7 @@ async def test_canaries_go_first_and_what_two_targets_refuse_is_taken_back_withi
         async def taken_back():
             return bool(await steps(sql, "rotation.rolled_back"))
 
-        await until(taken_back, timeout_s=60)
+        await until(taken_back)
         ((back_at, why),) = await steps(sql, "rotation.rolled_back")
         issued_at = (await steps(sql, "certificate.issued"))[-1][0]
 

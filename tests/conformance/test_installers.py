@@ -305,7 +305,7 @@ def test_every_point_is_in_a_chain():
     assert set(AGENT_POINTS) == {point.partition(":")[0] for point in (*TAKING, *REFUSING)}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("host", "points"), KILLS, indirect=["host"])
 async def test_killed_here_it_goes_on_with_a_whole_pair(host, points):
     """The pair on disk is whole at that moment; and in the end what is right is served and reported."""

@@ -21,7 +21,7 @@ from tests.support.bind import KEY_NAME, KEY_SECRET, Bind, Zone
 from tests.support.ca_front import CaFront
 from tests.support.control_plane import ControlPlane, dsn, until
 
-pytestmark = [pytest.mark.debian, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.debian, pytest.mark.timeout(600)]
 
 WWW = ["www.example.test"]
 

@@ -51,7 +51,7 @@ async def obtain_many(ca, count, *, at_once):
     return issued
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_of_three_hundred_orders_none_is_lost_where_every_second_nonce_is_refused(hostile):
     issued = await obtain_many(hostile, 300, at_once=16)
 

@@ -144,7 +144,7 @@ async def test_the_page_serves_rotates_proves_and_keeps_what_works(plane, host, 
     (host.home / "agent.yaml").write_text(agent_yaml(host, f"https://{plane.settings['admin']['listen']}"))
     agent = beside.agent(host.home)
     try:
-        await agent.ready(lambda: asyncio.to_thread((host.directory / "current").exists), timeout_s=60)
+        await agent.ready(lambda: asyncio.to_thread((host.directory / "current").exists), timeout_s=180)
         await host.start()
         await until(completed(1))
 

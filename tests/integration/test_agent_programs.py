@@ -214,7 +214,7 @@ async def test_the_page_serves_rotates_proves_and_keeps_what_works(plane, site, 
     argv = [sys.executable, "-m", "sds_server", "agent", "--config", home / "agent.yaml"]
     agent = Child("agent", argv, log=home / "agent.log", cwd=ROOT, pdeathsig="KILL")
     try:
-        await agent.ready(lambda: asyncio.to_thread((home / "www" / "current").exists), timeout_s=60)
+        await agent.ready(lambda: asyncio.to_thread((home / "www" / "current").exists), timeout_s=180)
         await site.program.start()
         await until(completed(sql, 1))
 

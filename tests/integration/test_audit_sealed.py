@@ -49,7 +49,7 @@ async def test_an_older_audit_is_refused_at_the_start_and_an_acknowledged_one_is
     older = await sql.fetchval("SELECT max(tree_size) FROM auditcheckpoint WHERE tree_size < $1", size)
     await cut(sql, older)
     child = plane.launch()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         code = await child.wait()
     said = plane.log().rpartition("certvoy: ")[2]
     assert 1 == code

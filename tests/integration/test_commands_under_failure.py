@@ -149,7 +149,7 @@ def argv(command, name, patience="60s"):
     return command.format(x=name, t=patience).split()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("failures", list(itertools.combinations(FAILURES, 2)), ids="+".join)
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_a_command_says_the_truth_and_can_be_repeated(failures, seed, tmp_path):

@@ -323,7 +323,7 @@ async def ca(tmp_path):
     await caddy.stop()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_the_page_s_logins_migrate_serve_rotate_and_complete(postgres, ca, tmp_path):
     """Its SQL as it stands, but for the database's name; then a whole control plane, and a real Envoy."""
     (sql,) = blocks(PAGE.read_text(), "sql")
@@ -358,7 +358,7 @@ async def test_the_page_s_logins_migrate_serve_rotate_and_complete(postgres, ca,
             at = f"{HOST}:{edge.ports['www']}"
             code, said = await plane.command("targets", "add", "edge-1", "--probe", at, "--secret", "www")
             assert 0 == code, said
-            code, said = await plane.command("rotate", "www", "--wait", "--timeout", "60s")
+            code, said = await plane.command("rotate", "www", "--wait", "--timeout", "180s")
             assert 0 == code, said
             second = await edge.served()
         finally:

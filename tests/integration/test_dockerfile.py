@@ -106,7 +106,7 @@ def test_it_is_asked_for_its_health_and_stopped_as_serve_expects():
     assert "SIGTERM" == last("STOPSIGNAL")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_its_build_steps_make_a_certvoy_that_runs(tmp_path):
     """Each RUN of the first stage but the one that installs uv; the directories are this test's."""
     (tmp_path / "src").mkdir()

@@ -18,7 +18,7 @@ from sds_server.errors import Unavailable
 from sds_server.programs import postgres
 from sds_server.programs.postgres import EmbeddedPostgres
 
-GONE_WITHIN_S = 30.0
+GONE_WITHIN_S = 120.0
 
 PARENT = """
 import asyncio, sys

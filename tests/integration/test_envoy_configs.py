@@ -434,4 +434,4 @@ async def test_a_client_certificate_that_is_renamed_into_place_is_taken_without_
         }
         return serial in used
 
-    await until(taken, timeout_s=20)
+    await until(taken)

@@ -48,7 +48,7 @@ class Host:
 
     async def start_agent(self):
         self.agent = beside.agent(self.home)
-        await self.agent.ready(lambda: asyncio.to_thread((self.home / "credentials").exists), timeout_s=60)
+        await self.agent.ready(lambda: asyncio.to_thread((self.home / "credentials").exists), timeout_s=180)
 
     async def stop_agent(self):
         self.agent.kill()
@@ -101,7 +101,7 @@ async def host(connect, tmp_path):
         await made.stop()
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 async def test_the_page_has_an_envoy_serve_keys_that_never_leave_its_host(host, sql):
     plane = host.plane
     seen, failures, done = set(), [], asyncio.Event()

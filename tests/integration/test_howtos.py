@@ -84,7 +84,7 @@ def lets_encrypt(tmp_path):
 
 
 @pytest.mark.debian
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_an_edge_gets_its_certificate_from_lets_encrypt_through_its_own_port_80(
     lets_encrypt, application, directory, tmp_path
 ):
@@ -129,7 +129,7 @@ def step_ca(tmp_path):
     asyncio.run(caddy.stop())
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_sidecar_of_a_mesh_gets_its_certificate_from_an_internal_ca(step_ca, application, directory):
     """The CA asks at the sidecar's port 80, and nothing else leads from there to the responder."""
     other_mesh = authority("mesh, renewed")
@@ -178,7 +178,7 @@ def test_a_sidecar_of_a_mesh_gets_its_certificate_from_an_internal_ca(step_ca, a
     assert "000\n" == before
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_certificate_is_issued_for_what_a_client_asks_for(step_ca, directory):
     """The CA asks at Envoy's port 80, and nothing else leads from there to the responder."""
     shell = Shell(directory, path=[PROGRAMS])

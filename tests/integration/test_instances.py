@@ -14,7 +14,7 @@ from tests.support.outage import HEALED_WITHIN_S, SLOW_MACHINE_S, tell
 NODE = "edge-1"
 CALLED = f"2 proxies call themselves {NODE}: give each its own node.id"
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 class World:
@@ -103,7 +103,7 @@ async def world(request, connect, database, sql, tmp_path):
 async def test_one_that_is_frozen_holds_a_rotation_open_and_is_named(world):
     seen, other = await asyncio.gather(world.edge("one", at=0), world.edge("other", at=-1))
     await world.command("targets", "add", NODE, "--probe", f"{HOST}:{seen.ports['www']}")
-    await world.command("issue", "www", "--domain", "www.example.test", "--wait", "--timeout", "60s")
+    await world.command("issue", "www", "--domain", "www.example.test", "--wait", "--timeout", "180s")
     await until(other.served)
     first = await seen.served()
 
@@ -166,7 +166,7 @@ async def test_one_that_refuses_holds_a_rotation_open_and_is_named(world):
 async def test_two_that_both_accept_complete_it_and_are_named(world):
     seen, other = await asyncio.gather(world.edge("one", at=0), world.edge("other", at=-1))
     await world.command("targets", "add", NODE, "--probe", f"{HOST}:{seen.ports['www']}")
-    await world.command("issue", "www", "--domain", "www.example.test", "--wait", "--timeout", "60s")
+    await world.command("issue", "www", "--domain", "www.example.test", "--wait", "--timeout", "180s")
 
     async def same():
         return await other.served() == await seen.served()

@@ -12,7 +12,7 @@ from tests.support import acme2certifier, pebble
 from tests.support.acme import MemoryJournal, Orderer, Tokens, responding
 from tests.support.bind import Bind, Zone
 
-pytestmark = [pytest.mark.debian, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.debian, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module", params=["pebble", "caddy", "acme2certifier"])

@@ -158,13 +158,13 @@ async def test_no_key_is_anywhere_once_nobody_wants_it(serving, canaries, connec
         async def forgotten():
             return serving.in_memory()["end, base64url"] <= LEFT_OPEN
 
-        await until(forgotten, timeout_s=120)
+        await until(forgotten)
         open_still = serving.in_memory()
 
     async def gone():
         return not serving.in_memory()
 
-    await until(gone, timeout_s=120)
+    await until(gone)
     pid = plane.child.pid
     core = await core_of(pid, tmp_path)
     dump = await dumped(connect)
@@ -200,7 +200,7 @@ async def test_a_sealed_replica_has_no_key_in_its_memory_and_unsealed_it_serves(
     async def gone():
         return not serving.in_memory()
 
-    await until(gone, timeout_s=120)
+    await until(gone)
     unsealed, _ = await serving.plane.command("unseal")
     async with serving.subscribed():
         served = sum(serving.in_memory().values())
@@ -216,7 +216,7 @@ async def test_without_the_allocators_settings_keys_are_left(serving):
     async def answers():
         return (serving.plane.directory / "ready").exists()
 
-    await serving.plane.child.ready(answers, timeout_s=60)
+    await serving.plane.child.ready(answers, timeout_s=180)
     await serving.upload()
     async with serving.subscribed():
         pass

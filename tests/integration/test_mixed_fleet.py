@@ -104,7 +104,7 @@ class Fleet:
             names = ("nginx-1", "haproxy-1", "traefik-1")
             return all((self.home / name / "current").exists() for name in names)
 
-        await self.agent.ready(placed, timeout_s=60)
+        await self.agent.ready(placed, timeout_s=180)
         await asyncio.gather(*(part.start() for part in self.parts))
         for envoy in self.envoys:
             code, said = await self.plane.command(
@@ -163,7 +163,7 @@ async def fleet(plane, tmp_path):
     await fleet.stop()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_a_rotation_is_complete_when_all_five_are_proved_and_names_the_one_that_is_not(
     plane, fleet, sql
 ):
@@ -219,5 +219,5 @@ async def test_a_rotation_is_complete_when_all_five_are_proved_and_names_the_one
         os.kill(worker, signal.SIGCONT)
 
     # Thawed it gets it as well.
-    await until(all_proved(3), timeout_s=90)
+    await until(all_proved(3))
     assert [await newest()] * 5 == await fleet.served()

@@ -114,7 +114,7 @@ def certvoy_at(ca):
     return {"DIRECTORY": ca.directory_url, "RESPONDER": address(), "SDS": address(), "API": address()}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_an_envoy_with_files_is_moved_without_a_gap(shell, ca, plain, users, tmp_path):
     """Its users see two certificates, the old one and the CA's, and no handshake fails."""
     variables, *moves, end = steps(FROM_FILES.read_text())
@@ -222,7 +222,7 @@ def nginx(shell, ca, plain, certbot, tmp_path):
 
 
 @pytest.mark.debian
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_an_nginx_with_certbot_is_moved_without_a_gap(shell, ca, certbot, nginx, users):
     """Its users see two certificates, certbot's and certvoy's, and no handshake fails."""
     variables, *moves, end = steps(FROM_CERTBOT.read_text())

@@ -102,7 +102,7 @@ server {{ listen {HOST}:{self.port} ssl; {lines} return 200 "hello"; }}
             [*self.nginx, "-c", self.config],
             log=self.directory / "nginx.log",
         )
-        await self.child.ready(self.serves, timeout_s=30)
+        await self.child.ready(self.serves, timeout_s=180)
 
     async def serves(self):
         """The leaf that a client sees; None: nobody listens."""

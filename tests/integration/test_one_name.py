@@ -20,7 +20,7 @@ from tests.support.outage import HEALED_WITHIN_S, SLOW_MACHINE_S, tell
 NAME = "pool.test"
 OTHER = "127.0.0.2"
 
-pytestmark = [pytest.mark.debian, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.debian, pytest.mark.timeout(600)]
 
 
 def look(host, port, *more):

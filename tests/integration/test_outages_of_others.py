@@ -21,7 +21,7 @@ from tests.support.outage import SLOW_MACHINE_S, scrape, tell
 from tests.support.releases import this_release, tomorrows_release
 from tests.support.traffic import Traffic
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ async def test_the_page_makes_keys_that_never_leave_their_host(plane, hosts, sql
         await enroll("web-1", host)
         host.write(server, program={"nginx": {"command": host.command}})
         agent = start(host)
-        await agent.ready(lambda: asyncio.to_thread((host.directory / "current").exists), timeout_s=60)
+        await agent.ready(lambda: asyncio.to_thread((host.directory / "current").exists), timeout_s=180)
         await host.start()
         await serves(1)
 

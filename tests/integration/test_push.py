@@ -85,13 +85,13 @@ ssl_certificate_key {current}/key.pem; return 200 "hello"; }}
             writer.close()
             return True
 
-        await self.start("agent", argv).ready(listens, timeout_s=60)
+        await self.start("agent", argv).ready(listens, timeout_s=180)
 
     async def start_nginx(self):
         async def serves():
             return await self.serves() is not None
 
-        await self.start("nginx", self.command).ready(serves, timeout_s=30)
+        await self.start("nginx", self.command).ready(serves, timeout_s=180)
 
     async def serves(self):
         try:
@@ -129,7 +129,7 @@ async def host(tmp_path):
         await child.stop()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_an_nginx_whose_agent_reaches_nobody_is_rotated_by_push(plane, host, sql):
     async def completed():
         open_, done = await sql.fetchrow(

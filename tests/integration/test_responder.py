@@ -35,7 +35,7 @@ class Responder:
         async def answers():
             return self.ports.exists()
 
-        await self.child.ready(answers, timeout_s=60)
+        await self.child.ready(answers, timeout_s=180)
 
     @property
     def ports(self):

@@ -144,7 +144,7 @@ async def test_a_backup_brings_everything_back(world, tmp_path):
     await world.shell(BACKUP, DATABASE=dsn(world.postgres.connect))
     SCAN.look("dumps", here(), (tmp_path / "certvoy.dump").read_bytes())
     entries = await world.ask(TOLD)
-    await world.said("rotate", "late", "--wait", "--timeout", "60s")
+    await world.said("rotate", "late", "--wait", "--timeout", "180s")
     await until(lambda: world.serves_another("late", served["late"]))
     newer = await world.edge.served("late")
     await world.lose()
@@ -172,7 +172,7 @@ async def test_a_backup_brings_everything_back(world, tmp_path):
 
     # And everything goes on.
     for name in SECRETS:
-        await world.said("rotate", name, "--wait", "--timeout", "60s")
+        await world.said("rotate", name, "--wait", "--timeout", "180s")
         await until(lambda name=name: world.serves_another(name, served[name]))
     after = await world.leaves()
     assert set() == set(after.values()) & {*served.values(), newer}

@@ -42,7 +42,7 @@ def control_plane(tmp_path, connect):
 async def refused(plane: ControlPlane) -> tuple[int, str]:
     """Start what cannot start; return its exit code and what it printed."""
     child = plane.launch()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         return await child.wait(), plane.log()
 
 
@@ -299,7 +299,7 @@ async def test_who_is_denied_at_a_sighup_is_cut_and_a_wrong_file_changes_nothing
         {"path": str(path), "identity": identity} for identity, path in sockets.items()
     ]
     await control_plane.start()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         calls = {}
         for identity, path in sockets.items():
             channel = grpc.aio.insecure_channel(f"unix:{path}")

@@ -20,7 +20,7 @@ from tests.support.fault_proxy import Fault
 from tests.support.outage import HEALED_WITHIN_S, LONG, SLOW_MACHINE_S, state, tell, watching
 from tests.support.postgres_network import behind
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 class World:
@@ -76,7 +76,7 @@ class World:
     async def rotates(self):
         """Return in how many seconds a rotation is proved."""
         began = time.monotonic()
-        code, said = await self.plane.command("rotate", "www", "--wait", "--timeout", "60s")
+        code, said = await self.plane.command("rotate", "www", "--wait", "--timeout", "180s")
         assert 0 == code, said
         return time.monotonic() - began
 

@@ -11,7 +11,7 @@ STREAMS = 60
 BARE_MAX = 10.0
 """So many times what gRPC costs alone: in a quiet run it is two and a half."""
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")

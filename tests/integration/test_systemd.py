@@ -251,7 +251,7 @@ async def test_the_agent_has_started_when_its_credential_works_and_needs_the_tok
         async def ready():
             return "READY=1" in heard(inbox)
 
-        await agent.ready(ready, timeout_s=60)
+        await agent.ready(ready, timeout_s=180)
         held = files.held()
         await agent.stop()
         return held.certificate

@@ -72,7 +72,7 @@ async def test_the_envoy_that_serves_the_name_passes_its_proof_on(plane, ca, sql
         async def completed():
             return await sql.fetchval("SELECT outcome FROM certrotation") == "completed"
 
-        await until(completed, timeout_s=100)
+        await until(completed)
         fingerprint = await sql.fetchval("SELECT fingerprint FROM certificate")
 
         assert fingerprint == await edge.served()

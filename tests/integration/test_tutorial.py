@@ -21,7 +21,7 @@ def shell(tmp_path):
     shell.end()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_tutorial_shows_what_happens(shell):
     install, variables, *rest = steps(PAGE.read_text())
     ports = {name: f"127.0.0.1:{free_port()}" for name in ("HTTP01", "SDS", "API", "WEB")}

@@ -20,7 +20,7 @@ from tests.support.traffic import Traffic
 
 ROTATIONS_MAX = 30
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 PAIRS = {"today-tomorrow": (this_release, tomorrows_release)}
@@ -72,7 +72,7 @@ class Release:
 
     async def rotate(self):
         """By its own command; proved at every Envoy, of the other release too."""
-        code, said = await self.plane.command("rotate", "www", "--wait", "--timeout", "60s")
+        code, said = await self.plane.command("rotate", "www", "--wait", "--timeout", "180s")
         assert 0 == code, said
 
 

@@ -32,7 +32,7 @@ class Moto:
     @classmethod
     async def start(cls, directory: Path) -> "Moto":
         moto = cls(directory)
-        await moto._child.ready(moto._answers, timeout_s=60)
+        await moto._child.ready(moto._answers, timeout_s=180)
         return moto
 
     async def stop(self) -> None:

@@ -91,7 +91,7 @@ class ControlPlane:
         async def answers() -> bool:
             return (self.directory / "ready").exists()
 
-        await child.ready(answers, timeout_s=60)
+        await child.ready(answers, timeout_s=180)
 
     async def stop(self) -> int:
         """Stop it as an operator does, and return its exit code."""
@@ -130,7 +130,7 @@ class ControlPlane:
         return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
 
 
-async def until(holds: Any, *, timeout_s: float = 60) -> None:
+async def until(holds: Any, *, timeout_s: float = 180) -> None:
     """Wait until it holds, with a generous deadline."""
     async with asyncio.timeout(timeout_s):
         while not await holds():

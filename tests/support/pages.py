@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DOCS = Path(__file__).parents[2] / "docs"
-BLOCK_TIMEOUT_S = 90
+BLOCK_TIMEOUT_S = 240
 ANYTHING = "..."
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

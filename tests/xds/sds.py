@@ -23,7 +23,7 @@ from sds_server.xds.stream import REFRESH_S
 from tests.support.pki import authority
 
 EDGE = "spiffe://td.test/edge"
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 class Witness:
