@@ -19,7 +19,7 @@ async def demo(tmp_path, *arguments):
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )
-    async with asyncio.timeout(100):
+    async with asyncio.timeout(280):
         out, err = await process.communicate()
     return process.returncode, out.decode(), err.decode()
 
