@@ -66,7 +66,8 @@ async def settle(
 ) -> Seen:
     """Write what its Envoy states, and say what that came to; None: it states nothing, for this error."""
     async with database.transaction() as tx:
-        await secrets.lock(tx, watch.secret)
+        if await secrets.lock_if_there(tx, watch.secret) is None:
+            return Seen.OVER
         key = (watch.target.id, watch.secret)
         now = await of(tx, [{"target_id": key[0], "secret": key[1]}])
         if not now or now[0].generation != watch.generation:

@@ -129,7 +129,8 @@ async def _settle(
     whole: bool,
 ) -> Decision:
     """Do what is decided; but take back only where all Deliveries were locked from the start (``whole``)."""
-    await secrets.lock(tx, secret)
+    if await secrets.lock_if_there(tx, secret) is None:
+        return OVER
     row = await tx.row("open_payload", secret)
     if row is None or row["generation"] != generation:
         return OVER
@@ -193,7 +194,8 @@ async def reject(
 ) -> bool:
     """Give a version up that must not be served; False where it was given up already."""
     async with database.transaction() as tx:
-        await secrets.lock(tx, secret)
+        if await secrets.lock_if_there(tx, secret) is None:
+            return False
         return await reject_in(tx, secret, generation, error=error, actor=actor)
 
 

@@ -136,7 +136,9 @@ async def unanswered(
 
 
 async def _lock(tx: Transaction, question: Question) -> Row | None:
-    await secrets.lock(tx, question.secret)
+    if await secrets.lock_if_there(tx, question.secret) is None:
+        await tx.rows("end_renewal_info", question.cert_id)
+        return None
     row = await tx.row("renewal_info", question.cert_id)
     return row if row is not None and CertificateStatus(row["status"]) in RENEWABLE else None
 

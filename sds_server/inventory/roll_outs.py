@@ -94,7 +94,8 @@ async def _settle(
 ) -> Decision:
     """Do what is decided; but take back only where all Deliveries were locked from the start (``whole``)."""
     secret = roll_out.secret
-    await secrets.lock(tx, secret)
+    if await secrets.lock_if_there(tx, secret) is None:
+        return OVER
     row = await tx.row("roll_out", secret)
     if row is None or row["new_cert_id"] != roll_out.new_cert_id:
         return OVER
@@ -156,7 +157,8 @@ async def reject(
     no longer being rolled out.
     """
     async with database.transaction() as tx:
-        await secrets.lock(tx, secret)
+        if await secrets.lock_if_there(tx, secret) is None:
+            return False
         return await rotations.take_back(tx, secret, cert_id, error=error, actor=actor)
 
 

@@ -78,10 +78,16 @@ async def lock(tx: Transaction, name: str) -> Secret:
     Raises:
         NotFound: there is none of that name.
     """
-    row = await tx.row("lock_secret", name)
-    if row is None:
+    found = await lock_if_there(tx, name)
+    if found is None:
         raise NotFound(f"secret {name}: there is none of that name")
-    return from_row(row)
+    return found
+
+
+async def lock_if_there(tx: Transaction, name: str) -> Secret | None:
+    """As `lock`, for who was at it without a lock: None, it was removed meanwhile."""
+    row = await tx.row("lock_secret", name)
+    return None if row is None else from_row(row)
 
 
 def from_row(row: Row) -> Secret:

@@ -79,7 +79,8 @@ async def unproved(database: Database, secret: str, *, limit: int) -> Sequence[W
 async def settle(database: Database, watch: Watch, look: Look, *, actor: str) -> Seen:
     """Write what was seen, and say what it came to."""
     async with database.transaction() as tx:
-        await secrets.lock(tx, watch.secret)
+        if await secrets.lock_if_there(tx, watch.secret) is None:
+            return Seen.OVER
         key = (watch.target.id, watch.secret)
         now = await _watched(tx, [{"target_id": key[0], "secret": key[1]}])
         if not now or now[0].cert_id != watch.cert_id:

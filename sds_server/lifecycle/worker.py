@@ -7,7 +7,7 @@ worker resumes the same order, so no second certificate is bought.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -223,7 +223,6 @@ class Worker:
         try:
             claim = await self._chooser.choose(claim, await secrets.get(self._database, lease.secret))
             generation = await self._keeper.while_leased(lease, self._issue(claim, visit))
-            await self._patience.delivered(claim.issuer)
         except (StaleLease, NotFound) as e:
             log.warning("lease.lost", error=e.message)
             await self._relinquish(lease)
@@ -245,6 +244,9 @@ class Worker:
             return claim, ended(e)
         seconds = round(self._clock.monotonic() - started, 3)
         log.info("certificate.issued", generation=generation, seconds=seconds)
+        # It is stored, and its Lease over. That the CA delivers again the next certificate says as well.
+        with suppress(Unavailable):
+            await self._patience.delivered(claim.issuer)
         return claim, Ended.ISSUED
 
     async def _issue(self, claim: Claim, visit: Visit | None) -> int:
@@ -383,9 +385,9 @@ class Worker:
         return same_issuer[0] if same_issuer else None
 
     async def _put_back(self, claim: Claim, error: Exception, words: Mapping[str, Any]) -> None:
-        declared = await secrets.get(self._database, claim.lease.secret)
-        secret = replace(declared, issuer=claim.issuer)
         try:
+            declared = await secrets.get(self._database, claim.lease.secret)
+            secret = replace(declared, issuer=claim.issuer)
             issuer = self._issuers.get(claim.issuer)
             spent = None if issuer is None else await self._treasurer.believe(issuer, secret, error)
             verdict = (
@@ -418,7 +420,7 @@ class Worker:
                 issuer=claim.issuer,
                 actor=self._actor,
             )
-        except StaleLease as e:
+        except (StaleLease, NotFound) as e:
             _log.warning("lease.lost", secret=claim.lease.secret, error=e.message)
 
     async def _release(self, lease: Lease) -> None:

@@ -5,8 +5,9 @@ from datetime import timedelta
 import pytest
 
 from sds_server.errors import Conflict
-from sds_server.inventory import bundle_watches, targets
+from sds_server.inventory import bundle_watches, declarations, targets
 from sds_server.inventory.watches import Seen
+from sds_server.lifecycle import looks
 from sds_server.lifecycle.watcher import Watcher
 from sds_server.model import Identity
 from sds_server.payloads.trust import fingerprint_of
@@ -60,6 +61,22 @@ async def plane(issuances, admin):
     await plane.turned()
     assert ["completed", "completed_unobserved"] == await plane.outcome()
     return plane
+
+
+async def test_a_bundle_that_is_removed_while_it_is_looked_at_takes_no_other_look_along(
+    plane, sql, monkeypatch
+):
+    look = looks.bundle
+
+    async def meanwhile(*arguments):
+        seen = await look(*arguments)
+        await declarations.remove(plane.database, NAME, actor="person:test")
+        return seen
+
+    await turn_clock(sql, timedelta(minutes=10))
+    monkeypatch.setattr(looks, "bundle", meanwhile)
+
+    assert [Seen.OVER] == await plane.watched()
 
 
 async def test_who_has_lost_its_bundle_is_named_offered_other_bytes_and_heals(plane, sql):

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from sds_server.errors import Conflict
-from sds_server.inventory import freezes, payload_roll_outs, payloads, targets
+from sds_server.inventory import declarations, freezes, payload_roll_outs, payloads, targets
 from sds_server.lifecycle.rollout import PATIENCE
 from sds_server.payloads.generic import GenericSecret
 from tests.support.databases import turn_clock
@@ -70,6 +70,27 @@ async def test_what_the_canaries_refuse_reaches_nobody_else_and_the_one_before_i
     assert ["rejected", "completed"] == await plane.outcome()
     assert {1} == await everybody(plane)
     assert "canaries-refused" == (await payloads.history(plane.database, NAME))[0].error["rule"]
+
+
+async def test_nothing_is_taken_back_of_a_bundle_that_is_removed(plane):
+    await plane.put(OLD, NEW)
+    await declarations.remove(plane.database, NAME, actor="person:test")
+    settled = await payload_roll_outs.settle(
+        plane.database,
+        NAME,
+        2,
+        proved=(),
+        contradicted={},
+        looked_at=(),
+        known=True,
+        grace=timedelta(0),
+        actor="replica:a",
+    )
+
+    assert payload_roll_outs.OVER == settled
+    assert not await payload_roll_outs.reject(
+        plane.database, NAME, 2, error={"what": "no", "rule": "ca"}, actor="replica:a"
+    )
 
 
 async def test_a_canary_that_says_nothing_is_passed_over_and_another_is_asked(plane, sql):

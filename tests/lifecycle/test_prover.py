@@ -6,9 +6,10 @@ from datetime import timedelta
 import pytest
 
 from sds_server.errors import Unavailable
-from sds_server.inventory import deliveries, progress, roll_outs, rotations, targets
+from sds_server.inventory import declarations, deliveries, progress, roll_outs, rotations, targets
 from sds_server.inventory.deliveries import News
 from sds_server.inventory.voices import Look
+from sds_server.lifecycle import looks
 from sds_server.lifecycle import prover as provers
 from sds_server.lifecycle.prover import SOON_S, Prover
 from sds_server.model import Identity, Outcome, ProvedBy, Reason
@@ -77,6 +78,26 @@ async def test_a_target_that_serves_the_new_leaf_is_proved_and_completes(
     (payload,) = await sql.fetchrow("SELECT payload FROM certaudit WHERE action = 'delivery.proved'")
     proof = json.loads(payload)
     assert (certificate.serial_number, str(certificate.key_id)) == (proof["serial_number"], proof["key_id"])
+
+
+async def test_a_secret_that_is_removed_while_it_is_looked_at_blinds_nobody(
+    issuances, prover, listener, database, monkeypatch
+):
+    look = looks.look
+
+    async def meanwhile(*arguments, **named):
+        seen = await look(*arguments, **named)
+        await declarations.remove(database, "www", actor="person:test")
+        return seen
+
+    await issuances.declare()
+    await register(database, "edge-1", listener.address)
+    listener.serve(await pair_of(issuances, await issuances.issue(await issuances.declare())))
+    prover._clock.turn(SETTLE)
+    monkeypatch.setattr(looks, "look", meanwhile)
+    await prover.step()
+
+    assert prover.settled
 
 
 async def test_what_was_seen_is_told_with_the_time_that_it_took(

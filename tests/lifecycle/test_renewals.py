@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from acme_engine import ari
 from acme_engine import chain as chains
 from sds_server.conditions import renewal_said
-from sds_server.inventory import certificates, rotations
+from sds_server.inventory import certificates, declarations, rotations
 from sds_server.inventory.renewal_infos import known
 from sds_server.lifecycle.accounts import Issuer
 from sds_server.lifecycle.renewals import Answer, Renewals
@@ -265,6 +265,15 @@ async def test_nobody_asks_once_the_renewal_has_begun(renewals, ca, database, sq
     await renewals.step()
 
     assert [] == renewals.answers
+    assert await asks_in(sql) is None
+
+
+async def test_nobody_asks_for_what_was_removed(renewals, ca, database, sql):
+    """It is asked about once more, as it was due, and takes the answers about others along no more."""
+    await declarations.remove(database, "www", actor="person:test")
+    ca.says(40, 42)
+    await renewals.step()
+
     assert await asks_in(sql) is None
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from sds_server.errors import Conflict
 from sds_server.inventory import (
+    declarations,
     deliveries,
     facts,
     freezes,
@@ -278,6 +279,15 @@ async def test_an_unreachable_probe_never_takes_anything_back(fleet):
 
     assert steps <= {Action.WAIT, Action.ASK_MORE}
     assert ["rotating", "issued"] == await fleet.statuses()
+
+
+async def test_nothing_is_taken_back_of_a_secret_that_is_removed(fleet):
+    made = await fleet("edge-1", "edge-2")
+    await declarations.remove(made.database, "www", actor="person:test")
+
+    assert not await roll_outs.reject(
+        made.database, "www", made.second.id, error={"what": "no", "rule": "names"}, actor="replica:a"
+    )
 
 
 async def test_a_silent_canary_is_passed_over(fleet):

@@ -5,10 +5,11 @@ from datetime import timedelta
 import pytest
 from structlog.testing import capture_logs
 
-from sds_server.inventory import certificates, deliveries, offers, targets, watches
+from sds_server.inventory import certificates, declarations, deliveries, offers, targets, watches
 from sds_server.inventory.deliveries import News
 from sds_server.inventory.voices import Look
 from sds_server.inventory.watches import Seen, asked_for
+from sds_server.lifecycle import looks
 from sds_server.lifecycle.prover import Prover
 from sds_server.lifecycle.watcher import Watcher
 from sds_server.model import Identity, Peer, ProvedBy
@@ -101,6 +102,20 @@ async def test_who_serves_what_it_should_is_well_and_looked_at_again_later(watch
 
     assert Seen.WELL is first is again is later
     assert [Seen.WELL] * 2 == watch.seen
+
+
+async def test_a_secret_that_is_removed_while_it_is_looked_at_takes_no_other_look_along(watch, monkeypatch):
+    look = looks.look
+
+    async def meanwhile(*arguments, **named):
+        seen = await look(*arguments, **named)
+        await declarations.remove(watch.database, "www", actor="person:test")
+        return seen
+
+    await watch.prove()
+    monkeypatch.setattr(looks, "look", meanwhile)
+
+    assert Seen.OVER is await watch.look(LATER)
 
 
 async def test_who_serves_something_else_is_stale_named_and_offered_it_again(watch):

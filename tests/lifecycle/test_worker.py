@@ -38,6 +38,7 @@ from sds_server.keys.kms import Sealer
 from sds_server.keys.local import LocalKms
 from sds_server.lifecycle import worker as workers
 from sds_server.lifecycle.accounts import Account, Accounts, Issuer
+from sds_server.lifecycle.failure import Ended
 from sds_server.lifecycle.keeper import EXTENSIONS
 from sds_server.lifecycle.patience import AWAY_PAUSE, LONGEST_LIMIT, Patience
 from sds_server.lifecycle.worker import Worker
@@ -752,6 +753,38 @@ async def test_a_lease_that_ended_with_the_certificate_was_not_lost(
     assert ["certificate.issued"] == [
         log["event"] for log in logs if log["event"] in {"lease.lost", "certificate.issued"}
     ]
+
+
+async def test_what_is_stored_is_issued_where_its_ca_cannot_be_noted(
+    worker, ca, declared, patience, monkeypatch
+):
+    async def delivered(_issuer):
+        raise Unavailable("database: cut off")
+
+    monkeypatch.setattr(patience, "delivered", delivered)
+    ends = []
+    worker.on_attempt = lambda _issuer, how, _seconds: ends.append(how)
+    with capture_logs() as logs:
+        await worker.step()
+
+    assert [Ended.ISSUED] == ends
+    assert ["certificate.issued"] == [
+        log["event"] for log in logs if log["event"] in {"lease.lost", "certificate.issued"}
+    ]
+
+
+async def test_a_failure_of_what_was_removed_meanwhile_is_nobodys(worker, ca, declared, database, sql):
+    async def remove():
+        await declarations.remove(database, "www", actor="person:test")
+        raise OrderFailed("the order is invalid", order_url=None, problems=[DNS_PROBLEM])
+
+    ca.at["ordered"] = remove
+    with capture_logs() as logs:
+        await worker.step()
+
+    warned = [log["event"] for log in logs if log["log_level"] == "warning"]
+
+    assert ["lease.lost", "rotation.failed"] == warned
 
 
 async def test_an_order_that_is_removed_takes_no_further_step_where_nobody_is_told(
