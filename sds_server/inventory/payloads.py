@@ -10,7 +10,16 @@ from typing import Any, Final
 
 from sds_server.crashpoint import crashpoint
 from sds_server.errors import Conflict, NotFound
-from sds_server.inventory import audit, declarations, feed, freezes, offers, payload_roll_outs, sealed_keys
+from sds_server.inventory import (
+    audit,
+    declarations,
+    feed,
+    freezes,
+    offers,
+    payload_roll_outs,
+    sealed_keys,
+    secrets,
+)
 from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.model import Kind, Peer, Phase, SealedKey, Secret, SecretName, Stage
 
@@ -98,6 +107,9 @@ async def store(database: Database, new: New, *, actor: str) -> Stored:
 
 async def store_in(tx: Transaction, new: New, *, actor: str) -> Stored:
     """As `store`, in a transaction of the caller's."""
+    if new.after is not None and await secrets.lock_if_there(tx, new.secret) is None:
+        # What it was made of is gone, and does not come back by that.
+        raise Conflict(f"secret {new.secret}: it was removed meanwhile", hint="put it anew, if it is wanted")
     created = await declare_in(tx, new.secret, new.kind, actor=actor)
     served = await tx.row("served_payload", new.secret)
     if new.after is not None and (served is None or served["generation"] != new.after):

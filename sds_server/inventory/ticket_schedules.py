@@ -79,9 +79,13 @@ async def rotated(database: Database, new: New, *, actor: str) -> Stored:
     """Store the keys that were made, and put the next ones off, in one transaction.
 
     Raises:
-        Conflict: the keys were changed since they were read, by another replica say; or it is frozen.
+        Conflict: the keys were changed since they were read, by another replica say; or the Secret is frozen,
+            or removed.
     """
     async with database.transaction() as tx:
+        await secrets.lock_if_there(tx, new.secret)
+        if await tx.row("ticket_schedule", new.secret) is None:  # it goes with its Secret
+            raise Conflict(f"secret {new.secret}: it was removed meanwhile", hint="nothing to do")
         stored = await payloads.store_in(tx, new, actor=actor)
         await tx.rows("ticket_rotated", new.secret, LEASE)
         crashpoint("tickets.rotating")

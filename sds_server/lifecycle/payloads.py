@@ -168,7 +168,10 @@ class Payloads:
         """
         while (due := await ticket_schedules.claim(self._database)) is not None:
             name, keep = due
-            payload = await payloads.served(self._database, name)
+            try:
+                payload = await payloads.served(self._database, name)
+            except NotFound:
+                continue  # it was removed just now, and its schedule with it
             before = TicketKeys(())
             if payload is not None:
                 held = await open_payload(payload, self._sealer)

@@ -27,7 +27,7 @@ from sds_server.payloads.trust import TrustBundle, fingerprint_of
 from sds_server.xds.catalog import ABSENT, PENDING
 from tests.support.databases import turn_clock
 from tests.support.issuances import secret as certificate_secret
-from tests.support.payloads import EDGE, NAME, NEW, OLD, Plane, sent
+from tests.support.payloads import EDGE, NAME, NEW, OLD, Plane, bundle, sent
 
 
 @pytest.fixture
@@ -399,6 +399,7 @@ async def test_a_key_that_is_wanted_while_another_is_made_is_made_as_well(plane)
 async def test_keys_that_were_changed_meanwhile_are_not_overwritten(plane):
     name = SecretName("tickets")
     await plane.service.put(name, TicketKeys((b"a" * 80,)), actor="person:test")
+    await plane.service.schedule(name, rotate_every=timedelta(hours=12), keep=2, actor="person:test")
     new = await plane.service._new(name, TicketKeys((b"b" * 80,)), Phase.ROTATE, after=1)
     await plane.service.put(name, TicketKeys((b"c" * 80,)), actor="person:test")
 
@@ -406,6 +407,51 @@ async def test_keys_that_were_changed_meanwhile_are_not_overwritten(plane):
         await ticket_schedules.rotated(plane.database, new, actor="replica:test")
     served = await payloads.served(plane.database, name)
     assert TicketKeys((b"c" * 80,)) == await open_payload(served, plane.sealer)
+
+
+@pytest.mark.parametrize("keys", [0, 1])
+async def test_a_secret_that_is_removed_while_its_key_is_made_stays_removed(plane, sql, monkeypatch, keys):
+    name, seal = SecretName("tickets"), plane.sealer.seal
+
+    async def meanwhile(*arguments, **named):
+        await declarations.remove(plane.database, name, actor="person:test")
+        return await seal(*arguments, **named)
+
+    await plane.service.schedule(name, rotate_every=timedelta(hours=12), keep=2, actor="person:test")
+    for _ in range(keys):
+        await plane.service.make_tickets()
+        await ticket_schedules.hasten(plane.database, name, actor="person:test")
+    monkeypatch.setattr(plane.sealer, "seal", meanwhile)
+    await plane.service.make_tickets()
+
+    assert keys == await sql.fetchval("SELECT count(*) FROM payload")
+    assert ABSENT == await plane.offered(name)
+
+
+async def test_a_secret_that_is_removed_before_its_key_is_made_is_passed_over(plane, monkeypatch):
+    name, claim = SecretName("tickets"), ticket_schedules.claim
+
+    async def meanwhile(database):
+        claimed = await claim(database)
+        if claimed is not None:
+            await declarations.remove(plane.database, name, actor="person:test")
+        return claimed
+
+    await plane.service.schedule(name, rotate_every=timedelta(hours=12), keep=2, actor="person:test")
+    monkeypatch.setattr(ticket_schedules, "claim", meanwhile)
+    await plane.service.make_tickets()
+
+    assert [] == await payloads.history(plane.database, name)
+
+
+async def test_what_is_made_of_a_bundle_that_was_removed_meanwhile_does_not_bring_it_back(plane):
+    await plane.put(OLD)
+    new = await plane.service._new(NAME, bundle(OLD, NEW), Phase.ADD, after=1)
+    await declarations.remove(plane.database, NAME, actor="person:test")
+
+    with pytest.raises(Conflict, match="removed meanwhile"):
+        await payloads.store(plane.database, new, actor="person:test")
+    assert ABSENT == await plane.offered()
 
 
 async def test_only_ticket_keys_on_a_schedule_are_hastened(plane):
