@@ -172,8 +172,9 @@ async def claim(
     ``in_flight``: so many of an issuer are worked on at once at most, by all replicas together, besides those
     that wait for DNS.
     """
-    async with database.transaction() as tx:
-        for _ in range(TRIES):
+    for _ in range(TRIES):
+        # Each in a transaction of its own: who waits for its turn at one issuer keeps nobody from another.
+        async with database.transaction() as tx:
             found = await tx.row("claimable", WINDOW, list(in_flight), list(in_flight.values()))
             if found is None:
                 return None

@@ -10,6 +10,7 @@ import pytest
 from acme_engine.errors import Problem, Refused
 from sds_server.errors import OrderedTooOften
 from sds_server.inventory import budgets, declarations, orders, progress, rotations
+from sds_server.inventory.database import Transaction
 from sds_server.inventory.orders import OrderState
 from sds_server.lifecycle.accounts import Issuer
 from sds_server.lifecycle.treasurer import CROWDED, Treasurer
@@ -250,6 +251,26 @@ async def test_so_many_are_worked_on_at_once_as_an_issuer_may_have(database):
     assert 2 == len(held)
     assert await claim() is not None
     assert await claim() is None
+
+
+async def test_who_finds_an_issuer_full_holds_its_turn_no_more(database, monkeypatch):
+    """Else two who do, and go on to the other's issuer, wait for each other."""
+    rows, value, turns = Transaction.rows, Transaction.value, []
+
+    async def taken(tx, statement, *arguments):
+        turns.extend([tx] if statement == "lock_claims" else [])
+        return await rows(tx, statement, *arguments)
+
+    async def full(tx, statement, *arguments):
+        return 1 if statement == "claimed_of" else await value(tx, statement, *arguments)
+
+    await declarations.put(database, secret("www", ["www.example.com"]), actor="person:test")
+    monkeypatch.setattr(Transaction, "rows", taken)
+    monkeypatch.setattr(Transaction, "value", full)
+    claimed = await rotations.claim(database, replica="a", lease_for=LEASE, in_flight={"internal": 1})
+
+    assert claimed is None
+    assert rotations.TRIES == len({id(tx) for tx in turns})
 
 
 async def test_who_hastens_a_rotation_by_hand_has_what_is_kept(database, issuances):
