@@ -22,8 +22,8 @@ SELECT name, kind, domains, issuer, key_type, key_holder, key_file, proof, fallb
 SELECT name, kind, domains, issuer, key_type, key_holder, key_file, proof, fallback FROM secret WHERE name = $1 AND deleted_at IS NULL;
 
 -- name: kind_of
--- Of a deleted one as well: for ever is for ever.
-SELECT kind FROM secret WHERE name = $1;
+-- Of a deleted one as well: for ever is for ever. Locked: of two who bring it back one sees that the other has.
+SELECT kind FROM secret WHERE name = $1 FOR UPDATE;
 
 -- name: freeze_secret
 -- Frozen twice it stays with who froze it first.

@@ -21,25 +21,13 @@ from sds_server.inventory.deliveries import News
 from sds_server.inventory.voices import Look
 from sds_server.lifecycle.rollout import Action
 from sds_server.model import Identity, Kind, Phase, ProvedBy, Reason, TargetId, TargetKind
+from tests.support.databases import waits
 from tests.support.payloads import NAME, NEW, OLD, Plane, bundle
 from tests.support.roll_outs import rolling_out
 
 FLEET = ("edge-1", "edge-2", "edge-3", "edge-4")
 HOLD = "SELECT target_id FROM delivery WHERE secret = $1 AND target_id = $2 FOR UPDATE"
 FREE = "SELECT target_id FROM delivery WHERE secret = $1 ORDER BY target_id FOR UPDATE SKIP LOCKED"
-WAITS = (
-    "SELECT count(*) FROM pg_stat_activity"
-    " WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0"
-)
-
-
-async def waits(sql, working):
-    """Return whether the work waits for a lock, as soon as it does; or it is done without."""
-    while not working.done():
-        if await sql.fetchval(WAITS):
-            return True
-        await asyncio.sleep(0.01)
-    return False
 
 
 class Fleet:

@@ -1,5 +1,6 @@
 """A rotation from its opening to its completion, on a real PostgreSQL."""
 
+import asyncio
 from datetime import timedelta
 
 import asyncpg
@@ -19,7 +20,7 @@ from sds_server.inventory import (
 from sds_server.inventory.deliveries import News
 from sds_server.lifecycle.states import TRANSITIONS, Event, after, allows
 from sds_server.model import CertificateStatus, Identity, Outcome, Reason
-from tests.support.databases import turn_clock
+from tests.support.databases import turn_clock, waits
 from tests.support.issuances import LEASE, secret
 from tests.support.roll_outs import confirm
 
@@ -370,3 +371,21 @@ async def test_two_targets_cannot_be_the_same_peer(database):
 
     with pytest.raises(CallerError, match="another target has the identity"):
         await targets.register(database, "b", probe="h:1", identity=PEER, node_id="n", serves=[], actor="p")
+
+
+async def test_of_two_who_bring_a_removed_secret_back_one_finds_it_there(issuances, sql):
+    database, seen = issuances.database, []
+    await issuances.declare()
+    await declarations.remove(database, "www", actor="person:test")
+    async with asyncio.timeout(30):
+        async with database.transaction() as tx:
+            await tx.value("kind_of", "www")  # as whoever declares it does first
+            second = asyncio.create_task(
+                declarations.put(database, secret(), actor="person:two", check=seen.append)
+            )
+            await waits(sql, second)
+            await declarations.put_in(tx, secret(), actor="person:one")
+            await rotations.open_in(tx, "www", reason=Reason.CHANGED, actor="person:one")
+        await second
+
+    assert [secret()] == seen

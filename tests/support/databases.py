@@ -128,3 +128,15 @@ async def turn_clock(sql: Any, forward: timedelta) -> None:
         "CREATE OR REPLACE FUNCTION certvoy_now() RETURNS timestamptz LANGUAGE sql STABLE AS"
         f" 'SELECT clock_timestamp() + interval ''{forward.total_seconds()} seconds'''"
     )
+
+
+async def waits(sql: Any, working: asyncio.Task[Any]) -> bool:
+    """Return whether the work waits for somebody's lock, as soon as it does; or it is done without."""
+    while not working.done():
+        if await sql.fetchval(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0"
+        ):
+            return True
+        await asyncio.sleep(0.01)
+    return False
