@@ -166,9 +166,10 @@ async def enrolled(
         Unauthenticated: somebody was quicker, or it is over by now.
     """
     async with database.transaction() as tx:
+        # The proxy before its tokens, as whoever removes it.
+        await tx.rows("credential_issued", proxy.id, proxy.identity, until)
         if await tx.value("use_enrolment_token", _digest(token), spki_sha256) != proxy.id:
             raise _worthless()
-        await tx.rows("credential_issued", proxy.id, proxy.identity, until)
         await audit.append(
             tx,
             action="proxy.enrolled",

@@ -3,8 +3,10 @@
 import asyncio
 from datetime import timedelta
 
+import asyncpg
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from sds_server import authority
 from sds_server.credentials import Files, HttpsTls, server_credentials
@@ -18,7 +20,7 @@ from sds_server.lifecycle.admission import Admission
 from sds_server.lifecycle.enroller import SERVER_LIFETIME, Enroller
 from sds_server.model import Identity, Scope
 from tests.support.clocks import TurnedClock
-from tests.support.databases import turn_clock
+from tests.support.databases import turn_clock, waits
 from tests.support.fakes import CuttableDatabase
 
 LIFE = timedelta(hours=24)
@@ -252,3 +254,20 @@ async def test_a_token_that_was_made_before_is_known_from_the_start_and_to_the_a
     assert admission.bearer(other) is None
     assert await api_tokens.find(database, text) is None
     assert "ci" == (await api_tokens.find(database, other)).name
+
+
+async def test_who_enrols_while_it_is_removed_waits_and_holds_no_token(replica, database, connect, sql):
+    """A removal takes the proxy first, and its tokens with it."""
+    enroller, key = replica(), ec.generate_private_key(ec.SECP256R1())
+    _, token, _ = await enroller.invite("edge-1", granted=[], lasts=LIFE, actor="person:test")
+    removal = await asyncpg.connect(**connect)
+    async with asyncio.timeout(30):
+        async with removal.transaction():
+            await removal.execute("SELECT FROM proxy FOR UPDATE")
+            enrolling = asyncio.create_task(enroller.enroll(token, authority.new_csr(key)))
+            waited = await waits(sql, enrolling)
+            free = await removal.fetch("SELECT FROM enrolment_token FOR UPDATE SKIP LOCKED")
+        await enrolling
+    await removal.close()
+
+    assert (True, 1) == (waited, len(free))
