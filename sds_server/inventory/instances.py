@@ -180,7 +180,8 @@ def _rolled(news: Said, row: Row | None, living: Instances) -> RollUp:
         agreed=agreed,
         kept=everybody if several else (),
         put=put if several else (),
-        seen_for=news.seen_for,
+        # Who speaks may be gone with it; the one that held it alone is there still.
+        seen_for=news.seen_for if news.seen_for is not None or row is None else row["seen_for"],
         changed=new != accepted or (instances, agreed) != was,
     )
 

@@ -1468,7 +1468,7 @@ ON CONFLICT (target_id, secret) DO UPDATE SET registered = true;
 
 -- name: deliveries_before
 -- What is recorded of these before they are written: the first of each kind is audited. Held: by a living replica that is not $3.
-SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.replica, d.instances, d.agreed,
+SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.replica, d.instances, d.agreed, d.seen_until - certvoy_now() AS seen_for,
        d.replica <> $3 AND d.seen_until > certvoy_now()
            AND EXISTS (SELECT FROM replica r WHERE r.token = d.replica AND r.alive_until > certvoy_now()) AS held
   FROM delivery d

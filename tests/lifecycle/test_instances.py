@@ -531,3 +531,20 @@ async def test_several_are_told_of_once_when_it_lasts(replicas, database):
     assert [("target.shared", "edge-1", 2)] == [
         (line["event"], line["target"], line["instances"]) for line in logs
     ]
+
+
+async def test_who_speaks_and_goes_at_once_leaves_whoever_holds_it_told_apart(replicas, database, sql):
+    a, b = replicas
+    c = Replica(database, "c")
+    await c.beat()
+    await a.takes(X)
+    await b.takes(Y)
+    await sql.execute("DELETE FROM target_instance WHERE replica = 'b/1'")
+    c.recorder.subscribed(on("z"), "www")
+    c.recorder.accepted(on("z"), "www", "v1", 1)
+    c.recorder.unsubscribed(on("z"), "www")
+    await c.recorder.step()
+
+    assert ["a/1", "b/1"] == [
+        row["replica"] for row in await sql.fetch("SELECT replica FROM target_instance ORDER BY 1")
+    ]
