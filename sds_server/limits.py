@@ -1,14 +1,16 @@
 """What CAs allow in which time: their rate limits as data, one table.
 
-As their pages say. What a CA says by a 429 is believed before this.
+As their pages say. What a CA says by a 429 is believed before this. And what they certify at all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
+
+from acme_engine.names import is_address
 
 
 class Counted(StrEnum):
@@ -62,13 +64,17 @@ class Preset:
     """A CA's limits; ``directories``: how its directory's URL begins.
 
     ``requests_per_s``: of one replica; under what the CA takes from one address. ``requests_of_per_s``: the
-    same of resources that it takes fewer of, by their names in the directory.
+    same of resources that it takes fewer of, by their names in the directory. ``most_names``: in a
+    certificate of a profile, where those are fewer than in others; ``addresses``: the profiles in which it
+    certifies those, None: nobody knows.
     """
 
     limits: Limits = field(default_factory=dict)
     directories: tuple[str, ...] = ()
     requests_per_s: int | None = None
     requests_of_per_s: Mapping[str, int] = field(default_factory=dict)
+    most_names: Mapping[str, int] = field(default_factory=dict)
+    addresses: frozenset[str] | None = None
 
 
 _HOURS, _DAYS = timedelta(hours=1), timedelta(days=1)
@@ -88,11 +94,20 @@ _LETS_ENCRYPT_REQUESTS: Final[Mapping[str, int]] = MappingProxyType(
     {"newNonce": 15, "revokeCert": 8, "newAccount": 4}
 )
 
+# https://letsencrypt.org/docs/profiles/
+_LETS_ENCRYPT_NAMES: Final[Mapping[str, int]] = MappingProxyType({"tlsserver": 25, "shortlived": 25})
+_LETS_ENCRYPT_ADDRESSES: Final = frozenset({"shortlived"})
+
 PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
     {
         # https://letsencrypt.org/docs/rate-limits/: 250 requests a second, of one address
         "letsencrypt": Preset(
-            _LETS_ENCRYPT, ("https://acme-v02.api.letsencrypt.org/",), 100, _LETS_ENCRYPT_REQUESTS
+            _LETS_ENCRYPT,
+            ("https://acme-v02.api.letsencrypt.org/",),
+            100,
+            _LETS_ENCRYPT_REQUESTS,
+            _LETS_ENCRYPT_NAMES,
+            _LETS_ENCRYPT_ADDRESSES,
         ),
         # https://letsencrypt.org/docs/staging-environment/: 20 requests a second
         "letsencrypt-staging": Preset(
@@ -109,6 +124,8 @@ PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
             ("https://acme-staging-v02.api.letsencrypt.org/",),
             10,
             _LETS_ENCRYPT_REQUESTS,
+            _LETS_ENCRYPT_NAMES,
+            _LETS_ENCRYPT_ADDRESSES,
         ),
         # No limit of certificates; clients that are known to work keep to 7 requests a second.
         "zerossl": Preset(directories=("https://acme.zerossl.com/",), requests_per_s=7),
@@ -129,3 +146,35 @@ def of_directory(url: str) -> Preset:
     """Return what is known of the CA at this directory; nothing is limited at one that nobody knows."""
     known = (preset for preset in PRESETS.values() if url.startswith(preset.directories))
     return next(known, OFF)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a CA takes no order for such names, and what it would take."""
+
+    said: str
+    hint: str
+
+
+def refusal(
+    names: Sequence[str], preset: Preset, *, profile: str | None, required: bool = True
+) -> Refusal | None:
+    """Return why these names are not ordered; None: nothing that is known of the CA is against it.
+
+    A ``profile`` that is not ``required`` is gone without where the CA will not have it.
+    """
+    profiles = {profile} if required else {profile, None}
+    address = next(filter(is_address, names), None)
+    if address is not None and preset.addresses is not None and not preset.addresses & profiles:
+        known = " or ".join(sorted(preset.addresses))
+        return Refusal(
+            f"{address}: the CA certifies addresses in the profile {known} alone",
+            "give the issuer that `profile`, or have the address in a secret of another one",
+        )
+    most = max(preset.most_names.get(each or "", len(names)) for each in profiles)
+    if len(names) > most:
+        return Refusal(
+            f"has {len(names)} names; the CA takes {most} in a certificate of the profile {profile}",
+            "make several secrets, or use an issuer of another profile",
+        )
+    return None

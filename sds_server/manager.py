@@ -150,6 +150,8 @@ class CertificateManager:
         wrong = too_many(names)
         if wrong is None and self._issuers[acme_provider].challenges.dns is None:
             wrong = unprovable(names, acme_provider)
+        if wrong is None and (refused := self._issuers[acme_provider].refuses(names)) is not None:
+            wrong = Wrong(refused.said, refused.hint)
         if wrong is not None:
             raise BadName(f"domains: {wrong}", hint=wrong.hint)
         secret = Secret(

@@ -328,6 +328,7 @@ class Parts:
             rules=frozenset(rule.name for rule in config.on_demand),
             issuers={name: issuer.directory for name, issuer in config.issuers.items()},
             over_dns=frozenset(name for name, issuer in config.issuers.items() if issuer.dns is not None),
+            refuses=lambda issuer, names: cas[issuer].refuses(names),
             checks=partial(checks, loops, patience, skew, seal),
             metrics=metrics.exposition,
             authorize=admission.authorize,

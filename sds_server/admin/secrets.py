@@ -141,6 +141,9 @@ def _check_issuers(call: Call, wanted: PutSecret) -> None:
         wrong = None if issuer in call.services.over_dns else unprovable(wanted.domains, issuer)
         if wrong is not None:
             raise BadName(f"domains: {wrong}", hint=wrong.hint)
+        refused = call.services.refuses(issuer, wanted.domains)
+        if refused is not None:
+            raise BadName(f"domains: {refused.said}", hint=refused.hint)
 
 
 async def delete_secret(call: Call) -> Answer:

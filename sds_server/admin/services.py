@@ -17,6 +17,7 @@ from sds_server.inventory.payloads import Stored
 from sds_server.inventory.proxies import GrantedName, Proxy
 from sds_server.inventory.uploads import Uploaded
 from sds_server.keys.custody import Batch, Checked, Custody
+from sds_server.limits import Refusal
 from sds_server.model import Identity, KeyId, Kind, RevocationReason, SecretName
 from sds_server.payloads.content import Content, Described
 from sds_server.targets.calls import Agents
@@ -237,6 +238,7 @@ class Services:
     taken back; ``seen_for``: how long an agent counts from its report on;
     ``admits``: whether the holder of a client certificate is still believed; ``agents`` calls those that
     enrolled, whose identities begin with ``reserved``; ``over_dns``: the issuers that can prove wildcards;
+    ``refuses``: why an issuer's CA takes no order for such names;
     ``on_refused``: told of calls that are refused; ``clock_said``: how far this replica's clock is from an
     issuer's, in words, where that is too far.
     """
@@ -269,5 +271,6 @@ class Services:
     admits: Callable[[Holder], bool]
     sds_port: Callable[[], int]
     over_dns: frozenset[str] = frozenset()
+    refuses: Callable[[str, Sequence[str]], Refusal | None] = lambda _issuer, _names: None
     on_refused: OnRefused = ignore
     clock_said: Callable[[str], str | None] = lambda _issuer: None

@@ -155,6 +155,19 @@ class Config(Model):
             )
         return section
 
+    @field_validator("secrets")
+    @classmethod
+    def _are_certified(
+        cls, declared: Mapping[str, SecretConfig], info: ValidationInfo[File]
+    ) -> Mapping[str, SecretConfig]:
+        issuers: Mapping[str, IssuerConfig] = info.data.get("issuers", {})
+        for name, secret in declared.items():
+            for issuer in filter(None, (secret.issuer, *secret.fallback)):
+                wrong = issuers[issuer].refuses(secret.domains or ()) if issuer in issuers else None
+                if wrong is not None:
+                    raise Wrong(f"{name}: domains: {wrong.said} ({issuer})", wrong.hint)
+        return declared
+
     @field_validator("on_demand")
     @classmethod
     def _called_apart(cls, rules: tuple[OnDemandConfig, ...]) -> tuple[OnDemandConfig, ...]:

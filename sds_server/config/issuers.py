@@ -1,6 +1,6 @@
 """Sections of `certvoy.yaml` about CAs: ``issuers``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from sds_server.config.values import (
     Wrong,
     spelt,
 )
+from sds_server.limits import Refusal, of_directory, refusal
 
 
 class EabConfig(Model):
@@ -128,6 +129,16 @@ class IssuerConfig(Model):
 
     challenges: Mapping[NameOrSuffix, ChallengeType] = {}
     """The same for some names: a name, or ``*.example.com`` for all below it, and how those are proved."""
+
+    def refuses(self, names: Sequence[str]) -> Refusal | None:
+        """Return why the CA takes no order for these names, however proved; None: it may take one."""
+        profile = self.profile
+        return refusal(
+            names,
+            self.limits or of_directory(self.directory),
+            profile=None if profile is None else profile.name,
+            required=profile is None or profile.required,
+        )
 
     @field_validator("backdate")
     @classmethod

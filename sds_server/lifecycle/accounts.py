@@ -21,7 +21,7 @@ from sds_server.inventory.accounts import StoredAccount
 from sds_server.inventory.database import Database
 from sds_server.keys.kms import Sealer
 from sds_server.lifecycle.challenges import Challenges
-from sds_server.limits import OFF, Preset
+from sds_server.limits import OFF, Preset, Refusal, refusal
 from sds_server.log import get
 from sds_server.model import KeyId, SealedKey
 from sds_server.spacing import Spacing
@@ -60,6 +60,13 @@ class Issuer:
     spacing: Spacing | None = None
     limits: Preset = OFF
     in_flight: int = IN_FLIGHT
+
+    def refuses(self, names: Sequence[str]) -> Refusal | None:
+        """Return why the CA takes no order for these names, however proved; None: it may take one."""
+        profile = self.terms.profile
+        if profile is None:
+            return refusal(names, self.limits, profile=None)
+        return refusal(names, self.limits, profile=profile.name, required=profile.required)
 
 
 @dataclass(frozen=True, slots=True)

@@ -261,6 +261,8 @@ class Worker:
                 hint="declare it under `issuers:`",
             )
         order = await self._planner.order(lease, secret)
+        if order.url is None and (wrong := issuer.refuses(secret.domains)) is not None:
+            raise GateRefused("names", f"secret {secret.name}: {wrong.said}", hint=wrong.hint)
         if order.url is None and claim.reason not in URGENT and not claim.by_hand:
             await self._planner.check_spacing(secret, issuer)
         if order.url is None:

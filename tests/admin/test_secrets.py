@@ -113,7 +113,7 @@ async def test_a_key_file_is_a_target_s_and_declared_with_it(api):
 async def test_an_issuer_that_nobody_declared_is_refused_with_those_that_are(api):
     reply = await api.local("PUT", "/v1/secrets/www", json=WWW | {"issuer": "elsewhere"})
 
-    assert (422, "the configuration declares: internal, wild") == (reply.status, reply.json["hint"])
+    assert (422, "the configuration declares: internal, short, wild") == (reply.status, reply.json["hint"])
 
 
 async def test_a_wildcard_is_refused_where_nothing_can_prove_it_and_taken_where_dns_can(api):
@@ -132,6 +132,15 @@ async def test_a_wildcard_is_refused_where_nothing_can_prove_it_and_taken_where_
     taken = await api.local("PUT", "/v1/secrets/www", json=wanted | {"issuer": "wild"})
 
     assert (201, wanted["domains"]) == (taken.status, taken.json["domains"])
+
+
+async def test_names_that_an_issuer_or_one_that_is_fallen_back_on_does_not_certify_are_refused(api):
+    first = await api.local("PUT", "/v1/secrets/www", json=WWW | {"issuer": "short"})
+    second = await api.local("PUT", "/v1/secrets/www", json=WWW | {"fallback": ["short"]})
+
+    assert [(422, "domains: too many", "make two")] * 2 == [
+        (reply.status, reply.json["detail"], reply.json["hint"]) for reply in (first, second)
+    ]
 
 
 @pytest.mark.parametrize("name", ["a%00b", "a%0Ab", "%2A", "x" * 600])

@@ -137,3 +137,15 @@ async def test_a_limit_of_one_domain_keeps_that_domain_alone_waiting(database, t
     assert c.new_cert_id is not None
     assert said in a.last_error["what"]
     assert "certificates of example.com in 168 h is spent, as it says itself" in b.last_error["what"]
+
+
+async def test_names_that_a_ca_does_not_certify_so_are_not_ordered(database, tmp_path, front, pebble):
+    """Declared before the configuration named this CA, say: what is declared now is refused at once."""
+    await (await Issuances.open(database, tmp_path)).declare("a", ["192.0.2.7"])
+    limits = PRESETS["letsencrypt"]
+    async with one_replica(database, tmp_path, front, http_port=pebble.http_port, limits=limits) as replica:
+        await replica.worker.step()
+    error = (await progress.latest(database, "a")).last_error
+
+    assert [] == front.orders
+    assert "192.0.2.7: the CA certifies addresses in the profile shortlived alone" in error["what"]

@@ -205,6 +205,15 @@ def test_a_wildcard_is_refused_where_its_issuer_has_no_dns(errors):
     assert "give `issuers.internal` a `dns` section" in error
 
 
+def test_names_that_a_ca_certifies_in_no_such_certificate_are_refused(errors, read):
+    text = WHOLE.replace("https://ca.example.test/dir", "https://acme-v02.api.letsencrypt.org/directory")
+    text = text.replace("www.example.test", "192.0.2.7")
+
+    (error,) = errors(text)
+    assert "www: domains: 192.0.2.7: the CA certifies addresses in the profile shortlived alone" in error
+    read(text.replace("    terms_agreed: true", "    terms_agreed: true\n    profile: {name: shortlived}"))
+
+
 def test_unknown_key_names_the_nearest(errors):
     (error,) = errors(SMALL.replace("client_ca: pem", "client_ca: pem, cleint_ca: pem"))
 
