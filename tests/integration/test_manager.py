@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from sds_server.inventory import deliveries, history, rotations, targets
 from sds_server.inventory.deliveries import News
 from sds_server.inventory.tokens import RotationTokens, Tokens
 from sds_server.lifecycle.accounts import Issuer
+from sds_server.limits import PRESETS
 from sds_server.manager import CertificateManager
 from sds_server.model import Identity, Reason
 from tests.support import pebble as pebbles
@@ -139,6 +141,14 @@ async def test_a_wildcard_that_the_provider_cannot_prove_is_not_declared(manager
 async def test_more_names_than_a_ca_takes_are_not_declared(manager, sql):
     with pytest.raises(BadName, match="has 101 names"):
         await manager.issue_certificate([f"{n}.example.test" for n in range(101)], acme_provider="internal")
+
+    assert 0 == await sql.fetchval("SELECT count(*) FROM secret")
+
+
+async def test_what_a_ca_certifies_in_no_such_certificate_is_not_declared(manager, sql):
+    manager._issuers["internal"] = replace(manager._issuers["internal"], limits=PRESETS["letsencrypt"])
+    with pytest.raises(BadName, match=r"192\.0\.2\.7: the CA certifies addresses in the profile shortlived"):
+        await issue(manager, "192.0.2.7")
 
     assert 0 == await sql.fetchval("SELECT count(*) FROM secret")
 
