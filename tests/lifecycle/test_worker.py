@@ -1389,6 +1389,21 @@ async def test_a_person_does_not_wait_for_a_ca_s_count_nor_what_is_revoked(
     assert 2 == await issued(sql)
 
 
+async def test_who_hastens_a_rotation_by_hand_does_not_wait_for_a_ca_s_count(
+    make, ca, declared, database, sql
+):
+    worker = make(issuers={"internal": CAREFUL})
+    await worker.step()
+    await declarations.remove(database, "www", actor="person:test")
+    await declarations.put(database, secret(), actor="person:test")
+    await worker.step()
+    waits = len(ca.calls)
+    await rotations.open_for(database, "www", reason=Reason.OPERATOR, actor="person:test")
+    await worker.step()
+
+    assert (1, 2) == (waits, len(ca.calls))
+
+
 async def test_a_name_that_fails_is_noted_and_not_tried_a_fifth_time_in_an_hour(
     make, ca, declared, issuances, database, sql
 ):
