@@ -115,6 +115,18 @@ def test_a_certificate_that_is_not_young_is_replaced_when_its_ca_wishes():
     assert tempered(later, 0) == later
 
 
+def test_it_is_young_for_a_twentieth_of_its_life():
+    """Of six days 7.2 hours: who renewed it thrice in a day before does not wait after those."""
+    dates = {"not_before": ISSUED, "not_after": ISSUED + timedelta(days=6)}
+    earlier = [ISSUED - timedelta(hours=hours) for hours in (2, 1, 0)]
+
+    def at(hours):
+        wished = renewal.Decision(ISSUED + timedelta(hours=hours), "ari-window-past")
+        return renewal.tempered(wished, issued_at=ISSUED, earlier=earlier, **dates).at - ISSUED
+
+    assert [timedelta(hours=22), timedelta(hours=8)] == [at(7), at(8)]
+
+
 def test_our_own_dates_are_not_tempered_and_the_floor_holds():
     ours = renewal.Decision(ISSUED, "third-left")
     short = renewal.tempered(
