@@ -58,6 +58,20 @@ async def test_a_planted_link_is_not_written_through(tmp_path):
     assert not (directory / TOKEN).is_symlink()
 
 
+async def test_no_reader_ever_sees_a_part_of_it(tmp_path, monkeypatch):
+    """It has its name once it is whole: a CA that comes early finds nothing, and asks again."""
+    file, seen = tmp_path / ".well-known" / "acme-challenge" / TOKEN, []
+
+    def fchmod(fd, mode, *, chmod=os.fchmod):  # between opening the file and writing it
+        seen.append(file.exists())
+        chmod(fd, mode)
+
+    monkeypatch.setattr(os, "fchmod", fchmod)
+    await Webroot(tmp_path).put(TOKEN, "x", ttl_s=60)
+
+    assert ([False], "x") == (seen, file.read_text())
+
+
 async def test_a_root_that_cannot_be_written_says_what_to_do(tmp_path):
     (tmp_path / ".well-known").write_text("a file")
     with pytest.raises(Misconfigured, match="a token cannot be written there") as failure:
