@@ -1397,7 +1397,7 @@ SELECT id, name, kind, identity, node_id, probe, admin, registered, vouched, pus
 -- name: target_of_secret
 -- A Target by its name, if it is known of the Secret.
 SELECT t.id, t.name, t.kind, t.identity, t.node_id, t.probe, t.admin, t.registered, t.vouched, t.push, t.proxy_protocol, t.http3
-  FROM target t JOIN delivery d ON d.target_id = t.id WHERE t.name = $1 AND d.secret = $2 FOR KEY SHARE OF t;
+  FROM target t JOIN delivery d ON d.target_id = t.id WHERE t.name = $1 AND d.secret = $2 FOR NO KEY UPDATE OF t;
 
 -- name: deliveries_of
 -- What is known of each Secret at these Targets, or of $2 alone, with the generation that they are offered.
@@ -1428,8 +1428,8 @@ SELECT d.target_id, d.secret, d.sent, d.accepted, d.refused, d.proved, d.refusal
  WHERE d.target_id = ANY ($1::bigint[]) AND ($2::text IS NULL OR d.secret = $2) ORDER BY d.target_id, d.secret;
 
 -- name: target_of_peer
--- Whoever removes it waits until what is written of it is written.
-SELECT id FROM target WHERE identity = $1 AND node_id = $2 FOR KEY SHARE;
+-- Locked, peer by peer in their order: whoever removes it waits until what is written of it is written.
+SELECT id FROM target WHERE identity = $1 AND node_id = $2 FOR NO KEY UPDATE;
 
 -- name: bind_target
 -- A registered Target that was not seen yet is bound to the first peer that fits: its identity if it names one, its node id
@@ -1458,9 +1458,8 @@ DELETE FROM target WHERE id IN (
 RETURNING name;
 
 -- name: touch_targets
--- No stronger a lock than that: whoever holds Deliveries may name these rows as canaries.
-UPDATE target SET last_seen = certvoy_now()
- WHERE id IN (SELECT id FROM target WHERE id = ANY ($1::bigint[]) ORDER BY id FOR NO KEY UPDATE);
+-- They are locked, no stronger than NO KEY UPDATE: whoever holds Deliveries may name these rows as canaries.
+UPDATE target SET last_seen = certvoy_now() WHERE id = ANY ($1::bigint[]);
 
 -- name: register_delivery
 INSERT INTO delivery (target_id, secret, registered) VALUES ($1, $2, true)
@@ -1511,7 +1510,8 @@ UPDATE delivery d
  WHERE d.target_id = w.target_id AND d.secret = w.secret;
 
 -- name: lock_targets
-SELECT id FROM target WHERE id = ANY ($1::bigint[]) ORDER BY id FOR NO KEY UPDATE;
+-- In the order of their peers, as streams' news lock them.
+SELECT id FROM target WHERE id = ANY ($1::bigint[]) ORDER BY identity COLLATE "C", node_id COLLATE "C", id FOR NO KEY UPDATE;
 
 -- name: instances_of
 -- What living replicas say of those Deliveries that have several instances.

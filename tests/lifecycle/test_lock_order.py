@@ -9,6 +9,7 @@ import pytest
 from sds_server.inventory import (
     declarations,
     deliveries,
+    instances,
     payload_roll_outs,
     payloads,
     pushes,
@@ -221,6 +222,34 @@ async def test_a_target_is_removed_when_whoever_chooses_canaries_is_done(certifi
     assert certificates.ids[1:] == [
         row["target_id"] for row in await sql.fetch("SELECT target_id FROM canary ORDER BY 1")
     ]
+
+
+async def test_what_dead_replicas_said_is_buried_in_the_order_of_peers(database, connect, sql, issuances):
+    """As streams' news lock their Targets, whichever of them was seen first."""
+    await issuances.declare()
+    peers = [(Identity(f"spiffe://example.test/{node}"), node) for node in ("z", "a")]
+    for peer in peers:
+        await deliveries.write(database, [said(*peer)], actor="replica:a")
+    await sql.execute(
+        "INSERT INTO target_instance (target_id, secret, replica, streams, seen_until)"
+        " SELECT target_id, secret, 'dead', 1, now() FROM delivery"
+    )
+    batch = await asyncpg.connect(**connect)
+    async with asyncio.timeout(30):
+        async with batch.transaction():
+            await batch.fetch("SELECT FROM target WHERE node_id = 'a' FOR UPDATE")
+            burying = asyncio.create_task(bury(database))
+            assert await waits(sql, burying), await burying
+            free = await batch.fetch("SELECT node_id FROM target FOR UPDATE SKIP LOCKED")
+        await burying
+    await batch.close()
+
+    assert {"a", "z"} == {row["node_id"] for row in free}
+
+
+async def bury(database):
+    async with database.transaction() as tx:
+        await instances.bury(tx, limit=10, actor="replica:a")
 
 
 def said(identity, node_id):
