@@ -172,6 +172,27 @@ async def test_more_than_a_batch_is_done_in_one_step(issuances, scheduler, sql, 
     assert {"expired"} == {status for _, _, status in await statuses(sql)}
 
 
+@pytest.mark.parametrize("days", [1, -1], ids=["forward", "back"])
+async def test_a_clock_that_jumps_by_a_day_opens_nothing_twice_and_loses_nothing(
+    issuances, scheduler, sql, days
+):
+    """And comes right again: whoever died in between has the same Rotation taken over."""
+    await issuances.issue(await issuances.declare())
+    await complete(issuances)
+    late = timedelta(days=62)
+    await turn_clock(sql, late)
+    await scheduler.step()
+    died = await issuances.claim()
+    await turn_clock(sql, late + timedelta(days=days))
+    await scheduler.step()
+    meanwhile = await open_rotations(sql)
+    await turn_clock(sql, late + LEASE + timedelta(seconds=1))
+    await scheduler.step()
+
+    assert [("www", "renewal", None)] == meanwhile == await open_rotations(sql)
+    assert died.lease.rotation == (await issuances.claim()).lease.rotation
+
+
 async def test_tokens_that_a_crash_left_are_swept_when_they_end(issuances, scheduler, tokens, database, sql):
     await issuances.declare()
     mine = RotationTokens(database, (await issuances.claim()).lease.rotation)
