@@ -5,7 +5,7 @@ No renewal waits for an answer: without one of use it is planned by the Certific
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
 from enum import StrEnum
 from random import Random
@@ -76,7 +76,7 @@ class Renewals:
             by_issuer: dict[str, list[Question]] = defaultdict(list)
             for question in questions:
                 by_issuer[question.issuer].append(question)
-            await asyncio.gather(*(self._ask(issuer, asked) for issuer, asked in by_issuer.items()))
+            await _all(self._ask(issuer, asked) for issuer, asked in by_issuer.items())
             if len(questions) < BATCH:
                 break
 
@@ -93,7 +93,7 @@ class Renewals:
             allow_http=self._allow_http,
             on_date=lambda ahead: self.on_date(name, ahead),
         ) as inquiry:
-            await asyncio.gather(*(one(inquiry, question) for question in questions))
+            await _all(one(inquiry, question) for question in questions)
 
     async def _ask_one(self, inquiry: ari.Inquiry, question: Question) -> None:
         try:
@@ -162,3 +162,10 @@ class Renewals:
                 until=decision.at.isoformat(),
                 hint="its CA wants each new certificate replaced at once: ask it whether its window is stale",
             )
+
+
+async def _all(asking: Iterable[Coroutine[object, object, object]]) -> None:
+    """Ask, each to its end: what the database does not take keeps no other answer from being written."""
+    for result in await asyncio.gather(*asking, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result

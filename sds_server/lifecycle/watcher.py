@@ -5,11 +5,12 @@ file, somebody's hand. It is found by looking, offered the certificate again, an
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import timedelta
 from typing import Final
 
 from sds_server.clock import Clock
+from sds_server.errors import CertvoyError
 from sds_server.inventory import bundle_watches, watches
 from sds_server.inventory.bundle_watches import BundleWatch
 from sds_server.inventory.database import Database
@@ -52,9 +53,13 @@ class Watcher:
             Unavailable: the database does not answer.
         """
         late, self._late = self._late, set()
-        for secret in sorted(late):
-            await self._look(await watches.unproved(self._database, secret, limit=BATCH), soon=True)
-            await self._look_at(await bundle_watches.unproved(self._database, secret, limit=BATCH))
+        try:
+            for secret in sorted(late):
+                await self._look(await watches.unproved(self._database, secret, limit=BATCH), soon=True)
+                await self._look_at(await bundle_watches.unproved(self._database, secret, limit=BATCH))
+        except CertvoyError:
+            self._late |= late
+            raise
         more = True
         while more:
             due, claimed = await watches.claim(self._database, every=self._every, limit=BATCH)
@@ -63,9 +68,7 @@ class Watcher:
             await self._look_at(await bundle_watches.of_keys(self._database, claimed))
 
     async def _look(self, due: Iterable[Watch], *, soon: bool = False) -> None:
-        async with asyncio.TaskGroup() as group:
-            for watch in due:
-                group.create_task(self._watch(watch, soon=soon))
+        await self._all(self._watch(watch, soon=soon) for watch in due)
 
     async def _watch(self, watch: Watch, *, soon: bool) -> None:
         async with self._limit:
@@ -78,9 +81,13 @@ class Watcher:
 
     async def _look_at(self, due: Iterable[BundleWatch]) -> None:
         """Ask Envoys of their trust bundles, as of certificates."""
-        async with asyncio.TaskGroup() as group:
-            for watch in due:
-                group.create_task(self._watch_bundle(watch))
+        await self._all(map(self._watch_bundle, due))
+
+    async def _all(self, looking: Iterable[Coroutine[object, object, object]]) -> None:
+        """Look, each to its end: what the database does not take keeps no other look from being written."""
+        for result in await asyncio.gather(*looking, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
 
     async def _watch_bundle(self, watch: BundleWatch) -> None:
         assert watch.target.admin is not None  # noqa: S101 - asked for

@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 from acme_engine import ari
 from acme_engine import chain as chains
 from sds_server.conditions import renewal_said
-from sds_server.inventory import certificates, declarations, rotations
+from sds_server.errors import Unavailable
+from sds_server.inventory import certificates, declarations, renewal_infos, rotations
 from sds_server.inventory.renewal_infos import known
 from sds_server.lifecycle.accounts import Issuer
 from sds_server.lifecycle.renewals import Answer, Renewals
@@ -275,6 +276,35 @@ async def test_nobody_asks_for_what_was_removed(renewals, ca, database, sql):
     await renewals.step()
 
     assert await asks_in(sql) is None
+
+
+async def test_what_the_database_does_not_take_keeps_no_other_answer_from_being_written(
+    renewals, issuances, monkeypatch
+):
+    failed, asked, answers = asyncio.Event(), [], []
+
+    async def ask(_inquiry, _identifier):
+        asked.append(True)
+        if len(asked) > 1:
+            await failed.wait()
+            for _ in range(10):  # whoever does not wait for this one is done by then
+                await asyncio.sleep(0)
+        return ari.RenewalInfo(ari.Window(NOW, NOW + timedelta(days=1)), None, None)
+
+    async def answered(*_arguments, **_named):
+        answers.append(failed.is_set())
+        if not failed.is_set():
+            failed.set()
+            raise Unavailable("database: cut off")
+
+    for name in ("a", "b"):
+        await issuances.issue(await issuances.declare(name, [f"{name}.example.test"]))
+    monkeypatch.setattr(ari.Inquiry, "ask", ask)
+    monkeypatch.setattr(renewal_infos, "answered", answered)
+
+    with pytest.raises(Unavailable):
+        await renewals.step()
+    assert [False, True] == answers
 
 
 async def test_nobody_asks_for_what_has_expired(renewals, ca, sql):

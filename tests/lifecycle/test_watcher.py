@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from structlog.testing import capture_logs
 
+from sds_server.errors import Unavailable
 from sds_server.inventory import certificates, declarations, deliveries, offers, targets, watches
 from sds_server.inventory.deliveries import News
 from sds_server.inventory.voices import Look
@@ -116,6 +117,50 @@ async def test_a_secret_that_is_removed_while_it_is_looked_at_takes_no_other_loo
     monkeypatch.setattr(looks, "look", meanwhile)
 
     assert Seen.OVER is await watch.look(LATER)
+
+
+async def test_what_the_database_does_not_take_keeps_no_other_look_from_being_written(watch, monkeypatch):
+    settle, calls = watches.settle, []
+
+    async def first_fails(*arguments, **named):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise Unavailable("database: cut off")
+        return await settle(*arguments, **named)
+
+    await watch.prove()
+    await targets.register(
+        watch.database,
+        "edge-2",
+        probe=watch.listener.address,
+        identity=None,
+        node_id=None,
+        serves=["www"],
+        actor="p",
+    )
+    monkeypatch.setattr(watches, "settle", first_fails)
+
+    with pytest.raises(Unavailable):
+        await watch.look(LATER)
+    assert 1 == len(watch.seen)
+
+
+async def test_who_came_late_is_looked_at_once_the_database_is_back(watch, monkeypatch):
+    unproved, asked = watches.unproved, []
+
+    async def first_fails(_database, secret, *, limit):
+        asked.append(secret)
+        if len(asked) == 1:
+            raise Unavailable("database: cut off")
+        return await unproved(_database, secret, limit=limit)
+
+    monkeypatch.setattr(watches, "unproved", first_fails)
+    watch.watcher.look_at("www")
+    with pytest.raises(Unavailable):
+        await watch.watcher.step()
+    await watch.watcher.step()
+
+    assert ["www", "www"] == asked
 
 
 async def test_who_serves_something_else_is_stale_named_and_offered_it_again(watch):
