@@ -113,6 +113,7 @@ class OnDemand:
         if not self.names.rules:
             return
         told, self._told = self._told, set()
+        self.names.reading()
         if self._read_at is None or now - self._read_at >= READ_EVERY.total_seconds():
             self.names.learn(await on_demand.secrets(self._database, self.names.rules))
             self._read_at = now

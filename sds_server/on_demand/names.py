@@ -73,6 +73,7 @@ class Names:
         self._clock = clock
         self._may_issue = may_issue
         self._known: set[str] = set()
+        self._granted: set[str] = set()  # since somebody began to read what there is
         self._covering: set[tuple[str, str]] = set()  # a wildcard, and a Secret that is for it
         self._wildcards: dict[str, list[str]] = {}
         self._watchers: dict[str, set[tuple[Wake, str]]] = {}
@@ -183,9 +184,14 @@ class Names:
             self._open_of += Counter()  # drops who has none
         if verdict.granted:
             self._known.add(wish.name)
+            self._granted.add(wish.name)
         elif verdict.again is not None:
             self._remember(_scope(wish, verdict.result), verdict)
         self._wake(wish.name)
+
+    def reading(self) -> None:
+        """Note that somebody begins to read what there is, and may not see what is granted from now on."""
+        self._granted.clear()
 
     def learn(self, found: Mapping[str, Sequence[str]], *, among: Iterable[str] | None = None) -> None:
         """Take in Secrets with their DNS names. ``among``: the names that were looked for; None: all."""
@@ -197,6 +203,7 @@ class Names:
             asked = set(among)
             gone = (self._known & asked) - governed
             covering |= {(one, name) for one, name in self._covering if name not in asked}
+        gone -= self._granted
         new = governed - self._known
         changed = {one for one, _ in covering ^ self._covering}
         self._known = (self._known - gone) | new

@@ -81,6 +81,22 @@ async def test_a_name_that_is_wished_for_becomes_a_secret_with_a_rotation(replic
     assert '"rule":"shops"' in payload
 
 
+async def test_a_name_that_is_made_while_all_are_read_stays_known(replica, monkeypatch):
+    """Its Envoy would be told that there is none, in the middle of a first handshake."""
+    read = on_demand.secrets
+
+    async def meanwhile(*arguments):
+        found = await read(*arguments)
+        await replica.wish("a.shops.test")
+        return found
+
+    monkeypatch.setattr(on_demand, "secrets", meanwhile)
+    replica.demand.missed()
+    await replica.demand.step()
+
+    assert Standing.SECRET == replica.names.look(OTHER, "x", "a.shops.test", fresh=False)
+
+
 async def test_replicas_that_are_asked_together_make_one_secret_and_one_rotation(database, sql):
     replicas = [Replica(database, SHOPS) for _ in range(4)]
     for replica in replicas:
