@@ -57,7 +57,7 @@ class ControlPlane:
                 "key": str(key),
                 "client_ca": str(self.client_ca),
             },
-            "rotation": {"settle": "100ms", "lease": "2s", "poll": "200ms"},
+            "rotation": {"settle": "100ms", "lease": "5s", "poll": "200ms"},
         }
         self.child: Child | None = None
 

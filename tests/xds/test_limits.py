@@ -38,7 +38,7 @@ async def test_one_identity_may_have_so_many_streams_and_others_as_many(server, 
     for client in clients:
         await client.receive()
     with capture_logs() as logs:
-        third = await open_stream(server, node="three", names=["a"])
+        third = Client(server.channel(), DELTA_SECRETS)
         code, details = await third.status()
     other = Client(server.channel(server.clients_ca.issue(uris=[OTHER])), DELTA_SECRETS)
     await other.send(names=["a"])

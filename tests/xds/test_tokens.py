@@ -87,7 +87,7 @@ async def test_a_tokens_bearer_sees_what_its_identity_is_granted_and_no_more(ser
 async def test_who_shows_no_good_token_is_told_how_to_get_one(server, words, why):
     hand_out(server, "over", lasts=timedelta(seconds=-1))
 
-    assert (UNAUTHENTICATED, why) == await asked(server, *words)
+    assert (UNAUTHENTICATED, why) == await Shown(channel(server), *words).status()
     assert "certvoy token create" in why
 
 
