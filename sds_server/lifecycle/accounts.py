@@ -1,5 +1,6 @@
 """ACME accounts of this deployment: one a directory, its key sealed like any other."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -97,6 +98,7 @@ class Accounts:
         self._ready: dict[str, Account] = {}
         self._paces: dict[str, Pace] = {}
         self._clients: dict[str, tuple[object, Client]] = {}
+        self._registering: dict[str, asyncio.Lock] = {}
         self.on_date: Callable[[str, timedelta], None] = lambda _issuer, _ahead: None
         """Hears of each of a CA's answers how far our clock is ahead of its own."""
 
@@ -123,8 +125,19 @@ class Accounts:
             return ready
         stored = await self._settle_key(issuer, stored)
         key = await self._key(stored.key_id)
-        url = stored.url
-        if url is None:
+        url = stored.url or await self._register(issuer, stored, key)
+        account = remembered[issuer.directory_url] = Account(url=url, key=key, key_id=stored.key_id)
+        return account
+
+    async def _register(self, issuer: Issuer, stored: StoredAccount, key: keys.PrivateKey) -> str:
+        """Have the CA know the account; return its URL. Of workers that come here together one asks.
+
+        Each would take one more of the accounts that the CA allows in a while.
+        """
+        async with self._registering.setdefault(issuer.directory_url, asyncio.Lock()):
+            now = await accounts.get(self._database, issuer.directory_url)
+            if now is not None and now.key_id == stored.key_id and now.url is not None:
+                return now.url
             crashpoint("account.begun")
             if self._admit is not None:
                 await self._admit(issuer)
@@ -133,13 +146,11 @@ class Accounts:
                     contact=issuer.contact, terms_agreed=issuer.terms_agreed, eab=issuer.eab
                 )
             crashpoint("account.answered")
-            url = registered.url
             await accounts.registered(
-                self._database, issuer.directory_url, stored, url=url, actor=self._actor
+                self._database, issuer.directory_url, stored, url=registered.url, actor=self._actor
             )
-            _log.info("account.registered", issuer=issuer.name, account=url)
-        account = remembered[issuer.directory_url] = Account(url=url, key=key, key_id=stored.key_id)
-        return account
+            _log.info("account.registered", issuer=issuer.name, account=registered.url)
+            return registered.url
 
     async def _settle_key(self, issuer: Issuer, stored: StoredAccount) -> StoredAccount:
         """Find out which key the account has, where a change of it was cut off."""

@@ -1,8 +1,10 @@
 """The treasurer: nothing is ordered that a CA's limits do not allow, by any replica; and all else goes on."""
 
 import asyncio
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -12,7 +14,7 @@ from sds_server.errors import OrderedTooOften
 from sds_server.inventory import budgets, declarations, orders, progress, rotations
 from sds_server.inventory.database import Transaction
 from sds_server.inventory.orders import OrderState
-from sds_server.lifecycle.accounts import Issuer
+from sds_server.lifecycle.accounts import Accounts, Issuer
 from sds_server.lifecycle.treasurer import CROWDED, Treasurer
 from sds_server.limits import Counted, Exempt, Limit, Preset
 from sds_server.model import KeyId, Reason, SealedKey
@@ -222,6 +224,30 @@ async def test_a_name_that_fails_too_often_is_not_ordered(treasurer, planned, da
     await admit(treasurer, await planned("shop"), issuer=issuer)
 
     assert "5 failed validations of www.example.com in 1 h" in refused.value.message
+
+
+async def test_workers_that_come_together_take_one_new_account(treasurer, database, issuances, monkeypatch):
+    class Registering:
+        asked = 0
+
+        async def register(self, **_terms):
+            Registering.asked += 1
+            await asyncio.sleep(0)  # the others are let on
+            return SimpleNamespace(url="https://ca.example.test/acct/1")
+
+    accounts = Accounts(
+        database=database,
+        sealer=issuances.sealer,
+        actor="replica:test",
+        admit=treasurer.admit_account,
+    )
+    monkeypatch.setattr(accounts, "_open", lambda *_about: nullcontext(Registering()))
+    limits = Preset({Counted.ACCOUNTS: Limit(10, 3 * HOURS, said="too many new registrations")})
+    issuer = replace(ISSUER, limits=limits)
+    registered = await asyncio.gather(*(accounts.ensure(issuer) for _ in range(12)))
+
+    assert {"https://ca.example.test/acct/1"} == {account.url for account in registered}
+    assert 1 == Registering.asked
 
 
 async def test_full_buckets_are_forgotten(treasurer, planned, database, sql):
