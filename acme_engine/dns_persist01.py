@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import dns.name
 
@@ -36,8 +37,6 @@ class DnsPersist01Solver:
     async def ready(self, identifier: Identifier, challenge: Challenge, _key_authorization: str) -> None:
         """Return if every server of the zone that answers has a record that permits our account.
 
-        Whether it permits names below as well (``policy=wildcard``) is left to the CA.
-
         Raises:
             ZoneNotFound: nobody says who serves the zone.
             NotServed: a server does not have it; the message is the line to write.
@@ -45,9 +44,12 @@ class DnsPersist01Solver:
         if challenge.account is None:
             raise BadReply("the dns-persist-01 challenge is for no account")
         place = await self._zones.place(persist_record_name(identifier.value))
-        verdict, _ = await look(place, challenge.issuers, challenge.account, now=self._clock())
+        wildcard = challenge.wildcard
+        verdict, _ = await look(
+            place, challenge.issuers, challenge.account, wildcard=wildcard, now=self._clock()
+        )
         if not verdict.served:
-            text = persist_record_text(challenge.issuers[0], challenge.account)
+            text = persist_record_text(challenge.issuers[0], challenge.account, wildcard=wildcard)
             raise NotServed(
                 f"{place.owner}: {verdict.reason}",
                 hint=f"let whoever runs the zone write, once: {zone_file_line(place.owner, text)}",
@@ -65,11 +67,12 @@ class Permission:
 
 
 async def look(
-    place: Place, issuers: Sequence[str], account: str, *, now: datetime
+    place: Place, issuers: Sequence[str], account: str, *, wildcard: bool, now: datetime
 ) -> tuple[Verdict, Permission | None]:
     """Say whether all servers that answer have a record that permits the account, and until when they do."""
     owner = dns.name.from_text(place.owner)
-    looks = await asyncio.gather(*(_look(server, owner, issuers, account, now) for server in place.servers))
+    permits = partial(permitted, issuers=issuers, account=account, wildcard=wildcard, now=now)
+    looks = await asyncio.gather(*(_look(server, owner, permits) for server in place.servers))
     verdict = decide(
         {server: seen for server, (seen, _) in zip(place.servers, looks, strict=True)}, waited_s=SILENT_FOR_S
     )
@@ -78,13 +81,13 @@ async def look(
 
 
 async def _look(
-    server: Server, owner: dns.name.Name, issuers: Sequence[str], account: str, now: datetime
+    server: Server, owner: dns.name.Name, permits: Callable[[Iterable[str]], Permission | None]
 ) -> tuple[Seen, Permission | None]:
     try:
         found = values(await ask(server, owner, "TXT"))
     except Silent as e:
         return Seen(Look.SILENT, str(e)), None
-    permission = permitted(found, issuers, account, now=now)
+    permission = permits(found)
     if permission is not None:
         return Seen(Look.THERE, "has it"), permission
     others = f", but {len(found)} others" if found else ""
@@ -92,19 +95,26 @@ async def _look(
 
 
 def permitted(
-    texts: Iterable[str], issuers: Sequence[str], account: str, *, now: datetime
+    texts: Iterable[str], issuers: Sequence[str], account: str, *, wildcard: bool, now: datetime
 ) -> Permission | None:
-    """Return what the best of these records permits the account of one of the CA's names. Pure."""
-    found = [_permitted(text, issuers, account, now=now) for text in texts]
+    """Return what the best of these records permits the account of one of the CA's names. Pure.
+
+    ``wildcard``: for all names one label below, which a record permits by ``policy=wildcard`` alone.
+    """
+    found = [_permitted(text, issuers, account, wildcard=wildcard, now=now) for text in texts]
     return max((each for each in found if each is not None), key=_lasts, default=None)
 
 
-def _permitted(text: str, issuers: Sequence[str], account: str, *, now: datetime) -> Permission | None:
+def _permitted(
+    text: str, issuers: Sequence[str], account: str, *, wildcard: bool, now: datetime
+) -> Permission | None:
     issuer, *rest = [part.strip() for part in text.split(";")]
     parameters = {
         key.strip().lower(): value.strip() for key, _, value in (part.partition("=") for part in rest)
     }
     if issuer.lower() not in issuers or parameters.get("accounturi") != account:
+        return None
+    if wildcard and parameters.get("policy", "").lower() != "wildcard":
         return None
     until = parameters.get("persistuntil")
     if until is None:

@@ -290,7 +290,8 @@ class _Issuance:
         solver, challenge = self._solvers.choose(authorization)
         if challenge.token is None:  # what stands in DNS for the account, and not for this order
             account = challenge.account or self._client.account_url
-            return _Proof(authorization, solver, replace(challenge, account=account), "")
+            standing = replace(challenge, account=account, wildcard=authorization.wildcard)
+            return _Proof(authorization, solver, standing, "")
         # The label of dns-account-01 is our account's, whatever the CA says of it.
         ours = replace(challenge, account=self._client.account_url)
         return _Proof(authorization, solver, ours, self._client.key_authorization(challenge))

@@ -137,7 +137,8 @@ class Challenge:
     """One way to prove a name (section 8); ``token`` is None where the type has none, or an unusable one.
 
     ``issuers`` and ``account`` are dns-persist-01's: what its record may call the CA, and for whom it stands.
-    A Solver finds in ``account`` our own, where the CA names none.
+    A Solver finds in ``account`` our own, where the CA names none, and in ``wildcard`` whether what is to be
+    proved is all names one label below.
     """
 
     type: str
@@ -148,6 +149,7 @@ class Challenge:
     retry_after: timedelta | None = None
     issuers: tuple[str, ...] = ()
     account: str | None = None
+    wildcard: bool = False
 
     @classmethod
     def parse(cls, document: object, *, retry_after: timedelta | None = None) -> "Challenge":

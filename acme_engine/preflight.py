@@ -315,8 +315,9 @@ async def _standing(wanted: str, ca: Ca, place: Place, *, seen: str, now: dateti
         return Finding("dns-persist-01", Verdict.WARNING, said, "ask its operator for that name")
     assert ca.account is not None  # noqa: S101 - who has none was told so
     issuers = [identity.lower() for identity in ca.identities]
-    verdict, permission = await look(place, issuers, ca.account, now=now)
-    text = persist_record_text(ca.identities[0], ca.account, wildcard=wanted.startswith("*."))
+    wildcard = wanted.startswith("*.")
+    verdict, permission = await look(place, issuers, ca.account, wildcard=wildcard, now=now)
+    text = persist_record_text(ca.identities[0], ca.account, wildcard=wildcard)
     line = zone_file_line(place.owner, text)
     if not verdict.served:
         return Finding("dns-persist-01", Verdict.FAILED, f"{seen}: {verdict.reason}", f"write: {line}")

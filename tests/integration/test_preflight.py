@@ -22,6 +22,7 @@ from tests.support.bind import HOST, Bind, Zone
 
 TOKEN = "t" * 43
 ACCOUNT = "https://ca.example/acct/1"
+OURS = f"ca.example; accounturi={ACCOUNT}"
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
 STANDING = {
     "stands": "",
@@ -45,9 +46,10 @@ def bind(tmp_path_factory):
         Zone("six.test", ["both IN A 127.0.0.1", "both IN AAAA ::1"]),
         Zone("bogus.test"),
         *(
-            Zone(f"{name}.test", [f'_validation-persist IN TXT "ca.example; accounturi={ACCOUNT}{more}"'])
+            Zone(f"{name}.test", [f'_validation-persist IN TXT "{OURS}{more}; policy=wildcard"'])
             for name, more in STANDING.items()
         ),
+        Zone("flat.test", [f'_validation-persist IN TXT "{OURS}"']),
         Zone("labelled.test", ["_ujmmovf2vn55tgye._acme-challenge IN CNAME proof.open.test."]),
         Zone("bound.test", ['@ IN CAA 0 issue "ca.example; accounturi=https://ca.example/acct/1"']),
         Zone("alias.test", ["_acme-challenge IN CNAME proof.open.test."]),
@@ -243,6 +245,7 @@ async def test_a_record_at_an_account_s_own_name_is_looked_for_there(look):
         ("ending.test", Verdict.WARNING, "permission ends 2026-12-26, and renewals fail from then on"),
         ("ended.test", Verdict.FAILED, "does not have it, but 1 others"),
         ("foreign.test", Verdict.FAILED, "does not have it, but 1 others"),
+        ("flat.test", Verdict.FAILED, "does not have it, but 1 others"),
         ("open.test", Verdict.FAILED, "does not have it"),
     ],
 )
@@ -250,11 +253,19 @@ async def test_a_standing_record_is_looked_for_and_its_end(look, name, verdict, 
     """draft-ietf-acme-dns-persist: at the end of persistUntil nothing is renewed any more."""
     known = replace(INTERNAL, account=ACCOUNT)
     found = (await look(f"*.{name}", ca=known, method="dns-persist-01"))["dns-persist-01"]
-    line = f'_validation-persist.{name}. IN TXT "ca.example; accounturi={ACCOUNT}; policy=wildcard"'
+    line = f'_validation-persist.{name}. IN TXT "{OURS}; policy=wildcard"'
 
     assert verdict is found.verdict
     assert seen in found.seen
     assert (verdict is Verdict.OK) is (line not in found.fix)
+
+
+async def test_a_standing_record_for_the_name_alone_is_enough_for_that(look):
+    known = replace(INTERNAL, account=ACCOUNT)
+
+    assert (
+        Verdict.OK is (await look("flat.test", ca=known, method="dns-persist-01"))["dns-persist-01"].verdict
+    )
 
 
 @pytest.mark.parametrize("ca", [INTERNAL, replace(INTERNAL, account=ACCOUNT, identities=())])

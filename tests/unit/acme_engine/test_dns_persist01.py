@@ -26,7 +26,7 @@ OURS = f"accounturi={ACCOUNT}"
     ],
 )
 def test_a_record_is_for_one_ca_one_account_and_until_it_says(text, expected):
-    found = permitted([text], ["ca.example", "ca2.example"], ACCOUNT, now=NOW)
+    found = permitted([text], ["ca.example", "ca2.example"], ACCOUNT, wildcard=False, now=NOW)
 
     assert expected is (found is not None)
 
@@ -36,11 +36,22 @@ def test_one_of_several_will_do_and_the_one_that_lasts_longest_counts():
     texts = ["v=spf1 -all", soon, f"ca2.example; {OURS}"]
     identities = ["ca.example", "ca2.example"]
 
-    assert Permission(None) == permitted(texts, identities, ACCOUNT, now=NOW)
-    assert Permission(NOW + timedelta(seconds=1)) == permitted(texts[:2], identities, ACCOUNT, now=NOW)
+    assert Permission(None) == permitted(texts, identities, ACCOUNT, wildcard=False, now=NOW)
+    assert Permission(NOW + timedelta(seconds=1)) == permitted(
+        texts[:2], identities, ACCOUNT, wildcard=False, now=NOW
+    )
 
 
 def test_a_permission_beyond_all_dates_lasts():
     text = f"ca.example; {OURS}; persistUntil={'9' * 30}"
 
-    assert Permission(None) == permitted([text], ["ca.example"], ACCOUNT, now=NOW)
+    assert Permission(None) == permitted([text], ["ca.example"], ACCOUNT, wildcard=False, now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"), [("", False), ("; policy=other", False), ("; Policy=Wildcard", True)]
+)
+def test_names_below_are_permitted_by_the_policy_alone(policy, expected):
+    found = permitted([f"ca.example; {OURS}{policy}"], ["ca.example"], ACCOUNT, wildcard=True, now=NOW)
+
+    assert expected is (found is not None)

@@ -68,6 +68,29 @@ async def test_the_ca_is_told_to_look_once_the_answer_can_be_seen(ca, client):
     assert [["/new-order", "/authorization"]] == told
 
 
+@pytest.mark.parametrize("name", ["example.com", "*.example.com"])
+async def test_who_looks_for_a_standing_record_is_told_of_whom_and_whether_of_a_wildcard(ca, client, name):
+    told = []
+
+    class Standing:
+        challenge_type, patience_s = "dns-persist-01", 0.0
+
+        async def present(self, *_proof):
+            pass
+
+        async def ready(self, _identifier, challenge, _key_authorization):
+            told.append((challenge.account, challenge.wildcard))
+
+        cleanup = present
+
+    ca.challenge = {"type": "dns-persist-01", "issuer-domain-names": ["ca.example"], "token": None}
+    is_wildcard = name.startswith("*.")
+    ca.authorization = {"identifier": {"type": "dns", "value": "example.com"}, "wildcard": is_wildcard}
+    await Orderer(client, [name], Tokens(), solver=Standing()).obtain(MemoryJournal())
+
+    assert [(f"{ca.url}/account/1", is_wildcard)] == told
+
+
 @pytest.mark.parametrize(("told", "pause_s"), [({}, SOONEST_S), ({"Retry_After": "3"}, 3.0)])
 async def test_a_challenge_under_way_is_looked_at_after_a_pause(ca, orderer, slept, told, pause_s):
     """Right after the answer it is hardly ever decided. The answer may say when (RFC 8555 section 8.2)."""
