@@ -2,13 +2,18 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from acme_engine.errors import Action, Refused
+from sds_server.assembly import build_accounts
+from sds_server.clock import SystemClock
+from sds_server.errors import OrderedTooOften
 from sds_server.instruments import watch_accounts
 from sds_server.inventory import accounts as inventory
 from sds_server.lifecycle.accounts import Accounts, Issuer
+from sds_server.limits import Counted, Limit, Preset
 from sds_server.metrics import Metrics
 from tests.support.ca_front import CaFront
 from tests.support.exposition import samples
@@ -198,3 +203,23 @@ async def test_a_ca_that_forgot_the_account_makes_it_anew_for_the_same_key(repli
 
     assert refused.value.problem.rule.action is Action.REREGISTER
     assert (before.key_id, True) == (after.key_id, before.url != after.url)
+
+
+async def test_a_new_account_beyond_what_the_ca_takes_is_not_asked_for(issuer, front, database, tmp_path):
+    """Of a server's own Accounts: each new one counts, also one that follows another which was ended."""
+    sealer, told = (await Issuances.open(database, tmp_path)).sealer, Metrics(version="1")
+    accounts, _ = build_accounts(
+        database, sealer, SystemClock(), "replica:test", issuers=[issuer.name], to=told
+    )
+    few = replace(
+        issuer,
+        directory_url=front.directory_url,
+        ca_file=front.ca_file,
+        limits=Preset({Counted.ACCOUNTS: Limit(1, timedelta(hours=3))}),
+    )
+    await accounts.ensure(few)
+    await accounts.deactivate(few, actor="person:test")
+    with pytest.raises(OrderedTooOften, match="1 new accounts in 3 h"):
+        await accounts.ensure(few)
+
+    assert 1 == [visit.path for visit in front.visits].count("/sign-me-up")
