@@ -1,6 +1,7 @@
 """Our account at a CA, on Pebble: one for all replicas, another key, its end, and a CA that forgot it."""
 
 import asyncio
+import time
 from dataclasses import replace
 from datetime import timedelta
 
@@ -20,6 +21,8 @@ from tests.support.exposition import samples
 from tests.support.issuances import Issuances
 
 pytestmark = pytest.mark.debian
+
+PER_SECOND = 5
 
 
 @pytest.fixture
@@ -223,3 +226,17 @@ async def test_a_new_account_beyond_what_the_ca_takes_is_not_asked_for(issuer, f
         await accounts.ensure(few)
 
     assert 1 == [visit.path for visit in front.visits].count("/sign-me-up")
+
+
+async def test_a_ca_is_asked_no_faster_than_it_takes_by_all_its_issuers_together(issuer, front, replica):
+    """CAs count requests by address. One after the other: a slow machine only makes it longer."""
+    limits = Preset(requests_per_s=PER_SECOND)
+    one = replace(issuer, directory_url=front.directory_url, ca_file=front.ca_file, limits=limits)
+    two, accounts = replace(one, name="other"), replica()
+    began = time.monotonic()
+    for _ in range(4):
+        await order(accounts, one)
+        await order(accounts, two)
+
+    assert len(front.visits) > 8
+    assert front.visits[-1].at - began >= (len(front.visits) - 1) / PER_SECOND
