@@ -138,6 +138,17 @@ async def test_the_draw_of_a_window_is_kept_over_restarts_and_replicas(make, ren
     assert first == await planned(sql)
 
 
+async def test_a_page_that_explains_is_audited_also_where_the_window_stays(renewals, ca, sql):
+    ca.says(40, 50)
+    await renewals.step()
+    for _ in range(2):
+        ca.says(40, 50, explained=EXPLAINED)
+        await again(sql, renewals)
+    audited = await sql.fetch("SELECT payload FROM certaudit WHERE action = 'renewal.wished' ORDER BY id")
+
+    assert [False, True] == [EXPLAINED in row["payload"] for row in audited]
+
+
 async def test_another_window_is_drawn_in_anew(renewals, ca, sql):
     ca.says(40, 50)
     await renewals.step()
