@@ -220,6 +220,16 @@ async def test_a_ca_that_wants_each_new_one_replaced_at_once_is_made_to_wait(
     assert ["error"] == [line["log_level"] for line in logs if line["event"] == "renewal.held_back"]
 
 
+async def test_a_renewal_by_our_own_dates_holds_no_wish_back(renewals, certificate, fake, issuances, sql):
+    """A CA that has an incident within the hour after it gets its way."""
+    await sql.execute("UPDATE certificate SET renew_at = certvoy_now()")
+    await rotations.open_due(issuances.database, limit=10, actor="r")
+    Ca(fake, path_of(await issuances.issue(await issuances.declare()))).says(-3, -2)
+    await renewals.step()
+
+    assert "ari-window-past" == (await planned(sql))[1]
+
+
 @pytest.mark.parametrize("status", [404, 409])
 async def test_a_ca_that_has_no_answer_any_more_leaves_the_dates(renewals, ca, sql, status):
     ca.says(70, 71)
