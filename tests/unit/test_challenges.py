@@ -4,8 +4,10 @@ import pytest
 
 from acme_engine.dns.zones import Zones
 from acme_engine.dns01 import Propagation
+from acme_engine.memory import MemoryTokens
+from acme_engine.webroot import Webroot
 from sds_server.clock import SystemClock
-from sds_server.lifecycle.challenges import Challenges, Dns, WatchedProvider
+from sds_server.lifecycle.challenges import Beside, Challenges, Dns, WatchedProvider
 from tests.support.dns_memory import MemoryDns
 
 
@@ -34,3 +36,17 @@ def test_a_draft_is_answered_where_somebody_has_chosen_it(default, choices, name
     solvers = challenges.solvers(None, None, "internal", SystemClock())
 
     assert expected == [solver.challenge_type for solver in solvers.of(name)]
+
+
+async def test_a_token_s_row_stays_until_its_file_is_gone(tmp_path):
+    """Whoever finds the row removes both; a file without one is found by nobody."""
+    token, tokens = "t" * 43, MemoryTokens()
+    store = Beside(tokens, Webroot(tmp_path))
+    await store.put(token, "answer", ttl_s=60)
+    file = tmp_path / ".well-known" / "acme-challenge" / token
+    file.unlink()
+    file.mkdir()  # so it cannot be removed
+    with pytest.raises(OSError):
+        await store.delete(token)
+
+    assert "answer" == await tokens.get(token)
