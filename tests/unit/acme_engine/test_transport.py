@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 
 from acme_engine import Actor, Client, KeyType, Refused, keys
 from acme_engine.client import answers
-from acme_engine.errors import BadReply, Misconfigured, Unreachable
+from acme_engine.errors import BadReply, Misconfigured, Unreachable, Untrusted
 from acme_engine.http1 import MAX_BODY, Answer
 from acme_engine.transport import (
     BAD_NONCE_TRIES,
@@ -26,7 +26,7 @@ from acme_engine.transport import (
 from acme_engine.trust import tls
 from sds_server.programs.child import free_port
 from tests.support import pki
-from tests.support.fake_ca import problem
+from tests.support.fake_ca import fake_ca, problem
 from tests.support.fault_proxy import Fault, FaultProxy
 
 NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
@@ -474,6 +474,17 @@ async def test_a_ca_file_is_the_only_trust(tmp_path):
         context = client._transport._connections._tls()
 
     assert context.cert_store_stats()["x509_ca"] == 1
+
+
+async def test_a_certificate_for_another_name_is_not_believed(tmp_path):
+    """Of a CA that we trust, too: whoever stands between may have one of it."""
+    async with fake_ca(tmp_path) as ca:  # its certificate names the address alone
+        named = ca.directory_url.replace("127.0.0.1", "localhost")
+        async with Client(named, account_key=KEY, ca_file=tmp_path / "fake-ca.pem") as client:
+            with pytest.raises(Untrusted, match="does not verify"):
+                await client.directory()
+        async with Client(ca.directory_url, account_key=KEY, ca_file=tmp_path / "fake-ca.pem") as client:
+            await client.directory()
 
 
 @pytest.mark.parametrize(
