@@ -1,4 +1,6 @@
-"""What a CA certifies at all, as its preset says: told before anything is ordered."""
+"""What a CA certifies at all, and how often it is asked, as its preset says."""
+
+import math
 
 import pytest
 
@@ -41,3 +43,22 @@ def test_in_that_profile_it_is_ordered(required):
 @pytest.mark.parametrize("names", [NAMES, ADDRESS])
 def test_a_ca_that_nobody_knows_decides_by_itself(names):
     assert refused(names, preset=PRESETS["off"]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "resource", "takes"),
+    [
+        ("letsencrypt", "newNonce", 20),
+        ("letsencrypt", "newAccount", 5),
+        ("letsencrypt", "revokeCert", 10),
+        ("letsencrypt", "newOrder", 250),
+        ("letsencrypt-staging", "newNonce", 20),
+        ("letsencrypt-staging", "newOrder", 20),
+        ("zerossl", "newOrder", 8),
+    ],
+)
+def test_one_replica_asks_less_often_in_a_second_than_the_ca_takes(name, resource, takes):
+    """As its page says, of one address; ZeroSSL has none, and known clients keep to 7."""
+    preset = PRESETS[name]
+
+    assert min(preset.requests_per_s, preset.requests_of_per_s.get(resource, math.inf)) < takes
