@@ -290,7 +290,9 @@ class _Issuance:
         solver, challenge = self._solvers.choose(authorization)
         if challenge.token is None:  # what stands in DNS for the account, and not for this order
             account = challenge.account or self._client.account_url
-            standing = replace(challenge, account=account, wildcard=authorization.wildcard)
+            # One record stands for both: of a name that is ordered with its wildcard it must permit that too.
+            wildcard = authorization.wildcard or f"*.{authorization.identifier.value}" in self._names
+            standing = replace(challenge, account=account, wildcard=wildcard)
             return _Proof(authorization, solver, standing, "")
         # The label of dns-account-01 is our account's, whatever the CA says of it.
         ours = replace(challenge, account=self._client.account_url)
