@@ -16,6 +16,7 @@ from sds_server.crls.fetch import fetch
 from sds_server.inventory import crls
 from sds_server.inventory.crls import Due
 from sds_server.inventory.database import Database
+from sds_server.lifecycle.together import to_their_ends
 from sds_server.log import get
 from sds_server.staples import response
 from sds_server.targets.address import Network
@@ -63,12 +64,7 @@ class CrlReader:
         """
         while due := await crls.claim(self._database, limit=BATCH):
             limit = asyncio.Semaphore(AT_ONCE)
-            # Each to its end: a server that is away keeps no other's list from being read.
-            for result in await asyncio.gather(
-                *(self._look(one, limit) for one in due), return_exceptions=True
-            ):
-                if isinstance(result, BaseException):
-                    raise result
+            await to_their_ends(self._look(one, limit) for one in due)
             if len(due) < BATCH:
                 break
 

@@ -5,9 +5,8 @@ statement where only its admin interface is reachable, or an agent's report wher
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sds_server.clock import Clock
 from sds_server.crashpoint import crashpoint
@@ -18,8 +17,12 @@ from sds_server.inventory.targets import Live
 from sds_server.inventory.voices import Look, RollOut
 from sds_server.lifecycle import looks
 from sds_server.lifecycle.rollout import Action, Decision
+from sds_server.lifecycle.together import to_their_ends
 from sds_server.log import get
 from sds_server.model import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 AT_ONCE: Final = 64
 """Looks in flight, of each of the two ways in; each is a full handshake."""
@@ -88,7 +91,7 @@ class Prover:
         """
         said, self._said = self._said, set()
         try:
-            await self._all(self.prove(secret, soon=True) for secret in sorted(said))
+            await to_their_ends(self.prove(secret, soon=True) for secret in sorted(said))
         except CertvoyError:
             self._said |= said
             raise
@@ -102,7 +105,7 @@ class Prover:
         try:
             while found := await roll_outs.claim(self._database, every=self._every, limit=SECRETS_A_STEP):
                 # All at once, and each to its end: a Target that answers nobody keeps no other waiting.
-                await self._all(self.prove(secret) for secret in found)
+                await to_their_ends(self.prove(secret) for secret in found)
                 if len(found) < SECRETS_A_STEP:
                     break
         except CertvoyError:
@@ -186,11 +189,6 @@ class Prover:
         return look
 
     # Around
-
-    async def _all(self, looking: Iterable[Coroutine[object, object, object]]) -> None:
-        for result in await asyncio.gather(*looking, return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
 
     def _tell(self, roll_out: RollOut, decision: Decision) -> None:
         told = {

@@ -5,7 +5,7 @@ No renewal waits for an answer: without one of use it is planned by the Certific
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from enum import StrEnum
 from random import Random
@@ -19,6 +19,7 @@ from sds_server.inventory import renewal_infos
 from sds_server.inventory.database import Database
 from sds_server.inventory.renewal_infos import Planned, Question
 from sds_server.lifecycle.accounts import Issuer
+from sds_server.lifecycle.together import to_their_ends
 from sds_server.log import get
 
 BATCH: Final = 100
@@ -76,7 +77,7 @@ class Renewals:
             by_issuer: dict[str, list[Question]] = defaultdict(list)
             for question in questions:
                 by_issuer[question.issuer].append(question)
-            await _all(self._ask(issuer, asked) for issuer, asked in by_issuer.items())
+            await to_their_ends(self._ask(issuer, asked) for issuer, asked in by_issuer.items())
             if len(questions) < BATCH:
                 break
 
@@ -93,7 +94,7 @@ class Renewals:
             allow_http=self._allow_http,
             on_date=lambda ahead: self.on_date(name, ahead),
         ) as inquiry:
-            await _all(one(inquiry, question) for question in questions)
+            await to_their_ends(one(inquiry, question) for question in questions)
 
     async def _ask_one(self, inquiry: ari.Inquiry, question: Question) -> None:
         try:
@@ -162,10 +163,3 @@ class Renewals:
                 until=decision.at.isoformat(),
                 hint="its CA wants each new certificate replaced at once: ask it whether its window is stale",
             )
-
-
-async def _all(asking: Iterable[Coroutine[object, object, object]]) -> None:
-    """Ask, each to its end: what the database does not take keeps no other answer from being written."""
-    for result in await asyncio.gather(*asking, return_exceptions=True):
-        if isinstance(result, BaseException):
-            raise result

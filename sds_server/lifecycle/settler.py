@@ -6,7 +6,7 @@ word must do, and is called accepted.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Final
 
@@ -20,6 +20,7 @@ from sds_server.inventory.targets import Live
 from sds_server.lifecycle.looks import bundle
 from sds_server.lifecycle.prover import ENDED, Prover
 from sds_server.lifecycle.rollout import Action, Decision
+from sds_server.lifecycle.together import to_their_ends
 from sds_server.log import get
 from sds_server.model import Kind, Outcome, TargetId
 from sds_server.payloads.trust import serials_of
@@ -71,12 +72,12 @@ class Settler:
         """
         said, self._said = self._said, set()
         try:
-            await self._all(sorted(said))
+            await to_their_ends(map(self.settle, sorted(said)))
         except CertvoyError:
             self._said |= said
             raise
         while found := await payload_roll_outs.claim(self._database, every=self._every, limit=SECRETS_A_STEP):
-            await self._all(found)
+            await to_their_ends(map(self.settle, found))
             if len(found) < SECRETS_A_STEP:
                 break
 
@@ -108,11 +109,6 @@ class Settler:
         )
         self._tell(roll_out, decision)
         return decision
-
-    async def _all(self, names: Iterable[str]) -> None:
-        for result in await asyncio.gather(*map(self.settle, names), return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
 
     async def _look(self, roll_out: PayloadRollOut, item: Live) -> Stated | None:
         """Ask an Envoy that has taken a trust bundle what it has loaded, for some moments; None: not yet."""

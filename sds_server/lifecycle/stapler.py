@@ -18,6 +18,7 @@ from sds_server.crashpoint import crashpoint
 from sds_server.inventory import staples
 from sds_server.inventory.database import Database
 from sds_server.inventory.staples import Due, First
+from sds_server.lifecycle.together import to_their_ends
 from sds_server.log import get
 from sds_server.staples import response
 from sds_server.staples.responder import ask
@@ -68,12 +69,7 @@ class Stapler:
         """
         while due := await staples.claim(self._database, limit=BATCH, without=self._without):
             limit = asyncio.Semaphore(AT_ONCE)
-            # Each to its end: a responder that is away keeps no other's answer from being written.
-            for result in await asyncio.gather(
-                *(self._refresh(one, limit) for one in due), return_exceptions=True
-            ):
-                if isinstance(result, BaseException):
-                    raise result
+            await to_their_ends(self._refresh(one, limit) for one in due)
             if len(due) < BATCH:
                 break
 

@@ -5,7 +5,7 @@ file, somebody's hand. It is found by looking, offered the certificate again, an
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Final
 
@@ -16,6 +16,7 @@ from sds_server.inventory.bundle_watches import BundleWatch
 from sds_server.inventory.database import Database
 from sds_server.inventory.watches import Seen, Watch
 from sds_server.lifecycle import looks
+from sds_server.lifecycle.together import to_their_ends
 from sds_server.log import get
 from sds_server.targets.verdict import Stated
 
@@ -68,7 +69,7 @@ class Watcher:
             await self._look_at(await bundle_watches.of_keys(self._database, claimed))
 
     async def _look(self, due: Iterable[Watch], *, soon: bool = False) -> None:
-        await self._all(self._watch(watch, soon=soon) for watch in due)
+        await to_their_ends(self._watch(watch, soon=soon) for watch in due)
 
     async def _watch(self, watch: Watch, *, soon: bool) -> None:
         async with self._limit:
@@ -81,13 +82,7 @@ class Watcher:
 
     async def _look_at(self, due: Iterable[BundleWatch]) -> None:
         """Ask Envoys of their trust bundles, as of certificates."""
-        await self._all(map(self._watch_bundle, due))
-
-    async def _all(self, looking: Iterable[Coroutine[object, object, object]]) -> None:
-        """Look, each to its end: what the database does not take keeps no other look from being written."""
-        for result in await asyncio.gather(*looking, return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
+        await to_their_ends(map(self._watch_bundle, due))
 
     async def _watch_bundle(self, watch: BundleWatch) -> None:
         assert watch.target.admin is not None  # noqa: S101 - asked for
