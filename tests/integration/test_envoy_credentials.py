@@ -20,7 +20,7 @@ from tests.xds.sds import TIMEOUT_S, Deployment
 SITES = pki.authority("Sites")
 NODE = "edge-1"
 EDGE = "spiffe://certvoy/proxy/edge-1"
-LIFE = timedelta(seconds=8)
+LIFE = timedelta(seconds=15)
 
 
 class Enrolled:
