@@ -22,17 +22,22 @@ AS_INSTALLED = str(Path(__file__).parent / "support" / "as_installed")
 
 @pytest.fixture(autouse=True)
 def _logs_of_its_own() -> Iterator[None]:
-    """What a test configures of logs ends with it: a later one would write to a stream that is closed."""
+    """Take logs to pytest, not to the stdout of a command that a test runs beside what logs.
+
+    What a test configures of logs ends with it: a later one would write to a stream that is closed.
+    """
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    ours = logging.getLogger("certvoy")
+    ours.setLevel(logging.DEBUG)
+    structlog.configure(logger_factory=lambda *_: ours)
     yield
-    if structlog.is_configured():
-        structlog.reset_defaults()
-        structlog.contextvars.clear_contextvars()
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        logging.getLogger(ENGINE).setLevel(logging.NOTSET)
-        logging.captureWarnings(capture=False)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.getLogger(ENGINE).setLevel(logging.NOTSET)
+    logging.captureWarnings(capture=False)
 
 
 def pytest_configure(config: pytest.Config) -> None:

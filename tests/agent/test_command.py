@@ -41,7 +41,8 @@ async def token_of(run, tmp_path, *more):
     words = ("proxies", "enroll", "edge-1", "--config", str(tmp_path / "certvoy.yaml"), *more)
     code, shown, note = await run(*words)
     assert (0, True) == (code, note.startswith("spiffe://certvoy/proxy/edge-1 may enrol until")), note
-    return shown.strip().splitlines()[-1]
+    (token,) = shown.splitlines()
+    return token
 
 
 def asking(api, tmp_path, *more):

@@ -366,3 +366,12 @@ def test_nothing_of_an_enrolment_token_is_logged():
     random = "Ab3_" * 10 + "xyz"
 
     assert "xyz" not in said(text=f"certvoy_enrol_{random}.{'5f' * 32}")
+
+
+def test_what_logs_beside_a_command_in_a_test_is_not_in_its_output(capsys, caplog):
+    """The API of a fixture says that the loop was late when it was, such as in the middle of a command."""
+    log.get("loop").warning("loop.late", seconds=1.5)
+    shown = capsys.readouterr()
+
+    assert ("", "") == (shown.out, shown.err)
+    assert "loop.late" in caplog.text
