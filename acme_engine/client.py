@@ -12,6 +12,7 @@ from josepy.b64 import b64encode
 from acme_engine import backoff, transport
 from acme_engine.errors import (
     AccountUnusable,
+    AcmeError,
     Action,
     BadReply,
     BindingRequired,
@@ -102,6 +103,8 @@ class Client:
         self._directory: Directory | None = None
         self._read_at = 0.0
         self._reading = asyncio.Lock()
+        self._failures = 0
+        self._failure: AcmeError | None = None
         self._signer = Signer(account_key)
         self._transport = transport.Transport(
             directory_url,
@@ -128,15 +131,26 @@ class Client:
         await self._transport.__aexit__(kind, error, trace)
 
     async def directory(self) -> Directory:
-        """Return the CA's directory, read once in `DIRECTORY_S` (section 7.1.1)."""
+        """Return the CA's directory, read once in `DIRECTORY_S` (section 7.1.1).
+
+        Whoever wants it while it is read has the answer of that reading, also where it is that the CA does
+        not answer, or wants to be left alone: asked by one after the other it would say so to each.
+        """
         if (known := self._known()) is not None:
             return known
+        failures = self._failures
         async with self._reading:
             if (known := self._known()) is not None:
                 return known
-            reply = await self._transport.get(self._directory_url)
-            self._directory = Directory.parse(reply.json())
-            self._read_at = asyncio.get_running_loop().time()
+            if self._failure is not None and self._failures != failures:
+                raise self._failure
+            try:
+                reply = await self._transport.get(self._directory_url)
+                self._directory = Directory.parse(reply.json())
+            except AcmeError as e:
+                self._failures, self._failure = self._failures + 1, e
+                raise
+            self._read_at, self._failure = asyncio.get_running_loop().time(), None
             return self._directory
 
     def _known(self) -> Directory | None:

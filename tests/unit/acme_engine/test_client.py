@@ -17,6 +17,24 @@ async def test_the_directory_is_read_once_whoever_asks(ca, client):
     assert first is second
 
 
+async def test_who_waits_for_a_directory_that_does_not_come_is_told_so_too(ca, client):
+    """Eight orders that begin while a CA is away would ask it one after the other, each for minutes."""
+    ca.next("/directory", 404, problem("notFound"))
+    told = await asyncio.gather(*(client.directory() for _ in range(8)), return_exceptions=True)
+    later = await client.directory()
+
+    assert [errors.Refused] * 8 == [type(error) for error in told]
+    assert later.new_order
+
+
+async def test_who_gives_up_reading_the_directory_leaves_it_to_the_next(ca, client):
+    first, second = (asyncio.ensure_future(client.directory()) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+
+    assert (await second).new_order
+
+
 async def test_a_directory_that_is_not_where_its_url_says_is_told_as_that(ca, client):
     """The CA's words are about a resource; what has to be mended is a line of a configuration."""
     ca.next("/directory", 404, problem("notFound"))
