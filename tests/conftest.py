@@ -19,6 +19,15 @@ __all__ = ["bare", "connect", "database", "postgres", "promtool", "sql", "templa
 
 AS_INSTALLED = str(Path(__file__).parent / "support" / "as_installed")
 
+AS_TEXT = [
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="%H:%M:%S.%f", utc=True),
+    structlog.processors.StackInfoRenderer(),
+    # Tracebacks as Python has them: those of rich are a fifth of what the tests of loops take.
+    structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+]
+
 
 @pytest.fixture(autouse=True)
 def _logs_of_its_own() -> Iterator[None]:
@@ -30,7 +39,7 @@ def _logs_of_its_own() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     ours = logging.getLogger("certvoy")
     ours.setLevel(logging.DEBUG)
-    structlog.configure(logger_factory=lambda *_: ours)
+    structlog.configure(logger_factory=lambda *_: ours, processors=AS_TEXT)
     yield
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
