@@ -224,6 +224,7 @@ EVENTS: Final = (
         "Finished rotations that are older than rotation.history went.",
         ("count",),
     ),
+    LogEvent("schema.awaited", "info", "Another replica is at the tables; this one goes on when it is done."),
     LogEvent("schema.migrated", "info", "The database was brought to this release.", ("migrations",)),
     LogEvent(
         "secret.undeclared",

@@ -29,7 +29,7 @@ BEGIN_TIMEOUT_S: Final = 3.0
 
 CONNECT_TIMEOUT_S: Final = 5.0
 MIGRATION_TIMEOUT_S: Final = 600.0
-"""For one migration, which may have to write a million rows."""
+"""For one migration, which may have to write a million rows, and for whoever waits for its turn behind it."""
 
 FATE_WITHIN_S: Final = 5.0
 """So long is asked what became of a COMMIT that was not answered; after that its caller is told so."""
@@ -138,9 +138,18 @@ class Transaction:
 
     async def run_script(self, sql: str) -> None:
         """Run a migration, for which the deadlines of statements are too short."""
-        await self._connection.execute(f"SET LOCAL statement_timeout = '{MIGRATION_TIMEOUT_S:.0f}s'")
+        await self._run_long(sql, "statement_timeout")
+
+    async def wait(self, statement: str) -> None:
+        """Run a statement that waits for a lock, as long as a migration may take that holds it."""
+        await self._run_long(statements()[statement], "statement_timeout", "lock_timeout")
+
+    async def _run_long(self, sql: str, *deadlines: str) -> None:
+        for deadline in deadlines:
+            await self._connection.execute(f"SET LOCAL {deadline} = '{MIGRATION_TIMEOUT_S:.0f}s'")
         await self._connection.execute(sql, timeout=MIGRATION_TIMEOUT_S)
-        await self._connection.execute("SET LOCAL statement_timeout TO DEFAULT")
+        for deadline in deadlines:
+            await self._connection.execute(f"SET LOCAL {deadline} TO DEFAULT")
 
 
 class Database:

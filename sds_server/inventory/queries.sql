@@ -2268,6 +2268,9 @@ SELECT has_schema_privilege(current_schema(), 'CREATE');
 -- Replicas that start together migrate one after the other.
 SELECT pg_advisory_xact_lock(4951760157);
 
+-- name: try_lock_migrations
+SELECT pg_try_advisory_xact_lock(4951760157);
+
 -- name: reads_migrations
 SELECT has_table_privilege('schema_migration', 'SELECT');
 

@@ -11,10 +11,13 @@ from pathlib import Path
 
 from sds_server.errors import SchemaMismatch
 from sds_server.inventory.database import Database, Row, Transaction
+from sds_server.log import get
 
 _PACKAGE = Path(__file__).resolve().parent
 _NOBODY = "none"
 """The role of a session that has taken none (SET ROLE)."""
+
+_log = get("schema")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,9 @@ async def _standing(tx: Transaction, *, applied: Sequence[str], hinders: str | N
 
 async def _migrate(tx: Transaction) -> Sequence[str]:
     """Migrate in a transaction that has read no table yet: who has, holds up whoever it waits for here."""
-    await tx.rows("lock_migrations")
+    if not await tx.value("try_lock_migrations"):
+        _log.info("schema.awaited")
+        await tx.wait("lock_migrations")
     owner, missing = await _look(tx)
     if missing and not (await tx.value("may_act_as", owner) if owner else await tx.value("may_create")):
         raise _may_not(await tx.value("login"), missing, begun=owner is not None)

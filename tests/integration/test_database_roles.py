@@ -19,7 +19,7 @@ from tests.support.edge import Edge, grants
 from tests.support.pages import DOCS, blocks
 
 PAGE = DOCS / "how-to" / "database-roles.md"
-SCHEMA_S = {"lock_migrations", "insert_migration", "set_up_roles", "become"}
+SCHEMA_S = {"lock_migrations", "try_lock_migrations", "insert_migration", "set_up_roles", "become"}
 """Statements that whoever migrates runs."""
 
 FUNCTIONS = """

@@ -49,7 +49,7 @@ async def test_every_statement_is_one_that_this_schema_understands(sql):
 
 def test_every_statement_is_used_and_every_name_exists():
     source = "".join(path.read_text() for path in (ROOT / "sds_server" / "inventory").glob("*.py"))
-    used = set(re.findall(r'tx\.(?:rows|row|value)\(\s*"(\w+)"', source))
+    used = set(re.findall(r'tx\.(?:rows|row|value|wait)\(\s*"(\w+)"', source))
 
     assert used == set(statements())
 
@@ -82,6 +82,26 @@ async def test_replicas_that_start_together_on_tables_without_roles_do_not_wait_
 
     assert [None, None] == [schema.hinders for schema in standing]
     assert {f"{connect['database']}_app"} == {schema.become for schema in standing}
+
+
+async def test_who_comes_second_waits_for_a_migration_that_takes_longer_than_other_locks(
+    bare, monkeypatch, caplog
+):
+    monkeypatch.setattr(databases, "SESSION_SETTINGS", databases.SESSION_SETTINGS | {"lock_timeout": "200ms"})
+    migrating = await asyncpg.connect(**bare)
+    await migrating.execute("SELECT pg_advisory_lock(4951760157)")
+    opened = await open_database(bare, size=1)
+    second = asyncio.create_task(migrate(opened))
+    await migrating.execute("SELECT pg_sleep(0.6)")
+    await migrating.close()
+    applied = await second
+    async with opened.transaction() as tx:
+        limit = await tx._connection.fetchval("SHOW lock_timeout")
+    await opened.close()
+
+    assert len(schemas.migrations()) == len(applied)
+    assert "schema.awaited" in caplog.text
+    assert "200ms" == limit
 
 
 async def test_a_migration_may_take_longer_than_a_statement(bare, monkeypatch):
