@@ -16,7 +16,7 @@ from sds_server.inventory.database import Database, Row, Transaction
 from sds_server.inventory.deliveries import News
 from sds_server.inventory.targets import Live
 from sds_server.lifecycle.states import Event
-from sds_server.model import Identity, Peer, ProvedBy, TargetId, TargetKind
+from sds_server.model import Identity, Peer, ProvedBy, Target, TargetId, TargetKind
 
 NOT_SEEN: Final = "its agent saw it served, and says that it does so no more"
 
@@ -34,7 +34,8 @@ class Report:
     """What an agent says. ``generation`` and ``fingerprints`` are all that it says of what it speaks of.
 
     ``identity``: whose Target it is; None: an operator speaks for a Target that there is. ``refusal`` is
-    scrubbed. ``address``: where the agent looked; kept as evidence, and never connected to.
+    scrubbed. ``address``: where the agent looked; kept as evidence, and never connected to. ``asked``: the
+    Target as it was when its agent was asked, if it was: the answer counts while it is that agent's still.
     """
 
     secret: str
@@ -46,6 +47,7 @@ class Report:
     fingerprints: Sequence[str]
     refusal: str | None
     address: str | None
+    asked: Target | None = None
 
 
 async def write(database: Database, report: Report, *, seen_for: timedelta, actor: str) -> Live:
@@ -53,7 +55,8 @@ async def write(database: Database, report: Report, *, seen_for: timedelta, acto
 
     Raises:
         NotFound: there is no such Secret, or no such Target that serves it.
-        Conflict: the report is not about what the Target is offered, or the identity has too many Targets.
+        Conflict: the report is not about what the Target is offered, or not by who is asked by now, or the
+        identity has too many Targets.
     """
     async with database.transaction() as tx:
         await secrets.lock(tx, report.secret)
@@ -134,5 +137,10 @@ async def _target(tx: Transaction, report: Report) -> Row:
         raise NotFound(
             f"target {report.target}: it does not count for {report.secret}",
             hint="`certvoy targets add NAME --secret SECRET`, or report with its client certificate",
+        )
+    asked = report.asked
+    if asked is not None and (asked.push, asked.identity) != (row["push"], row["identity"]):
+        raise Conflict(
+            f"target {report.target}: it has moved while its agent was asked", hint="ask at its new address"
         )
     return row

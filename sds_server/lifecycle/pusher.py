@@ -203,10 +203,11 @@ class Pusher:
             fingerprints=answer.fingerprints,
             refusal=answer.refusal,
             address=answer.address,
+            asked=claim.target,
         )
         try:
             await reports.write(self._database, report, seen_for=self._seen_for, actor=self._actor)
-        except CallerError as e:  # something else is offered meanwhile, or the Target is gone
+        except CallerError as e:  # something else is offered meanwhile, or the Target is gone, or elsewhere
             raise Failed(str(e), sent=True) from None
         await pushes.answered(self._database, claim, kind=answer.kind, again=self._again(claim, answer))
 

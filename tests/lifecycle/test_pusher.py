@@ -288,6 +288,32 @@ async def test_what_moved_elsewhere_is_pushed_there(database, issuances, replica
     assert ("proved", None) == await told(database, "web-1"), "named again as it is, it has not moved"
 
 
+async def test_an_answer_from_where_it_was_proves_nothing_of_where_it_is(
+    database, issuances, replica, hosts, sql
+):
+    """The host is replaced while its agent looks whether the pair is served."""
+    declared = await issuances.declare()
+    old = await hosts("web-1")
+    await issuances.issue(declared)
+    call, moved = replica.pusher._agents.call, []
+
+    async def answered_late(*what, **more):
+        reply = await call(*what, **more)
+        if not moved:
+            moved.append(await hosts("web-1"))
+        return reply
+
+    replica.pusher._agents.call = answered_late
+    await replica.push()
+    before = (await told(database, "web-1"))[0]
+    await turn_clock(sql, LEASE)
+    await replica.push()
+
+    assert "proved" != before
+    assert ([1], [1]) == (generations(old), generations(moved[0]))
+    assert ("proved", None) == await told(database, "web-1")
+
+
 async def test_whose_word_is_overdue_waits_for_no_fleet_that_is_away(
     database, issuances, replica, hosts, sql
 ):
