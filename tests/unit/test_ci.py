@@ -40,7 +40,8 @@ def ci(tmp_path):
         (tmp_path / "tests" / "test_it.py").write_text(tests)
         pytest_of_it = f"{sys.executable} -m pytest -p xdist.plugin -ra --numprocesses 1 $(ARGS)"
         (tmp_path / "Makefile").write_text(f"lint:\n\t@{lint}\ntest:\n\t@{pytest_of_it}\n")
-        bare = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        # Nothing of the run that this is itself a test of.
+        bare = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "MAKE"))}
         bare["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         ended = subprocess.run(
             [tmp_path / ".ci" / "run"], cwd="/", env=bare, capture_output=True, text=True, check=False
