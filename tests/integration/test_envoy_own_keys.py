@@ -48,7 +48,9 @@ class Host:
 
     async def start_agent(self):
         self.agent = beside.agent(self.home)
-        await self.agent.ready(lambda: asyncio.to_thread((self.home / "credentials").exists), timeout_s=180)
+        await self.agent.ready(
+            lambda: asyncio.to_thread((self.home / "credentials" / "current").exists), timeout_s=180
+        )
 
     async def stop_agent(self):
         self.agent.kill()
