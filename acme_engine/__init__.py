@@ -25,6 +25,7 @@ from acme_engine import ari, backoff, chain, errors, keys, renewal
 from acme_engine.chain import Chain
 from acme_engine.client import Client
 from acme_engine.errors import AcmeError, Actor, ChainError, OrderFailed, Problem, Refused, Unfinished
+from acme_engine.hidden import Hidden
 from acme_engine.http01 import Http01Responder
 from acme_engine.issue import Journal, obtain
 from acme_engine.jws import Eab
@@ -56,6 +57,7 @@ __all__ = [
     "Client",
     "Directory",
     "Eab",
+    "Hidden",
     "Http01Responder",
     "Http01Solver",
     "Identifier",

@@ -5,6 +5,7 @@ finds odd is changed ("AB" becomes "AA") or refused. A nonce is the server's own
 """
 
 import json
+import re
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ _ES = {"secp256r1": ("ES256", hashes.SHA256(), 32), "secp384r1": ("ES384", hashe
 
 _FLATTENED = '{{"protected":"{protected}","payload":"{payload}","signature":"{signature}"}}'
 
+_BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
+
 _HS = {"HS256": jwa.HS256, "HS384": jwa.HS384, "HS512": jwa.HS512}
 
 
@@ -38,6 +41,12 @@ class Eab:
     key_id: str
     hmac_key: Hidden[str]
     algorithm: str = "HS256"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.hmac_key, Hidden) or not isinstance(self.hmac_key.reveal(), str):
+            raise Misconfigured(
+                f"EAB key {self.key_id!r}: its HMAC key is not hidden text", hint="give it as Hidden(text)"
+            )
 
 
 class Signer:
@@ -90,11 +99,15 @@ class Signer:
     def bind(self, eab: Eab, *, url: str) -> dict[str, object]:
         """Return ``externalAccountBinding``: our public key, signed with the CA's MAC key."""
         try:
-            mac_key = b64.b64decode(eab.hmac_key.reveal().rstrip("="))
+            text = eab.hmac_key.reveal().rstrip("=")
+            # Python passes over what is not of the alphabet: the key would be another one.
+            mac_key = b64.b64decode(text) if _BASE64URL.fullmatch(text) else b""
         except (ValueError, TypeError):
+            mac_key = b""
+        if not mac_key:  # raised out here: the cause quotes the key
             raise Misconfigured(
                 f"EAB key {eab.key_id!r}: its HMAC key is not base64url", hint="copy it from the CA as it is"
-            ) from None  # the cause quotes the key
+            )
         if (algorithm := _HS.get(eab.algorithm)) is None:
             raise Misconfigured(f"EAB key {eab.key_id!r}: {eab.algorithm!r} is none of {', '.join(_HS)}")
         public_key = self._jwk.public_key().json_dumps().encode()
