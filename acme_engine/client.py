@@ -253,6 +253,10 @@ class Client:
         reply = await self._post(directory.new_order, payload, repeat=Repeat.FAILURE, resource="newOrder")
         return Order.parse(reply.json(), url=reply.location(), retry_after=reply.retry_after)
 
+    def has(self, url: str) -> bool:
+        """Whether a URL that was kept, an order's say, is one of this CA: it may be a former one's."""
+        return self._transport.has(url)
+
     async def order(self, url: str) -> Order:
         """Read an order."""
         reply = await self._read(url)

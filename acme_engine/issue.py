@@ -229,6 +229,8 @@ class _Issuance:
         return order
 
     async def _resume(self, url: str) -> Order:
+        if not self._client.has(url):  # no fault of this CA's, which would be asked for it again and again
+            raise OrderFailed(f"{url[:200]!r} is not an order of this CA", order_url=url)
         self._order_url = url
         try:
             order = await self._client.order(url)

@@ -346,12 +346,22 @@ class Transport:
             return url[len(self._root) - 1 :]
         try:
             target = URL(url)
-            same = target.absolute and _place(target) == self._place
+            same = self._leads_here(target)
         except ValueError as e:
             raise BadReply(f"the CA gave {url[:200]!r}, which is not a URL") from e
         if not same:
             raise BadReply(f"the CA at {self._origin} sent us elsewhere: {url[:200]!r}")
         return target.raw_path_qs
+
+    def has(self, url: str) -> bool:
+        """Whether a URL that somebody kept is one of this CA."""
+        try:
+            return self._leads_here(URL(url))
+        except ValueError:
+            return False
+
+    def _leads_here(self, url: URL) -> bool:
+        return url.absolute and _place(url) == self._place
 
     def _keep_nonce(self, nonces: list[str]) -> None:
         """Keep it as it is: "Clients MUST ignore invalid Replay-Nonce values" (section 6.5.1)."""

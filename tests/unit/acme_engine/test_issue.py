@@ -375,6 +375,15 @@ async def test_an_order_that_is_gone_has_failed(ca, orderer, status):
         await orderer.obtain(MemoryJournal(), order_url=ca.order_url)
 
 
+@pytest.mark.parametrize("url", ["https://former.example/order/1", "", "order/1", "https://[", "{ca}x/order"])
+async def test_an_order_of_another_ca_has_failed_and_nobody_is_asked_for_it(ca, orderer, url):
+    with pytest.raises(OrderFailed, match="is not an order of this CA") as failure:
+        await orderer.obtain(MemoryJournal(), order_url=url.format(ca=ca.url))
+
+    assert failure.value.retryable
+    assert [] == ca.requests
+
+
 @pytest.mark.parametrize("code", ["accountDoesNotExist", "userActionRequired"])
 async def test_what_is_wrong_with_the_account_does_not_kill_the_order(ca, orderer, code):
     ca.next("/order", 400, problem(code))
