@@ -3,6 +3,7 @@
 AcmeError
 ├── CallerError            who asked must ask otherwise
 │   ├── BadIdentifier      a name that no CA could certify
+│   ├── BadSigningRequest  none, or one for other names
 │   └── Unsolvable         no challenge that this solver can answer
 ├── OperatorError          who runs us must mend something
 │   ├── Misconfigured      a URL, a file, a port
@@ -288,6 +289,12 @@ class BadIdentifier(CallerError):
         super().__init__(f"{name!r}: {reason}")
         self.name = name
         self.reason = reason
+
+
+class BadSigningRequest(CallerError):
+    """What should be a signing request is none, or is for other names than are ordered."""
+
+    hint = "give it in DER, for the names of the order: `keys.csr` makes one"
 
 
 class Unsolvable(CallerError):

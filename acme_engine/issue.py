@@ -109,7 +109,7 @@ async def obtain(
     caller knows.
 
     Raises:
-        BadIdentifier, Unsolvable: before anything is sent.
+        BadIdentifier, BadSigningRequest, Unsolvable: before anything is sent.
         OrderFailed: this order is dead; start a new one, with ``order_url`` None.
         Unfinished: the time is up; the same call with the order's URL goes on.
         ChainError: the CA issued something else than was asked for.
@@ -124,6 +124,7 @@ async def obtain(
         )
     solvers = solver if isinstance(solver, Solvers) else Solvers([solver])
     solvers.check(wanted)
+    keys.check_csr(csr, wanted)
     issuance = _Issuance(
         client,
         wanted,

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-from acme_engine.errors import Misconfigured
-from acme_engine.names import is_address
+from acme_engine.errors import BadIdentifier, BadSigningRequest, Misconfigured
+from acme_engine.names import is_address, normalise_any
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
@@ -80,6 +80,48 @@ def csr(key: PrivateKey, names: Sequence[str]) -> bytes:
         .sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
         .public_bytes(serialization.Encoding.DER)
     )
+
+
+def check_csr(der: bytes, names: Sequence[str]) -> None:
+    """Refuse what a CA would, once every name is proved: a CSR of other names (RFC 8555 section 7.4).
+
+    "The CSR MUST indicate the exact same set of requested identifiers as the initial newOrder request", a
+    DNS name "either in the commonName portion of the requested subject name or in" the SANs, "or both".
+    ``names`` are normalised. A common name that is no name of the order is left to the CA.
+
+    Raises:
+        BadSigningRequest: it is no CSR in DER, or not for these names.
+    """
+    try:
+        request = x509.load_der_x509_csr(der)
+        sans, common = _names_of(request)
+    except (ValueError, TypeError) as e:
+        raise BadSigningRequest(f"the signing request cannot be read as DER: {e}") from e
+    wanted = set(names)
+    lacking, foreign = wanted - sans - common, sans - wanted
+    if lacking or foreign:
+        have = ", ".join(sorted(sans | common)) or "no name"
+        raise BadSigningRequest(f"the signing request is for {have}, the order for {', '.join(names)}")
+
+
+def _names_of(request: x509.CertificateSigningRequest) -> tuple[set[str], set[str]]:
+    """Return the names among the SANs, and the common names, as they are normalised where they can be."""
+    try:
+        said = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        sans = set()
+    else:
+        sans = {_spelled(name) for name in said.get_values_for_type(x509.DNSName)}
+        sans |= {str(address) for address in said.get_values_for_type(x509.IPAddress)}
+    common = request.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    return sans, {_spelled(str(attribute.value)) for attribute in common}
+
+
+def _spelled(name: str) -> str:
+    try:
+        return normalise_any(name)
+    except BadIdentifier:
+        return name
 
 
 def _general_name(name: str) -> x509.GeneralName:

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import re
+import ssl
 from datetime import timedelta
 
 import pytest
 
 from acme_engine import Actor, Http01Solver, KeyType, OrderFailed, Refused, Unfinished, errors, keys, obtain
-from acme_engine.errors import BadIdentifier, BadReply, ChainError, Unsolvable
+from acme_engine.errors import BadIdentifier, BadReply, BadSigningRequest, ChainError, Unsolvable
 from acme_engine.issue import MAX_FINALIZES
 from acme_engine.looks import NEXT_S, SOONEST_S
 from tests.support import pki
@@ -15,6 +17,8 @@ from tests.support.acme import Crash, MemoryJournal, Orderer, Tokens
 from tests.support.fake_ca import problem
 
 NAMES = ["www.example.com"]
+KEY = keys.generate(KeyType.ECDSA_P256)
+PEM_CSR = ssl.DER_cert_to_PEM_cert(keys.csr(KEY, NAMES)).encode()
 
 
 @pytest.fixture
@@ -418,6 +422,29 @@ async def test_a_wildcard_is_refused_before_anything_is_sent(ca, client):
 async def test_names_that_no_ca_could_certify_are_refused_before_anything_is_sent(ca, client, names):
     with pytest.raises(BadIdentifier):
         await obtain(client, names=names, csr=b"", solver=None, journal=MemoryJournal())
+
+    assert ca.requests == []
+
+
+@pytest.mark.parametrize(
+    ("csr", "why"),
+    [
+        (b"", "cannot be read as DER"),
+        (PEM_CSR, "cannot be read as DER"),
+        (keys.csr(KEY, ["other.example.com"]), "is for other.example.com, the order for www.example.com"),
+        (
+            keys.csr(KEY, [*NAMES, "other.example.com"]),
+            "is for other.example.com, www.example.com, the order",
+        ),
+        (keys.csr(KEY, []), "is for no name, the order for www.example.com"),
+    ],
+)
+async def test_a_signing_request_that_would_be_refused_in_the_end_is_so_before_anything_is_sent(
+    ca, client, csr, why
+):
+    solver = Http01Solver(Tokens())
+    with pytest.raises(BadSigningRequest, match=re.escape(why)):
+        await obtain(client, names=NAMES, csr=csr, solver=solver, journal=MemoryJournal())
 
     assert ca.requests == []
 

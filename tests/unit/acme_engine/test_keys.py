@@ -1,8 +1,9 @@
 import timeit
+from ipaddress import IPv6Address
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448
 
 from acme_engine import KeyType, keys
@@ -47,6 +48,30 @@ def test_each_type_is_known_by_its_public_key_and_signs_its_request(key_type):
 def test_both_packages_spell_the_types_alike():
     """The engine stands alone, so it cannot import the other's list."""
     assert [t.value for t in KeyType] == [t.value for t in StoredKeyType]
+
+
+def request_of(common_name, *sans):
+    """A CSR as OpenSSL and others make it: with a common name, and a name or two as it was typed."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(
+        x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
+    )
+    if sans:
+        names = [x509.DNSName("a.example"), x509.RFC822Name("ops@a.example"), *sans]
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    key = keys.generate(KeyType.ECDSA_P256)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+@pytest.mark.parametrize(
+    ("csr", "names"),
+    [
+        (request_of("a.example"), ["a.example"]),
+        (request_of("b.example", x509.DNSName("C.example")), ["b.example", "c.example", "a.example"]),
+        (request_of("My server", x509.IPAddress(IPv6Address("2001:db8::1"))), ["a.example", "2001:db8::1"]),
+    ],
+)
+def test_a_signing_request_of_another_s_making_is_for_its_common_name_and_its_sans(csr, names):
+    keys.check_csr(csr, names)
 
 
 def test_a_signing_request_holds_the_names_as_sans_and_no_subject():
