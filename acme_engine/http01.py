@@ -67,6 +67,8 @@ class Http01Responder:
         Raises:
             CannotListen: naming the address.
         """
+        if self._server is not None:
+            raise RuntimeError("the HTTP-01 responder listens already")  # the first port would stay open
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(self._connection, self._host, self._port)

@@ -130,6 +130,8 @@ class TlsAlpn01Responder:
         Raises:
             CannotListen: naming the address.
         """
+        if self._server is not None:
+            raise RuntimeError("the TLS-ALPN-01 responder listens already")  # the first port would stay open
         try:
             self._server = await asyncio.start_server(
                 self._connected, self._host, self._port, limit=MAX_CLIENT_HELLO

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from acme_engine import Http01Responder, errors, http01, lookup
+from acme_engine import Http01Responder, TlsAlpn01Responder, errors, http01, lookup
 from tests.support.acme import Tokens
 
 TOKEN = "A-_b" * 10
@@ -405,6 +405,18 @@ async def test_a_port_in_use_is_named(served):
     assert isinstance(failure.value, OSError)
     assert isinstance(failure.value, errors.AcmeError)
     assert "port" in failure.value.hint
+
+
+@pytest.mark.parametrize("kind", [Http01Responder, TlsAlpn01Responder])
+async def test_who_starts_it_twice_is_told_and_the_port_is_given_back_in_the_end(kind):
+    responder = kind(Tokens(), host="127.0.0.1", port=0)
+    port = await responder.start()
+    with pytest.raises(RuntimeError, match="listens already"):
+        await responder.start()
+    await responder.stop()
+
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", port)
 
 
 async def test_stopping_cuts_what_is_open_and_twice_does_no_harm():
