@@ -58,11 +58,16 @@ class Signer:
                 raise Misconfigured(f"an account key on curve {key.curve.name}: use P-256, P-384 or RSA")
             self._jwk: jwk.JWK = jwk.JWKEC(key=ComparableECKey(key))
             self._algorithm, self._sign = _ES[key.curve.name][0], _by_ecdsa(key)
+        elif isinstance(key, rsa.RSAPrivateKey):
+            self._jwk = jwk.JWKRSA(key=ComparableRSAKey(key))
+            self._algorithm, self._sign = "RS256", _by_rsa(key)
         elif isinstance(key, ed25519.Ed25519PrivateKey):
             raise Misconfigured("an account key on Ed25519: use P-256, P-384 or RSA")
         else:
-            self._jwk = jwk.JWKRSA(key=ComparableRSAKey(key))
-            self._algorithm, self._sign = "RS256", _by_rsa(key)
+            raise Misconfigured(
+                f"an account key cannot be a {type(key).__name__}: use P-256, P-384 or RSA",
+                hint="`keys.generate` makes one, `keys.load_pem` reads one",
+            )
         self._thumbprint = _b64(self._jwk.thumbprint())
 
     def sign(self, payload: bytes, *, url: str, nonce: str, account_url: str | None) -> bytes:

@@ -153,14 +153,16 @@ def pem(key: PrivateKey) -> bytes:
     )
 
 
-def load_pem(text: bytes) -> PrivateKey:
+def load_pem(text: bytes | str) -> PrivateKey:
     """Read a private key from PEM, as `pem` wrote it, or another client did (PKCS#8, PKCS#1, SEC 1).
 
     Raises:
         Misconfigured: it is none, is encrypted, or of a type that we do not make.
     """
     try:
-        key = serialization.load_pem_private_key(text, password=None)
+        key = serialization.load_pem_private_key(
+            text.encode() if isinstance(text, str) else text, password=None
+        )
     except (ValueError, TypeError, UnsupportedAlgorithm) as e:
         raise Misconfigured("this is no private key in PEM that can be read without a password") from e
     if not isinstance(key, PrivateKey):

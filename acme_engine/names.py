@@ -62,7 +62,13 @@ def is_address(name: str) -> bool:
 
 
 def normalise_all(names: Sequence[str]) -> tuple[str, ...]:
-    """Normalise each, drop repetitions, and keep the order: the first is the primary."""
+    """Normalise each, drop repetitions, and keep the order: the first is the primary.
+
+    Raises:
+        BadIdentifier: as `normalise_any`; or the names are one text, whose letters could be names.
+    """
+    if isinstance(names, str):
+        raise BadIdentifier(names, "is one text, where a list of names is wanted")
     return tuple(dict.fromkeys(map(normalise_any, names)))
 
 

@@ -5,7 +5,7 @@ import json
 import josepy
 import pytest
 from acme import challenges, messages
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, x25519
 
 from acme_engine import Eab, KeyType, keys
 from acme_engine.errors import Misconfigured
@@ -98,3 +98,13 @@ def test_the_key_authorization_is_what_the_acme_library_computes():
 def test_an_account_key_on_another_curve_is_refused():
     with pytest.raises(Misconfigured, match="secp521r1"):
         Signer(ec.generate_private_key(ec.SECP521R1()))
+
+
+@pytest.mark.parametrize(
+    "key", [None, b"-----BEGIN PRIVATE KEY-----", x25519.X25519PrivateKey.generate(), ec.SECP256R1()]
+)
+def test_what_cannot_be_an_account_key_is_said_by_its_type(key):
+    with pytest.raises(Misconfigured, match=f"cannot be a {type(key).__name__}: use P-256") as failure:
+        Signer(key)
+
+    assert "BEGIN" not in str(failure.value)

@@ -125,3 +125,9 @@ def test_a_key_of_a_type_that_we_do_not_make_is_refused():
     )
     with pytest.raises(Misconfigured, match="Ed448"):
         keys.load_pkcs8(der)
+
+
+def test_a_key_that_was_kept_as_text_comes_back():
+    key = keys.generate(KeyType.ECDSA_P256)
+
+    assert keys.pkcs8(key) == keys.pkcs8(keys.load_pem(keys.pem(key).decode()))

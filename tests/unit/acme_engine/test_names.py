@@ -80,3 +80,9 @@ def test_an_address_has_one_spelling(text, spelt):
 def test_what_is_nearly_an_address_is_refused(text):
     with pytest.raises(BadIdentifier):
         normalise_any(text)
+
+
+@pytest.mark.parametrize("text", ["www.example.com", "localhost", ""])
+def test_one_text_is_no_list_of_names(text):
+    with pytest.raises(BadIdentifier, match="is one text, where a list of names is wanted"):
+        normalise_all(text)
