@@ -120,7 +120,7 @@ class Inquiry:
         self,
         directory_url: str,
         *,
-        ca_file: Path | None = None,
+        ca_file: Path | str | None = None,
         allow_http: bool = False,
         timeout_s: float = TIMEOUT_S,
         on_date: transport.OnDate | None = None,

@@ -41,7 +41,7 @@ USER_AGENT = "certvoy/0.1 (acme_engine)"
 
 
 async def answers(
-    directory_url: str, *, ca_file: Path | None = None, within_s: float = 5.0, allow_http: bool = False
+    directory_url: str, *, ca_file: Path | str | None = None, within_s: float = 5.0, allow_http: bool = False
 ) -> Directory:
     """Read a CA's directory once, to see whether the CA is there; returns it when it is.
 
@@ -75,7 +75,7 @@ class Client:
         *,
         account_key: PrivateKey,
         account_url: str | None = None,
-        ca_file: Path | None = None,
+        ca_file: Path | str | None = None,
         user_agent: str = USER_AGENT,
         allow_http: bool = False,
         clock: transport.Clock = transport.utc_now,

@@ -144,7 +144,7 @@ class Transport:
         directory_url: str,
         *,
         user_agent: str,
-        ca_file: Path | None = None,
+        ca_file: Path | str | None = None,
         allow_http: bool = False,
         clock: Clock = utc_now,
         sleep: Sleep = asyncio.sleep,

@@ -14,16 +14,17 @@ MAX_CONTEXTS = 16
 """Each is about a megabyte where it holds the system's roots."""
 
 
-def tls(ca_file: Path | None) -> ssl.SSLContext:
+def tls(ca_file: Path | str | None) -> ssl.SSLContext:
     """Return the context of connections to a CA: only that file's CAs are trusted, or else the system's.
 
     Reading some 140 of these takes 23 ms, in which nothing else runs, so one context serves all clients for
     an hour; a file that has changed is read at once.
     """
     try:
-        seen = ca_file.stat() if ca_file is not None else None
+        path = Path(ca_file) if ca_file is not None else None
+        seen = path.stat() if path is not None else None
         version = (seen.st_mtime_ns, seen.st_ino, seen.st_size) if seen is not None else ()
-        return _context(ca_file, version, int(time.monotonic() // TRUST_S))
+        return _context(path, version, int(time.monotonic() // TRUST_S))
     except OSError as e:  # ssl.SSLError is one, for a file without a certificate
         raise Misconfigured(
             f"the CA file {ca_file} cannot be used: {e.strerror or e}",

@@ -19,8 +19,8 @@ class Webroot:
     A file outlives its time if nobody deletes it: what a crash leaves is taken away when the order goes on.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._directory = root / PLACE
+    def __init__(self, root: Path | str) -> None:
+        self._directory = Path(root) / PLACE
 
     async def put(self, token: str, key_authorization: str, *, ttl_s: int) -> None:  # noqa: ARG002
         """Write the file whole: a server never serves half of it.

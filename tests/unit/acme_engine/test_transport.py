@@ -7,6 +7,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from multidict import CIMultiDict
@@ -467,9 +468,10 @@ def trusted(context):
     return [dict(part[0] for part in ca["subject"])["commonName"] for ca in context.get_ca_certs()]
 
 
-async def test_a_ca_file_is_the_only_trust(tmp_path):
+@pytest.mark.parametrize("spelled", [Path, str])
+async def test_a_ca_file_is_the_only_trust(tmp_path, spelled):
     """An internal CA's clients must not believe the public ones."""
-    path = pki.authority("Ours").write(tmp_path / "ca.pem")
+    path = spelled(pki.authority("Ours").write(tmp_path / "ca.pem"))
     async with Client("https://ca.example/dir", account_key=KEY, ca_file=path) as client:
         context = client._transport._connections._tls()
 

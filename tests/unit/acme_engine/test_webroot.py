@@ -1,6 +1,7 @@
 """Tokens as files below a web server's root."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -10,10 +11,11 @@ from acme_engine.webroot import Webroot
 TOKEN = "t" * 43
 
 
-async def test_a_token_is_a_file_that_others_can_read_and_goes_again(tmp_path):
+@pytest.mark.parametrize("spelled", [Path, str])
+async def test_a_token_is_a_file_that_others_can_read_and_goes_again(tmp_path, spelled):
     before = os.umask(0o077)
     try:
-        store = Webroot(tmp_path)
+        store = Webroot(spelled(tmp_path))
         await store.put(TOKEN, f"{TOKEN}.thumbprint", ttl_s=60)
     finally:
         os.umask(before)
