@@ -96,6 +96,10 @@ _UNPROVED = (
     " DNS-01: look whether its TXT record is seen from outside"
 )
 
+_NOT_ALLOWED = (
+    "the CA does not let this account do it: look at the account, and at its key id and HMAC key (EAB)"
+)
+
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         # RFC 8555 section 6.7: what happened to the request
@@ -421,10 +425,11 @@ class Refused(CaError):
 
     def __init__(self, what: str, problem: Problem) -> None:
         rule = problem.rule
-        super().__init__(
-            f"{what}: {problem}", hint=rule.hint, retry_after=problem.retry_after, problem=problem
-        )
-        self.actor = rule.actor
+        # In an authorization it is a name that is not proved; here, what we asked for is not ours to ask.
+        ours = problem.code == "unauthorized"
+        hint = _NOT_ALLOWED if ours else rule.hint
+        super().__init__(f"{what}: {problem}", hint=hint, retry_after=problem.retry_after, problem=problem)
+        self.actor = Actor.OPERATOR if ours else rule.actor
         self.retryable = rule.retryable
 
 
