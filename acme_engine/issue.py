@@ -384,9 +384,18 @@ class _Issuance:
                 left(proof, "no time was left")
                 raise
 
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                await _together(one, proofs)
+        cleaning = asyncio.create_task(_together(one, proofs))
+        try:
+            await asyncio.wait([cleaning], timeout=within_s)
+        except asyncio.CancelledError:
+            if within_s is None:  # stopped only now: no shorter than where it is stopped sooner
+                await asyncio.wait([cleaning], timeout=STOPPED_CLEANUP_S)
+            raise
+        finally:
+            cleaning.cancel()
+            await asyncio.wait([cleaning])
+        with suppress(asyncio.CancelledError):  # ours
+            cleaning.result()
 
     async def _finalize(self, order: Order, wait: Wait) -> Order:
         await self._journal.finalizing()

@@ -8,7 +8,18 @@ from datetime import timedelta
 
 import pytest
 
-from acme_engine import Actor, Http01Solver, KeyType, OrderFailed, Refused, Unfinished, errors, keys, obtain
+from acme_engine import (
+    Actor,
+    Http01Solver,
+    KeyType,
+    OrderFailed,
+    Refused,
+    Unfinished,
+    errors,
+    issue,
+    keys,
+    obtain,
+)
 from acme_engine.errors import BadIdentifier, BadReply, BadSigningRequest, ChainError, Unsolvable
 from acme_engine.issue import MAX_FINALIZES
 from acme_engine.looks import NEXT_S, SOONEST_S
@@ -482,6 +493,51 @@ async def test_a_failing_cleanup_is_told_and_decides_nothing(orderer):
     await orderer.obtain(MemoryJournal())
 
     assert ("challenge.left", {"identifier": "www.example.com", "error": "no store"}) in orderer.steps
+
+
+@pytest.mark.parametrize("names", [NAMES, [*NAMES, "b.example.com"]])
+async def test_who_is_stopped_while_answers_are_taken_away_takes_them_away_first(ca, client, names):
+    """A slow DNS provider's record would stay: the order that goes on has nothing more to prove."""
+    asked, gone = asyncio.Event(), asyncio.Event()
+
+    class Slow(Tokens):
+        async def delete(self, token):
+            asked.set()
+            await gone.wait()
+            await super().delete(token)
+
+    orderer = Orderer(client, names, Slow())
+    order = asyncio.create_task(orderer.obtain(MemoryJournal()))
+    await asked.wait()
+    order.cancel()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    gone.set()
+    with pytest.raises(asyncio.CancelledError):
+        await order
+
+    assert orderer.tokens == {}
+
+
+async def test_who_is_stopped_while_answers_are_taken_away_does_not_wait_for_what_hangs(
+    ca, client, monkeypatch
+):
+    monkeypatch.setattr(issue, "STOPPED_CLEANUP_S", 0.01)
+    asked = asyncio.Event()
+
+    class Hanging(Tokens):
+        async def delete(self, _token):
+            asked.set()
+            await asyncio.Event().wait()
+
+    orderer = Orderer(client, NAMES, Hanging())
+    order = asyncio.create_task(orderer.obtain(MemoryJournal()))
+    await asked.wait()
+    order.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await order
+
+    assert ("challenge.left", {"identifier": NAMES[0], "error": "no time was left"}) == orderer.steps[-1]
 
 
 async def test_without_an_account_nothing_is_ordered(ca, client, orderer):
