@@ -19,7 +19,9 @@ import dns.resolver
 
 from acme_engine.dns.checks import DNS_PORT, address
 from acme_engine.dns.servers import Server, Silent, alias, ask, authoritative, referral, zone_of
-from acme_engine.errors import ZoneNotFound
+from acme_engine.errors import Misconfigured, ZoneNotFound
+
+_HINT: Final = "name each as host:port, [address]:port or a host alone"
 
 MAX_ALIASES: Final = 10
 MAX_REFERRALS: Final = 10
@@ -46,9 +48,12 @@ class Zones:
 
         ``servers``: who serves the zones, as host:port, where their NS records do not say it from here:
         hidden primaries, split horizons. ``port`` is that of servers that NS records name.
+
+        Raises:
+            Misconfigured: one of them is no host:port.
         """
-        self._resolvers = tuple(resolvers)
-        self._servers = tuple(servers)
+        self._resolvers = _checked("resolvers", resolvers)
+        self._servers = _checked("servers", servers)
         self._port = port
 
     async def place(self, name: str) -> Place:
@@ -167,6 +172,17 @@ async def _addresses(named: Sequence[str]) -> tuple[Server, ...]:
     if not found:
         raise ZoneNotFound(f"no server can be asked: {'; '.join(words) or 'none is named'}")
     return tuple(dict.fromkeys(found))
+
+
+def _checked(what: str, named: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(named, str):
+        raise Misconfigured(f"{what} of DNS: {named!r} is one text, where a list is wanted", hint=_HINT)
+    for text in named:
+        try:
+            address(text)
+        except ValueError as e:
+            raise Misconfigured(f"{what} of DNS: {text!r}: {e}", hint=_HINT) from e
+    return tuple(named)
 
 
 def _of_this_host() -> tuple[str, ...]:

@@ -70,3 +70,10 @@ async def test_a_record_that_is_not_there_is_said(run):
 
     assert 1 == code
     assert printed[-1].endswith("does not have it")
+
+
+def test_a_nameserver_that_is_none_is_said_and_no_traceback(capsys):
+    code = cli.main(["dns-records", *WORDS, "--check", "--nameserver", "ns1:x"])
+
+    assert 0 != code
+    assert "'ns1:x': must be a host with or without a port" in capsys.readouterr().err

@@ -3,6 +3,8 @@
 import pytest
 
 from acme_engine.dns.checks import address, base64_text, one_of, server, zone
+from acme_engine.dns.zones import Zones
+from acme_engine.errors import Misconfigured
 
 
 @pytest.mark.parametrize(
@@ -18,6 +20,18 @@ from acme_engine.dns.checks import address, base64_text, one_of, server, zone
 )
 def test_a_server_is_a_host_with_or_without_a_port(text, expected):
     assert expected == address(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ns1:0", "ns1:65536", "ns1:x", "2001:db8::1:x:5353", "[ns1]:53", "n s", "http://ns1/"]
+)
+def test_who_is_to_be_asked_and_is_no_server_is_told_at_once(text):
+    """And not as a bare ValueError, once the order is made."""
+    for given in ({"servers": [text]}, {"resolvers": ["192.0.2.1", text]}, {"servers": "192.0.2.1:53"}):
+        with pytest.raises(Misconfigured, match="of DNS: ") as failure:
+            Zones(**given)
+
+        assert "host:port" in failure.value.hint
 
 
 @pytest.mark.parametrize(
