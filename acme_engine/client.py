@@ -175,7 +175,7 @@ class Client:
         if terms_agreed:
             payload["termsOfServiceAgreed"] = True
         if contact:
-            payload["contact"] = list(contact)
+            payload["contact"] = _contacts(contact)
         if eab is not None:
             payload["externalAccountBinding"] = self._signer.bind(eab, url=directory.new_account)
         return await self._new_account(directory, payload)
@@ -192,7 +192,7 @@ class Client:
         """Give the account another key (section 7.3.5); from then on the client signs with it.
 
         Keep both until this has returned: where it is cut off, `find_account` with the new key says whether
-        it was done.
+        it was done. No order shall be on its way: what answers its challenges is made of the old key.
 
         Raises:
             Unsupported: the directory has no ``keyChange``.
@@ -208,7 +208,7 @@ class Client:
 
     async def update_contact(self, contact: Sequence[str]) -> Account:
         """Tell the CA to whom it may write (section 7.3.2); none: nobody."""
-        return await self._update({"contact": list(contact)})
+        return await self._update({"contact": _contacts(contact)})
 
     async def deactivate(self) -> Account:
         """End the account (section 7.3.6): no later request of it is taken. It cannot be undone."""
@@ -364,3 +364,11 @@ class Client:
         """Read the directory anew where something is not found: a CA that was set up anew has other URLs."""
         if refusal.problem.status in transport.NOT_HERE:
             self._directory = None
+
+
+def _contacts(contact: Sequence[str]) -> list[str]:
+    if isinstance(contact, str):  # each of its letters would be one
+        raise Misconfigured(
+            f"contact: {contact!r} is one text, where a list is wanted", hint="give it as [contact]"
+        )
+    return list(contact)

@@ -39,6 +39,7 @@ _BITS = {KeyType.RSA_2048: 2048, KeyType.RSA_3072: 3072, KeyType.RSA_4096: 4096}
 
 def generate(key_type: KeyType) -> PrivateKey:
     """Make a new key pair. RSA takes 40 to 400 ms, and now and then seconds: call it in a thread."""
+    key_type = KeyType(key_type)  # a text too, as a configuration has it; of no type it is a ValueError
     if key_type is KeyType.ED25519:
         return ed25519.Ed25519PrivateKey.generate()
     if key_type in _CURVES:

@@ -102,6 +102,15 @@ async def test_terms_and_binding_are_wanted_before_anything_is_sent(ca, client):
     assert ca.requests == []
 
 
+async def test_a_contact_that_is_one_text_is_not_sent_letter_by_letter(ca, client):
+    with pytest.raises(errors.Misconfigured, match=r"'mailto:ops@example\.com' is one text"):
+        await client.register(terms_agreed=True, contact="mailto:ops@example.com")
+    with pytest.raises(errors.Misconfigured, match="is one text"):
+        await client.update_contact("mailto:ops@example.com")
+
+    assert ca.requests == []
+
+
 async def test_terms_are_agreed_to_only_where_somebody_did(ca, client):
     await client.register(terms_agreed=False)
     await client.register(terms_agreed=True, contact=["mailto:ops@example.com"])

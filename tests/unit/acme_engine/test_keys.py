@@ -131,3 +131,10 @@ def test_a_key_that_was_kept_as_text_comes_back():
     key = keys.generate(KeyType.ECDSA_P256)
 
     assert keys.pkcs8(key) == keys.pkcs8(keys.load_pem(keys.pem(key).decode()))
+
+
+@pytest.mark.parametrize("key_type", [t for t in KeyType if not t.startswith("rsa")])
+def test_a_type_may_be_named_by_a_text_and_another_text_is_none(key_type):
+    assert key_type is keys.type_of(keys.generate(str(key_type)).public_key())
+    with pytest.raises(ValueError, match="'rsa' is not a valid KeyType"):
+        keys.generate("rsa")
