@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sds_server.cli import api
 from sds_server.cli import main as cli
 from sds_server.errors import CertvoyError, NotFound, Unavailable
 from sds_server.inventory import (
+    declarations,
     deliveries,
     freezes,
     pauses,
@@ -251,6 +253,54 @@ async def test_a_secret_is_declared_and_repeating_it_changes_nothing(run, issuan
     assert (0, "www is as it shall be: nothing to do\n", "") == again
     # And not the steps of another day, as if it had ordered one more.
     assert (0, "www is as it shall be: nothing to do\n") == (waited[0], waited[2])
+
+
+async def test_what_no_option_names_stays_as_it_is_declared(run):
+    """Said again without its names, it was ordered for its own name, and served for that by every proxy."""
+    wished = ("--key-type", "rsa-2048", "--proof", "90%", "--key-holder", "target")
+    await run("issue", "www", "--domain", "www.example.test", "--domain", "example.test", *wished)
+    code, _, told = await run("issue", "www")
+    _, shown, _ = await run("show", "www", "--json")
+
+    assert (0, "") == (code, told)
+    secret = json.loads(shown)
+    assert ["www.example.test", "example.test"] == secret["domains"]
+    assert ("rsa-2048", "90%", "target") == tuple(secret[key] for key in ("key_type", "proof", "key_holder"))
+
+
+async def test_what_an_option_changes_is_told(run):
+    await run("issue", "www", "--domain", "www.example.test", "--domain", "example.test")
+    _, _, told = await run("issue", "www", "--domain", "api.example.test", "--key-type", "rsa-2048")
+
+    assert [
+        "www: domains changed from www.example.test, example.test to api.example.test",
+        "www: key type changed from ecdsa-p256 to rsa-2048",
+    ] == told.splitlines()
+
+
+async def test_whoever_may_not_read_names_what_is_wanted(run, monkeypatch):
+    """A token with the scope issue alone: without the names, others would take their place unseen."""
+
+    def refuse(*_path, **_query):
+        raise api.Refused({"detail": "token:ci lacks the scope read"})
+
+    monkeypatch.setattr(api.Api, "get", refuse)
+    named = await run("issue", "www", "--domain", "www.example.test", "--issuer", "internal")
+    code, _, told = await run("issue", "www", "--issuer", "internal")
+
+    assert (0, 1) == (named[0], code)
+    assert "token:ci lacks the scope read" in told
+
+
+async def test_a_ca_that_is_named_anew_takes_the_place_of_the_fallbacks_too(run, issuances, database):
+    before = replace(await issuances.declare(), issuer="gone", fallback=("internal",))
+    await declarations.put(database, before, actor="person:test")
+    _, _, told = await run("issue", "www", "--issuer", "internal")
+
+    assert [
+        "www: issuer changed from gone to internal",
+        "www: fallback changed from internal to none",
+    ] == told.splitlines()
 
 
 async def test_what_completes_a_rotation_is_declared_and_shown(run):
