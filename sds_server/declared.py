@@ -7,7 +7,7 @@ from typing import Final
 from sds_server.config.certvoy_yaml import Config
 from sds_server.config.secrets import SecretConfig
 from sds_server.errors import Conflict, GateRefused
-from sds_server.inventory import audit, declarations, freezes
+from sds_server.inventory import audit, declarations, freezes, secrets
 from sds_server.inventory.database import Database
 from sds_server.lifecycle.payloads import Payloads
 from sds_server.log import get
@@ -17,6 +17,10 @@ from sds_server.payloads.trust import TrustBundle
 
 TOLD_MAX: Final = 200
 """So many grants are named in an entry of the audit."""
+
+UNDECLARED: Final = (
+    "declare it under `issuers:` and restart, or give each another by `certvoy issue --issuer`"
+)
 
 _log = get("app")
 
@@ -53,6 +57,9 @@ async def declare(config: Config, database: Database, payloads: Payloads) -> Non
             continue
         if changed:
             _log.info("secret.declared", secret=name, domains=secret.domains)
+    # Else nobody hears of it before the first renewal.
+    for issuer, count in (await secrets.undeclared_issuers(database, list(config.issuers))).items():
+        _log.warning("issuer.undeclared", issuer=issuer, secrets=count, hint=UNDECLARED)
 
 
 async def _tell(config: Config, database: Database, actor: str) -> None:

@@ -227,6 +227,12 @@ EVENTS: Final = (
     LogEvent("schema.awaited", "info", "Another replica is at the tables; this one goes on when it is done."),
     LogEvent("schema.migrated", "info", "The database was brought to this release.", ("migrations",)),
     LogEvent(
+        "issuer.undeclared",
+        "warning",
+        "Secrets want a CA that this replica's configuration does not name; it orders nothing there.",
+        ("issuer", "secrets", "hint"),
+    ),
+    LogEvent(
         "secret.undeclared",
         "error",
         "What the configuration declares must not be served, or is frozen; what is served is served on.",

@@ -1,6 +1,6 @@
 """`certvoy why NAME`: why a secret is as it is, and what comes next, as one tree."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import click
@@ -10,6 +10,7 @@ from sds_server.cli.output import age, json_option, moment, print_json
 from sds_server.cli.payload import payload_facts, taken
 from sds_server.cli.wait import canaries
 from sds_server.conditions import on_demand, shared
+from sds_server.model import UPLOAD
 
 
 @dataclass
@@ -53,12 +54,13 @@ def why(name: str, *, as_json: bool, api: Api) -> None:
     if as_json:
         print_json(secret | {"rotation": rotation})
         return
-    for line in tree(secret, rotation).lines():
+    declared = {issuer["name"] for issuer in api.get("v1", "issuers")["items"]}
+    for line in tree(secret, rotation, declared).lines():
         click.echo(line)
 
 
-def tree(secret: Json, rotation: Json) -> Branch:
-    """Return what is to be said."""
+def tree(secret: Json, rotation: Json, declared: Collection[str]) -> Branch:
+    """Return what is to be said; ``declared``: the issuers of the replica that was asked."""
     policy = "" if secret["proof"] == "all" else f", proof {secret['proof']}"
     root = Branch(
         f"{secret['name']}: {', '.join(secret['domains'])}"
@@ -73,6 +75,7 @@ def tree(secret: Json, rotation: Json) -> Branch:
         root.add(f"✗ overdue: {conditions['RenewalOverdue']['message']}")
     _sealed(root, secret["sealed"])
     _clock(root, secret["clock"])
+    _undeclared(root, secret, declared)
     _forbidden(root, secret["forbidden"])
     if secret["frozen"] is not None:
         _frozen(root, secret["name"], secret["frozen"])
@@ -168,6 +171,14 @@ def _clock(root: Branch, said: str | None) -> None:
     if said is not None:
         branch = root.add(f"✗ clock: that of the replica asked is {said}")
         branch.add("remedy: set that machine's clock: see that chronyd or systemd-timesyncd runs")
+
+
+def _undeclared(root: Branch, secret: Json, declared: Collection[str]) -> None:
+    for issuer in (secret["issuer"], *secret["fallback"]):
+        if issuer not in {*declared, UPLOAD}:
+            branch = root.add(f"✗ issuer: {issuer} is not in the configuration of the replica asked")
+            another = f"`certvoy issue {secret['name']} --issuer ...` names another"
+            branch.add(f"remedy: declare it under `issuers:` and restart, or {another}")
 
 
 def _forbidden(root: Branch, forbidden: list[Json]) -> None:

@@ -66,6 +66,13 @@ SELECT s.name, s.kind, s.domains, s.issuer, s.key_type, s.key_holder, s.key_file
   LEFT JOIN certrotation r ON r.secret = s.name AND r.completed_at IS NULL
  ORDER BY s.name;
 
+-- name: undeclared_issuers
+-- CAs that are wanted and not among $1, with how many Secrets want them, as the first or to fall back on.
+SELECT ca AS issuer, count(*) AS secrets
+  FROM secret s CROSS JOIN LATERAL unnest(s.issuer || s.fallback) AS ca
+ WHERE s.deleted_at IS NULL AND s.kind = 'tls_certificate' AND ca <> ALL ($1::text[])
+ GROUP BY ca ORDER BY ca;
+
 -- name: matching_secrets
 -- Certificates whose names begin or end as a pattern of a grant says.
 SELECT name FROM secret

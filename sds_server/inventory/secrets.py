@@ -1,13 +1,23 @@
 """Secrets: read and locked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sds_server.errors import NotFound
 from sds_server.inventory.database import Database, Row, Transaction
-from sds_server.model import CertificateStatus, Freeze, KeyHolder, KeyType, Kind, Proof, Secret, SecretName
+from sds_server.model import (
+    UPLOAD,
+    CertificateStatus,
+    Freeze,
+    KeyHolder,
+    KeyType,
+    Kind,
+    Proof,
+    Secret,
+    SecretName,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,13 @@ async def matching(
         return [
             row["name"] for row in await tx.rows("matching_secrets", list(prefixes), list(suffixes), limit)
         ]
+
+
+async def undeclared_issuers(database: Database, declared: Sequence[str]) -> Mapping[str, int]:
+    """Return how many Secrets want each CA that is not ``declared``."""
+    async with database.transaction() as tx:
+        rows = await tx.rows("undeclared_issuers", [*declared, UPLOAD])
+        return {row["issuer"]: row["secrets"] for row in rows}
 
 
 async def created_at(database: Database, name: str) -> datetime:

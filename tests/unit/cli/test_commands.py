@@ -303,6 +303,23 @@ async def test_a_ca_that_is_named_anew_takes_the_place_of_the_fallbacks_too(run,
     ] == told.splitlines()
 
 
+async def test_why_nothing_is_ordered_where_its_ca_is_not_declared_any_more(run, issuances, database):
+    """Before it is due, nothing else shows it."""
+    wanted = replace(await issuances.declare(), issuer="renamed", fallback=("internal", "gone"))
+    await declarations.put(database, wanted, actor="person:test")
+    _, shown, _ = await run("why", "www")
+
+    lines = [line for line in shown.splitlines() if "issuer" in line]
+    remedy = "│  └─ remedy: declare it under `issuers:` and restart, or"
+    remedy += " `certvoy issue www --issuer ...` names another"
+    assert [
+        "├─ ✗ issuer: renamed is not in the configuration of the replica asked",
+        remedy,
+        "├─ ✗ issuer: gone is not in the configuration of the replica asked",
+        remedy,
+    ] == lines
+
+
 async def test_what_completes_a_rotation_is_declared_and_shown(run):
     await run("issue", "www", "--domain", "www.example.test", "--proof", "90%")
     _, shown, _ = await run("show", "www")
