@@ -101,6 +101,8 @@ def _explained(detail: ErrorDetails, place: Place, sections: Sections) -> tuple[
     if detail["type"] == "extra_forbidden":
         return "unknown key", _known_keys(place, sections)
     message, hint = _EXPLAINED.get(detail["type"], (detail["msg"], "correct the value"))
+    if detail["type"] == "string_type" and detail["input"] is None:
+        hint = "write it behind the colon"
     return message.format(got=shown(detail["input"]), **context), hint
 
 

@@ -147,9 +147,10 @@ def listen_address(text: Any) -> Listen:
     bare = host.removeprefix("[").removesuffix("]")
     bracketed = host == f"[{bare}]"
     if not (bare and colon and port.isdecimal() and int(port) <= 65535 and bracketed == (":" in bare)):  # noqa: PLR2004
+        beyond = bare and port.isdecimal() and int(port) > 65535  # noqa: PLR2004
         raise Wrong(
             f"must be host:port, got {shown(text)}",
-            'quote it: "0.0.0.0:8080", or "[::]:8080" for IPv6',
+            "a port is 65535 at most" if beyond else 'quote it: "0.0.0.0:8080", or "[::]:8080" for IPv6',
         )
     return Listen(bare, int(port))
 
