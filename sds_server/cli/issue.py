@@ -7,12 +7,15 @@ import click
 
 from sds_server import model
 from sds_server.cli.api import Api, Json, Refused, asks
-from sds_server.cli.output import json_option, note
+from sds_server.cli.output import json_option, moment, note
 from sds_server.cli.wait import tell, timeout_option, wait_option
 from sds_server.errors import CallerError, NotFound
 
 WISHES: Final = ("domains", "issuer", "fallback", "key_type", "proof", "key_holder", "key_file")
 """What a secret is declared by; of one that is there, each stays until an option names it."""
+
+NAMED: Final = 5
+"""So many of those that serve what is deleted are named."""
 
 
 @click.command()
@@ -107,8 +110,14 @@ def issue(
 @asks
 def delete(name: str, *, api: Api) -> None:
     """Take the secret NAME out of the inventory; proxies go on with what they have."""
+    before = api.get("v1", "secrets", name)
     api.delete("v1", "secrets", name)
     click.echo(f"{name} is deleted")
+    serving = [one["target"] for one in before["deliveries"] if one["accepted"] or one["proved"]]
+    if serving and before["certificate"] is not None:
+        named = ", ".join(serving[:NAMED]) + (", ..." if len(serving) > NAMED else "")
+        ends = moment(before["certificate"]["not_after"])
+        note(f"served still, and renewed no more: by {named}, until {ends} at the latest")
 
 
 def _declared(api: Api, name: str, *, needed: bool) -> Json:

@@ -497,6 +497,17 @@ async def test_a_file_that_holds_no_certificate_is_said_to_without_a_parsers_wor
     assert said.startswith(f"certvoy: {tmp_path}/token: holds no certificate in PEM\n")
 
 
+async def test_who_deletes_what_is_served_is_told_by_whom_and_until_when(run, issuances, database):
+    await issuances.issue(await issuances.declare())
+    target = await register(database)
+    await confirm(database, await roll_outs.get(database, "www"), proved=[target], actor="r")
+    _, shown, _ = await run("show", "www", "--json")
+    _, _, told = await run("delete", "www")
+
+    ends = json.loads(shown)["certificate"]["not_after"][:19]
+    assert f"served still, and renewed no more: by edge-1, until {ends}Z at the latest\n" == told
+
+
 async def test_a_deleted_secret_is_gone(run, issuances):
     await issuances.declare()
 
