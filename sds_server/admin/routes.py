@@ -241,7 +241,8 @@ def _endpoint(
 def _allow(route: Route, caller: Caller | None) -> None:
     if caller is None:
         hint = (
-            "send `Authorization: Bearer ...` (`certvoy token create`), or connect with a client certificate"
+            "send a token of `certvoy token create` as `Authorization: Bearer ...`, which commands take from"
+            " CERTVOY_TOKEN, or connect with a client certificate"
         )
         raise Unauthenticated("this needs a caller with a name", hint=hint)
     if route.peer and caller.is_peer:

@@ -82,7 +82,7 @@ def revoke(
     if wait:
         if rotation is not None and not now:
             follow(api, rotation["id"], of=name, timeout=timeout)
-        revocation = _settled(api, revocation, until=until)
+        revocation = _settled(api, revocation, of=name, until=until)
     if as_json:
         print_json(wanted | {"revocation": revocation})
         return
@@ -99,7 +99,7 @@ def _served(api: Api, name: str) -> int:
     return int(certificate["generation"])
 
 
-def _settled(api: Api, revocation: Json, *, until: float) -> Json:
+def _settled(api: Api, revocation: Json, *, of: str, until: float) -> Json:
     """Wait until the CA has revoked it, telling why it has not."""
     said = None
     while revocation["state"] not in {"revoked", "lapsed"}:
@@ -107,7 +107,10 @@ def _settled(api: Api, revocation: Json, *, until: float) -> Json:
             said = revocation["message"]
             note(f"  {said}")
         if time.monotonic() >= until:
-            raise TimedOut(f"generation {revocation['generation']} is not revoked yet: {said}")
+            raise TimedOut(
+                f"generation {revocation['generation']} is not revoked yet: {said}",
+                hint=f"it goes on without us: `certvoy why {of}` says how it goes",
+            )
         time.sleep(LOOK_EVERY_S)
         revocation = api.get("v1", "certificates", revocation["cert_id"])["revocation"]
     return revocation

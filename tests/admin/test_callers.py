@@ -56,6 +56,7 @@ async def test_without_a_name_there_is_no_answer(api):
     reply = await api.remote("GET", "/v1/secrets")
 
     assert 401 == reply.status
+    assert "CERTVOY_TOKEN" in reply.json["hint"]  # nobody says it to who forgot it in a command
     assert "urn:certvoy:problem:unauthenticated" == reply.json["type"]
     assert reply.headers["WWW-Authenticate"].startswith("Bearer")
 

@@ -707,6 +707,7 @@ async def test_waiting_for_a_revocation_ends_in_time_and_says_why(run, issuances
 
     assert 5 == code
     assert "generation 1 is not revoked yet: the CA is asked now" in err
+    assert "`certvoy why www` says how it goes" in err
 
 
 async def test_revoking_what_is_not_served_asks_which(run, issuances):
