@@ -59,7 +59,7 @@ async def serve(
                 _running(config, SystemClock(), accept_fork=accept_fork)
             )
             if reload is not None:
-                loop.add_signal_handler(signal.SIGHUP, _reload, reload, parts)
+                loop.add_signal_handler(signal.SIGHUP, _reload, reload, parts, config)
                 stack.callback(loop.remove_signal_handler, signal.SIGHUP)
             if on_ready is not None:
                 on_ready(addresses)
@@ -80,12 +80,22 @@ async def running(config: Config, *, clock: Clock | None = None) -> AsyncIterato
         yield addresses
 
 
-def _reload(reload: Callable[[], Config], parts: Parts) -> None:
-    """Take what can be taken without a restart; a file that is wrong changes nothing."""
+def _reload(reload: Callable[[], Config], parts: Parts, config: Config) -> None:
+    """Take what can be taken without a restart, and name the rest; a file that is wrong changes nothing."""
     try:
-        parts.admission.deny(reload().sds.deny)
+        now = reload()
     except ConfigError as e:
         _log.error("config.kept", reason=str(e))
+        return
+    parts.admission.deny(now.sds.deny)
+    if changed := needs_restart(config, now):
+        _log.warning("config.needs_restart", changed=changed)
+
+
+def needs_restart(running: Config, now: Config) -> list[str]:
+    """Return the keys of the file that are others ``now``, and are read at a start alone."""
+    alike = now.model_copy(update={"sds": now.sds.model_copy(update={"deny": running.sds.deny})})
+    return [key for key in Config.model_fields if getattr(alike, key) != getattr(running, key)]
 
 
 def _make(state_dir: Path) -> None:

@@ -105,6 +105,12 @@ SERVING: Final = (
         ("reason",),
     ),
     LogEvent(
+        "config.needs_restart",
+        "warning",
+        "At a SIGHUP these keys are others than at the start; only a restart takes them.",
+        ("changed",),
+    ),
+    LogEvent(
         "deny.changed",
         "warning",
         "These identities are refused from now on, and no others; their streams have ended.",

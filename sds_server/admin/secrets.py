@@ -310,7 +310,7 @@ def refuse_declared(call: Call, name: str) -> None:
     if name in call.services.declared:
         raise Conflict(
             f"secret {name}: the configuration file declares it, and would undo this at the next start",
-            hint="change it in the configuration file, under `secrets:`",
+            hint="change it in the configuration file, under `secrets:`, and restart",
         )
 
 

@@ -308,6 +308,7 @@ async def test_who_is_denied_at_a_sighup_is_cut_and_a_wrong_file_changes_nothing
             await calls[identity].write(request.SerializeToString())
             await calls[identity].read()  # it is absent
         control_plane.settings["sds"]["deny"] = [edge]
+        control_plane.settings["log"] = {"level": "warning"}
         control_plane.write()
         control_plane.child.send_signal(signal.SIGHUP)
 
@@ -325,6 +326,7 @@ async def test_who_is_denied_at_a_sighup_is_cut_and_a_wrong_file_changes_nothing
         calls[other].cancel()
     assert 0 == await control_plane.stop()
     assert f'"identities": ["{edge}"]' in control_plane.log()
+    assert '"changed": ["log"]' in control_plane.log()
     audited = await sql.fetch(
         "SELECT action, actor, payload::json ->> 'denied' AS denied, payload::json ->> 'identities' AS now"
         "  FROM certaudit WHERE action IN ('config.read', 'deny.changed') ORDER BY id"

@@ -9,6 +9,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from acme_engine.ordering import Terms
+from sds_server.app import needs_restart
 from sds_server.config.certvoy_yaml import load
 from sds_server.config.values import Duration, KeyFile, Listen, spelt
 from sds_server.errors import ConfigError
@@ -332,6 +333,17 @@ def test_a_beginning_that_would_have_certificates_due_at_once_is_refused(errors,
     (only,) = errors(SMALL.replace("/dir}", f"/dir, {keys}}}"))
 
     assert error in only
+
+
+def test_what_only_a_restart_takes_is_named(read):
+    before = read(WHOLE)
+    raw = yaml.safe_load(WHOLE)
+    raw["sds"]["deny"] = ["spiffe://example.test/thief"]
+    raw["log"] = {"level": "error"}
+    raw["secrets"] = {}
+
+    assert [] == needs_restart(before, read(WHOLE))
+    assert ["secrets", "log"] == needs_restart(before, read(yaml.safe_dump(raw)))
 
 
 @pytest.mark.parametrize("key", ["database", "issuers", "http01", "sds"])
