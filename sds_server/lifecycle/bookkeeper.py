@@ -5,6 +5,7 @@ that others decide. What is noted here is written as soon as the database takes 
 end is counted beyond its first times (`inventory.audit.append_bounded`).
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ class Bookkeeper:
         self._notes: deque[_Note] = deque()
         self._deeds: dict[Tally, Deeds] = {}
         self._dropped = 0
+        self._writing = asyncio.Lock()
+        """The last step of a process comes while its loop may be at one: together they write all twice."""
 
     def note(self, action: str, subject: str, *, actor: str | None = None, **detail: object) -> None:
         """Write an entry soon; ``actor`` None: this replica."""
@@ -85,6 +88,10 @@ class Bookkeeper:
         Raises:
             Unavailable: the database does not answer; what is noted stays.
         """
+        async with self._writing:
+            await self._write()
+
+    async def _write(self) -> None:
         notes, deeds = tuple(self._notes), dict(self._deeds)
         if not notes and not deeds:
             return

@@ -5,6 +5,7 @@ is bounded by what is subscribed, and written when it is back. What several stre
 is rolled up: see `lifecycle.instances`.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -81,6 +82,8 @@ class Recorder:
         self._notes: dict[Key, _Note] = {}
         self._denials: dict[Identity, Deeds] = {}
         self._capped: set[Identity] = set()
+        self._writing = asyncio.Lock()
+        """The last step of a process comes while its loop may be at one: together they write all twice."""
         self._streams: dict[Key, Living] = {}
         self._fetches: dict[Key, int] = {}
         self._peers: dict[str, set[PeerNode]] = {}
@@ -213,6 +216,10 @@ class Recorder:
         Raises:
             Unavailable: the database does not answer; nothing is lost.
         """
+        async with self._writing:
+            await self._write()
+
+    async def _write(self) -> None:
         self._refresh()
         while self._denials:
             denials = dict(list(self._denials.items())[:BATCH])

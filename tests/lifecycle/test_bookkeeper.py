@@ -1,5 +1,6 @@
 """What changes nothing is audited all the same: soon, once, and bounded."""
 
+import asyncio
 import json
 
 import pytest
@@ -36,6 +37,15 @@ async def test_a_deny_list_is_written_once(bookkeeper, sql):
 
     assert ("deny.changed", "config:test", "sds.deny") == (action, actor, subject)
     assert ["spiffe://td.test/a"] == detail["identities"]
+
+
+async def test_two_steps_at_once_write_it_once(bookkeeper, sql):
+    """The last step of a process comes while its loop is at one."""
+    bookkeeper.deny([], actor="config:test")
+    bookkeeper.refused(None, "GET /v1/secrets", path="/", why="no", address="192.0.2.1")
+    await asyncio.gather(bookkeeper.step(), bookkeeper.step())
+
+    assert 2 == len(await told(sql))
 
 
 async def test_while_the_database_is_away_nothing_is_lost_nor_told_twice(bookkeeper, cuttable, sql):

@@ -158,6 +158,15 @@ async def denials(sql):
     )
 
 
+async def test_two_steps_at_once_write_a_denial_once(make, sql):
+    """The last step of a process comes while its loop is at one."""
+    recorder = make()
+    recorder.denied(EDGE, "secret-of-others", Denied.UNGRANTED)
+    await asyncio.gather(recorder.step(), recorder.step())
+
+    assert 1 == await sql.fetchval("SELECT times FROM audit_tally WHERE action = 'delivery.denied'")
+
+
 async def test_what_comes_together_is_written_as_one_row(recorder, declared, database, sql):
     recorder.subscribed(EDGE, "www")
     recorder.sent(EDGE, resource(1))
