@@ -110,10 +110,10 @@ def issue(
 @asks
 def delete(name: str, *, api: Api) -> None:
     """Take the secret NAME out of the inventory; proxies go on with what they have."""
-    before = api.get("v1", "secrets", name)
+    before = _declared(api, name, needed=False)
     api.delete("v1", "secrets", name)
     click.echo(f"{name} is deleted")
-    serving = [one["target"] for one in before["deliveries"] if one["accepted"] or one["proved"]]
+    serving = [one["target"] for one in before.get("deliveries", ()) if one["accepted"] or one["proved"]]
     if serving and before["certificate"] is not None:
         named = ", ".join(serving[:NAMED]) + (", ..." if len(serving) > NAMED else "")
         ends = moment(before["certificate"]["not_after"])

@@ -278,13 +278,13 @@ async def test_what_an_option_changes_is_told(run):
     ] == told.splitlines()
 
 
+def refuse_to_read(*_path, **_query):
+    raise api.Refused({"detail": "token:ci lacks the scope read"})
+
+
 async def test_whoever_may_not_read_names_what_is_wanted(run, monkeypatch):
     """A token with the scope issue alone: without the names, others would take their place unseen."""
-
-    def refuse(*_path, **_query):
-        raise api.Refused({"detail": "token:ci lacks the scope read"})
-
-    monkeypatch.setattr(api.Api, "get", refuse)
+    monkeypatch.setattr(api.Api, "get", refuse_to_read)
     named = await run("issue", "www", "--domain", "www.example.test", "--issuer", "internal")
     code, _, told = await run("issue", "www", "--issuer", "internal")
 
@@ -513,6 +513,13 @@ async def test_a_deleted_secret_is_gone(run, issuances):
 
     assert (0, "www is deleted\n", "") == await run("delete", "www")
     assert 3 == (await run("why", "www"))[0]
+
+
+async def test_who_may_not_read_may_delete(run, issuances, monkeypatch):
+    await issuances.issue(await issuances.declare())
+    monkeypatch.setattr(api.Api, "get", refuse_to_read)
+
+    assert (0, "www is deleted\n", "") == await run("delete", "www")
 
 
 async def test_probing_exits_by_what_was_found(run, issuances, database):
