@@ -205,12 +205,14 @@ INSERT INTO renewal_info (cert_id) VALUES ($1);
 UPDATE renewal_info SET ask_at = NULL WHERE cert_id = $1;
 
 -- name: claim_renewal_infos
--- Certificates of these issuers ($1) whose CA is to be asked, longest due first; for $2 they are this replica's.
+-- Certificates of these issuers ($1) whose CA is to be asked, longest due first; for $2 they are this replica's. A CA that is away,
+-- or wants to be left alone for a while, is asked for nothing; one that waits for a person answers whoever has no account too.
 UPDATE renewal_info i SET ask_at = certvoy_now() + $2::interval FROM certificate c
  WHERE c.id = i.cert_id AND i.cert_id IN (
        SELECT n.cert_id FROM renewal_info n JOIN certificate d ON d.id = n.cert_id
         WHERE n.ask_at <= certvoy_now() AND d.issuer = ANY ($1::text[]) AND d.status IN ('issued', 'active')
           AND d.not_after > certvoy_now()
+          AND NOT EXISTS (SELECT FROM issuer_pause p WHERE p.issuer = d.issuer AND p.until < 'infinity')
         ORDER BY n.ask_at LIMIT $3 FOR UPDATE OF n SKIP LOCKED)
 RETURNING c.id, c.secret, c.issuer, i.failures, (SELECT p.chain_pem FROM certificate_chain p WHERE p.cert_id = c.id) AS chain_pem;
 

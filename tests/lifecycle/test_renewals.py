@@ -13,7 +13,7 @@ from acme_engine import ari
 from acme_engine import chain as chains
 from sds_server.conditions import renewal_said
 from sds_server.errors import Unavailable
-from sds_server.inventory import certificates, declarations, renewal_infos, rotations
+from sds_server.inventory import certificates, declarations, pauses, renewal_infos, rotations
 from sds_server.inventory.renewal_infos import known
 from sds_server.lifecycle.accounts import Issuer
 from sds_server.lifecycle.renewals import Answer, Renewals
@@ -280,6 +280,27 @@ async def test_the_ca_is_asked_again_when_it_says(renewals, ca, sql):
     await renewals.step()
 
     assert timedelta(minutes=107) < await asks_in(sql) < timedelta(minutes=133)
+
+
+async def test_a_ca_that_wants_to_be_left_alone_is_not_asked_meanwhile(renewals, ca, database, sql):
+    ca.says(40, 42)
+    until = timedelta(minutes=1)
+    await pauses.begin(database, ["internal"], lasts=until, error={"what": "429"}, actor="replica:test")
+    await renewals.step()
+    meanwhile = list(renewals.answers)
+    await sql.execute("DELETE FROM issuer_pause")
+    await renewals.step()
+
+    assert ([], [Answer.ANSWERED]) == (meanwhile, renewals.answers)
+
+
+async def test_a_ca_that_waits_for_a_person_is_asked(renewals, ca, database):
+    """Its terms have changed, say: who asks when to renew needs no account."""
+    ca.says(40, 42)
+    await pauses.begin(database, ["internal"], lasts=None, error={"what": "terms"}, actor="replica:test")
+    await renewals.step()
+
+    assert [Answer.ANSWERED] == renewals.answers
 
 
 async def test_nobody_asks_once_the_renewal_has_begun(renewals, ca, database, sql):
