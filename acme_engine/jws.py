@@ -43,7 +43,7 @@ class Eab:
     algorithm: str = "HS256"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.hmac_key, Hidden) or not isinstance(self.hmac_key.reveal(), str):
+        if not isinstance(self.hmac_key, Hidden):
             raise Misconfigured(
                 f"EAB key {self.key_id!r}: its HMAC key is not hidden text", hint="give it as Hidden(text)"
             )

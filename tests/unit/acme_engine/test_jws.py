@@ -67,7 +67,7 @@ def test_a_binding_by_an_algorithm_that_is_none_is_refused():
         Signer(keys.generate(KeyType.ECDSA_P256)).bind(Eab("kid-1", Hidden("AAAA"), "none"), url=URL)
 
 
-@pytest.mark.parametrize("text", ["söcret", "se+ret/a", "secret a", "secre", "="])
+@pytest.mark.parametrize("text", ["söcret", "se+ret/a", "secret a", "secre", "=", b"AAAA"])
 def test_a_mac_key_that_is_not_base64url_is_said_by_its_id_only(text):
     with pytest.raises(Misconfigured, match=r"'kid-1': its HMAC key is not base64url$") as failure:
         Signer(keys.generate(KeyType.ECDSA_P256)).bind(Eab("kid-1", Hidden(text)), url=URL)
@@ -75,7 +75,7 @@ def test_a_mac_key_that_is_not_base64url_is_said_by_its_id_only(text):
     assert failure.value.__cause__ is failure.value.__context__ is None
 
 
-@pytest.mark.parametrize("text", ["hunter2", b"hunter2", Hidden(b"hunter2"), None])
+@pytest.mark.parametrize("text", ["hunter2", b"hunter2", None])
 def test_a_mac_key_that_is_not_hidden_text_is_refused_at_once_and_not_shown(text):
     with pytest.raises(Misconfigured, match="kid-1") as failure:
         Eab("kid-1", text)
