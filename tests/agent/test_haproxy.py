@@ -5,13 +5,14 @@ import fcntl
 import os
 import re
 import signal
+import subprocess
 from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from sds_server.agent.installers import haproxy_socket
+from sds_server.agent.installers import haproxy_socket, master
 from sds_server.agent.installers.haproxy import HAProxy, HAProxySettings
 from sds_server.agent.installers.haproxy_socket import RuntimeApi
 from sds_server.agent.installers.installer import NotRunning, Rejected
@@ -270,6 +271,42 @@ async def test_without_a_socket_the_master_is_told_to_reload_again_and_again(sta
         return pair.fingerprint == await served(proxy)
 
     await until(newest)
+
+
+async def test_a_master_that_executes_itself_anew_is_an_haproxy_still(started, issuer, pairs, monkeypatch):
+    """For a moment of that it has no command line."""
+    at = place(pairs, issuer.next())
+    proxy = await started(f"ssl crt {at.combined}")
+    pair = issuer.next()
+    place(pairs, pair)
+    named, looks = master._named, []
+
+    def at_that_moment(pid_file):
+        looks.append(pid_file)
+        pid, title = named(pid_file)
+        return pid, b"" if len(looks) == 1 else title
+
+    monkeypatch.setattr(master, "_named", at_that_moment)
+    await installer(pid_file=proxy.pid_file).load(pair, at)
+
+    async def newest():
+        return pair.fingerprint == await served(proxy)
+
+    await until(newest)
+
+
+async def test_an_haproxy_that_is_dead_and_not_buried_does_not_run(issuer, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(master, "LOOKS", 2)
+    pair = issuer.next()
+    at = place(pairs, pair)
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    (tmp_path / "dead.pid").write_text(str(child.pid))
+    try:
+        with pytest.raises(NotRunning, match="is no haproxy"):
+            await installer(pid_file=tmp_path / "dead.pid").load(pair, at)
+    finally:
+        child.wait()
 
 
 async def test_an_haproxy_that_is_frozen_is_no_fault_of_the_pair(started, issuer, pairs, monkeypatch):

@@ -12,6 +12,8 @@ LISTENS_S: Final = 10.0
 """HAProxy's master ignores what it is told while it loads, which includes the reload before this one."""
 
 POLL_S: Final = 0.02
+LOOKS: Final = 50
+"""At an empty command line: a program that executes itself anew has none for a moment, the dead for ever."""
 
 
 async def tell(pid_file: Path, sig: signal.Signals, *, program: str) -> None:
@@ -21,7 +23,7 @@ async def tell(pid_file: Path, sig: signal.Signals, *, program: str) -> None:
         NotRunning: there is none.
         Rejected: it cannot be told.
     """
-    pid = _find(pid_file, program)
+    pid = await _find(pid_file, program)
     try:
         async with asyncio.timeout(LISTENS_S):
             while not _listens(pid, sig):
@@ -37,10 +39,14 @@ async def tell(pid_file: Path, sig: signal.Signals, *, program: str) -> None:
         ) from e
 
 
-def _find(pid_file: Path, program: str) -> int:
+async def _find(pid_file: Path, program: str) -> int:
     try:
-        pid = int(pid_file.read_text())
-        title = Path(f"/proc/{pid}/cmdline").read_bytes()
+        pid, title = _named(pid_file)
+        for _ in range(LOOKS):
+            if title:
+                break
+            await asyncio.sleep(POLL_S)
+            pid, title = _named(pid_file)
     except (FileNotFoundError, ValueError):
         raise NotRunning(f"{pid_file} names no process") from None
     except OSError as e:
@@ -48,6 +54,12 @@ def _find(pid_file: Path, program: str) -> int:
     if program.encode() not in title:
         raise NotRunning(f"{pid_file}: process {pid} is no {program}")
     return pid
+
+
+def _named(pid_file: Path) -> tuple[int, bytes]:
+    """Return the number in the file, and the command line of that process."""
+    pid = int(pid_file.read_text())
+    return pid, Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def _listens(pid: int, sig: signal.Signals) -> bool:
